@@ -1,0 +1,7 @@
+"""``python -m cbam_lightning`` is the command ``cbam-lightning``."""
+
+import sys
+
+from cbam_lightning.cli import main
+
+sys.exit(main())

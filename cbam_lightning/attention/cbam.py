@@ -1,0 +1,233 @@
+"""CBAM, the Convolutional Block Attention Module (Woo, Park, Lee and Kweon, ECCV 2018).
+
+Paper: https://arxiv.org/abs/1807.06521. Authors' code: https://github.com/Jongchan/attention-module.
+
+Equal to the authors' code:
+    * one MLP with two biases is shared by all channel pools; the results are added before the sigmoid;
+    * the spatial map is the maximum over the channels first, then their mean; its convolution has no bias;
+    * the Lp pool is the 2-norm of the sum, not of the mean;
+    * convolutions start Kaiming normal (fan-out), linear layers at torch's default, biases at 0, and the
+      weight of the spatial BatchNorm at 0, so that the spatial gate starts at a constant 0.5;
+    * in a residual block the module follows the last BatchNorm, before the addition.
+
+Different from the authors' code:
+    * the hidden layer has at least one unit; with C < reduction theirs has none, and its gate is constant;
+    * pools are plain reductions: adaptive pooling has no deterministic backward pass on CUDA;
+    * gates are computed in float32 under autocast, and multiplied in float32;
+    * the arrangements ``spatial-channel``, ``parallel`` and ``spatial`` and the spatial pool ``conv1x1``,
+      which the paper compares, are here; the gate ``identity`` is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from cbam_lightning.attention.gate import Gate, GateName, check_choice, check_positive, multiply, run_layer
+from cbam_lightning.errors import UsageError
+
+Arrangement = Literal["channel-spatial", "spatial-channel", "parallel", "channel", "spatial"]
+SpatialPool = Literal["avg+max", "conv1x1"]
+
+# (N, C, H, W) -> (N, C)
+_CHANNEL_POOLS: dict[str, Callable[[Tensor], Tensor]] = {
+    "avg": partial(torch.mean, dim=(2, 3)),
+    "max": partial(torch.amax, dim=(2, 3)),
+    "lp": partial(torch.linalg.vector_norm, dim=(2, 3)),
+    "lse": partial(torch.logsumexp, dim=(2, 3)),
+}
+
+
+class ChannelAttention(Gate):
+    """Which channels matter: sigmoid of the sum over the pools of MLP(pool(x)).
+
+    The MLP is C -> max(1, C // reduction) -> C with biases and a ReLU between, shared by the pools.
+
+    Args:
+        channels: C, the number of channels of the input.
+        reduction: How many times fewer units the hidden layer has.
+        pools: How HxW is reduced, in any combination: ``avg`` (mean), ``max``, ``lp`` (2-norm: the root of
+            the sum of squares), ``lse`` (log-sum-exp).
+        gate: ``sigmoid``, or ``identity`` for 2 * sigmoid that starts at exactly 1.
+
+    Raises:
+        UsageError: A number below 1, an unknown or repeated pool, none at all, or an unknown gate.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        reduction: int = 16,
+        pools: Sequence[str] = ("avg", "max"),
+        gate: GateName = "sigmoid",
+    ) -> None:
+        super().__init__(gate)
+        check_positive("channels", channels)
+        check_positive("reduction", reduction)
+        _check_pools(pools)
+        self.pools = tuple(pools)
+        hidden = max(1, channels // reduction)
+        self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels))
+        for name, parameter in self.mlp.named_parameters():
+            if name.endswith("bias") or (gate == "identity" and name == "2.weight"):
+                nn.init.zeros_(parameter)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Add the MLP's answers to every pool: (N, C, H, W) to (N, C, 1, 1)."""
+        answers = [run_layer(self.mlp, _CHANNEL_POOLS[pool](x)) for pool in self.pools]  # each (N, C)
+        return torch.stack(answers).sum(0)[:, :, None, None]
+
+    def extra_repr(self) -> str:
+        """Name the options that the printed layers do not show."""
+        return f"pools={self.pools}, gate={self.gate!r}"
+
+
+class SpatialAttention(Gate):
+    """Which positions matter: sigmoid of BatchNorm(convolution(channels reduced to one or two maps)).
+
+    Args:
+        channels: C, the number of channels of the input.
+        kernel_size: Side of the square convolution in positions, odd; the paper has 7 and 3.
+        spatial_pool: How C is reduced: ``avg+max`` to (N, 2, H, W), the maximum first; ``conv1x1`` by a
+            learned 1x1 convolution without bias to (N, 1, H, W).
+        relu: Whether a ReLU follows the BatchNorm; the gate is then at least 0.5.
+        gate: ``sigmoid``, or ``identity`` for 2 * sigmoid that starts at exactly 1.
+
+    Raises:
+        UsageError: A number below 1, an even kernel, an unknown choice, or ``identity`` with the ReLU.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int = 7,
+        spatial_pool: SpatialPool = "avg+max",
+        relu: bool = False,
+        gate: GateName = "sigmoid",
+    ) -> None:
+        super().__init__(gate)
+        check_positive("channels", channels)
+        _check_spatial(kernel_size, spatial_pool, relu, gate)
+        self.spatial_pool = spatial_pool
+        if spatial_pool == "conv1x1":
+            self.reduce = _conv(channels, 1, kernel_size=1)
+        self.conv = _conv(1 if spatial_pool == "conv1x1" else 2, 1, kernel_size)
+        self.bn = nn.BatchNorm2d(1, eps=1e-5, momentum=0.01)
+        # relu'(0) = 0: behind a ReLU a weight of 0 would never receive a gradient.
+        nn.init.constant_(self.bn.weight, 1.0 if relu else 0.0)
+        self.relu = nn.ReLU() if relu else nn.Identity()
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Convolve the reduced channels: (N, C, H, W) to (N, 1, H, W)."""
+        if self.spatial_pool == "conv1x1":
+            pooled = run_layer(self.reduce, x)  # (N, 1, H, W)
+        else:
+            pooled = torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], dim=1)  # (N, 2, H, W)
+        normalised: Tensor = self.relu(run_layer(self.bn, run_layer(self.conv, pooled)))
+        return normalised
+
+    def extra_repr(self) -> str:
+        """Name the options that the printed layers do not show."""
+        return f"spatial_pool={self.spatial_pool!r}, gate={self.gate!r}"
+
+
+class CBAM(nn.Module):
+    """Channel attention and spatial attention, one after the other or side by side.
+
+    Args:
+        channels: C, the number of channels of the input.
+        reduction: How many times fewer units than C the channel half's hidden layer has, at least one unit.
+        pools: How the channel half reduces HxW: any combination of ``avg``, ``max``, ``lp`` and ``lse``.
+        kernel_size: Side of the spatial half's convolution in positions, odd.
+        arrangement: Which half comes first; ``channel`` or ``spatial`` for that half alone, without the
+            parameters of the other. ``parallel`` is x * channel gate of x * spatial gate of x: the paper
+            writes no formula down, this one is our choice.
+        spatial_pool: How the spatial half reduces C: ``avg+max``, or ``conv1x1``, which is learned.
+        spatial_relu: Whether a ReLU follows the spatial BatchNorm.
+        gate: ``sigmoid``, or ``identity`` for gates of exactly 1 at initialisation.
+
+    Raises:
+        UsageError: An argument outside these choices, or ``identity`` with the spatial ReLU.
+    """
+
+    channel: ChannelAttention
+    spatial: SpatialAttention
+
+    def __init__(
+        self,
+        channels: int,
+        reduction: int = 16,
+        pools: Sequence[str] = ("avg", "max"),
+        kernel_size: int = 7,
+        arrangement: Arrangement = "channel-spatial",
+        spatial_pool: SpatialPool = "avg+max",
+        spatial_relu: bool = False,
+        gate: GateName = "sigmoid",
+    ) -> None:
+        super().__init__()
+        check_choice("arrangement", arrangement, get_args(Arrangement))
+        self.arrangement = arrangement
+        if arrangement != "spatial":
+            self.channel = ChannelAttention(channels, reduction, pools, gate)
+        if arrangement != "channel":
+            self.spatial = SpatialAttention(channels, kernel_size, spatial_pool, spatial_relu, gate)
+
+    def gate_map(self, x: Tensor) -> Tensor:
+        """Return the product of both gates, (N, C, H, W), or the one gate of a half alone, as it is."""
+        if self.arrangement == "parallel":
+            return self.channel.gate_map(x) * self.spatial.gate_map(x)
+        first, *rest = self._halves_in_order()
+        gate = first.gate_map(x)
+        for second in rest:
+            gate = gate * second.gate_map(multiply(x, gate))
+        return gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` times its gates, in the dtype of ``x``: (N, C, H, W) to (N, C, H, W)."""
+        if self.arrangement == "parallel":
+            return multiply(multiply(x, self.channel.gate_map(x)), self.spatial.gate_map(x))
+        for half in self._halves_in_order():
+            x = half(x)
+        return x
+
+    def extra_repr(self) -> str:
+        """Name the option that the printed halves do not show."""
+        return f"arrangement={self.arrangement!r}"
+
+    def _halves_in_order(self) -> list[Gate]:
+        return [getattr(self, half) for half in self.arrangement.split("-")]
+
+
+def _conv(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv2d:
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return conv
+
+
+def _check_pools(pools: Sequence[str]) -> None:
+    allowed = ", ".join(_CHANNEL_POOLS)
+    if isinstance(pools, str) or not pools or len(set(pools)) < len(pools):
+        message = f"pools is {pools!r}; give a list of one or more of {allowed}, each at most once."
+        raise UsageError(message)
+    for pool in pools:
+        check_choice("pool", pool, tuple(_CHANNEL_POOLS))
+
+
+def _check_spatial(kernel_size: int, spatial_pool: str, relu: bool, gate: str) -> None:
+    check_choice("spatial_pool", spatial_pool, get_args(SpatialPool))
+    check_positive("kernel_size", kernel_size)
+    if kernel_size % 2 == 0:
+        message = (
+            f"kernel_size is {kernel_size}, which has no centre; give an odd number, for example 3 or 7."
+        )
+        raise UsageError(message)
+    if relu and gate == "identity":
+        message = (
+            "gate 'identity' needs logits of exactly 0 at initialisation, where the spatial ReLU passes no "
+            "gradient, so the spatial half would never learn. Turn the ReLU off, or use gate 'sigmoid'."
+        )
+        raise UsageError(message)

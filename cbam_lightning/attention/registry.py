@@ -1,0 +1,53 @@
+"""Attention modules by name."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import nn
+
+from cbam_lightning.attention.cbam import CBAM
+from cbam_lightning.attention.squeeze_excite import SqueezeExcite
+from cbam_lightning.errors import UsageError, unknown_name
+
+# The first positional argument of every class is its number of channels.
+_ATTENTION: dict[str, type[nn.Module]] = {"cbam": CBAM, "none": nn.Identity, "se": SqueezeExcite}
+
+
+def list_attention() -> list[str]:
+    """Return every name that ``create_attention`` knows, sorted."""
+    return sorted(_ATTENTION)
+
+
+def create_attention(name: str, channels: int, **options: Any) -> nn.Module:
+    """Build an attention module, (N, C, H, W) to (N, C, H, W), by its name.
+
+    Args:
+        name: One of ``list_attention()``; ``none`` is the identity.
+        channels: C, the number of channels of the input.
+        options: What the module's class accepts besides ``channels``.
+
+    Raises:
+        UsageError: An unknown name, an option that this attention does not have, or a value it refuses.
+    """
+    if name not in _ATTENTION:
+        raise unknown_name(kind="attention", given=name, allowed=_ATTENTION)
+    if name == "none":
+        _refuse_any(options)
+        return nn.Identity()
+    module_class = _ATTENTION[name]
+    allowed = inspect.signature(module_class).parameters.keys() - {"channels"}
+    for option in options:
+        if option not in allowed:
+            raise unknown_name(kind=f"{name} option", given=option, allowed=allowed)
+    return module_class(channels, **options)
+
+
+def _refuse_any(options: dict[str, Any]) -> None:
+    if options:
+        message = (
+            f"attention 'none' has no options, but was given {', '.join(sorted(options))}. "
+            f"Remove them, or choose one of {', '.join(n for n in list_attention() if n != 'none')}."
+        )
+        raise UsageError(message)

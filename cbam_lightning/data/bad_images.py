@@ -1,0 +1,58 @@
+"""What becomes of image files that cannot be read: an error, or a count and a warning."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Literal
+
+from cbam_lightning.data.batch import BadImage
+from cbam_lightning.errors import UsageError
+
+MAX_PATHS_SHOWN = 3
+
+
+class BadImageLog:
+    """Acts on bad images as they are met, in the main process.
+
+    Args:
+        policy: "raise" to stop at the first one, "skip" to remember it.
+    """
+
+    def __init__(self, policy: Literal["raise", "skip"]) -> None:
+        self.policy = policy
+        self._reasons: dict[str, str] = {}
+        self._num_reported = 0
+
+    @property
+    def paths(self) -> list[str]:
+        """The files skipped so far, each once, in the order they were met."""
+        return list(self._reasons)
+
+    def add(self, bad: BadImage) -> None:
+        """Stop because of a bad image, or remember it.
+
+        Raises:
+            UsageError: The file is not an image and the policy is "raise".
+            OSError: The file could not be read, whatever the policy: a disk that fails is not a bad image.
+        """
+        if bad.errno is not None:
+            raise OSError(bad.errno, bad.reason, bad.path)
+        if self.policy == "raise":
+            message = (
+                f"cannot decode {bad.path}: {bad.reason}; "
+                "delete or replace the file, or set --data.on_bad_image skip"
+            )
+            raise UsageError(message)
+        self._reasons.setdefault(bad.path, bad.reason)
+
+    def report(self) -> None:
+        """Warn of the skipped files if there are new ones since the last report."""
+        count = len(self._reasons)
+        if count == self._num_reported:
+            return
+        self._num_reported = count
+        shown = [f"{path} ({reason})" for path, reason in list(self._reasons.items())[:MAX_PATHS_SHOWN]]
+        more = [f"and {count - MAX_PATHS_SHOWN} more"] if count > MAX_PATHS_SHOWN else []
+        files = "file that is" if count == 1 else "files that are"
+        message = f"skipped {count} {files} not a readable image: {', '.join(shown + more)}"
+        warnings.warn(message, stacklevel=2)

@@ -1,0 +1,99 @@
+"""What a data set hands to the trainer: a batch, and the record of an image that could not be read."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+
+class Batch(NamedTuple):
+    """Images and what belongs to them; a plain tuple, so that Lightning can move it to a device.
+
+    Attributes:
+        images: (N, C, H, W). uint8 in [0, 255] from the loader; after
+            ``ImageDataModule.on_after_batch_transfer`` float32, normalised by the mean and std of the data.
+        labels: int64 (N,), -1 where the class is unknown. With mixup or cutmix, float32
+            (N, num_classes) whose rows sum to 1, in training only.
+        indices: int64 (N,), positions in the data set of the split.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+
+class BadImage(NamedTuple):
+    """A file that gave no image.
+
+    Attributes:
+        path: The file.
+        reason: What is wrong with it, in a few words.
+        errno: The operating system's error number when the file could not be read at all, else ``None``.
+    """
+
+    path: str
+    reason: str
+    errno: int | None = None
+
+
+class FileBatch(NamedTuple):
+    """A batch of image files as the worker sends it, together with the files that failed.
+
+    The failures travel as data because an exception raised in a worker process reaches the main process as a
+    traceback in a string. ``ImageDataModule.on_before_batch_transfer`` turns this into a ``Batch``.
+
+    Attributes:
+        images: uint8 (N, C, H, W); N counts the readable images only and may be 0.
+        labels: int64 (N,).
+        indices: int64 (N,).
+        bad: The files left out of the batch.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    bad: tuple[BadImage, ...]
+
+
+class ImageDataset(Dataset[Batch | FileBatch], ABC):
+    """Images of one split, read a batch at a time.
+
+    Attributes:
+        labels: int64 (M,), the class of every image, -1 where it is unknown.
+        default_num_workers: How many processes suit this data set when the user does not say.
+    """
+
+    labels: Tensor
+    default_num_workers: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Batch | FileBatch:
+        """Read a batch of one image."""
+        return self.__getitems__([index])
+
+    @abstractmethod
+    def __getitems__(self, indices: list[int]) -> Batch | FileBatch:
+        """Read a whole batch; the ``DataLoader`` prefers this method to ``__getitem__``.
+
+        Args:
+            indices: Positions in this data set.
+
+        Returns:
+            uint8 images (N, C, H, W) with their labels and indices.
+        """
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """Return the name by which a person finds the image at position ``index`` again."""
+
+
+def as_index(indices: Sequence[int]) -> Tensor:
+    """Turn positions into an int64 tensor, of shape (0,) if there are none."""
+    return torch.tensor(indices, dtype=torch.int64)

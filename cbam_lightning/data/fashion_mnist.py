@@ -1,0 +1,119 @@
+"""Fashion-MNIST: 28 x 28 grey pictures of clothes in 10 classes (https://arxiv.org/abs/1708.07747)."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torchvision import datasets
+
+from cbam_lightning.data.array_module import ArrayDataModule
+from cbam_lightning.data.downloads import download_folder
+from cbam_lightning.data.idx import read_idx
+from cbam_lightning.errors import UsageError
+
+EMBEDDED_DIR = Path(__file__).parent / "embedded"
+DEBIAN_DIR = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
+FILE_STEMS = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+NUM_CLASSES = 10
+
+
+class FashionMNIST(ArrayDataModule):
+    """Fashion-MNIST, or the part of it that is shipped with this package.
+
+    Args:
+        source: "embedded" for the shipped 10,000 training and 2,000 test images, "full" for all 60,000 and
+            10,000.
+        root: Folder of the full data set: the four idx files, compressed or not, directly in it or in
+            FashionMNIST/raw below it. If they are not there, those of Debian's package are used.
+        download: Whether to download the full data set into ``root`` if it is in neither place.
+        crop_padding_px: Zero pixels added on each side before the random crop in training; 0 crops nothing.
+        hflip: Whether training mirrors images left to right with probability 1/2.
+        **kwargs: Options of ``ImageDataModule``.
+    """
+
+    num_classes = NUM_CLASSES
+    class_names = (
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    )
+    in_channels = 1
+    size_px = 28
+    mean = (0.2860,)  # over all pixels of the 60,000 training images
+    std = (0.3530,)
+    dataset_name = "fashion_mnist"
+
+    def __init__(
+        self,
+        source: Literal["embedded", "full"] = "embedded",
+        root: str = "datasets",
+        download: bool = False,
+        crop_padding_px: int = 2,
+        hflip: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(crop_padding_px=crop_padding_px, hflip=hflip, **kwargs)
+        self.source = source
+        self.root = root
+        self.download = download
+
+    def prepare_data(self) -> None:
+        """Download the full data set if that was asked for and it is nowhere."""
+        if self.source == "full" and self.download and not self._find_files():
+            download_folder(
+                Path(self.root) / "FashionMNIST",
+                lambda folder: datasets.FashionMNIST(folder, download=True),
+                f"Fashion-MNIST from {datasets.FashionMNIST.mirrors[0]}",
+            )
+
+    def load_part(self, train: bool) -> tuple[Tensor, Tensor]:
+        """Read the official training or test images with their labels."""
+        images_stem, labels_stem = FILE_STEMS[:2] if train else FILE_STEMS[2:]
+        images = read_idx(self._files[images_stem], num_axes=3)
+        labels = read_idx(self._files[labels_stem], num_axes=1)
+        if images.shape != (len(labels), self.size_px, self.size_px) or labels.max(initial=0) >= NUM_CLASSES:
+            message = (
+                f"{self._files[images_stem]} of shape {images.shape} does not fit {self._files[labels_stem]} "
+                f"with {len(labels)} labels up to {labels.max(initial=0)}; expected as many images, "
+                f"of 28 x 28 pixels, and labels up to {NUM_CLASSES - 1}. Replace both with fresh copies."
+            )
+            raise UsageError(message)
+        return torch.tensor(images)[:, None], torch.tensor(labels, dtype=torch.int64)
+
+    @cached_property
+    def _files(self) -> dict[str, Path]:
+        files = self._find_files()
+        if not files:
+            message = (
+                f"the full Fashion-MNIST is neither in {self.root} nor in {DEBIAN_DIR}. Do one of: "
+                "apt-get install dataset-fashion-mnist; --data.root FOLDER, where its four idx files are; "
+                "--data.download true."
+            )
+            raise UsageError(message)
+        return files
+
+    def _find_files(self) -> dict[str, Path]:
+        """Return the path of each of ``FILE_STEMS`` in the first folder that has all, or nothing."""
+        root = Path(self.root)
+        full = (root, root / "FashionMNIST" / "raw", DEBIAN_DIR)
+        for folder in (EMBEDDED_DIR,) if self.source == "embedded" else full:
+            candidates = {s: [p for p in (folder / s, folder / f"{s}.gz") if p.is_file()] for s in FILE_STEMS}
+            if all(candidates.values()):
+                return {stem: paths[0] for stem, paths in candidates.items()}
+        return {}

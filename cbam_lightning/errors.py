@@ -1,0 +1,32 @@
+"""What the user did wrong, as an exception of its own.
+
+The command turns a ``UsageError`` into one line and exit code 2, and an ``OSError`` (disk full, no
+permission, a broken connection) into one line and exit code 1. Any other exception is a defect of ours
+and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UsageError(ValueError):
+    """A mistake in what the user gave: the message says what was given, what is allowed, and what to do."""
+
+
+def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> UsageError:
+    """Build the error for a name that is in none of our lists.
+
+    Args:
+        kind: What the name stands for, for example ``"attention"``.
+        given: The name as the user wrote it.
+        allowed: Every name that would have been accepted.
+
+    Returns:
+        An error that names the closest match, if any, and every allowed name.
+    """
+    names = sorted(allowed)
+    close = difflib.get_close_matches(given, names, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return UsageError(f"unknown {kind} {given!r}.{hint} Allowed: {', '.join(names)}.")

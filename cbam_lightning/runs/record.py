@@ -1,0 +1,89 @@
+"""The callback that writes down what a run was and what came out."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import yaml
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
+from pytorch_lightning.loggers import WandbLogger
+
+from cbam_lightning.runs.directory import RunDirectory
+from cbam_lightning.weights import atomic_write
+from cbam_lightning.weights.checkpoint import PROVENANCE_KEY
+
+
+class RunRecord(SaveConfigCallback):
+    """Write the resolved configuration, the origin of every checkpoint, and the results.
+
+    Args:
+        parser: Knows how to write the configuration.
+        config: The resolved configuration.
+        run: Where to write.
+        experiment: Name of the experiment.
+        version: Version of this package.
+    """
+
+    def __init__(
+        self,
+        parser: LightningArgumentParser,
+        config: Any,
+        run: RunDirectory,
+        experiment: str,
+        version: str,
+    ) -> None:
+        super().__init__(parser, config, save_to_log_dir=False)
+        self.run = run
+        self.experiment = experiment
+        self.version = version
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write ``config.yaml``, and send the configuration and the parameter counts to W&B."""
+        text = self.parser.dump(self.config, skip_none=False)
+        with atomic_write(self.run.config) as file:
+            file.write(text.encode())
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_hyperparams({**yaml.safe_load(text), "parameters": count_parameters(pl_module)})
+                logger.experiment.log_artifact(
+                    str(self.run.config), name=f"config-{self.run.id}", type="config"
+                )
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add experiment, seed, version and the metrics of this moment to a checkpoint."""
+        metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        checkpoint.setdefault(PROVENANCE_KEY, {}).update(
+            experiment=self.experiment,
+            seed=self.config.get("seed_everything"),
+            version=self.version,
+            metrics=metrics,
+        )
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the results of a validation that is no part of training."""
+        if trainer.state.fn == "validate":
+            self._write_results(trainer, "val/")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the results of a test."""
+        self._write_results(trainer, "test/")
+
+    def _write_results(self, trainer: Trainer, prefix: str) -> None:
+        if not trainer.is_global_zero:
+            return
+        metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
+        results = {"checkpoint": trainer.ckpt_path and str(trainer.ckpt_path), "metrics": metrics}
+        with atomic_write(self.run.results) as file:
+            file.write(json.dumps(results, indent=2).encode())
+
+
+def count_parameters(module: LightningModule) -> dict[str, int]:
+    """Return the numbers of all and of the trainable parameters."""
+    return {
+        "total": sum(p.numel() for p in module.parameters()),
+        "trainable": sum(p.numel() for p in module.parameters() if p.requires_grad),
+    }

@@ -1,0 +1,80 @@
+"""The closing lines of a run: where things are, and what to type next."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+
+from cbam_lightning.runs.directory import RunDirectory
+from cbam_lightning.runs.tracking import wandb_lines
+
+
+def command_name() -> str:
+    """Return how to call the command again from here: by name if the shell finds it, else by path."""
+    called = Path(sys.argv[0])
+    if called.name != "cbam-lightning" or shutil.which("cbam-lightning") == str(called.absolute()):
+        return "cbam-lightning"
+    return shlex.quote(os.path.relpath(called))
+
+
+def fit_report(run: RunDirectory, trainer: Trainer, module: LightningModule, device_flags: str = "") -> str:
+    """Return the closing lines of a training."""
+    lines = [_figures(trainer), f"  run          {_short(run.path)}"]
+    if not run.best.is_file():
+        return "\n".join([*lines, "  no checkpoint was written"])
+    command, best, config = command_name(), _short(run.best), _short(run.config)
+    lines += [f"  checkpoint   {best}", f"  config       {config}", f"  metrics      {_short(run.metrics)}"]
+    if run.pictures.is_dir():
+        lines.append(f"  pictures     {_short(run.pictures)}")
+    lines += [f"  W&B          {line}" for line in wandb_lines(trainer.loggers)]
+    lines += [
+        "Evaluate it again:",
+        f"  {command} test --config {config} --ckpt_path {best}",
+        "Make a file to share, and evaluate that:",
+        f"  {command} weights export {_short(run.path)} {shlex.quote(_export_name(module))}",
+        f"  {command} test --config {config} --model.weights {shlex.quote(_export_name(module))}",
+        "Fine-tune it on your own images (one folder a class):",
+        f"  {command} fit --model.weights {best} {_data_flags(module.hparams)}",
+    ]
+    return "\n".join(lines)
+
+
+def _figures(trainer: Trainer) -> str:
+    metrics = trainer.callback_metrics
+    figures = [
+        f"{key} {float(metrics[key]):.4f}"
+        for key in ("test/top1", "test/top5", "test/loss")
+        if key in metrics
+    ]
+    return ", ".join(figures) or "Done."
+
+
+def _short(path: Path) -> str:
+    relative = os.path.relpath(path)
+    return shlex.quote(str(path) if relative.startswith("..") else relative)
+
+
+def _export_name(module: LightningModule) -> str:
+    names = [module.hparams["network"], module.hparams["attention"], module.hparams.get("dataset") or ""]
+    return (
+        "_".join(n.replace("/", "_").replace(":", "_") for n in names if n and n != "none") + ".safetensors"
+    )
+
+
+def _data_flags(hparams: Any) -> str:
+    """Say how another folder of images has to be read to suit this network."""
+    flags = ["--data ImageFolder", "--data.root YOUR_FOLDER", f"--data.in_channels {hparams['in_channels']}"]
+    if hparams.get("size_px"):
+        flags.append(f"--data.size_px {hparams['size_px']}")
+    for name in ("mean", "std"):
+        if hparams.get(name):
+            flags.append(
+                f"--data.{name} {shlex.quote(str([round(v, 6) for v in hparams[name]]).replace(' ', ''))}"
+            )
+    return " ".join([*flags, "--trainer.max_epochs 20"])

@@ -1,0 +1,7 @@
+"""LightningModules and what they train with. No network is defined here."""
+
+from cbam_lightning.tasks.classifier import Classifier
+from cbam_lightning.tasks.ema import EMA
+from cbam_lightning.tasks.schedules import Constant, MultiStep, Schedule, TorchSchedule, WarmupCosine
+
+__all__ = ["EMA", "Classifier", "Constant", "MultiStep", "Schedule", "TorchSchedule", "WarmupCosine"]

@@ -1,0 +1,245 @@
+"""The LightningModule that trains a classifier: step, loss, metrics and optimiser around a plain network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pytorch_lightning import LightningModule
+from pytorch_lightning.cli import OptimizerCallable
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor, nn
+from torch.optim import SGD
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from cbam_lightning.errors import UsageError
+from cbam_lightning.models import build, resolve_names
+from cbam_lightning.tasks.optimizers import freeze as freeze_modules
+from cbam_lightning.tasks.optimizers import parameter_groups
+from cbam_lightning.tasks.schedules import Schedule, WarmupCosine, max_epochs, steps_per_epoch
+from cbam_lightning.weights import Checkpoint, load_checkpoint, load_into
+
+
+class Classifier(LightningModule):
+    """A network with attention, trained to tell classes apart.
+
+    A batch has ``images`` (N, C, H, W), normalised floats, and ``labels``: (N,) class indices, or (N, K)
+    probabilities where mixup or cutmix is on.
+
+    Args:
+        network: Name for ``create_model``; left out, it is what ``weights`` were made with.
+        attention: Name for ``create_attention``; left out, it is that of ``weights``, or ``none``.
+        attention_options: Keyword arguments of every attention module, such as ``{"reduction": 8}``.
+        network_options: Further keyword arguments of the network.
+        num_classes: Classes of the data (the command fills it in).
+        in_channels: Channels of an image (the command fills it in).
+        weights: A ``.safetensors`` or ``.ckpt`` file to start from. Where its classes differ from the data's,
+            the classifier starts anew.
+        strict_weights: Whether everything but the classifier has to fit ``weights``.
+        freeze: ``backbone`` to train the classifier only, or a pattern of modules such as ``layer[12]*``.
+        optimizer: Any optimiser class of torch and its options.
+        schedule: What the learning rate does; left out, it is ``WarmupCosine()``.
+        decay_norm_and_bias: Whether weight decay applies to normalisation layers and biases, too.
+        label_smoothing: Share of the target spread over all classes in training, in [0, 1).
+        channels_last: Whether to lay out images and weights channels last, which is often faster.
+        compile: Whether to compile the network for training (``torch.compile``).
+        class_names: Names in the order of the logits (the command fills it in).
+        size_px: Height and width of the images (the command fills it in).
+        mean: Per channel, of pixel values in [0, 1] (the command fills it in).
+        std: As ``mean`` (the command fills it in).
+        dataset: Name of the data set (the command fills it in).
+
+    Raises:
+        UsageError: A name is unknown, a value is out of range, or ``weights`` belong to another network.
+    """
+
+    def __init__(
+        self,
+        network: str | None = None,
+        attention: str | None = None,
+        attention_options: dict[str, Any] | None = None,
+        network_options: dict[str, Any] | None = None,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        weights: str | None = None,
+        strict_weights: bool = True,
+        freeze: str | None = None,
+        optimizer: OptimizerCallable = lambda params: SGD(params, lr=0.1, momentum=0.9, weight_decay=1e-4),
+        schedule: Schedule | None = None,
+        decay_norm_and_bias: bool = True,
+        label_smoothing: float = 0.0,
+        channels_last: bool = False,
+        compile: bool = False,  # noqa: A002
+        class_names: Sequence[str] | None = None,
+        size_px: int | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        dataset: str | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            message = f"label_smoothing is {label_smoothing}; allowed: from 0 up to, not including, 1."
+            raise UsageError(message)
+        # logged with the run's configuration, which says more
+        self.save_hyperparameters(logger=False)
+        self.num_classes = num_classes
+        self.class_names = tuple(class_names) if class_names else None
+        self.label_smoothing = label_smoothing
+        self.channels_last = channels_last
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.decay_norm_and_bias = decay_norm_and_bias
+        self.compile_network = compile
+
+        start = load_checkpoint(weights) if weights else None
+        header = start.header if start else None
+        names = resolve_names(header, network, attention, attention_options, network_options)
+        self._complete_hyperparameters(names)
+        self.network: nn.Module = build(**names, num_classes=num_classes, in_channels=in_channels)
+        self._new_classifier: str | None = None
+        if start is not None:
+            self._load(start, str(weights), strict_weights)
+        self._frozen = freeze_modules(self.network, freeze) if freeze else []
+        if channels_last:
+            self.network.to(memory_format=torch.channels_last)
+
+        top_k = {"top1": 1, "top5": min(5, num_classes)}
+        metrics = MetricCollection(
+            {name: MulticlassAccuracy(num_classes, top_k=k, average="micro") for name, k in top_k.items()},
+            compute_groups=False,
+        )
+        self.train_metrics = MetricCollection({"top1": metrics["top1"].clone()}, prefix="train/")
+        self.val_metrics = metrics.clone(prefix="val/")
+        self.test_metrics = metrics.clone(prefix="test/")
+
+    def _complete_hyperparameters(self, names: dict[str, Any]) -> None:
+        """Make the hyperparameters plain and complete, so that a checkpoint needs no other file."""
+        # the values live in the checkpoint from now on; the file they came from may be gone by then
+        self.hparams.update(names, weights=None)
+        for name in ("optimizer", "schedule"):
+            # plain under the command, an object when called from Python, which no checkpoint may hold
+            if not isinstance(self.hparams[name], Mapping | None):
+                self.hparams.pop(name)
+
+    def _load(self, start: Checkpoint, source: str, strict: bool) -> None:
+        """Start from the weights, with a new classifier if the classes are others."""
+        theirs = start.header.class_names
+        same = start.header.num_classes == self.num_classes and (
+            theirs is None or self.class_names is None or theirs == self.class_names
+        )
+        report = load_into(self.network, start.state_dict, load_head=same, strict=strict, source=source)
+        rank_zero_info(f"Weights from {source}: {report}")
+        if not same:
+            self._new_classifier = (
+                f"{source} knows {start.header.num_classes} classes{_sample(theirs)}, the data have "
+                f"{self.num_classes}{_sample(self.class_names)}"
+            )
+            rank_zero_info(f"  new classifier: {self._new_classifier}")
+
+    def setup(self, stage: str) -> None:
+        """Compile for training; refuse to evaluate a classifier that was never trained.
+
+        Raises:
+            UsageError: The weights' classes differ from the data's and no training follows.
+        """
+        if stage == "fit":
+            self._new_classifier = None
+            if self.compile_network:
+                self.network.compile()
+        elif self._new_classifier:
+            message = f"{self._new_classifier}: fine-tune it first (`cbam-lightning fit --model.weights …`)."
+            raise UsageError(message)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another network or of other classes before any value is loaded.
+
+        Raises:
+            UsageError: Says what differs.
+        """
+        theirs = checkpoint.get("hyper_parameters", {})
+        for name in ("network", "attention", "num_classes", "in_channels"):
+            if name in theirs and theirs[name] != self.hparams[name]:
+                message = (
+                    f"the checkpoint has {name} {theirs[name]!r} and this run {self.hparams[name]!r}; they "
+                    "have to be the same. To fine-tune, start from --model.weights instead of --ckpt_path."
+                )
+                raise UsageError(message)
+        names = theirs.get("class_names")
+        if names and self.class_names and tuple(names) != self.class_names:
+            message = (
+                f"the checkpoint's classes{_sample(tuple(names))} differ from the "
+                f"data's{_sample(self.class_names)}. To fine-tune, start from --model.weights."
+            )
+            raise UsageError(message)
+        self._new_classifier = None
+
+    def train(self, mode: bool = True) -> Classifier:
+        """Switch to training, except for frozen modules, whose running statistics have to stay."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (N, K) for normalised images (N, C, H, W)."""
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        logits: Tensor = self.network(images)
+        return logits
+
+    def _step(self, batch: Any, split: str) -> dict[str, Tensor] | None:
+        """The one way of a batch, in training, validation and test alike."""
+        if not len(batch.images):  # every image of the batch was unreadable and skipped
+            return None
+        logits = self(batch.images)
+        smoothing = self.label_smoothing if split == "train" else 0.0
+        loss = F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
+        # the class with the largest share stands for a mixed image
+        labels = batch.labels.argmax(1) if batch.labels.ndim == 2 else batch.labels
+        metrics: MetricCollection = getattr(self, f"{split}_metrics")
+        metrics.update(logits.detach(), labels)
+        training = split == "train"
+        self.log(
+            f"{split}/loss",
+            loss,
+            prog_bar=True,
+            on_step=training,
+            on_epoch=not training,
+            batch_size=len(logits),
+        )
+        self.log_dict(metrics, prog_bar=not training, on_step=False, on_epoch=True, batch_size=len(logits))
+        return {"loss": loss, "logits": logits.detach()}
+
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
+        """Return the loss to minimise and the logits (N, K)."""
+        return self._step(batch, "train")
+
+    def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
+        """Return loss and logits (N, K) of a validation batch."""
+        return self._step(batch, "val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
+        """Return loss and logits (N, K) of a test batch."""
+        return self._step(batch, "test")
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return class probabilities (N, K), float32."""
+        logits: Tensor = self(batch.images)
+        return logits.float().softmax(1)
+
+    def configure_optimizers(self) -> Any:
+        """Build the optimiser over what is not frozen, and the schedule over the length of the training."""
+        optimizer = self.optimizer(parameter_groups(self.network, self.decay_norm_and_bias))
+        schedule = self.schedule or WarmupCosine()
+        steps = steps_per_epoch(self.trainer)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": schedule.build(optimizer, steps, max_epochs(self.trainer, steps)),
+        }
+
+
+def _sample(names: tuple[str, ...] | None) -> str:
+    return f" ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else ""

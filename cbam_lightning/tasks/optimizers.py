@@ -1,0 +1,72 @@
+"""Which parameters are decayed, and which are trained at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatch
+from typing import Any
+
+from torch import nn
+
+from cbam_lightning.errors import UsageError
+
+
+def parameter_groups(module: nn.Module, decay_norm_and_bias: bool) -> list[dict[str, Any]]:
+    """Return the trainable parameters as optimiser groups.
+
+    Args:
+        module: Frozen parameters are left out.
+        decay_norm_and_bias: If false, vectors and scalars (weights and biases of normalisation layers, all
+            other biases, learned scales) form a second group with a weight decay of 0
+            (https://arxiv.org/abs/1812.01187, section 3.1).
+
+    Raises:
+        UsageError: Nothing is left to train.
+    """
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    if not trainable:
+        message = "every parameter is frozen, so there is nothing to train; narrow --model.freeze."
+        raise UsageError(message)
+    if decay_norm_and_bias:
+        return [{"params": trainable}]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trainable if p.ndim > 1]},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def freeze(network: Any, pattern: str) -> list[nn.Module]:
+    """Stop the training of some modules.
+
+    Args:
+        network: One of ours. Changed in place: the chosen modules' parameters no longer require a gradient.
+        pattern: ``"backbone"`` for everything but the classifier, or a shell pattern of module names such as
+            ``"layer[12]*"``.
+
+    Returns:
+        The frozen modules. The caller has to keep them in evaluation mode, or else the running statistics of
+        their normalisation layers go on changing.
+
+    Raises:
+        UsageError: The pattern fits no module.
+    """
+    spared = set(network.get_classifier().modules())
+    named = [(name, module) for name, module in network.named_modules() if name]
+    if pattern == "backbone":
+        frozen = [m for _, m in named if m not in spared and spared.isdisjoint(m.modules())]
+    else:
+        frozen = [m for name, m in named if fnmatch(name, pattern)]
+    if not frozen:
+        names = ", ".join(name for name, _ in network.named_children())
+        message = (
+            f"freeze={pattern!r} fits no module. Allowed: 'backbone', or a pattern of names such as {names}."
+        )
+        raise UsageError(message)
+    for parameter in _parameters(frozen):
+        parameter.requires_grad_(False)
+    return frozen
+
+
+def _parameters(modules: Iterable[nn.Module]) -> Iterable[nn.Parameter]:
+    return (parameter for module in modules for parameter in module.parameters())

@@ -1,0 +1,153 @@
+"""The header of a shared checkpoint: how to rebuild and use the network, and where it comes from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from cbam_lightning.errors import UsageError
+
+METADATA_KEY = "cbam_lightning"
+FORMAT_VERSION = 1
+
+_Rule = tuple[type, ...]
+_RULES: dict[str, _Rule] = {
+    "network": (str,),
+    "network_options": (dict,),
+    "attention": (str,),
+    "attention_options": (dict,),
+    "num_classes": (int,),
+    "class_names": (list, tuple, type(None)),
+    "in_channels": (int,),
+    "size_px": (int, type(None)),
+    "mean": (list, tuple, type(None)),
+    "std": (list, tuple, type(None)),
+    "dataset": (str, type(None)),
+    "metrics": (dict,),
+    "averaged": (bool,),
+    "experiment": (str, type(None)),
+    "seed": (int, type(None)),
+    "version": (str, type(None)),
+}
+_REQUIRED = ("network", "attention", "num_classes", "in_channels")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a checkpoint says of itself.
+
+    Attributes:
+        network: Name for ``create_model``.
+        attention: Name for ``create_attention``; ``"none"`` for the plain network.
+        num_classes: Width of the classifier.
+        in_channels: Channels of an input image.
+        network_options: Further keyword arguments of the network.
+        attention_options: Keyword arguments of every attention module.
+        class_names: ``num_classes`` names in the order of the logits, if known.
+        size_px: Height and width of the images it was trained on.
+        mean: Per channel, of pixel values in [0, 1]; what the input is normalised with.
+        std: As ``mean``.
+        dataset: Name of the data set it was trained on.
+        metrics: Measured figures, for example ``{"test/top1": 0.91}``, as fractions.
+        averaged: Whether the values are the moving average of training (EMA) or the raw ones.
+        experiment: The file that the run was started from.
+        seed: The seed of the run.
+        version: Version of this package that wrote the file.
+    """
+
+    network: str
+    attention: str
+    num_classes: int
+    in_channels: int
+    network_options: dict[str, Any] = field(default_factory=dict)
+    attention_options: dict[str, Any] = field(default_factory=dict)
+    class_names: tuple[str, ...] | None = None
+    size_px: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    dataset: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    averaged: bool = False
+    experiment: str | None = None
+    seed: int | None = None
+    version: str | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: str) -> Header:
+        """Build a header from plain values, which may come from a hostile file.
+
+        Args:
+            values: Names and values of the fields; unknown names are ignored, so that newer files open.
+            source: What to call the origin in an error.
+
+        Raises:
+            UsageError: A required field is missing, or a field has a wrong type or length.
+        """
+        missing = [name for name in _REQUIRED if values.get(name) is None]
+        if missing:
+            message = f"{source} does not say its {', '.join(missing)}; it was not written by cbam_lightning."
+            raise UsageError(message)
+        known = {f.name for f in fields(cls)}
+        given = {name: value for name, value in values.items() if name in known}
+        given |= {
+            name: {} for name in ("network_options", "attention_options", "metrics") if not given.get(name)
+        }
+        for name, value in given.items():
+            if not isinstance(value, _RULES[name]) or (isinstance(value, bool) and bool not in _RULES[name]):
+                message = f"{source} has a damaged header: {name} is {value!r:.80}."
+                raise UsageError(message)
+        for name, item, length in (
+            ("class_names", str, given["num_classes"]),
+            ("mean", (int, float), given["in_channels"]),
+            ("std", (int, float), given["in_channels"]),
+        ):
+            if given.get(name) is None:
+                continue
+            given[name] = tuple(given[name])
+            if len(given[name]) != length or not all(isinstance(v, item) for v in given[name]):
+                message = f"{source} has a damaged header: {name} should hold {length} values."
+                raise UsageError(message)
+        return cls(**given)
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str] | None, source: str) -> Header:
+        """Read the header from the string-to-string metadata of a safetensors file.
+
+        Raises:
+            UsageError: The file has no header of ours, or one that cannot be read.
+        """
+        if not metadata or METADATA_KEY not in metadata:
+            message = (
+                f"{source} has no cbam_lightning header, so it does not say which network it belongs to. "
+                "Write such files with `cbam-lightning weights export`."
+            )
+            raise UsageError(message)
+        try:
+            values = json.loads(metadata[METADATA_KEY])
+        except (json.JSONDecodeError, RecursionError) as error:
+            message = f"{source} has a damaged header: {error}."
+            raise UsageError(message) from None
+        if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
+            message = f"{source} has a header of another format; this version reads format {FORMAT_VERSION}."
+            raise UsageError(message)
+        return cls.from_dict(values, source)
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return the header as the metadata of a safetensors file (strings only)."""
+        values = {"format_version": FORMAT_VERSION, **asdict(self)}
+        return {METADATA_KEY: json.dumps(values, sort_keys=True)}
+
+    def describe(self) -> str:
+        """Return the header for people, a line a field; long lists are cut."""
+        lines = []
+        for name, value in asdict(self).items():
+            if value is None or value == {}:
+                continue
+            text = ", ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+            if isinstance(value, tuple):
+                shown = ", ".join(str(v) for v in value[:10])
+                text = shown + (f", … ({len(value)} in all)" if len(value) > 10 else "")
+            lines.append(f"{name:<18}{text}")
+        return "\n".join(lines)

@@ -1,0 +1,61 @@
+"""Attention by name."""
+
+import inspect
+
+import pytest
+import torch
+
+from cbam_lightning.attention import create_attention, list_attention
+from cbam_lightning.errors import UsageError
+
+WITH_OPTIONS = [name for name in list_attention() if name != "none"]
+
+
+def test_names():
+    assert list_attention() == sorted(list_attention())
+    assert {"none", "se", "cbam"} <= set(list_attention())
+
+
+@pytest.mark.parametrize("name", list_attention())
+def test_keeps_the_shape_and_passes_gradients(name):
+    x = torch.randn(2, 16, 6, 5, requires_grad=True)
+    module = create_attention(name, 16)
+    output = module(x)
+    output.sum().backward()
+    assert output.shape == x.shape
+    assert x.grad.abs().sum() > 0
+    assert torch.equal(output, x) == (name == "none")
+    assert all(parameter.grad is not None for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("name", WITH_OPTIONS)
+def test_first_argument_is_the_number_of_channels(name):
+    assert next(iter(inspect.signature(type(create_attention(name, 8))).parameters)) == "channels"
+
+
+@pytest.mark.parametrize("name", WITH_OPTIONS)
+def test_options_reach_the_module(name):
+    def size(**options):
+        return sum(p.numel() for p in create_attention(name, 64, **options).parameters())
+
+    assert size(reduction=2) > size(reduction=32)
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(
+        UsageError, match=r"unknown attention 'cbma'\. Did you mean 'cbam'\? Allowed: .*none, se"
+    ):
+        create_attention("cbma", 8)
+
+
+@pytest.mark.parametrize("name", WITH_OPTIONS)
+def test_an_unknown_option_is_refused(name):
+    match = rf"unknown {name} option 'reductoin'\. Did you mean 'reduction'\? Allowed: .*gate"
+    with pytest.raises(UsageError, match=match) as error:
+        create_attention(name, 8, reductoin=4)
+    assert "channels" not in str(error.value)
+
+
+def test_none_refuses_options():
+    with pytest.raises(UsageError, match=r"'none' has no options, but was given gate, reduction.*cbam"):
+        create_attention("none", 8, reduction=4, gate="sigmoid")

@@ -1,0 +1,136 @@
+import errno
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from cbam_lightning.data.batch import BadImage
+from cbam_lightning.data.decoding import decode_image
+from cbam_lightning.data.files import (
+    FileDataset,
+    eval_transform,
+    find_files,
+    find_predict_files,
+    train_transform,
+    usable_cores,
+)
+from cbam_lightning.errors import UsageError
+from tests.data.generate import patches, save_image, write_image_folder
+
+
+def dataset(paths, channels=3, transform=None):
+    labels = torch.arange(len(paths))
+    return FileDataset([str(p) for p in paths], labels, transform or eval_transform(32, 37), channels, 32)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Four images; the second is a text file, the third is cut short, the fifth has a strange name."""
+    write_image_folder(tmp_path, ["a"], 4)
+    paths = sorted((tmp_path / "a").iterdir())
+    paths[1].write_text("no image")
+    content = paths[2].read_bytes()
+    paths[2].write_bytes(content[: len(content) // 2])
+    paths.append(tmp_path / "a" / "notes.txt")
+    paths[-1].write_text("no image either")
+    return paths
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_bad_images_are_left_out_and_listed(files, num_workers):
+    loader = DataLoader(dataset(files), batch_size=5, num_workers=num_workers, collate_fn=lambda batch: batch)
+    (batch,) = loader
+    assert batch.images.shape == (2, 3, 32, 32)
+    assert batch.images.dtype == torch.uint8
+    assert batch.labels.tolist() == [0, 3]
+    assert batch.indices.tolist() == [0, 3]
+    assert [bad.path for bad in batch.bad] == [str(files[i]) for i in (1, 2, 4)]
+    assert [bad.errno for bad in batch.bad] == [None] * 3
+    assert batch.bad[0].reason == "not an image of a known format"
+    assert "truncated" in batch.bad[1].reason.lower()
+    assert batch.bad[2].reason.startswith("its name is not that of an image (.bmp, ")
+
+
+def test_a_batch_of_bad_images_only_keeps_its_shape(files):
+    batch = dataset(files, channels=1)[1]
+    assert batch.images.shape == (0, 1, 32, 32)
+    assert batch.images.dtype == torch.uint8
+    assert batch.labels.dtype == batch.indices.dtype == torch.int64
+    assert len(batch.bad) == 1
+
+
+def test_an_unreadable_file_carries_the_error_number(tmp_path):
+    batch = dataset([tmp_path / "gone.jpg"])[0]
+    assert batch.bad == (BadImage(str(tmp_path / "gone.jpg"), "No such file or directory", errno.ENOENT),)
+
+
+def test_evaluation_resizes_the_shorter_side_and_cuts_the_centre(files):
+    pixels = decode_image(files[0].read_bytes(), 3)  # (3, 40, 52)
+    resized = F.resize(pixels, [37, 48], antialias=True)  # 52 * 37 / 40 = 48.1
+    expected = resized[:, 2:34, 8:40]  # (37 - 32) / 2 rounds to 2
+    assert torch.equal(dataset(files)[0].images[0], expected)
+
+
+@pytest.mark.parametrize("hflip", [False, True])
+def test_training_cuts_at_random_and_flips(hflip):
+    gradient = torch.arange(256, dtype=torch.uint8).expand(1, 64, 256)  # dark on the left
+    transform = train_transform(32, (0.08, 1.0), hflip)
+    torch.manual_seed(0)
+    cuts = [transform(gradient) for _ in range(40)]
+    assert all(cut.shape == (1, 32, 32) and cut.dtype == torch.uint8 for cut in cuts)
+    flipped = [bool(cut[0, 0, 0] > cut[0, 0, -1]) for cut in cuts]
+    assert any(flipped) == hflip
+    assert not all(flipped)
+    widths = {int(cut.max()) - int(cut.min()) for cut in cuts}
+    assert len(widths) > 10
+
+
+def test_the_whole_image_is_cut_with_a_scale_of_1():
+    pixels = torch.from_numpy(patches(1, 48, 48)[0]).permute(2, 0, 1)
+    torch.manual_seed(0)
+    whole = v2.functional.resize(pixels, [32, 32], antialias=True)
+    cuts = [train_transform(32, (1.0, 1.0), hflip=False)(pixels) for _ in range(20)]
+    assert min(float((cut.int() - whole.int()).abs().float().mean()) for cut in cuts) < 20
+
+
+def test_finds_visible_files_sorted(tmp_path):
+    for name in (
+        "b/x.jpg",
+        "b/c/y.png",
+        "a.jpg",
+        ".hidden",
+        ".git/z.jpg",
+        "Thumbs.db",
+        "b/desktop.ini",
+        "n.txt",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    expected = [str(tmp_path / name) for name in ("a.jpg", "b/c/y.png", "b/x.jpg", "n.txt")]
+    assert find_files(tmp_path) == expected
+    assert find_predict_files(tmp_path) == expected
+    assert find_predict_files(tmp_path / "a.jpg") == expected[:1]
+
+
+def test_predicting_nothing_is_refused(tmp_path):
+    with pytest.raises(
+        UsageError, match=r"predict_path .*none does not exist; give an image file or a folder"
+    ):
+        find_predict_files(tmp_path / "none")
+    with pytest.raises(UsageError, match=r"predict_path .* is an empty folder; give"):
+        find_predict_files(tmp_path)
+
+
+def test_names_survive_any_character(tmp_path):
+    path = tmp_path / "größe 1.png"
+    save_image(patches(1, 40, 40)[0], path)
+    data = dataset([path])
+    assert data.name(0) == str(path)
+    assert data[0].bad == ()
+
+
+def test_default_number_of_workers(files):
+    assert dataset(files).default_num_workers == min(8, usable_cores())
