@@ -215,7 +215,18 @@ def run_trainer(args: Sequence[str]) -> None:
         OSError: The machine failed: the disk is full, a download broke off, and the like.
     """
     _quieten()
-    TrainerCLI(args)
+    try:
+        TrainerCLI(args)
+    except ValueError as error:
+        raise _user_error_behind(error) from None
+
+
+def _user_error_behind(error: BaseException) -> BaseException:
+    """Find the mistake that jsonargparse wraps in an error about types when a class cannot be made."""
+    behind: BaseException | None = error
+    while behind is not None and not isinstance(behind, UsageError):
+        behind = behind.__cause__ or behind.__context__
+    return behind or error
 
 
 def _quieten() -> None:

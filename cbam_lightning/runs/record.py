@@ -41,7 +41,7 @@ class RunRecord(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write ``config.yaml``, and send the configuration and the parameter counts to W&B."""
-        text = self.parser.dump(self.config, skip_none=False)
+        text = self.parser.dump(self.config, skip_unset=False)
         with atomic_write(self.run.config) as file:
             file.write(text.encode())
         for logger in trainer.loggers:

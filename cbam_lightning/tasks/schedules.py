@@ -197,7 +197,10 @@ def steps_per_epoch(trainer: Trainer) -> int:
     """
     loader = trainer.fit_loop._data_source.dataloader()
     # the sampler that Lightning puts in gives each process ceil(M / world_size) samples
-    batches = math.ceil(len(loader) / trainer.world_size)
+    if getattr(loader, "drop_last", False):
+        batches: int = math.ceil(len(loader.sampler) / trainer.world_size) // loader.batch_size
+    else:
+        batches = math.ceil(len(loader) / trainer.world_size)
     limit = trainer.limit_train_batches
     if isinstance(limit, int):
         batches = min(batches, limit)

@@ -6,7 +6,9 @@ safetensors files hold only numbers and text.
 
 from __future__ import annotations
 
+import io
 import pickle
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,21 +58,26 @@ def read_training_state(path: str | Path) -> dict[str, Any]:
         UsageError: The file does not exist, is truncated, is no checkpoint, or holds more than plain values.
     """
     path = _existing(path)
+    content = io.BytesIO(path.read_bytes())
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(content, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0]
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
-            reason = "it holds Python objects, which could run code"
-        message = f"{path} is refused: {reason[:200]}. Only plain tensors and values are loaded."
+        # torch's own text recommends to load the file without this protection
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it holds Python objects ({found[1]})" if found else "it is damaged or holds Python objects"
+        message = f"{path} is refused: {reason}, which could run code. Only plain values are loaded."
         raise UsageError(message) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
+    except Exception as error:  # a damaged pickle makes its reader raise nearly anything
         reason = str(error).split("\n")[0][:160] or type(error).__name__
         message = f"{path} cannot be read as a checkpoint; it is truncated or damaged ({reason})."
         raise UsageError(message) from None
     if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
         message = f"{path} is not a Lightning checkpoint: it has no state_dict."
         raise UsageError(message)
+    for name in ("hyper_parameters", PROVENANCE_KEY):
+        if not isinstance(state.get(name, {}), dict):
+            message = f"{path} is not a checkpoint of ours: its {name} should be a dictionary."
+            raise UsageError(message)
     return state
 
 
@@ -80,7 +87,7 @@ def _from_training_state(path: Path) -> Checkpoint:
     network = {
         key[len(NETWORK_PREFIX) :]: value
         for key, value in state["state_dict"].items()
-        if key.startswith(NETWORK_PREFIX)
+        if isinstance(key, str) and key.startswith(NETWORK_PREFIX) and isinstance(value, Tensor)
     }
     return Checkpoint(Header.from_dict(values, str(path)), network)
 

@@ -106,7 +106,8 @@ class Header:
             if given.get(name) is None:
                 continue
             given[name] = tuple(given[name])
-            if len(given[name]) != length or not all(isinstance(v, item) for v in given[name]):
+            fits = all(isinstance(v, item) and not isinstance(v, bool) for v in given[name])
+            if len(given[name]) != length or not fits:
                 message = f"{source} has a damaged header: {name} should hold {length} values."
                 raise UsageError(message)
         return cls(**given)
@@ -126,7 +127,7 @@ class Header:
             raise UsageError(message)
         try:
             values = json.loads(metadata[METADATA_KEY])
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             message = f"{source} has a damaged header: {error}."
             raise UsageError(message) from None
         if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:

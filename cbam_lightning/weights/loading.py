@@ -54,11 +54,10 @@ def _shorten(keys: tuple[str, ...], shown: int = 4) -> str:
 
 
 def strip_wrappers(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Remove ``module.`` and ``_orig_mod.`` where they stand in front of every key."""
+    """Remove ``module.`` and ``_orig_mod.``, in whichever order, where they stand in front of every key."""
     state = dict(state_dict)
-    for prefix in _WRAPPERS:
-        if state and all(key.startswith(prefix) for key in state):
-            state = {key[len(prefix) :]: value for key, value in state.items()}
+    while state and (prefix := next((p for p in _WRAPPERS if all(k.startswith(p) for k in state)), None)):
+        state = {key[len(prefix) :]: value for key, value in state.items()}
     return state
 
 

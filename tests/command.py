@@ -1,0 +1,25 @@
+"""How the tests call the command, and the small runs that they share."""
+
+import shlex
+from pathlib import Path
+
+from cbam_lightning.cli import main
+
+# A network that trains in seconds: real images, few steps.
+SMALL = "--data FashionMNIST --data.batch_size 64 --model.network resnet20 --model.attention cbam"
+SHORT = (
+    "--trainer.max_epochs 1 --trainer.limit_train_batches 3 --trainer.limit_val_batches 2 "
+    "--trainer.limit_test_batches 3 --trainer.enable_progress_bar false --trainer.enable_model_summary false"
+)
+NO_WANDB = "--wandb.enabled false"
+
+
+def call(*parts):
+    """Run the command as typed, and return its exit code."""
+    return main([word for part in parts for word in shlex.split(str(part))])
+
+
+def only_run(experiment="default", root="runs"):
+    """Return the one run of an experiment."""
+    (path,) = Path(root, experiment).iterdir()
+    return path

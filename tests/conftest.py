@@ -1,0 +1,26 @@
+"""Every test runs in a folder of its own, without network, keys or a screen."""
+
+import os
+
+import matplotlib as mpl
+import pytest
+import torch
+
+mpl.use("agg")
+
+
+@pytest.fixture(autouse=True)
+def isolated(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    for name in ("WANDB_API_KEY", "WANDB_DIR", "WANDB_PROJECT", "CBAM_LIGHTNING_RUN", "CBAM_LIGHTNING_DEBUG"):
+        monkeypatch.delenv(name, raising=False)
+    threads = torch.get_num_threads()
+    state = torch.get_rng_state()
+    yield
+    torch.set_num_threads(threads)
+    torch.set_rng_state(state)
+    # the command sets them for processes that it starts
+    for name in ("WANDB_DIR", "CBAM_LIGHTNING_RUN", "PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+        os.environ.pop(name, None)

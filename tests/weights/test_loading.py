@@ -1,0 +1,227 @@
+"""The values of a checkpoint in a network."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from cbam_lightning.errors import UsageError
+from cbam_lightning.models import create_model
+from cbam_lightning.weights import Header, load_into, save_checkpoint
+
+OPTIONS = {"depths": [1, 1, 1], "widths": [4, 8, 16]}
+
+
+class Small(nn.Module):
+    """Two layers and a classifier."""
+
+    def __init__(self, seed, num_classes=3, width=4):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.conv = nn.Conv2d(1, width, 3)
+        self.module = nn.BatchNorm2d(width)
+        self.fc = nn.Linear(width, num_classes)
+        nn.init.uniform_(self.module.running_mean)
+        self.module.num_batches_tracked += seed
+
+
+def snapshot(network):
+    return {key: value.clone() for key, value in network.state_dict().items()}
+
+
+def changed(network, before):
+    return {key for key, value in network.state_dict().items() if not torch.equal(value, before[key])}
+
+
+def test_everything_that_fits_is_loaded():
+    network, other = Small(1), Small(2)
+    report = load_into(network, other.state_dict())
+    assert not changed(network, other.state_dict())
+    assert report.matched == tuple(network.state_dict())
+    assert (report.missing, report.unexpected, report.reshaped) == ((), (), {})
+
+
+def test_the_values_are_copied_not_shared():
+    network, other = Small(1), Small(2)
+    load_into(network, other.state_dict())
+    before = snapshot(network)
+    other.fc.weight.data.zero_()
+    assert not changed(network, before)
+
+
+def test_a_classifier_for_other_classes_stays_as_it_was():
+    network, other = Small(1, num_classes=5), Small(2)
+    before = snapshot(network)
+    report = load_into(network, other.state_dict())
+    assert not {"fc.weight", "fc.bias"} & changed(network, before)
+    assert changed(network, other.state_dict() | {k: before[k] for k in ("fc.weight", "fc.bias")}) == set()
+    assert report.reshaped == {"fc.weight": ((5, 4), (3, 4)), "fc.bias": ((5,), (3,))}
+    assert "reshaped: fc.weight is (5, 4) here and (3, 4) in the checkpoint" in str(report)
+
+
+def test_a_classifier_that_fits_can_be_left_out():
+    network, other = Small(1), Small(2)
+    before = snapshot(network)
+    report = load_into(network, other.state_dict(), load_head=False)
+    assert report.missing == ("fc.weight", "fc.bias")
+    assert not {"fc.weight", "fc.bias"} & changed(network, before)
+    assert {key for key in before if key not in changed(network, before)} == {"fc.weight", "fc.bias"}
+    assert changed(network, other.state_dict()) == {"fc.weight", "fc.bias"}
+
+
+def test_the_classifier_may_have_another_name():
+    network, other = Small(1), Small(2, num_classes=5)
+    state = {key.replace("fc.", "head."): value for key, value in other.state_dict().items()}
+    network.head = network.fc
+    del network.fc
+    assert set(load_into(network, state, head="head").reshaped) == {"head.weight", "head.bias"}
+    with pytest.raises(UsageError, match=r"2 of its keys .*\(head\.weight, head\.bias\)"):
+        load_into(network, state)
+
+
+def lacking(state):
+    del state["conv.bias"]
+    return state
+
+
+def reshaped(state):
+    return state | {"conv.weight": torch.ones(4, 1, 5, 5)}
+
+
+def unexpected(state):
+    return state | {"attention.weight": torch.ones(1)}
+
+
+FAULTS = [(lacking, "conv.bias"), (reshaped, "conv.weight"), (unexpected, "attention.weight")]
+
+
+@pytest.mark.parametrize(("spoil", "key"), FAULTS)
+def test_a_checkpoint_of_another_network_is_refused_and_changes_nothing(spoil, key):
+    network = Small(1)
+    before = snapshot(network)
+    state = spoil(snapshot(Small(2)))
+    with pytest.raises(
+        UsageError, match=rf"^run.ckpt belongs to another network: 1 of .*\({key}\)"
+    ) as caught:
+        load_into(network, state, source="run.ckpt")
+    assert "strict_weights=False" in str(caught.value)
+    assert not changed(network, before)
+
+
+@pytest.mark.parametrize(("spoil", "key"), FAULTS)
+def test_not_strict_loads_what_fits(spoil, key):
+    network, other = Small(1), Small(2)
+    before = snapshot(network)
+    report = load_into(network, spoil(snapshot(other)), strict=False)
+    kept = {key} & set(before)
+    assert changed(network, other.state_dict()) == kept
+    assert changed(network, before) == set(before) - kept
+    assert key in (*report.missing, *report.unexpected, *report.reshaped)
+    assert key in str(report)
+
+
+def test_a_checkpoint_of_which_nothing_fits_is_refused_even_if_not_strict():
+    network = Small(1)
+    before = snapshot(network)
+    for state in ({}, {"other.weight": torch.ones(1)}, {"conv.bias": torch.ones(7)}):
+        with pytest.raises(UsageError, match="belongs to another network"):
+            load_into(network, state, strict=False)
+    assert not changed(network, before)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module."]
+)
+def test_wrappers_in_front_of_every_key_are_stripped(prefix):
+    network, other = Small(1), Small(2)
+    report = load_into(network, {prefix + key: value for key, value in other.state_dict().items()})
+    assert not changed(network, other.state_dict())
+    # a layer of the network itself is called like a wrapper
+    assert "module.weight" in report.matched
+
+
+@pytest.mark.parametrize("spelling", ["module_", "xmodule.", "backbone.module.", "_orig_mod"])
+def test_what_only_looks_like_a_wrapper_stays(spelling):
+    state = {spelling + key: value for key, value in Small(2).state_dict().items()}
+    with pytest.raises(UsageError, match="another network"):
+        load_into(Small(1), state, strict=False)
+
+
+def test_a_wrapper_in_front_of_some_keys_stays():
+    network = Small(1)
+    state = {("module." if key == "conv.bias" else "") + key: v for key, v in Small(2).state_dict().items()}
+    report = load_into(network, state, strict=False)
+    assert report.missing == ("conv.bias",)
+    assert report.unexpected == ("module.conv.bias",)
+
+
+def test_a_long_list_of_faults_is_cut():
+    state = {f"x{i}": torch.ones(1) for i in range(50)} | Small(2).state_dict()
+    with pytest.raises(UsageError, match=r"50 of its keys .*\(x0, x1, x2, x3, … \(50 in all\)\)"):
+        load_into(Small(1), state)
+    assert "unexpected: x0, x1, x2, x3, … (50 in all)" in str(load_into(Small(1), state, strict=False))
+
+
+def trained(num_classes=3, attention="cbam"):
+    """A network whose every value differs from those of a fresh one."""
+    torch.manual_seed(3)
+    network = create_model("resnet20", attention=attention, num_classes=num_classes, in_channels=1, **OPTIONS)
+    for value in network.state_dict().values():
+        if value.is_floating_point():
+            value.uniform_(0.5, 1.5)
+    return network.eval()
+
+
+@pytest.fixture(params=["run.safetensors", "run.ckpt"])
+def weights(request, tmp_path):
+    header = Header("resnet20", "cbam", 3, 1, network_options=OPTIONS, class_names=("a", "b", "c"))
+    path = tmp_path / request.param
+    state = trained().state_dict()
+    if path.suffix == ".safetensors":
+        save_checkpoint(path, state, header)
+    else:
+        plain = {name: getattr(header, name) for name in ("network", "attention", "network_options")}
+        torch.save(
+            {
+                "state_dict": {f"network.{key}": value for key, value in state.items()},
+                "hyper_parameters": plain | {"num_classes": 3, "in_channels": 1},
+            },
+            path,
+        )
+    return path
+
+
+@pytest.fixture
+def images():
+    return torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_file_alone_gives_the_same_logits(weights, images):
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("error")
+        network = create_model(weights=weights).eval()
+        assert torch.equal(network(images), trained()(images))
+
+
+def test_other_classes_give_a_warning_and_a_new_classifier(weights, images):
+    with pytest.warns(UserWarning, match="has 3 classes, not 7: the classifier starts anew"):
+        network = create_model(weights=weights, num_classes=7).eval()
+    reference = trained()
+    with torch.no_grad():
+        assert torch.equal(network.forward_features(images), reference.forward_features(images))
+        assert network(images).shape == (2, 7)
+    assert network.fc.bias.abs().max() == 0
+    assert network.fc.weight.std() > 0
+
+
+def test_another_attention_is_refused_or_its_weights_stay_new(weights, images):
+    with pytest.raises(UsageError, match=rf"^{weights} belongs to another network"):
+        create_model(weights=weights, attention="none")
+    network = create_model(weights=weights, attention="none", strict_weights=False).eval()
+    assert torch.equal(network.layer1[0].conv1.weight, trained().layer1[0].conv1.weight)
+
+
+def test_another_network_is_refused(weights):
+    with pytest.raises(UsageError, match="belongs to another network"):
+        create_model("resnet32", weights=weights)
