@@ -56,11 +56,13 @@ def build_loggers(run: RunDirectory, experiment: str, options: WandbOptions, job
     loggers: list[Logger] = []
     if options.enabled:
         offline = is_offline()
+        # absolute, since wandb's service may have been started in another folder
+        folder = str(run.path.absolute())
         # wandb writes its own service files to WANDB_DIR, whatever `save_dir` says
-        os.environ["WANDB_DIR"] = str(run.path)
+        os.environ["WANDB_DIR"] = folder
         logger = WandbLogger(
             name=experiment,
-            save_dir=run.path,
+            save_dir=folder,
             id=run.id,
             project=options.project,
             entity=options.entity,

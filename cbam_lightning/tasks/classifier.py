@@ -160,7 +160,8 @@ class Classifier(LightningModule):
             UsageError: Says what differs.
         """
         theirs = checkpoint.get("hyper_parameters", {})
-        for name in ("network", "attention", "num_classes", "in_channels"):
+        same = ("network", "network_options", "attention", "attention_options", "num_classes", "in_channels")
+        for name in same:
             if name in theirs and theirs[name] != self.hparams[name]:
                 message = (
                     f"the checkpoint has {name} {theirs[name]!r} and this run {self.hparams[name]!r}; they "
@@ -175,6 +176,11 @@ class Classifier(LightningModule):
             )
             raise UsageError(message)
         self._new_classifier = None
+
+    def on_train_start(self) -> None:
+        """Put frozen modules into evaluation mode; the trainer keeps the mode it finds them in."""
+        for module in self._frozen:
+            module.eval()
 
     def train(self, mode: bool = True) -> Classifier:
         """Switch to training, except for frozen modules, whose running statistics have to stay."""

@@ -40,6 +40,7 @@ class EMA(WeightAveraging):
         self.warmup = warmup
         self.start_epoch = start_epoch
         self._epoch = 0
+        self._swapped = False
         self._raw_top1: MulticlassAccuracy | None = None
 
     def decay_at(self, updates: int) -> float:
@@ -57,13 +58,28 @@ class EMA(WeightAveraging):
         if self._average_model is not None and not self._average_model.n_averaged:
             self._average_model.module.load_state_dict(pl_module.state_dict())
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget the run before, or a test after it would load the raw weights over the average."""
+        self._average_model = None
+        self._latest_update_step = 0
+        self._swapped = False
+        self._raw_top1 = None
+        super().setup(trainer, pl_module, stage)
+
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         """Say whether to average now: after every optimiser step once ``start_epoch`` is reached."""
         return step_idx is not None and self._epoch >= self.start_epoch
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remember the epoch, which ``should_update`` is not told."""
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Update the average; ``should_update`` is not told the epoch."""
         self._epoch = trainer.current_epoch
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def _swap_models(self, pl_module: LightningModule) -> None:
+        super()._swap_models(pl_module)
+        self._swapped = not self._swapped
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring in the average."""
@@ -96,13 +112,9 @@ class EMA(WeightAveraging):
             self._raw_top1 = None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the average in the module."""
+        """Leave the average in the module, and keep the raw weights for a checkpoint that follows."""
         self._follow_until_started(pl_module)
-        super().on_train_end(trainer, pl_module)
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget the copy, or a test in the same process would load the raw weights over the average."""
-        self._average_model = None
+        self._swap_models(pl_module)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -112,6 +124,9 @@ class EMA(WeightAveraging):
             return
         self._follow_until_started(pl_module)
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        if self._swapped:  # a run that was broken off while it validated, or that has just ended
+            raw, average = checkpoint["state_dict"], checkpoint["current_model_state"]
+            checkpoint.update(state_dict=average, current_model_state=raw)
         checkpoint.setdefault(PROVENANCE_KEY, {})["averaged"] = bool(self._average_model.n_averaged)
 
     def on_load_checkpoint(

@@ -83,9 +83,12 @@ def test_the_umask_itself_stays(path):
 
 @pytest.mark.parametrize("error", [RuntimeError("in the middle"), KeyboardInterrupt()])
 def test_an_interruption_leaves_the_old_file_and_no_other(path, error):
-    with pytest.raises(type(error)), atomic_write(path) as file:
+    def write_half(file):
         file.write(b"half of the new")
         raise error
+
+    with pytest.raises(type(error)), atomic_write(path) as file:
+        write_half(file)
     assert only_the_old_file_is_there(path)
 
 

@@ -44,8 +44,9 @@ def test_a_full_header_survives_the_metadata_unchanged():
 
 def test_the_file_format_is_this_json():
     text = (
-        '{"format_version": 1, "network": "resnet20", "attention": "cbam", "num_classes": 3, "in_channels": 1, '
-        '"class_names": ["a", "b", "c"], "mean": [0.5], "std": [1], "averaged": true, "of the future": [1]}'
+        '{"format_version": 1, "network": "resnet20", "attention": "cbam", "num_classes": 3, '
+        '"in_channels": 1, "class_names": ["a", "b", "c"], "mean": [0.5], "std": [1], "averaged": true, '
+        '"of the future": [1]}'
     )
     names = ("a", "b", "c")
     assert from_text(text) == Header(
@@ -58,7 +59,7 @@ def test_the_file_format_is_this_json():
 
 
 def test_what_may_be_absent_may_also_be_null():
-    optional = {name: None for name in ("class_names", "mean", "std", "metrics", "attention_options", "seed")}
+    optional = dict.fromkeys(("class_names", "mean", "std", "metrics", "attention_options", "seed"))
     assert Header.from_dict(REQUIRED | optional, "x") == Header(**REQUIRED)
 
 
@@ -141,7 +142,7 @@ def test_a_list_of_the_wrong_length_or_content_is_refused(name, value, length):
     ],
 )
 def test_what_is_no_json_is_refused_in_a_line(text):
-    with pytest.raises(UsageError, match="^run.safetensors has a damaged header: ") as caught:
+    with pytest.raises(UsageError, match=r"^run\.safetensors has a damaged header: ") as caught:
         from_text(text)
     assert len(str(caught.value)) < 300
     assert "\n" not in str(caught.value)
@@ -152,14 +153,14 @@ def test_what_is_no_json_is_refused_in_a_line(text):
 )
 def test_another_format_is_refused_and_ours_named(text):
     with pytest.raises(
-        UsageError, match="^run.safetensors has a header of another format; .* reads format 1"
+        UsageError, match=r"^run\.safetensors has a header of another format; .* reads format 1"
     ):
         from_text(text)
 
 
 @pytest.mark.parametrize("metadata", [None, {}, {"format": "pt"}])
 def test_a_file_of_others_is_told_how_to_get_a_header(metadata):
-    with pytest.raises(UsageError, match="has no cbam_lightning header.*weights export"):
+    with pytest.raises(UsageError, match=r"has no cbam_lightning header.*weights export"):
         Header.from_metadata(metadata, "theirs.safetensors")
 
 

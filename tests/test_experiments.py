@@ -1,0 +1,115 @@
+"""Every file under experiments/ runs, through the real readers, on small files in the real formats."""
+
+import contextlib
+import inspect
+import math
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import cbam_lightning.data
+import cbam_lightning.tasks
+from tests.command import call, only_run
+from tests.data import generate
+
+ROOT = Path(__file__).parents[1] / "experiments"
+FILES = sorted(ROOT.rglob("*.yaml"))
+FRAGMENTS = [path for path in FILES if path.parent.name == "with"]
+EXPERIMENTS = [path for path in FILES if path not in FRAGMENTS]
+TWO_STEPS = (
+    "--trainer.max_steps 2 --trainer.limit_val_batches 1 --trainer.limit_test_batches 2 "
+    "--trainer.num_sanity_val_steps 0 --trainer.enable_progress_bar false "
+    "--data.batch_size 4 --data.num_workers 0"
+)
+
+
+def relative(path):
+    return str(path.relative_to(ROOT))
+
+
+def write_data(name, root):
+    """Write small files in the real format, and return what lets the real readers accept them."""
+    writers = {
+        "CIFAR10": generate.write_cifar10,
+        "CIFAR100": generate.write_cifar100,
+        "ImageNet": generate.write_imagenet,
+        "FashionMNIST": generate.write_fashion_mnist,
+    }
+    writers[name](root)
+    return generate.accept_checksums(root) if name.startswith("CIFAR") else contextlib.nullcontext()
+
+
+def class_of(section):
+    return section if isinstance(section, str) else section["class_path"]
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=relative)
+def test_an_experiment_trains_and_tests(path, tmp_path):
+    data = class_of(yaml.safe_load(path.read_text())["data"])
+    with write_data(data, tmp_path / "data"):
+        options = f"--data.root {tmp_path / 'data'} --wandb.enabled false"
+        if data == "ImageNet":  # 224 pixels differ from 64 in nothing but time
+            options += " --data.size_px 64"
+        assert call(f"fit --config {path}", TWO_STEPS, options) == 0
+    run = only_run(relative(path.with_suffix("")))
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["global_step"] == 2
+    results = yaml.safe_load((run / "results.json").read_text())["metrics"]
+    assert math.isfinite(results["test/loss"])
+    assert 0 <= results["test/top1"] <= results["test/top5"] <= 1
+    expected = "se" if "_se" in path.stem else "cbam" if "_cbam" in path.stem else "none"
+    assert state["hyper_parameters"]["attention"] == expected
+
+
+@pytest.mark.parametrize("path", FRAGMENTS, ids=relative)
+def test_a_fragment_composes_with_an_experiment(path, tmp_path, monkeypatch):
+    if path.stem == "slurm":  # what SLURM sets for the only task of a job
+        for name in ("NTASKS", "JOB_ID"):
+            monkeypatch.setenv(f"SLURM_{name}", "1")
+        for name in ("PROCID", "LOCALID", "NODEID"):
+            monkeypatch.setenv(f"SLURM_{name}", "0")
+        monkeypatch.setenv("SLURM_JOB_NAME", "job")
+        monkeypatch.setenv("SLURM_NODELIST", "localhost")
+    with write_data("CIFAR10", tmp_path / "data"):
+        base = ROOT / "cifar10" / "resnet20_cbam.yaml"
+        command = f"fit --config {base} --config {path} --data.root {tmp_path / 'data'}"
+        # a process each is tested elsewhere; here every device but one is left out
+        single = "--trainer.devices 1 --trainer.accelerator cpu"
+        assert call(command, TWO_STEPS, single) == 0
+    root = "runs/debug" if path.stem == "debug" else "runs"
+    run = only_run("cifar10/resnet20_cbam", root)
+    saved = yaml.safe_load((run / "config.yaml").read_text())
+    for section, values in yaml.safe_load(path.read_text()).items():
+        for key, value in values.items():
+            if f"--{section}.{key} " not in f"{TWO_STEPS} {single} " and key != "plugins":
+                assert saved[section][key] == value, (section, key)
+    assert (run / "wandb").is_dir() == saved["wandb"]["enabled"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_a_file_is_short_and_starts_with_its_command(path):
+    lines = path.read_text().splitlines()
+    assert len(lines) <= 30
+    comments = "\n".join(line for line in lines if line.startswith("#"))
+    assert f"--config experiments/{relative(path)}" in comments
+    if path in EXPERIMENTS:
+        words = shlex.split(lines[0].lstrip("# "))
+        assert words[:4] == ["cbam-lightning", "fit", "--config", f"experiments/{relative(path)}"]
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=relative)
+def test_an_experiment_holds_only_what_differs_from_the_defaults(path):
+    config = yaml.safe_load(path.read_text())
+    for section, module in (("model", cbam_lightning.tasks), ("data", cbam_lightning.data)):
+        if isinstance(config[section], str):
+            continue
+        cls = getattr(module, config[section]["class_path"])
+        defaults = {}
+        for base in reversed(cls.__mro__):
+            if "__init__" in vars(base):
+                defaults |= {k: p.default for k, p in inspect.signature(base).parameters.items()}
+        for key, value in config[section]["init_args"].items():
+            assert value != defaults[key], (section, key)
