@@ -140,18 +140,25 @@ class Classifier(LightningModule):
             rank_zero_info(f"  new classifier: {self._new_classifier}")
 
     def setup(self, stage: str) -> None:
-        """Compile for training; refuse to evaluate a classifier that was never trained.
-
-        Raises:
-            UsageError: The weights' classes differ from the data's and no training follows.
-        """
+        """Compile for training, which also gives a new classifier its values."""
         if stage == "fit":
             self._new_classifier = None
             if self.compile_network:
                 self.network.compile()
-        elif self._new_classifier:
+
+    def on_validation_start(self) -> None:
+        """Refuse to evaluate a classifier that was never trained; a checkpoint is loaded by now.
+
+        Raises:
+            UsageError: The weights' classes differ from the data's and neither training nor a checkpoint
+                came since.
+        """
+        if self._new_classifier:
             message = f"{self._new_classifier}: fine-tune it first (`cbam-lightning fit --model.weights …`)."
             raise UsageError(message)
+
+    on_test_start = on_validation_start
+    on_predict_start = on_validation_start
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another network or of other classes before any value is loaded.

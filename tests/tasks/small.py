@@ -52,7 +52,7 @@ def classifier(**options: Any) -> Classifier:
     given = {
         "network": "resnet20",
         "attention": "cbam",
-        "network_options": {"depths": [1, 1, 1], "widths": [4, 8, 16]},
+        "network_options": {"depths": [1, 1, 1], "widths": [8, 16, 32]},
         "in_channels": 1,
         "optimizer": PLAIN_SGD,
         "schedule": Constant(),

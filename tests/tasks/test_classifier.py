@@ -66,10 +66,10 @@ def logits_of(model, data):
     return torch.cat([logits for logits, _ in pairs]), torch.cat([labels for _, labels in pairs])
 
 
-def saved_run(folder, **options):
+def saved_run(folder, *callbacks, **options):
     """Return the path of the checkpoint of a short run, and the model it holds."""
     model = classifier(**options)
-    trainer(ModelCheckpoint(folder, filename="run")).fit(model, loader(16))
+    trainer(*callbacks, ModelCheckpoint(folder, filename="run")).fit(model, loader(16))
     return folder / "run.ckpt", model
 
 
@@ -80,7 +80,7 @@ def weights(tmp_path):
     for value in network.state_dict().values():
         if value.is_floating_point():
             value.uniform_(0.5, 1.5)
-    options = {"depths": [1, 1, 1], "widths": [4, 8, 16]}
+    options = {"depths": [1, 1, 1], "widths": [8, 16, 32]}
     header = Header("resnet20", "cbam", 10, 1, network_options=options, class_names=NAMES)
     save_checkpoint(tmp_path / "start.safetensors", network.state_dict(), header)
     return str(tmp_path / "start.safetensors")
@@ -181,7 +181,7 @@ def test_an_empty_batch_changes_nothing():
     runs = []
     for extra in ([], [EMPTY]):
         model = classifier()
-        run = trainer(EMA(0.9))
+        run = trainer(EMA(start_epoch=5))  # it measures the raw weights beside
         run.fit(model, batches(batch(4), *extra, batch(3, start=10)), batches(*extra, batch(6, start=50)))
         run.test(model, batches(batch(6, start=60), *extra), verbose=False)
         metrics = {name: value.item() for name, value in run.callback_metrics.items()}
@@ -256,7 +256,7 @@ def test_weights_of_other_classes_give_a_new_classifier_that_has_to_be_trained(w
 
 @pytest.mark.parametrize("options", [{"attention": "none"}, {"network": "resnet32"}, {"in_channels": 3}])
 def test_weights_of_another_network_are_refused(weights, options):
-    given = {"network_options": {"depths": [1, 1, 2], "widths": [4, 8, 16]}} if "network" in options else {}
+    given = {"network_options": {"depths": [1, 1, 2], "widths": [8, 16, 32]}} if "network" in options else {}
     with pytest.raises(UsageError, match=r"start\.safetensors belongs to another network"):
         classifier(weights=weights, **options | given)
 
@@ -280,7 +280,10 @@ def test_what_fits_of_another_network_is_taken_if_asked_for(weights):
             {"attention_options": {"gate": "identity"}},
             "attention_options {} and this run {'gate': 'identity'}",
         ),
-        ({"network_options": {"depths": [1, 1, 1], "widths": [4, 8, 8]}}, "network_options .* and this run "),
+        (
+            {"network_options": {"depths": [1, 1, 1], "widths": [8, 16, 16]}},
+            "network_options .* and this run ",
+        ),
         ({"class_names": NAMES[::-1]}, r"classes \(a, b, c, …\) differ from the data's \(j, i, h, …\)"),
     ],
 )
@@ -325,7 +328,7 @@ def test_a_checkpoint_is_plain_and_rebuilds_the_classifier(tmp_path, options):
     known = torch.load(path, weights_only=True)["hyper_parameters"]
     assert known["network"] == "resnet20"
     assert known["attention"] == "cbam"
-    assert known["network_options"] == {"depths": [1, 1, 1], "widths": [4, 8, 16]}
+    assert known["network_options"] == {"depths": [1, 1, 1], "widths": [8, 16, 32]}
     again = Classifier.load_from_checkpoint(path)
     images = batch(6).images
     assert torch.equal(again.eval()(images), model.eval()(images))
@@ -368,7 +371,7 @@ def test_channels_last_survives_training_and_reaches_the_network():
     )
     trainer().fit(model, loader(8))
     assert layouts == [True, True]
-    assert model.network.conv1.weight.shape == (4, 1, 3, 3)
+    assert model.network.conv1.weight.shape == (8, 1, 3, 3)
     assert not model.network.layer2[0].conv1.weight.is_contiguous()
 
 
@@ -381,9 +384,9 @@ def test_compiling_changes_no_key_and_no_value(tmp_path, monkeypatch):
         return original(function, backend="eager", **options)
 
     monkeypatch.setattr(torch, "compile", compile_eagerly)
-    plain_path, plain = saved_run(tmp_path / "plain")
+    plain_path, plain = saved_run(tmp_path / "plain", EMA(0.9))
     assert not compiled
-    path, model = saved_run(tmp_path / "compiled", compile=True)
+    path, model = saved_run(tmp_path / "compiled", EMA(0.9), compile=True)
     assert len(compiled) == 1
     assert list(model.state_dict()) == list(plain.state_dict())
     state, expected = (torch.load(p, weights_only=True)["state_dict"] for p in (path, plain_path))
@@ -396,7 +399,7 @@ def test_compiling_changes_no_key_and_no_value(tmp_path, monkeypatch):
 def test_the_compiled_network_trains_as_the_plain_one():
     plain, model = classifier(), classifier(compile=True)
     for given in (plain, model):
-        trainer(EMA(0.9)).fit(given, loader(8), loader(4))
+        trainer().fit(given, loader(8))
     assert list(model.state_dict()) == list(plain.state_dict())
     for key, value in plain.state_dict().items():
         torch.testing.assert_close(model.state_dict()[key], value, rtol=1e-4, atol=1e-5, msg=key)

@@ -142,7 +142,7 @@ def test_a_late_start_validates_and_saves_the_raw_weights_until_then(tmp_path):
     assert measured[0]["val/loss"] == pytest.approx(expected["loss"], rel=1e-5)
     assert measured[0]["val/top1"] == measured[0]["val/top1_raw"] == pytest.approx(expected["top1"])
     # the untrained copy is something else
-    assert evaluate(raw.states[0], val)["loss"] != pytest.approx(expected["loss"], rel=1e-3)
+    assert evaluate(raw.states[0], val)["loss"] != pytest.approx(expected["loss"], rel=1e-4)
 
     assert second["cbam_lightning"]["averaged"] is True
     assert_close(second["state_dict"], literal_average(raw.states[5:], 0.9, warmup=False))
