@@ -363,15 +363,17 @@ def test_channels_last_gives_the_same_logits():
     assert not weight.is_contiguous()
 
 
-def test_channels_last_survives_training_and_reaches_the_network():
+def test_channels_last_reaches_the_images_and_survives_training():
     layouts = []
-    model = classifier(channels_last=True)
-    model.network.layer2.register_forward_pre_hook(
+    model = classifier(channels_last=True, in_channels=3)
+    model.network.register_forward_pre_hook(
         lambda module, inputs: layouts.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
     )
-    trainer().fit(model, loader(8))
+    images = batch(4)
+    colour = images._replace(images=images.images.repeat(1, 3, 1, 1))
+    assert not colour.images.is_contiguous(memory_format=torch.channels_last)
+    trainer().fit(model, batches(colour, colour))
     assert layouts == [True, True]
-    assert model.network.conv1.weight.shape == (8, 1, 3, 3)
     assert not model.network.layer2[0].conv1.weight.is_contiguous()
 
 

@@ -106,6 +106,17 @@ def test_freezing_the_backbone_leaves_the_classifier():
     assert all(norm in frozen for norm in norms)
 
 
+def test_a_classifier_inside_another_module_is_spared_with_it():
+    module = network()
+    module.head = nn.Sequential(nn.Linear(64, 64), module.fc)
+    del module.fc
+    module.get_classifier = lambda: module.head[1]
+    frozen = freeze(module, "backbone")
+    assert module.head not in frozen
+    names = [name for name, p in module.named_parameters() if p.requires_grad]
+    assert names == ["head.1.weight", "head.1.bias"]
+
+
 @pytest.mark.parametrize(
     ("pattern", "prefixes"),
     [
