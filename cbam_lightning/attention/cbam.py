@@ -210,7 +210,13 @@ def _conv(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv2d:
 
 def _check_pools(pools: Sequence[str]) -> None:
     allowed = ", ".join(_CHANNEL_POOLS)
-    if isinstance(pools, str) or not pools or len(set(pools)) < len(pools):
+    plain = isinstance(pools, Sequence) and not isinstance(pools, str)
+    if (
+        not plain
+        or not pools
+        or not all(isinstance(pool, str) for pool in pools)
+        or len(set(pools)) < len(pools)
+    ):
         message = f"pools is {pools!r}; give a list of one or more of {allowed}, each at most once."
         raise UsageError(message)
     for pool in pools:

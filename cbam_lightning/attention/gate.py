@@ -69,7 +69,7 @@ def check_positive(option: str, value: int) -> None:
 
 def check_choice(option: str, value: str, allowed: Iterable[str]) -> None:
     """Raise a ``UsageError`` with the closest match unless ``value`` is among ``allowed``."""
-    if value not in allowed:
+    if value not in tuple(allowed):  # a tuple, since a value from YAML need not be hashable
         raise unknown_name(option, str(value), allowed)
 
 

@@ -20,7 +20,7 @@ def list_attention() -> list[str]:
     return sorted(_ATTENTION)
 
 
-def create_attention(name: str, channels: int, **options: Any) -> nn.Module:
+def create_attention(name: str, channels: int, /, **options: Any) -> nn.Module:
     """Build an attention module, (N, C, H, W) to (N, C, H, W), by its name.
 
     Args:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from cbam_lightning.weights import Header
 
+# Given by name to `build`, and so no further options of a network.
+_OWN_ARGUMENTS = {"attention", "attention_options", "num_classes", "in_channels"}
+
 
 def create_model(
     name: str | None = None,
@@ -120,7 +123,7 @@ def build(
         raise unknown_name(kind="model", given=network, allowed=MODELS)
     module_name, class_name = MODELS[network].family.split(".")
     network_class = getattr(importlib.import_module(f"cbam_lightning.models.{module_name}"), class_name)
-    allowed = inspect.signature(network_class).parameters
+    allowed = inspect.signature(network_class).parameters.keys() - _OWN_ARGUMENTS
     for option in network_options:
         if option not in allowed:
             raise unknown_name(kind=f"{network} option", given=option, allowed=allowed)

@@ -219,7 +219,8 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
 
 
 def _check_stages(depths: Sequence[int], widths: Sequence[int]) -> None:
-    if not depths or len(depths) != len(widths):
+    plain = isinstance(depths, Sequence) and isinstance(widths, Sequence)
+    if not plain or not depths or len(depths) != len(widths):
         message = f"depths is {depths} and widths is {widths}; give both one number for each stage."
         raise UsageError(message)
     for depth, width in zip(depths, widths, strict=True):

@@ -14,6 +14,9 @@ from pytorch_lightning import LightningModule, Trainer
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.tracking import wandb_lines
 
+# Below this size the usual crops, down to 8 % of an image, leave nothing to recognise.
+_SMALL_PX = 64
+
 
 def command_name() -> str:
     """Return how to call the command again from here: by name if the shell finds it, else by path."""
@@ -70,11 +73,15 @@ def _export_name(module: LightningModule) -> str:
 def _data_flags(hparams: Any) -> str:
     """Say how another folder of images has to be read to suit this network."""
     flags = ["--data ImageFolder", "--data.root YOUR_FOLDER", f"--data.in_channels {hparams['in_channels']}"]
-    if hparams.get("size_px"):
-        flags.append(f"--data.size_px {hparams['size_px']}")
+    size_px = hparams.get("size_px")
+    if size_px:
+        flags.append(f"--data.size_px {size_px}")
     for name in ("mean", "std"):
         if hparams.get(name):
-            flags.append(
-                f"--data.{name} {shlex.quote(str([round(v, 6) for v in hparams[name]]).replace(' ', ''))}"
-            )
-    return " ".join([*flags, "--trainer.max_epochs 20"])
+            values = ",".join(str(round(value, 6)) for value in hparams[name])
+            flags.append(f"--data.{name} '[{values}]'")
+    if size_px and size_px <= _SMALL_PX:
+        flags.append("--data.crop_scale '[0.5,1]'")
+    if hparams.get("channels_last"):
+        flags.append("--model.channels_last true")
+    return " ".join([*flags, "--data.batch_size 32", "--trainer.max_epochs 15"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -94,22 +94,15 @@ class Header:
         given |= {
             name: {} for name in ("network_options", "attention_options", "metrics") if not given.get(name)
         }
-        for name, value in given.items():
-            if not isinstance(value, _RULES[name]) or (isinstance(value, bool) and bool not in _RULES[name]):
-                message = f"{source} has a damaged header: {name} is {value!r:.80}."
-                raise UsageError(message)
-        for name, item, length in (
-            ("class_names", str, given["num_classes"]),
-            ("mean", (int, float), given["in_channels"]),
-            ("std", (int, float), given["in_channels"]),
-        ):
-            if given.get(name) is None:
-                continue
-            given[name] = tuple(given[name])
-            fits = all(isinstance(v, item) and not isinstance(v, bool) for v in given[name])
-            if len(given[name]) != length or not fits:
-                message = f"{source} has a damaged header: {name} should hold {length} values."
-                raise UsageError(message)
+        _check_types(given, source)
+        for name, length in (("class_names", "num_classes"), ("mean", "in_channels"), ("std", "in_channels")):
+            if given.get(name) is not None:
+                _check_items(name, given[name], str if name == "class_names" else (int, float), source)
+                given[name] = tuple(given[name])
+                if len(given[name]) != given[length]:
+                    message = f"{source} has a damaged header: {name} should hold {given[length]} values."
+                    raise UsageError(message)
+        _check_items("metrics", given["metrics"].values(), (int, float), source)
         return cls(**given)
 
     @classmethod
@@ -141,7 +134,7 @@ class Header:
         return {METADATA_KEY: json.dumps(values, sort_keys=True)}
 
     def describe(self) -> str:
-        """Return the header for people, a line a field; long lists are cut."""
+        """Return the header for people, a line a field; long lists are cut, control characters replaced."""
         lines = []
         for name, value in asdict(self).items():
             if value is None or value == {}:
@@ -150,5 +143,20 @@ class Header:
             if isinstance(value, tuple):
                 shown = ", ".join(str(v) for v in value[:10])
                 text = shown + (f", … ({len(value)} in all)" if len(value) > 10 else "")
-            lines.append(f"{name:<18}{text}")
+            # the text may come from anyone, and a terminal obeys escape sequences
+            safe = "".join(c if c.isprintable() else "?" for c in text)
+            lines.append(f"{name:<18}{safe}")
         return "\n".join(lines)
+
+
+def _check_types(values: Mapping[str, Any], source: str) -> None:
+    for name, value in values.items():
+        if not isinstance(value, _RULES[name]) or (isinstance(value, bool) and bool not in _RULES[name]):
+            message = f"{source} has a damaged header: {name} is {value!r:.80}."
+            raise UsageError(message)
+
+
+def _check_items(name: str, items: Iterable[Any], kind: type | tuple[type, ...], source: str) -> None:
+    if not all(isinstance(item, kind) and not isinstance(item, bool) for item in items):
+        message = f"{source} has a damaged header: {name} holds something else than expected."
+        raise UsageError(message)
