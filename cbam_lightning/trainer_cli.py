@@ -131,9 +131,9 @@ class TrainerCLI(LightningCLI):
         options: RunOptions = self._get(self.config_init, "run")
         self.run_options = RunOptions(**vars(options))
         self.run = RunDirectory.create(self.run_options.root, self.experiment)
-        checkpoint: ModelCheckpoint = self._get(self.config_init, "checkpoint")
-        if checkpoint.dirpath is None:
-            checkpoint.dirpath = str(self.run.checkpoints.absolute())
+        self.checkpoint: ModelCheckpoint = self._get(self.config_init, "checkpoint")
+        if self.checkpoint.dirpath is None:
+            self.checkpoint.dirpath = str(self.run.checkpoints.absolute())
 
         trainer = dict(self._get(self.config_init, "trainer"))
         if trainer.get("default_root_dir") is None:
@@ -168,11 +168,11 @@ class TrainerCLI(LightningCLI):
     def after_fit(self) -> None:
         """Test the best checkpoint and say where everything is."""
         trainer = self.trainer
+        best = Path(self.checkpoint.best_model_path) if self.checkpoint.best_model_path else None
         if self.run_options.test_after_fit and not trainer.interrupted:
-            best = self.run.best if self.run.best.is_file() else None
             trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True)
         if trainer.is_global_zero:
-            print(fit_report(self.run, trainer, self.model))
+            print(fit_report(self.run, trainer, self.model, best))
 
     def after_validate(self) -> None:
         """Say where the results are."""

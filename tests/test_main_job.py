@@ -40,7 +40,7 @@ def write_digits(root):
 @pytest.mark.timeout(1800)
 def test_train_evaluate_share_and_fine_tune(tmp_path):
     printed = run(f"cbam-lightning fit --config {ROOT}/experiments/fashion_mnist/resnet20_cbam.yaml")
-    commands = [line.strip() for line in printed.splitlines() if re.match(r"\s+cbam-lightning ", line)]
+    commands = [line.strip() for line in printed.splitlines() if re.match(r"\s+\S*cbam-lightning ", line)]
     evaluate, export, evaluate_export, fine_tune = commands
     trained = newest_results()
     assert trained["test/top1"] >= 0.88

@@ -4,34 +4,33 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 
 from cbam_lightning.runs.directory import RunDirectory
+from cbam_lightning.runs.programs import program
 from cbam_lightning.runs.tracking import wandb_lines
 
 # Below this size the usual crops, down to 8 % of an image, leave nothing to recognise.
 _SMALL_PX = 64
 
 
-def command_name() -> str:
-    """Return how to call the command again from here: by name if the shell finds it, else by path."""
-    called = Path(sys.argv[0])
-    if called.name != "cbam-lightning" or shutil.which("cbam-lightning") == str(called.absolute()):
-        return "cbam-lightning"
-    return shlex.quote(os.path.relpath(called))
+def fit_report(run: RunDirectory, trainer: Trainer, module: LightningModule, checkpoint: Path | None) -> str:
+    """Return the closing lines of a training.
 
-
-def fit_report(run: RunDirectory, trainer: Trainer, module: LightningModule, device_flags: str = "") -> str:
-    """Return the closing lines of a training."""
+    Args:
+        run: Where everything was written.
+        trainer: Has the figures of the test, if there was one.
+        module: What was trained.
+        checkpoint: The best checkpoint, if one was written.
+    """
     lines = [_figures(trainer), f"  run          {_short(run.path)}"]
-    if not run.best.is_file():
+    if checkpoint is None:
         return "\n".join([*lines, "  no checkpoint was written"])
-    command, best, config = command_name(), _short(run.best), _short(run.config)
+    command, best, config = program("cbam-lightning"), _short(checkpoint), _short(run.config)
+    shared = shlex.quote(_export_name(module))
     lines += [f"  checkpoint   {best}", f"  config       {config}", f"  metrics      {_short(run.metrics)}"]
     if run.pictures.is_dir():
         lines.append(f"  pictures     {_short(run.pictures)}")
@@ -40,8 +39,8 @@ def fit_report(run: RunDirectory, trainer: Trainer, module: LightningModule, dev
         "Evaluate it again:",
         f"  {command} test --config {config} --ckpt_path {best}",
         "Make a file to share, and evaluate that:",
-        f"  {command} weights export {_short(run.path)} {shlex.quote(_export_name(module))}",
-        f"  {command} test --config {config} --model.weights {shlex.quote(_export_name(module))}",
+        f"  {command} weights export {best} {shared}",
+        f"  {command} test --config {config} --model.weights {shared}",
         "Fine-tune it on your own images (one folder a class):",
         f"  {command} fit --model.weights {best} {_data_flags(module.hparams)}",
     ]

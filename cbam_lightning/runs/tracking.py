@@ -11,6 +11,7 @@ import wandb
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from cbam_lightning.runs.directory import RunDirectory
+from cbam_lightning.runs.programs import program
 
 
 @dataclass
@@ -90,7 +91,7 @@ def wandb_lines(loggers: list[Logger]) -> list[str]:
             experiment = logger.experiment
             if experiment.offline:
                 folder = os.path.relpath(Path(experiment.dir).parent)
-                lines.append(f"offline; upload it with: wandb sync {shlex.quote(folder)}")
+                lines.append(f"offline; upload it with: {program('wandb')} sync {shlex.quote(folder)}")
             else:
                 lines.append(str(experiment.url))
     return lines

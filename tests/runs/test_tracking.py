@@ -91,7 +91,7 @@ def test_an_offline_run_holds_config_metrics_and_media(capsys):
     assert sum(row[2] for row in rows["data"]) == 3 * 64
     assert len(json.loads(tables["test/predictions"].read_text())["data"]) == 16
 
-    (command,) = re.findall(r"upload it with: (wandb sync .*)", printed)
+    (command,) = re.findall(r"upload it with: (\S*wandb sync .*)", printed)
     words = [*WANDB, *shlex.split(command)[1:], "--dry-run", "--yes"]
     synced = subprocess.run(words, capture_output=True, text=True, check=False)
     assert f"run-{run.name}.wandb" in synced.stdout + synced.stderr
