@@ -92,6 +92,13 @@ def test_the_whole_way_of_a_run(capsys, caplog):
     assert shared.header.version == __version__
     assert shared.header.seed == 0
 
+    capsys.readouterr()
+    assert call("weights show", without_program(export)[-1]) == 0
+    shown = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
+    assert shown["network"] == "resnet20"
+    assert shown["mean"] == "0.286"
+    assert int(shown["values"]) == sum(value.numel() for value in shared.state_dict.values())
+
     write_image_folder(run.parent / "images", images_per_class=20)
     words = shlex.join(without_program(fine_tune)).replace("YOUR_FOLDER", str(run.parent / "images"))
     assert (

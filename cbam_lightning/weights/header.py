@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -97,12 +97,9 @@ class Header:
         _check_types(given, source)
         for name, length in (("class_names", "num_classes"), ("mean", "in_channels"), ("std", "in_channels")):
             if given.get(name) is not None:
-                _check_items(name, given[name], str if name == "class_names" else (int, float), source)
                 given[name] = tuple(given[name])
-                if len(given[name]) != given[length]:
-                    message = f"{source} has a damaged header: {name} should hold {given[length]} values."
-                    raise UsageError(message)
-        _check_items("metrics", given["metrics"].values(), (int, float), source)
+                _check_items(name, given[name], given[length], source)
+        _check_items("metrics", given["metrics"].values(), len(given["metrics"]), source)
         return cls(**given)
 
     @classmethod
@@ -156,7 +153,10 @@ def _check_types(values: Mapping[str, Any], source: str) -> None:
             raise UsageError(message)
 
 
-def _check_items(name: str, items: Iterable[Any], kind: type | tuple[type, ...], source: str) -> None:
-    if not all(isinstance(item, kind) and not isinstance(item, bool) for item in items):
-        message = f"{source} has a damaged header: {name} holds something else than expected."
+def _check_items(name: str, items: Collection[Any], length: int, source: str) -> None:
+    kind = str if name == "class_names" else (int, float)
+    fits = all(isinstance(item, kind) and not isinstance(item, bool) for item in items)
+    if len(items) != length or not fits:
+        what = "names" if kind is str else "numbers"
+        message = f"{source} has a damaged header: {name} should hold {length} {what}."
         raise UsageError(message)

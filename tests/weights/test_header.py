@@ -119,11 +119,12 @@ def test_a_value_of_the_wrong_type_is_refused_by_name(name, value):
         ("std", [], 1),
         ("std", [[1.0]], 1),
         ("std", [True], 1),
+        ("metrics", {"test/top1": "high"}, 1),
     ],
 )
 def test_a_list_of_the_wrong_length_or_content_is_refused(name, value, length):
     with pytest.raises(
-        UsageError, match=f"^run.ckpt has a damaged header: {name} should hold {length} values"
+        UsageError, match=f"^run.ckpt has a damaged header: {name} should hold {length} (names|numbers)"
     ):
         Header.from_dict(REQUIRED | {name: value}, "run.ckpt")
 
