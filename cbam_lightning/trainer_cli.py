@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -29,7 +30,7 @@ from cbam_lightning.runs.pictures import RunPictures
 from cbam_lightning.runs.predictions import PredictionWriter
 from cbam_lightning.runs.record import RunRecord
 from cbam_lightning.runs.report import fit_report
-from cbam_lightning.runs.tracking import WandbOptions, build_loggers, close_loggers
+from cbam_lightning.runs.tracking import WandbOptions, build_loggers, finish_wandb
 from cbam_lightning.weights import read_training_state
 
 # What the model learns of its data. `dataset_name` and `dataset` are one thing, named from two sides.
@@ -142,9 +143,10 @@ class TrainerCLI(LightningCLI):
         if trainer.get("logger") is None and not trainer.get("fast_dev_run"):
             wandb_options = WandbOptions(**vars(self._get(self.config_init, "wandb")))
             kwargs["logger"] = build_loggers(self.run, self.experiment, wandb_options, str(self.subcommand))
+        logs = bool(kwargs.get("logger") or trainer.get("logger"))
         kwargs["callbacks"] = [
             *_as_list(trainer.get("callbacks")),
-            *self._callbacks(bool(kwargs.get("logger"))),
+            *self._callbacks(logs),
         ]
         return super().instantiate_trainer(**kwargs)
 
@@ -192,10 +194,12 @@ class TrainerCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it, and end the tracking whatever happens."""
+        exit_code = 1
         try:
             super()._run_subcommand(subcommand)
+            exit_code = 0
         finally:
-            close_loggers(self.trainer.loggers)
+            finish_wandb(exit_code)
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -217,6 +221,8 @@ def run_trainer(args: Sequence[str]) -> None:
     _quieten()
     try:
         TrainerCLI(args)
+    except MisconfigurationException as error:  # Lightning's own word for a mistake of the user
+        raise UsageError(str(error)) from None
     except ValueError as error:
         raise _user_error_behind(error) from None
 
@@ -229,15 +235,19 @@ def _user_error_behind(error: BaseException) -> BaseException:
     return behind or error
 
 
+def _is_worth_telling(record: logging.LogRecord) -> bool:
+    text = record.getMessage()
+    return "Tip:" not in text and "TPU" not in text
+
+
 def _quieten() -> None:
     """Silence what tells the user nothing: advertisements, and warnings about our own deliberate choices."""
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
-        lambda record: "Tip:" not in record.getMessage() and "TPU" not in record.getMessage()
-    )
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_worth_telling)
     for text in (
         ".*args parameter is intended to run from within Python.*",
         ".*Experiment logs directory.*exists and is not empty.*",  # config.yaml is there before metrics.csv
         ".*does not have many workers.*",  # images in memory are cut in the main process, a batch at a time
+        ".*The dirpath has changed from.*",  # evaluating the checkpoint of another run is what one does
         ".*LeafSpec.*is deprecated.*",
     ):
         warnings.filterwarnings("ignore", text)

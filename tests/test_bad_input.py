@@ -54,6 +54,8 @@ def one_line(capsys):
         (f"fit {SMALL} --model.label_smoothing 1.5", ["label_smoothing is 1.5", "from 0"]),
         (f"fit {SMALL} --model.freeze stem*", ["stem*", "layer1"]),
         (f"fit {SMALL} --model.freeze *", ["frozen", "--model.freeze"]),
+        (f"fit {SMALL} --trainer.accelerator gpu", ["gpu"]),
+        (f"fit {SMALL} {SHORT} --checkpoint.monitor val/acc", ["val/acc", "val/top1"]),
         (f"fit {SMALL} --trainer.max_epoch 3", ["--trainer.max_epoch", "--trainer.max_epochs"]),
         (f"fit {SMALL} --trainer.max_epochs three", ["--trainer.max_epochs", "three", "int"]),
         (f"fit {SMALL} --trainer.max_epochs=-1", ["max_epochs"]),

@@ -97,8 +97,11 @@ def wandb_lines(loggers: list[Logger]) -> list[str]:
     return lines
 
 
-def close_loggers(loggers: list[Logger]) -> None:
-    """End the W&B run, so that another one in this process is a run of its own."""
-    for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            logger.experiment.finish()
+def finish_wandb(exit_code: int) -> None:
+    """End the W&B run if there is one, so that another one in this process is a run of its own.
+
+    Args:
+        exit_code: What W&B shows of the run: 0 for success.
+    """
+    if wandb.run is not None:
+        wandb.finish(exit_code=exit_code)

@@ -144,3 +144,10 @@ def test_the_options_reach_wandb(tmp_path):
     assert sent["mode"] == "offline"
     assert wandb_logger._log_model is False
     assert Path(csv_logger.log_dir) == tmp_path
+
+
+def test_a_run_that_fails_is_shown_as_failed():
+    assert call("fit", SMALL, SHORT, "--checkpoint.monitor val/acc") == 2
+    _, records = read_back(only_run())
+    (end,) = [record["exit"] for record in records if "exit" in record]
+    assert end["exit_code"] == 1
