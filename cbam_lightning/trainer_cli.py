@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import wandb
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
@@ -77,6 +78,14 @@ class TrainerCLI(LightningCLI):
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Make a parser that raises instead of ending the process, and takes no abbreviations for options."""
         return super().init_parser(exit_on_error=False, allow_abbrev=False, **kwargs)
+
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        """Read every checkpoint, remote ones too, without running code from it, unless told otherwise."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser.set_defaults({"weights_only": True})
+        return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line.
@@ -223,6 +232,9 @@ def run_trainer(args: Sequence[str]) -> None:
         TrainerCLI(args)
     except MisconfigurationException as error:  # Lightning's own word for a mistake of the user
         raise UsageError(str(error)) from None
+    except wandb.Error as error:
+        message = f"W&B: {error}. Set WANDB_MODE=offline to record the run here and upload it later."
+        raise ConnectionError(message) from None
     except ValueError as error:
         raise _user_error_behind(error) from None
 
