@@ -32,6 +32,7 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose errors are exceptions, like all others here."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise what argparse has to say, with where to read on."""
         text = f"{message}. See `{self.prog} --help`."
         raise UsageError(text)
 

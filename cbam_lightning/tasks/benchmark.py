@@ -33,10 +33,12 @@ class _Clock(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        """Start the clock after the warm-up."""
         if trainer.global_step == _WARMUP_STEPS:
             self.started = time.perf_counter()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock."""
         self.seconds = time.perf_counter() - self.started
 
 
