@@ -37,7 +37,7 @@ def explain(message: str, options: Iterable[str], configs: Iterable[str | Path] 
     """
     key = ".".join(re.findall(r'Parser key "([^"]+)"', message))
     if found := _NO_FILE.search(message):
-        return f"there is no configuration file {found[1]}."
+        return f"there is no configuration file {found[1]}; check the path after --config."
     if found := _OPTION.search(message):
         return _unknown_option(key, found[1], _CLASS_PATH.findall(message))
     if found := _UNKNOWN_KEY.search(message):

@@ -130,7 +130,7 @@ class TrainerCLI(LightningCLI):
         self.config[command]["model"]["init_args"]["weights"] = None
 
     def before_instantiate_classes(self) -> None:
-        """Name the experiment and make the run's directory."""
+        """Name the experiment, in the saved configuration, too."""
         config = self.config[self.subcommand]
         if config["run"]["experiment"] is None:
             config["run"]["experiment"] = experiment_name([str(path) for path in config.get("config") or []])
@@ -153,10 +153,7 @@ class TrainerCLI(LightningCLI):
             wandb_options = WandbOptions(**vars(self._get(self.config_init, "wandb")))
             kwargs["logger"] = build_loggers(self.run, self.experiment, wandb_options, str(self.subcommand))
         logs = bool(kwargs.get("logger") or trainer.get("logger"))
-        kwargs["callbacks"] = [
-            *_as_list(trainer.get("callbacks")),
-            *self._callbacks(logs),
-        ]
+        kwargs["callbacks"] = [*_as_list(trainer.get("callbacks")), *self._callbacks(logs)]
         return super().instantiate_trainer(**kwargs)
 
     def _callbacks(self, logs: bool) -> list[Any]:
