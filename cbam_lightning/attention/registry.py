@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -13,11 +13,36 @@ from cbam_lightning.errors import UsageError, unknown_name
 
 # The first positional argument of every class is its number of channels.
 _ATTENTION: dict[str, type[nn.Module]] = {"cbam": CBAM, "none": nn.Identity, "se": SqueezeExcite}
+_AFTER_STAGES = frozenset({"bam", "sagan"})
+
+Placement = Literal["block", "stage"]
 
 
 def list_attention() -> list[str]:
     """Return every name that ``create_attention`` knows, sorted."""
     return sorted(_ATTENTION)
+
+
+def default_placement(name: str) -> Placement:
+    """Return where a network puts this attention: on every residual branch, or after stages.
+
+    Raises:
+        UsageError: An unknown name.
+    """
+    _check_name(name)
+    return "stage" if name in _AFTER_STAGES else "block"
+
+
+def option_names(name: str) -> frozenset[str]:
+    """Return what the attention's class accepts besides ``channels``; empty for ``none``.
+
+    Raises:
+        UsageError: An unknown name.
+    """
+    _check_name(name)
+    if name == "none":
+        return frozenset()
+    return frozenset(inspect.signature(_ATTENTION[name]).parameters) - {"channels"}
 
 
 def create_attention(name: str, channels: int, /, **options: Any) -> nn.Module:
@@ -31,17 +56,19 @@ def create_attention(name: str, channels: int, /, **options: Any) -> nn.Module:
     Raises:
         UsageError: An unknown name, an option that this attention does not have, or a value it refuses.
     """
-    if name not in _ATTENTION:
-        raise unknown_name(kind="attention", given=name, allowed=_ATTENTION)
+    allowed = option_names(name)
     if name == "none":
         _refuse_any(options)
         return nn.Identity()
-    module_class = _ATTENTION[name]
-    allowed = inspect.signature(module_class).parameters.keys() - {"channels"}
     for option in options:
         if option not in allowed:
             raise unknown_name(kind=f"{name} option", given=option, allowed=allowed)
-    return module_class(channels, **options)
+    return _ATTENTION[name](channels, **options)
+
+
+def _check_name(name: str) -> None:
+    if name not in _ATTENTION:
+        raise unknown_name(kind="attention", given=name, allowed=_ATTENTION)
 
 
 def _refuse_any(options: dict[str, Any]) -> None:
