@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cbam_lightning.attention import CBAM, create_attention, list_attention
-    from cbam_lightning.models import create_model, list_models
+    from cbam_lightning.models import create_model, insert_attention, list_models, register_model
     from cbam_lightning.tasks import Classifier
 
 __version__ = "0.1.0"
@@ -21,11 +21,22 @@ _HOMES = {
     "Classifier": "tasks",
     "create_attention": "attention",
     "create_model": "models",
+    "insert_attention": "models",
     "list_attention": "attention",
     "list_models": "models",
+    "register_model": "models",
 }
 
-__all__ = ["CBAM", "Classifier", "create_attention", "create_model", "list_attention", "list_models"]
+__all__ = [
+    "CBAM",
+    "Classifier",
+    "create_attention",
+    "create_model",
+    "insert_attention",
+    "list_attention",
+    "list_models",
+    "register_model",
+]
 
 
 def __getattr__(name: str) -> Any:

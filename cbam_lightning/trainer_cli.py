@@ -5,7 +5,9 @@ Importing the tasks and the data modules here is what lets YAML and the command 
 
 from __future__ import annotations
 
+import importlib
 import logging
+import sys
 import warnings
 from argparse import SUPPRESS, ArgumentError
 from collections.abc import Sequence
@@ -105,6 +107,12 @@ class TrainerCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add our option groups, and link what the model has to know of the data."""
+        parser.add_argument(
+            "--imports",
+            type=list[str],
+            default=[],
+            help="modules of yours to import first, for example one that calls register_model",
+        )
         parser.add_class_arguments(RunOptions, "run")
         parser.add_class_arguments(WandbOptions, "wandb")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
@@ -130,8 +138,9 @@ class TrainerCLI(LightningCLI):
         self.config[command]["model"]["init_args"]["weights"] = None
 
     def before_instantiate_classes(self) -> None:
-        """Name the experiment, in the saved configuration, too."""
+        """Import the user's modules, and name the experiment, in the saved configuration, too."""
         config = self.config[self.subcommand]
+        _import_modules(config["imports"])
         if config["run"]["experiment"] is None:
             config["run"]["experiment"] = experiment_name([str(path) for path in config.get("config") or []])
         self.experiment: str = config["run"]["experiment"]
@@ -206,6 +215,22 @@ class TrainerCLI(LightningCLI):
             exit_code = 0
         finally:
             finish_wandb(exit_code)
+
+
+def _import_modules(names: Sequence[str]) -> None:
+    """Import modules from the current folder or from what is installed; only the user can name them.
+
+    Raises:
+        UsageError: There is no such module.
+    """
+    if names and "" not in sys.path:
+        sys.path.insert(0, "")  # as `python -m` does; a console script's path starts with its own folder
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            message = f"--imports: {error}; give modules that lie in {Path.cwd()} or are installed."
+            raise UsageError(message) from None
 
 
 def _as_list(value: Any) -> list[Any]:

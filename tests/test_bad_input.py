@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from cbam_lightning import cli
 from cbam_lightning.errors import UsageError
 from tests.command import NO_WANDB, SHORT, SMALL, call, only_run
 from tests.data.generate import write_image_folder
@@ -42,7 +43,7 @@ def one_line(capsys):
         (f"fit {SMALL} --model.attention_options.redution 8", ["'redution'", "'reduction'"]),
         (f"fit {SMALL} --model.attention_options.reduction 0", ["reduction is 0", "at least 1"]),
         (f"fit {SMALL} --model.network_options.stm cifar", ["'stm'", "'stem'"]),
-        (f"fit {SMALL} --model.network_options.num_classes 5", ["'num_classes'", "stem"]),
+        (f"fit {SMALL} --model.network_options.num_classes 5", ["'num_classes'", "by itself"]),
         (f"fit {SMALL} --model.network_options.depths 3", ["depths is 3", "one number for each stage"]),
         (f"fit {SMALL} --model.attention_options.channels 4", ["'channels'", "reduction"]),
         (f"fit {SMALL} --model.attention_options.pools 5", ["pools is 5", "avg, max"]),
@@ -237,7 +238,7 @@ def test_a_defect_of_ours_keeps_its_traceback(monkeypatch):
     def broken(args):
         raise KeyError(args)
 
-    monkeypatch.setattr("cbam_lightning.cli._models", broken)
+    monkeypatch.setitem(cli._PLAIN_COMMANDS, "models", ("", broken))
     with pytest.raises(KeyError):
         call("models")
 

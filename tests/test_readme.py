@@ -8,14 +8,17 @@ import pytest
 import torch
 
 from cbam_lightning.trainer_cli import TrainerCLI
+from tests.command import call
 from tests.data.generate import write_image_folder
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+TRAINING = ("fit", "predict")
 
 
 def test_the_python_example_runs():
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code, _ = PYTHON
     short = "Trainer(fast_dev_run=True, enable_progress_bar=False)"
     code, replaced = re.subn(r"Trainer\(max_epochs=\d+\)", short, code)
     assert replaced == 1
@@ -25,12 +28,20 @@ def test_the_python_example_runs():
         assert names["model"](torch.zeros(1, 1, 28, 28)).shape == (1, 10)
 
 
+def test_the_example_of_insertion_runs():
+    _, code = PYTHON
+    names = {}
+    exec(code, names)
+    assert sum(name.endswith(".attention") for name, _ in names["network"].named_modules()) == 8
+
+
 def test_the_commands_have_no_unknown_option(tmp_path, monkeypatch):
     write_image_folder(tmp_path / "photos")
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
     text = README.replace("\\\n", " ")
-    commands = [c for c in re.findall(r"^    (cbam-lightning .*)$", text, re.MULTILINE) if "RUN/" not in c]
-    assert len(commands) == 2
+    found = re.findall(r"^    (cbam-lightning .*)$", text, re.MULTILINE)
+    commands = [c for c in found if "RUN/" not in c and c.split()[1] in TRAINING]
+    assert len(commands) == 4
 
     class Parsed(Exception):
         pass
@@ -42,6 +53,20 @@ def test_the_commands_have_no_unknown_option(tmp_path, monkeypatch):
     for command in commands:
         with pytest.raises(Parsed):
             TrainerCLI(shlex.split(command)[1:])
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("models torchvision/densenet121 --places", "features.transition1.conv"),
+        ("table", "resnext50_32x4d"),
+        ("weights list", "resnet20_fashion_mnist"),
+    ],
+)
+def test_the_commands_that_need_nothing_run(command, expected, capsys):
+    assert f"\n    cbam-lightning {command}" in README
+    assert call(command) == 0
+    assert expected in capsys.readouterr().out
 
 
 def test_every_experiment_folder_and_fragment_is_named():

@@ -1,11 +1,17 @@
-"""Attention modules: plain ``nn.Module`` classes from (N, C, H, W) to (N, C, H, W)."""
+"""Attention modules: plain ``nn.Module`` classes from (N, C, *positions) to (N, C, *positions)."""
 
+from cbam_lightning.attention.bam import BAM
 from cbam_lightning.attention.cbam import CBAM, ChannelAttention, SpatialAttention
+from cbam_lightning.attention.eca import ECA
 from cbam_lightning.attention.registry import create_attention, list_attention
+from cbam_lightning.attention.sagan import SAGAN
 from cbam_lightning.attention.squeeze_excite import SqueezeExcite
 
 __all__ = [
+    "BAM",
     "CBAM",
+    "ECA",
+    "SAGAN",
     "ChannelAttention",
     "SpatialAttention",
     "SqueezeExcite",

@@ -15,43 +15,52 @@ Different from the authors' code:
     * pools are plain reductions: adaptive pooling has no deterministic backward pass on CUDA;
     * gates are computed in float32 under autocast, and multiplied in float32;
     * the arrangements ``spatial-channel``, ``parallel`` and ``spatial`` and the spatial pool ``conv1x1``,
-      which the paper compares, are here; the gate ``identity`` is ours.
+      which the paper compares, are here; one- and three-dimensional maps and the gate ``identity`` are ours.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from cbam_lightning.attention.gate import Gate, GateName, check_choice, check_positive, multiply, run_layer
+from cbam_lightning.attention import positions
+from cbam_lightning.attention.gate import (
+    Gate,
+    GateName,
+    check_choice,
+    check_odd,
+    check_positive,
+    multiply,
+    run_layer,
+)
 from cbam_lightning.errors import UsageError
 
 Arrangement = Literal["channel-spatial", "spatial-channel", "parallel", "channel", "spatial"]
 SpatialPool = Literal["avg+max", "conv1x1"]
 
-# (N, C, H, W) -> (N, C)
-_CHANNEL_POOLS: dict[str, Callable[[Tensor], Tensor]] = {
-    "avg": partial(torch.mean, dim=(2, 3)),
-    "max": partial(torch.amax, dim=(2, 3)),
-    "lp": partial(torch.linalg.vector_norm, dim=(2, 3)),
-    "lse": partial(torch.logsumexp, dim=(2, 3)),
+# (N, C, *positions) -> (N, C), given ``dim``, the axes of the positions
+_CHANNEL_POOLS: dict[str, Callable[..., Tensor]] = {
+    "avg": torch.mean,
+    "max": torch.amax,
+    "lp": torch.linalg.vector_norm,
+    "lse": torch.logsumexp,
 }
 
 
 class ChannelAttention(Gate):
     """Which channels matter: sigmoid of the sum over the pools of MLP(pool(x)).
 
-    The MLP is C -> max(1, C // reduction) -> C with biases and a ReLU between, shared by the pools.
+    The MLP is C -> max(1, C // reduction) -> C with biases and a ReLU between, shared by the pools. Positions
+    may have one, two or three dimensions.
 
     Args:
         channels: C, the number of channels of the input.
         reduction: How many times fewer units the hidden layer has.
-        pools: How HxW is reduced, in any combination: ``avg`` (mean), ``max``, ``lp`` (2-norm: the root of
-            the sum of squares), ``lse`` (log-sum-exp).
+        pools: How the positions are reduced, in any combination: ``avg`` (mean), ``max``, ``lp`` (2-norm: the
+            root of the sum of squares), ``lse`` (log-sum-exp).
         gate: ``sigmoid``, or ``identity`` for 2 * sigmoid that starts at exactly 1.
 
     Raises:
@@ -77,9 +86,9 @@ class ChannelAttention(Gate):
                 nn.init.zeros_(parameter)
 
     def logits(self, x: Tensor) -> Tensor:
-        """Add the MLP's answers to every pool: (N, C, H, W) to (N, C, 1, 1)."""
-        answers = [run_layer(self.mlp, _CHANNEL_POOLS[pool](x)) for pool in self.pools]  # each (N, C)
-        return torch.stack(answers).sum(0)[:, :, None, None]
+        """Add the MLP's answers to every pool: (N, C, *positions) to (N, C, 1, …)."""
+        pooled = [_CHANNEL_POOLS[pool](x, dim=positions.axes(x)) for pool in self.pools]  # each (N, C)
+        return positions.broadcast(torch.stack([run_layer(self.mlp, values) for values in pooled]).sum(0), x)
 
     def extra_repr(self) -> str:
         """Name the options that the printed layers do not show."""
@@ -92,13 +101,16 @@ class SpatialAttention(Gate):
     Args:
         channels: C, the number of channels of the input.
         kernel_size: Side of the square convolution in positions, odd; the paper has 7 and 3.
-        spatial_pool: How C is reduced: ``avg+max`` to (N, 2, H, W), the maximum first; ``conv1x1`` by a
-            learned 1x1 convolution without bias to (N, 1, H, W).
+        spatial_pool: How C is reduced: ``avg+max`` to (N, 2, *positions), the maximum first; ``conv1x1`` by a
+            learned 1x1 convolution without bias to (N, 1, *positions).
         relu: Whether a ReLU follows the BatchNorm; the gate is then at least 0.5.
         gate: ``sigmoid``, or ``identity`` for 2 * sigmoid that starts at exactly 1.
+        dims: How many dimensions the positions have: 1 for (N, C, L), 2 for (N, C, H, W), 3 for
+            (N, C, D, H, W).
 
     Raises:
-        UsageError: A number below 1, an even kernel, an unknown choice, or ``identity`` with the ReLU.
+        UsageError: A number below 1, an even kernel, an unknown choice, or ``identity`` with the ReLU; in
+            ``forward`` and ``gate_map``, an input with another number of dimensions.
     """
 
     def __init__(
@@ -108,25 +120,26 @@ class SpatialAttention(Gate):
         spatial_pool: SpatialPool = "avg+max",
         relu: bool = False,
         gate: GateName = "sigmoid",
+        dims: positions.Dims = 2,
     ) -> None:
-        super().__init__(gate)
+        super().__init__(gate, dims)
         check_positive("channels", channels)
         _check_spatial(kernel_size, spatial_pool, relu, gate)
         self.spatial_pool = spatial_pool
         if spatial_pool == "conv1x1":
-            self.reduce = _conv(channels, 1, kernel_size=1)
-        self.conv = _conv(1 if spatial_pool == "conv1x1" else 2, 1, kernel_size)
-        self.bn = nn.BatchNorm2d(1, eps=1e-5, momentum=0.01)
+            self.reduce = _conv(channels, 1, kernel_size=1, dims=dims)
+        self.conv = _conv(1 if spatial_pool == "conv1x1" else 2, 1, kernel_size, dims)
+        self.bn = positions.BATCH_NORMS[dims](1, eps=1e-5, momentum=0.01)
         # relu'(0) = 0: behind a ReLU a weight of 0 would never receive a gradient.
         nn.init.constant_(self.bn.weight, 1.0 if relu else 0.0)
         self.relu = nn.ReLU() if relu else nn.Identity()
 
     def logits(self, x: Tensor) -> Tensor:
-        """Convolve the reduced channels: (N, C, H, W) to (N, 1, H, W)."""
+        """Convolve the reduced channels: (N, C, *positions) to (N, 1, *positions)."""
         if self.spatial_pool == "conv1x1":
-            pooled = run_layer(self.reduce, x)  # (N, 1, H, W)
+            pooled = run_layer(self.reduce, x)  # (N, 1, *positions)
         else:
-            pooled = torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], dim=1)  # (N, 2, H, W)
+            pooled = torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], dim=1)  # (N, 2, …)
         normalised: Tensor = self.relu(run_layer(self.bn, run_layer(self.conv, pooled)))
         return normalised
 
@@ -141,7 +154,7 @@ class CBAM(nn.Module):
     Args:
         channels: C, the number of channels of the input.
         reduction: How many times fewer units than C the channel half's hidden layer has, at least one unit.
-        pools: How the channel half reduces HxW: any combination of ``avg``, ``max``, ``lp`` and ``lse``.
+        pools: How the channel half reduces the positions: any of ``avg``, ``max``, ``lp`` and ``lse``.
         kernel_size: Side of the spatial half's convolution in positions, odd.
         arrangement: Which half comes first; ``channel`` or ``spatial`` for that half alone, without the
             parameters of the other. ``parallel`` is x * channel gate of x * spatial gate of x: the paper
@@ -149,9 +162,12 @@ class CBAM(nn.Module):
         spatial_pool: How the spatial half reduces C: ``avg+max``, or ``conv1x1``, which is learned.
         spatial_relu: Whether a ReLU follows the spatial BatchNorm.
         gate: ``sigmoid``, or ``identity`` for gates of exactly 1 at initialisation.
+        dims: How many dimensions the positions have: 1 for (N, C, L), 2 for (N, C, H, W), 3 for
+            (N, C, D, H, W). The channel half alone takes any.
 
     Raises:
-        UsageError: An argument outside these choices, or ``identity`` with the spatial ReLU.
+        UsageError: An argument outside these choices, or ``identity`` with the spatial ReLU; in ``forward``
+            and ``gate_map``, an input with another number of dimensions.
     """
 
     channel: ChannelAttention
@@ -167,17 +183,19 @@ class CBAM(nn.Module):
         spatial_pool: SpatialPool = "avg+max",
         spatial_relu: bool = False,
         gate: GateName = "sigmoid",
+        dims: positions.Dims = 2,
     ) -> None:
         super().__init__()
         check_choice("arrangement", arrangement, get_args(Arrangement))
+        positions.check_dims(dims)
         self.arrangement = arrangement
         if arrangement != "spatial":
             self.channel = ChannelAttention(channels, reduction, pools, gate)
         if arrangement != "channel":
-            self.spatial = SpatialAttention(channels, kernel_size, spatial_pool, spatial_relu, gate)
+            self.spatial = SpatialAttention(channels, kernel_size, spatial_pool, spatial_relu, gate, dims)
 
     def gate_map(self, x: Tensor) -> Tensor:
-        """Return the product of both gates, (N, C, H, W), or the one gate of a half alone, as it is."""
+        """Return the product of both gates, (N, C, *positions), or the one gate of a half alone, as it is."""
         if self.arrangement == "parallel":
             return self.channel.gate_map(x) * self.spatial.gate_map(x)
         first, *rest = self._halves_in_order()
@@ -187,7 +205,7 @@ class CBAM(nn.Module):
         return gate
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` times its gates, in the dtype of ``x``: (N, C, H, W) to (N, C, H, W)."""
+        """Return ``x`` times its gates, in the dtype of ``x``: (N, C, *positions) to the same."""
         if self.arrangement == "parallel":
             return multiply(multiply(x, self.channel.gate_map(x)), self.spatial.gate_map(x))
         for half in self._halves_in_order():
@@ -202,8 +220,10 @@ class CBAM(nn.Module):
         return [getattr(self, half) for half in self.arrangement.split("-")]
 
 
-def _conv(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv2d:
-    conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+def _conv(in_channels: int, out_channels: int, kernel_size: int, dims: int) -> nn.Module:
+    conv = positions.CONVOLUTIONS[dims](
+        in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False
+    )
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return conv
 
@@ -211,12 +231,7 @@ def _conv(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv2d:
 def _check_pools(pools: Sequence[str]) -> None:
     allowed = ", ".join(_CHANNEL_POOLS)
     plain = isinstance(pools, Sequence) and not isinstance(pools, str)
-    if (
-        not plain
-        or not pools
-        or not all(isinstance(pool, str) for pool in pools)
-        or len(set(pools)) < len(pools)
-    ):
+    if not plain or not pools or len({str(pool) for pool in pools}) < len(pools):
         message = f"pools is {pools!r}; give a list of one or more of {allowed}, each at most once."
         raise UsageError(message)
     for pool in pools:
@@ -225,12 +240,7 @@ def _check_pools(pools: Sequence[str]) -> None:
 
 def _check_spatial(kernel_size: int, spatial_pool: str, relu: bool, gate: str) -> None:
     check_choice("spatial_pool", spatial_pool, get_args(SpatialPool))
-    check_positive("kernel_size", kernel_size)
-    if kernel_size % 2 == 0:
-        message = (
-            f"kernel_size is {kernel_size}, which has no centre; give an odd number, for example 3 or 7."
-        )
-        raise UsageError(message)
+    check_odd("kernel_size", kernel_size)
     if relu and gate == "identity":
         message = (
             "gate 'identity' needs logits of exactly 0 at initialisation, where the spatial ReLU passes no "

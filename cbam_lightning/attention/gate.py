@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from cbam_lightning.attention import positions
 from cbam_lightning.errors import UsageError, unknown_name
 
 GateName = Literal["sigmoid", "identity"]
@@ -25,32 +26,45 @@ class Gate(nn.Module, ABC):
     Args:
         gate: ``sigmoid``: in (0, 1). ``identity``: 2 * sigmoid, in (0, 2), with logits of exactly 0 at
             initialisation, where the module therefore returns its input bit for bit.
+        dims: How many dimensions the positions of the input have, 1 to 3; None where any will do.
+
+    Raises:
+        UsageError: An unknown gate, or another number of dimensions; in ``forward`` and ``gate_map``, an
+            input with another number of dimensions.
     """
 
-    def __init__(self, gate: GateName = "sigmoid") -> None:
+    def __init__(self, gate: GateName = "sigmoid", dims: positions.Dims | None = None) -> None:
         check_choice("gate", gate, get_args(GateName))
+        if dims is not None:
+            positions.check_dims(dims)
         super().__init__()
         self.gate = gate
+        self.dims = dims
 
     @abstractmethod
     def logits(self, x: Tensor) -> Tensor:
-        """Return what the gate's sigmoid is taken of; (N, C, H, W), at least float32, to the gate's shape."""
+        """Return what the sigmoid is taken of: (N, C, *positions), at least float32, to the gate's shape."""
 
     def gate_map(self, x: Tensor) -> Tensor:
-        """Return the gate for ``x``: (N, C, H, W) to (N, C, 1, 1) or (N, 1, H, W), at least float32."""
-        with _without_autocast(x.device.type):
-            gate = torch.sigmoid(self.logits(x.to(torch.promote_types(x.dtype, torch.float32))))
+        """Return the gate for ``x``, at least float32.
+
+        From (N, C, *positions) to the same, with 1 in place of C or of the positions where the gate does not
+        depend on them.
+        """
+        positions.check_feature_map(self, x, self.dims)
+        with without_autocast(x.device.type):
+            gate = torch.sigmoid(self.logits(at_least_float32(x)))
         return 2 * gate if self.gate == "identity" else gate
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` times its gate, in the dtype of ``x``: (N, C, H, W) to (N, C, H, W)."""
+        """Return ``x`` times its gate, in the dtype of ``x``: (N, C, *positions) to the same."""
         return multiply(x, self.gate_map(x))
 
 
 def multiply(x: Tensor, gate: Tensor) -> Tensor:
     """Return ``x * gate`` in the dtype of ``x``, multiplied in the gate's float32 or float64."""
-    # Not with gate.to(x.dtype): the gate's gradient is the sum of x * grad over C or HxW, and in float16
-    # that sum passes 65504.
+    # Not with gate.to(x.dtype): the gate's gradient is the sum of x * grad over C or the positions, and in
+    # float16 that sum passes 65504.
     return (x * gate).to(x.dtype)
 
 
@@ -60,6 +74,20 @@ def run_layer(layer: nn.Module, x: Tensor) -> Tensor:
     return output.to(x.dtype)
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return ``x`` in float32, or in float64 if that is what it is in."""
+    # Not torch.promote_types, which torch.export keeps as an operation of the graph.
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def without_autocast(device_type: str) -> AbstractContextManager[object]:
+    """Return a context in which autocast is off for this type of device, such as ``cuda``."""
+    # The meta device has no autocast to ask about; an idle context would only clutter exported graphs.
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
+
+
 def check_positive(option: str, value: int) -> None:
     """Raise a ``UsageError`` unless ``value`` is a whole number of at least 1."""
     if not isinstance(value, int) or value < 1:
@@ -67,14 +95,15 @@ def check_positive(option: str, value: int) -> None:
         raise UsageError(message)
 
 
+def check_odd(option: str, value: int) -> None:
+    """Raise a ``UsageError`` unless ``value`` is a positive odd number."""
+    check_positive(option, value)
+    if value % 2 == 0:
+        message = f"{option} is {value}, which has no centre; give an odd number, for example 3 or 7."
+        raise UsageError(message)
+
+
 def check_choice(option: str, value: str, allowed: Iterable[str]) -> None:
     """Raise a ``UsageError`` with the closest match unless ``value`` is among ``allowed``."""
     if value not in tuple(allowed):  # a tuple, since a value from YAML need not be hashable
         raise unknown_name(option, str(value), allowed)
-
-
-def _without_autocast(device_type: str) -> AbstractContextManager[object]:
-    # The meta device has no autocast to ask about; an idle context would only clutter exported graphs.
-    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()

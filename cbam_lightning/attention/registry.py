@@ -7,12 +7,22 @@ from typing import Any, Literal
 
 from torch import nn
 
+from cbam_lightning.attention.bam import BAM
 from cbam_lightning.attention.cbam import CBAM
+from cbam_lightning.attention.eca import ECA
+from cbam_lightning.attention.sagan import SAGAN
 from cbam_lightning.attention.squeeze_excite import SqueezeExcite
 from cbam_lightning.errors import UsageError, unknown_name
 
 # The first positional argument of every class is its number of channels.
-_ATTENTION: dict[str, type[nn.Module]] = {"cbam": CBAM, "none": nn.Identity, "se": SqueezeExcite}
+_ATTENTION: dict[str, type[nn.Module]] = {
+    "bam": BAM,
+    "cbam": CBAM,
+    "eca": ECA,
+    "none": nn.Identity,
+    "sagan": SAGAN,
+    "se": SqueezeExcite,
+}
 _AFTER_STAGES = frozenset({"bam", "sagan"})
 
 Placement = Literal["block", "stage"]
@@ -46,7 +56,10 @@ def option_names(name: str) -> frozenset[str]:
 
 
 def create_attention(name: str, channels: int, /, **options: Any) -> nn.Module:
-    """Build an attention module, (N, C, H, W) to (N, C, H, W), by its name.
+    """Build an attention module, (N, C, *positions) to the same, by its name.
+
+    Positions are (L,), (H, W) or (D, H, W); a module with an option ``dims`` is made for one of them, by
+    default for (H, W).
 
     Args:
         name: One of ``list_attention()``; ``none`` is the identity.

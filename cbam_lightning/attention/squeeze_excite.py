@@ -11,7 +11,9 @@ from cbam_lightning.attention.gate import GateName
 
 
 class SqueezeExcite(ChannelAttention):
-    """Which channels matter: sigmoid of MLP(mean over HxW).
+    """Which channels matter: sigmoid of MLP(mean over positions).
+
+    Positions may have one, two or three dimensions.
 
     Args:
         channels: C, the number of channels of the input.

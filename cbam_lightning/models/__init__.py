@@ -1,6 +1,34 @@
 """Networks: plain ``nn.Module`` classes, by name. Listing them does not import torch."""
 
-from cbam_lightning.models.factory import build, create_model, resolve_names
-from cbam_lightning.models.registry import describe_models, list_models
+from __future__ import annotations
 
-__all__ = ["build", "create_model", "describe_models", "list_models", "resolve_names"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from cbam_lightning.models.factory import build, create_model, resolve_names
+from cbam_lightning.models.registry import describe_models, list_models, register_model
+
+if TYPE_CHECKING:
+    from cbam_lightning.models.insertion import insert_attention, plan_insertion
+    from cbam_lightning.models.pretrained import open_checkpoint
+
+_HOMES = {"insert_attention": "insertion", "open_checkpoint": "pretrained", "plan_insertion": "insertion"}
+
+__all__ = [
+    "build",
+    "create_model",
+    "describe_models",
+    "insert_attention",
+    "list_models",
+    "open_checkpoint",
+    "plan_insertion",
+    "register_model",
+    "resolve_names",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cbam_lightning.errors import UsageError, unknown_name
-from cbam_lightning.models.registry import MODELS
+from cbam_lightning.models.registry import MODELS, USER_NETWORKS, list_models
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from cbam_lightning.weights import Header
-
-# Given by name to `build`, and so no further options of a network.
-_OWN_ARGUMENTS = {"attention", "attention_options", "num_classes", "in_channels"}
 
 
 def create_model(
@@ -39,15 +36,19 @@ def create_model(
     classes and 3 channels.
 
     Args:
-        name: One of ``list_models()``.
-        attention: One of ``cbam_lightning.attention.list_attention()``, put where its paper puts it.
+        name: One of ``list_models()``, ``torchvision/<name>`` or ``timm/<name>``.
+        attention: One of ``cbam_lightning.attention.list_attention()``, put where its paper puts it, or into
+            networks of torchvision, timm and the user as ``insert_attention`` does.
         attention_options: What the attention's class accepts besides ``channels``.
         num_classes: Number of logits; 0 makes the network return its pooled features.
         in_channels: Number of channels of the images.
-        weights: A ``.safetensors`` or ``.ckpt`` file. If it has another number of classes, the classifier
-            starts anew, with a warning.
+        weights: A ``.safetensors`` or ``.ckpt`` file, a name of ``cbam_lightning.weights.list_weights()``, or
+            torchvision's name of its ImageNet weights (``IMAGENET1K_V1``, ``DEFAULT``). If they have another
+            number of classes, the classifier starts anew, with a warning. Weights of a plain network fit one
+            with attention, too, which then keeps its initial values.
         strict_weights: Whether everything but the classifier has to fit the weights.
-        options: Other arguments of the network's class, in place of those that belong to ``name``.
+        options: Other arguments of the network's class, in place of those that belong to ``name``. Networks
+            of torchvision, timm and the user take ``where``, too, for ``insert_attention``.
 
     Returns:
         A network with ``num_features``, ``num_classes``, ``in_channels``, ``forward_features``,
@@ -60,9 +61,10 @@ def create_model(
         names = resolve_names(None, name, attention, attention_options, options)
         return build(**names, num_classes=_or(num_classes, 1000), in_channels=_or(in_channels, 3))
 
-    from cbam_lightning.weights import load_checkpoint, load_into
+    from cbam_lightning.models.pretrained import open_checkpoint
+    from cbam_lightning.weights import load_into
 
-    checkpoint = load_checkpoint(weights)
+    checkpoint = open_checkpoint(weights, name)
     header = checkpoint.header
     names = resolve_names(header, name, attention, attention_options, options)
     classes = _or(num_classes, header.num_classes)
@@ -70,7 +72,13 @@ def create_model(
     if classes != header.num_classes:
         message = f"{weights} has {header.num_classes} classes, not {classes}: the classifier starts anew."
         warnings.warn(message, stacklevel=2)
-    load_into(network, checkpoint.state_dict, strict=strict_weights, source=str(weights))
+    load_into(
+        network,
+        checkpoint.state_dict,
+        new_attention=header.attention == "none",
+        strict=strict_weights,
+        source=str(weights),
+    )
     return network
 
 
@@ -87,22 +95,26 @@ def resolve_names(
         The four names and options, as ``build`` takes them.
 
     Raises:
-        UsageError: Neither a network nor a header is given.
+        UsageError: Neither a network nor a header is given, or strides are asked for that the weights of the
+            header were not trained with.
     """
     if network is None and header is None:
         message = "neither a network nor weights are given; name one of `cbam-lightning models`."
         raise UsageError(message)
     same_network = header is not None and network in (None, header.network)
     same_attention = header is not None and attention in (None, header.attention)
+    if header is not None and same_network:
+        _check_strides(header.network_options, network_options or {})
     return {
         "network": network or (header and header.network),
         "attention": attention or (header.attention if header else "none"),
         "attention_options": dict(
             attention_options or (header.attention_options if header and same_attention else {})
         ),
-        "network_options": dict(
-            network_options or (header.network_options if header and same_network else {})
-        ),
+        "network_options": {
+            **(header.network_options if header and same_network else {}),
+            **(network_options or {}),
+        },
     }
 
 
@@ -119,22 +131,51 @@ def build(
     Raises:
         UsageError: An unknown name or option, or a value out of its range.
     """
+    given: dict[str, Any] = {
+        "attention": attention,
+        "attention_options": dict(attention_options),
+        "num_classes": num_classes,
+        "in_channels": in_channels,
+    }
+    twice = sorted(given.keys() & network_options.keys())
+    if twice:
+        names = ", ".join(map(repr, twice))
+        message = f"{names} cannot be among the options of {network}; give each by itself."
+        raise UsageError(message)
+    if "/" in network:
+        from cbam_lightning.models.external import build_external
+
+        return build_external(network, **given, **network_options)
+    if network in USER_NETWORKS:
+        from cbam_lightning.models.user_networks import build_user_network
+
+        builder = USER_NETWORKS[network]
+        return build_user_network(network, builder, network_options=network_options, **given)
+    return _build_own(network, network_options, given)
+
+
+def _build_own(network: str, network_options: Mapping[str, Any], given: Mapping[str, Any]) -> nn.Module:
     if network not in MODELS:
-        raise unknown_name(kind="model", given=network, allowed=MODELS)
+        raise unknown_name(kind="model", given=network, allowed=list_models())
     module_name, class_name = MODELS[network].family.split(".")
     network_class = getattr(importlib.import_module(f"cbam_lightning.models.{module_name}"), class_name)
-    allowed = inspect.signature(network_class).parameters.keys() - _OWN_ARGUMENTS
+    allowed = inspect.signature(network_class).parameters.keys() - given.keys()
     for option in network_options:
         if option not in allowed:
             raise unknown_name(kind=f"{network} option", given=option, allowed=allowed)
-    built: nn.Module = network_class(
-        **{**MODELS[network].options, **network_options},
-        attention=attention,
-        attention_options=dict(attention_options),
-        num_classes=num_classes,
-        in_channels=in_channels,
-    )
+    built: nn.Module = network_class(**{**MODELS[network].options, **network_options}, **given)
     return built
+
+
+def _check_strides(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    # strides have no weights, so others would fit to the last key and give other logits
+    trained = theirs.get("stride_in", "3x3")
+    if ours.get("stride_in", trained) != trained:
+        message = (
+            f"the weights were trained with stride_in {trained!r}, not {ours['stride_in']!r}; "
+            "leave stride_in out, or start without weights."
+        )
+        raise UsageError(message)
 
 
 def _or(given: int | None, default: int) -> int:

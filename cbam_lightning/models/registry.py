@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
+
+from cbam_lightning.errors import UsageError
 
 
 class Architecture(NamedTuple):
@@ -14,27 +16,63 @@ class Architecture(NamedTuple):
     family: str
     options: Mapping[str, Any]
     description: str
+    torchvision: str | None = None  # torchvision's network whose ImageNet weights fit this one as it is
 
 
-def _resnet(block: str, *depths: int, **options: Any) -> Architecture:
-    images = "small images (CIFAR)" if options.get("stem") == "cifar" else "large images (ImageNet)"
+def _resnet(
+    block: str, *depths: int, kind: str = "ResNet", torchvision: str | None = None, **options: Any
+) -> Architecture:
     stages = "-".join(map(str, depths))
-    description = f"ResNet for {images}: {stages} {block} blocks"
-    return Architecture("resnet.ResNet", {"block": block, "depths": depths, **options}, description)
+    description = f"{kind} for {_images(options)}: {stages} {block} blocks"
+    return Architecture(
+        "resnet.ResNet", {"block": block, "depths": depths, **options}, description, torchvision
+    )
+
+
+def _wide_resnet18(widen: float, **options: Any) -> Architecture:
+    """Widen the stages, not the stem: the only form with the parameters of CBAM's Table 4."""
+    widths = tuple(int(width * widen) for width in (64, 128, 256, 512))
+    kind = f"ResNet {widen} times as wide,"
+    return _resnet("basic", 2, 2, 2, 2, kind=kind, widths=widths, stem_width=64, **options)
+
+
+def _resnext(*depths: int, torchvision: str | None = None, **options: Any) -> Architecture:
+    kind = "ResNeXt of 32 groups,"
+    options = {"groups": 32, "width_per_group": 4, **options}
+    return _resnet("bottleneck", *depths, kind=kind, torchvision=torchvision, **options)
+
+
+def _mobilenet(**options: Any) -> Architecture:
+    width = f" {options['width_multiplier']} times as wide," if "width_multiplier" in options else ""
+    description = f"MobileNet v1{width} for {_images(options)}: 13 depthwise-separable blocks"
+    return Architecture("mobilenet.MobileNet", options, description)
+
+
+def _images(options: Mapping[str, Any]) -> str:
+    return "small images (CIFAR)" if options.get("stem") == "cifar" else "large images (ImageNet)"
 
 
 _CIFAR_WIDTHS = (16, 32, 64)  # https://arxiv.org/abs/1512.03385, section 4.2
 
 MODELS: dict[str, Architecture] = {
-    "resnet18": _resnet("basic", 2, 2, 2, 2),
-    "resnet34": _resnet("basic", 3, 4, 6, 3),
-    "resnet50": _resnet("bottleneck", 3, 4, 6, 3),
-    "resnet101": _resnet("bottleneck", 3, 4, 23, 3),
-    "resnet152": _resnet("bottleneck", 3, 8, 36, 3),
+    "resnet18": _resnet("basic", 2, 2, 2, 2, torchvision="resnet18"),
+    "resnet34": _resnet("basic", 3, 4, 6, 3, torchvision="resnet34"),
+    "resnet50": _resnet("bottleneck", 3, 4, 6, 3, torchvision="resnet50"),
+    "resnet101": _resnet("bottleneck", 3, 4, 23, 3, torchvision="resnet101"),
+    "resnet152": _resnet("bottleneck", 3, 8, 36, 3, torchvision="resnet152"),
+    "wide_resnet18_1.5": _wide_resnet18(1.5),
+    "wide_resnet18_2.0": _wide_resnet18(2.0),
+    "resnext50_32x4d": _resnext(3, 4, 6, 3, torchvision="resnext50_32x4d"),
+    "resnext101_32x4d": _resnext(3, 4, 23, 3),
+    "mobilenet_v1": _mobilenet(),
+    "mobilenet_v1_0.7": _mobilenet(width_multiplier=0.7),
     "resnet18_cifar": _resnet("basic", 2, 2, 2, 2, stem="cifar"),
     "resnet34_cifar": _resnet("basic", 3, 4, 6, 3, stem="cifar"),
     "resnet50_cifar": _resnet("bottleneck", 3, 4, 6, 3, stem="cifar"),
     "resnet101_cifar": _resnet("bottleneck", 3, 4, 23, 3, stem="cifar"),
+    "wide_resnet18_2.0_cifar": _wide_resnet18(2.0, stem="cifar"),
+    "resnext50_32x4d_cifar": _resnext(3, 4, 6, 3, stem="cifar"),
+    "mobilenet_v1_cifar": _mobilenet(stem="cifar"),
     "resnet20": _resnet("basic", 3, 3, 3, stem="cifar", widths=_CIFAR_WIDTHS),
     "resnet32": _resnet("basic", 5, 5, 5, stem="cifar", widths=_CIFAR_WIDTHS),
     "resnet44": _resnet("basic", 7, 7, 7, stem="cifar", widths=_CIFAR_WIDTHS),
@@ -43,18 +81,51 @@ MODELS: dict[str, Architecture] = {
 }
 
 
+USER_NETWORKS: dict[str, Callable[..., Any]] = {}
+
+
+def register_model(name: str, builder: Callable[..., Any]) -> None:
+    """Make a network of yours known to ``create_model`` and to the command (there with ``--imports``).
+
+    Args:
+        name: What to call it, other than the names of ``list_models()`` and without a slash.
+        builder: The class, or a function that returns the module: images (N, C, H, W) to logits (N, K). It is
+            called with those of ``num_classes`` and ``in_channels`` that it accepts. Without arguments named
+            ``attention`` and ``attention_options``, ``insert_attention`` puts the attention in.
+
+    Raises:
+        UsageError: The name is taken.
+    """
+    known = USER_NETWORKS.get(name)
+    if not name or "/" in name or name in MODELS or (known and _origin(known) != _origin(builder)):
+        message = (
+            f"a network cannot be called {name!r}: it is empty, has a slash or is taken. Choose another."
+        )
+        raise UsageError(message)
+    USER_NETWORKS[name] = builder
+
+
 def list_models(pattern: str = "*") -> list[str]:
     """Return the names that ``create_model`` knows and ``pattern`` matches, in natural order.
 
     Args:
         pattern: Shell wildcards, for example ``resnet*_cifar``.
     """
-    return sorted((name for name in MODELS if fnmatchcase(name, pattern)), key=_natural_order)
+    names = (name for name in (*MODELS, *USER_NETWORKS) if fnmatchcase(name, pattern))
+    return sorted(names, key=_natural_order)
 
 
 def describe_models(pattern: str = "*") -> dict[str, str]:
     """Return a line of description for every name of ``list_models(pattern)``, in its order."""
-    return {name: MODELS[name].description for name in list_models(pattern)}
+    return {
+        name: MODELS[name].description if name in MODELS else "a network of yours"
+        for name in list_models(pattern)
+    }
+
+
+def _origin(builder: Callable[..., Any]) -> tuple[Any, Any]:
+    """Tell whether this is the same definition, run again in a notebook."""
+    return getattr(builder, "__module__", None), getattr(builder, "__qualname__", builder)
 
 
 def _natural_order(name: str) -> list[str | int]:

@@ -1,29 +1,32 @@
-"""ResNet (He, Zhang, Ren and Sun, CVPR 2016), with attention on every residual branch.
+"""ResNet (He, Zhang, Ren and Sun, CVPR 2016), its wide and grouped forms, with attention.
 
-Paper: https://arxiv.org/abs/1512.03385. Names of the weights and places of the strides are torchvision's
-(https://github.com/pytorch/vision/blob/main/torchvision/models/resnet.py): without attention, state dict
-and logits are the same. A bottleneck strides in its 3x3 convolution ("v1.5"), not in its first 1x1 as in
-the paper. Initial values are those of CBAM's authors (https://github.com/Jongchan/attention-module).
+Papers: ResNet https://arxiv.org/abs/1512.03385, Wide ResNet https://arxiv.org/abs/1605.07146, ResNeXt
+https://arxiv.org/abs/1611.05431. Names of the weights and, by default, places of the strides are
+torchvision's (https://github.com/pytorch/vision/blob/main/torchvision/models/resnet.py): without attention,
+state dict and logits are the same. Initial values are those of CBAM's authors
+(https://github.com/Jongchan/attention-module).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor, nn
 
-from cbam_lightning.attention import create_attention
 from cbam_lightning.attention.gate import check_choice, check_positive
+from cbam_lightning.attention.registry import Placement
 from cbam_lightning.errors import UsageError
+from cbam_lightning.models.classifier_network import AttendedModule, ClassifierNetwork
+
+StrideIn = Literal["3x3", "1x1"]
 
 
-class Block(nn.Module, ABC):
+class Block(AttendedModule, ABC):
     """ReLU of attention(residual) + shortcut; the attention is the identity until the network replaces it."""
 
-    out_channels: int
-    attention: nn.Module
     downsample: nn.Module
     relu: nn.Module
 
@@ -61,18 +64,43 @@ class BasicBlock(Block):
 
 
 class Bottleneck(Block):
-    """1x1, 3x3 and 1x1 convolution to ``width``, ``width`` and 4 * ``width`` channels, stride in the 3x3."""
+    """1x1, 3x3 and 1x1 convolution, the last to 4 * ``width`` channels.
+
+    Args:
+        in_channels: Number of channels of the input.
+        width: Channels of the first two convolutions, if ``groups`` and ``width_per_group`` are left out.
+        stride: Of the block, 1 or 2.
+        groups: Groups of the 3x3 convolution.
+        width_per_group: Channels of a group for each 64 of ``width``: the first two convolutions have
+            int(width * width_per_group / 64) * groups, as in torchvision.
+        stride_in: Which convolution has the stride.
+
+    Raises:
+        UsageError: A group without a channel.
+    """
 
     expansion: ClassVar[int] = 4
 
-    def __init__(self, in_channels: int, width: int, stride: int) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        stride: int,
+        groups: int = 1,
+        width_per_group: int = 64,
+        stride_in: StrideIn = "3x3",
+    ) -> None:
         super().__init__()
+        group = int(width * (width_per_group / 64))
+        check_positive("int(width * width_per_group / 64), the channels of a group,", group)
+        inner = group * groups
+        first, second = (stride, 1) if stride_in == "1x1" else (1, stride)
         self.out_channels = width * self.expansion
-        self.conv1 = _conv(in_channels, width, 1)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = _conv(width, width, 3, stride)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = _conv(width, self.out_channels, 1)
+        self.conv1 = _conv(in_channels, inner, 1, first)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = _conv(inner, inner, 3, second, groups)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv3 = _conv(inner, self.out_channels, 1)
         self.bn3 = nn.BatchNorm2d(self.out_channels)
         self.attention = nn.Identity()
         self.downsample = _shortcut(in_channels, self.out_channels, stride)
@@ -87,31 +115,36 @@ class Bottleneck(Block):
 
 
 _BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
+_BlockMaker = Callable[[int, int, int], Block]  # of in_channels, width, stride
 
 
-class ResNet(nn.Module):
-    """A residual network of any depth and width, for large or for small images.
+class ResNet(ClassifierNetwork):
+    """A residual network of any depth, width and number of groups, for large or for small images.
 
     A shortcut that changes the shape is a 1x1 convolution and a BatchNorm, as in torchvision. He et al. pad
     with zeros on CIFAR instead ("option A"), which needs no parameters.
-
-    The backbone is complete, with its initial values, before the attention is made and takes its place in the
-    blocks: after the same ``torch.manual_seed`` it starts from the same weights with every attention.
 
     Args:
         block: ``basic`` or ``bottleneck``.
         depths: Number of blocks in each stage. Every stage but the first halves H and W.
         stem: ``imagenet``: a 7x7 convolution of stride 2, then a max-pool of stride 2. ``cifar``: a 3x3
             convolution of stride 1.
-        widths: Channels of the 3x3 convolutions in each stage; the stem has those of the first.
-        attention: One of ``list_attention()``; on every residual branch, after its last BatchNorm and before
-            the addition.
+        widths: Channels of the 3x3 convolutions in each stage, before ``width_per_group``.
+        stem_width: Channels of the stem; left out, as many as the first of ``widths``.
+        groups: Groups of a bottleneck's 3x3 convolution.
+        width_per_group: Channels of a group for each 64 of a stage's width; ResNeXt 32x4d has 4.
+        stride_in: Which convolution of a bottleneck has the stride: ``3x3`` ("v1.5", torchvision's and
+            CBAM's authors' code) or the first ``1x1`` ("v1", He et al. and the FLOPs in CBAM's paper).
+        attention: One of ``list_attention()``.
         attention_options: What the attention's class accepts besides ``channels``.
+        placement: ``block``: on every residual branch, after its last BatchNorm and before the addition.
+            ``stage``: after every stage but the last. Left out, where the attention's paper puts it.
         num_classes: Number of logits; 0 makes the network return its pooled features.
         in_channels: Number of channels of the images.
 
     Raises:
-        UsageError: An unknown choice, a number out of range, or an attention that cannot be made.
+        UsageError: An unknown choice, a number out of range, an option of bottlenecks with basic blocks, or
+            an attention that cannot be made.
     """
 
     def __init__(
@@ -121,8 +154,13 @@ class ResNet(nn.Module):
         *,
         stem: Literal["imagenet", "cifar"] = "imagenet",
         widths: Sequence[int] = (64, 128, 256, 512),
+        stem_width: int | None = None,
+        groups: int = 1,
+        width_per_group: int = 64,
+        stride_in: StrideIn = "3x3",
         attention: str = "none",
         attention_options: Mapping[str, Any] | None = None,
+        placement: Placement | None = None,
         num_classes: int = 1000,
         in_channels: int = 3,
     ) -> None:
@@ -132,62 +170,19 @@ class ResNet(nn.Module):
         check_positive("in_channels", in_channels)
         _check_stages(depths, widths)
         self.in_channels = in_channels
+        stem_width = widths[0] if stem_width is None else stem_width
+        check_positive("stem_width", stem_width)
+        self._build_stem(stem, stem_width)
+        self._build_stages(
+            _block_maker(block, groups, width_per_group, stride_in), stem_width, depths, widths
+        )
         self.num_features = widths[-1] * _BLOCKS[block].expansion
-        self._build_stem(stem, widths[0])
-        self._build_stages(block, depths, widths)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        self.reset_classifier(num_classes)
-        for module in self.modules():
-            if isinstance(module, Block):
-                module.attention = create_attention(
-                    attention, module.out_channels, **(attention_options or {})
-                )
+        self._complete(num_classes, attention, attention_options, placement)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Return the last feature maps: (N, in_channels, H, W) to (N, num_features, h, w)."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        for stage in self.stage_names:
-            x = getattr(self, stage)(x)
-        return x
-
-    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Return the logits of feature maps: (N, num_features, h, w) to (N, num_classes).
-
-        Args:
-            features: What ``forward_features`` returned.
-            pre_logits: Return the mean over h and w, (N, num_features), instead.
-        """
-        pooled = features.mean((2, 3))
-        return pooled if pre_logits else self.fc(pooled)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits: (N, in_channels, H, W) to (N, num_classes), or features without classes."""
-        return self.forward_head(self.forward_features(x))
-
-    def get_classifier(self) -> nn.Module:
-        """Return the last layer, from features to logits."""
-        return self.fc
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """Replace the last layer by a new one with fresh initial values.
-
-        Args:
-            num_classes: Number of logits; 0 makes the network return its pooled features, (N, num_features).
-
-        Raises:
-            UsageError: ``num_classes`` is below 0.
-        """
-        if not isinstance(num_classes, int) or num_classes < 0:
-            message = f"num_classes is {num_classes!r}; give the number of classes, or 0 for the features."
-            raise UsageError(message)
-        self.num_classes = num_classes
-        self.fc: nn.Module = nn.Identity()
-        if num_classes:
-            self.fc = nn.Linear(self.num_features, num_classes).to(self.conv1.weight)
-            nn.init.kaiming_normal_(self.fc.weight)
-            nn.init.zeros_(self.fc.bias)
+    def forward_stem(self, x: Tensor) -> Tensor:
+        """Return what the first stage gets: (N, in_channels, H, W) to (N, stem_width, h, w)."""
+        stemmed: Tensor = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        return stemmed
 
     def _build_stem(self, stem: str, width: int) -> None:
         large = stem == "imagenet"
@@ -196,20 +191,40 @@ class ResNet(nn.Module):
         self.relu = nn.ReLU()
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if large else nn.Identity()
 
-    def _build_stages(self, block: str, depths: Sequence[int], widths: Sequence[int]) -> None:
-        self.stage_names = [f"layer{number}" for number in range(1, len(depths) + 1)]
-        in_channels = widths[0]
-        for name, depth, width in zip(self.stage_names, depths, widths, strict=True):
+    def _build_stages(
+        self, make: _BlockMaker, in_channels: int, depths: Sequence[int], widths: Sequence[int]
+    ) -> None:
+        self.stage_channels = {}
+        for number, (depth, width) in enumerate(zip(depths, widths, strict=True), start=1):
             stage = nn.Sequential()
             for index in range(depth):
-                stride = 2 if index == 0 and name != "layer1" else 1
-                stage.append(_BLOCKS[block](in_channels, width, stride))
-                in_channels = width * _BLOCKS[block].expansion
-            self.add_module(name, stage)
+                block = make(in_channels, width, 2 if index == 0 and number > 1 else 1)
+                stage.append(block)
+                in_channels = block.out_channels
+            self.add_module(f"layer{number}", stage)
+            self.stage_channels[f"layer{number}"] = in_channels
 
 
-def _conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
+def _block_maker(block: str, groups: int, width_per_group: int, stride_in: StrideIn) -> _BlockMaker:
+    check_positive("groups", groups)
+    check_positive("width_per_group", width_per_group)
+    check_choice("stride_in", stride_in, get_args(StrideIn))
+    if block == "bottleneck":
+        return partial(Bottleneck, groups=groups, width_per_group=width_per_group, stride_in=stride_in)
+    if (groups, width_per_group, stride_in) != (1, 64, "3x3"):
+        message = (
+            f"groups is {groups}, width_per_group is {width_per_group} and stride_in is {stride_in!r}, but "
+            "block is 'basic' and only bottlenecks have these. Leave them out, or choose another network."
+        )
+        raise UsageError(message)
+    return BasicBlock
+
+
+def _conv(
+    in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1
+) -> nn.Conv2d:
+    padding = kernel_size // 2
+    return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:

@@ -16,11 +16,11 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from cbam_lightning.errors import UsageError
-from cbam_lightning.models import build, resolve_names
+from cbam_lightning.models import build, open_checkpoint, resolve_names
 from cbam_lightning.tasks.optimizers import freeze as freeze_modules
 from cbam_lightning.tasks.optimizers import parameter_groups
 from cbam_lightning.tasks.schedules import Schedule, WarmupCosine, max_epochs, steps_per_epoch
-from cbam_lightning.weights import Checkpoint, load_checkpoint, load_into
+from cbam_lightning.weights import Checkpoint, load_into
 
 
 class Classifier(LightningModule):
@@ -36,8 +36,10 @@ class Classifier(LightningModule):
         network_options: Further keyword arguments of the network.
         num_classes: Classes of the data (the command fills it in).
         in_channels: Channels of an image (the command fills it in).
-        weights: A ``.safetensors`` or ``.ckpt`` file to start from. Where its classes differ from the data's,
-            the classifier starts anew.
+        weights: What to start from: a ``.safetensors`` or ``.ckpt`` file, one of ``cbam-lightning weights
+            list``, or torchvision's name of its ImageNet weights (``IMAGENET1K_V1``, ``DEFAULT``). Where its
+            classes differ from the data's, the classifier starts anew. Weights of a plain network fit one
+            with attention, too; with the gate ``identity`` it then starts from their accuracy.
         strict_weights: Whether everything but the classifier has to fit ``weights``.
         freeze: ``backbone`` to train the classifier only, or a pattern of modules such as ``layer[12]*``.
         optimizer: Any optimiser class of torch and its options.
@@ -94,7 +96,7 @@ class Classifier(LightningModule):
         self.decay_norm_and_bias = decay_norm_and_bias
         self.compile_network = compile
 
-        start = load_checkpoint(weights) if weights else None
+        start = open_checkpoint(weights, network) if weights else None
         header = start.header if start else None
         names = resolve_names(header, network, attention, attention_options, network_options)
         self._complete_hyperparameters(names)
@@ -130,7 +132,14 @@ class Classifier(LightningModule):
         same = start.header.num_classes == self.num_classes and (
             theirs is None or self.class_names is None or theirs == self.class_names
         )
-        report = load_into(self.network, start.state_dict, load_head=same, strict=strict, source=source)
+        report = load_into(
+            self.network,
+            start.state_dict,
+            load_head=same,
+            new_attention=start.header.attention == "none",
+            strict=strict,
+            source=source,
+        )
         rank_zero_info(f"Weights from {source}: {report}")
         if not same:
             self._new_classifier = (

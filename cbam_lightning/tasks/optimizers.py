@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from cbam_lightning.errors import UsageError
+from cbam_lightning.weights.loading import classifier_name
 
 
 def parameter_groups(module: nn.Module, decay_norm_and_bias: bool) -> list[dict[str, Any]]:
@@ -36,11 +37,11 @@ def parameter_groups(module: nn.Module, decay_norm_and_bias: bool) -> list[dict[
     return [group for group in groups if group["params"]]
 
 
-def freeze(network: Any, pattern: str) -> list[nn.Module]:
+def freeze(network: nn.Module, pattern: str) -> list[nn.Module]:
     """Stop the training of some modules.
 
     Args:
-        network: One of ours. Changed in place: the chosen modules' parameters no longer require a gradient.
+        network: Changed in place: the chosen modules' parameters no longer require a gradient.
         pattern: ``"backbone"`` for everything but the classifier, or a shell pattern of module names such as
             ``"layer[12]*"``.
 
@@ -51,7 +52,7 @@ def freeze(network: Any, pattern: str) -> list[nn.Module]:
     Raises:
         UsageError: The pattern fits no module.
     """
-    spared = set(network.get_classifier().modules())
+    spared = set(network.get_submodule(classifier_name(network)).modules())
     named = [(name, module) for name, module in network.named_modules() if name]
     if pattern == "backbone":
         frozen = [m for _, m in named if m not in spared and spared.isdisjoint(m.modules())]

@@ -1,4 +1,4 @@
-"""What a shared checkpoint is: its file, its header, and how its values enter a network.
+"""What a shared checkpoint is: its file, its header, where it comes from, and how it enters a network.
 
 Nothing here knows a network or Lightning: state dicts, names and files only. ``models`` builds on it.
 """
@@ -6,20 +6,29 @@ Nothing here knows a network or Lightning: state dicts, names and files only. ``
 from cbam_lightning.weights.checkpoint import (
     Checkpoint,
     load_checkpoint,
+    read_state_dict,
     read_training_state,
     save_checkpoint,
 )
 from cbam_lightning.weights.files import atomic_write
 from cbam_lightning.weights.header import Header
 from cbam_lightning.weights.loading import LoadReport, load_into
+from cbam_lightning.weights.registry import checkpoint_path, list_weights
+from cbam_lightning.weights.translate import from_authors, identify, translate
 
 __all__ = [
     "Checkpoint",
     "Header",
     "LoadReport",
     "atomic_write",
+    "checkpoint_path",
+    "from_authors",
+    "identify",
+    "list_weights",
     "load_checkpoint",
     "load_into",
+    "read_state_dict",
     "read_training_state",
     "save_checkpoint",
+    "translate",
 ]

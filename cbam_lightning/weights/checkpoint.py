@@ -1,20 +1,16 @@
 """Checkpoint files: Lightning's training state (``.ckpt``) and the one we share (``.safetensors``).
 
-No function here runs code from a file: ``.ckpt`` files are read with torch's restricted unpickler, and
-safetensors files hold only numbers and text.
+No function here runs code from a file: ``.ckpt`` files are read by ``read_pickle``, and safetensors files
+hold only numbers and text.
 """
 
 from __future__ import annotations
 
-import io
-import pickle
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -22,11 +18,14 @@ from torch import Tensor
 from cbam_lightning.errors import UsageError
 from cbam_lightning.weights.files import atomic_write
 from cbam_lightning.weights.header import Header
+from cbam_lightning.weights.unpickle import existing_file, read_pickle
 
 # Where the Lightning module keeps the network, and so the prefix of its keys in a `.ckpt`.
 NETWORK_PREFIX = "network."
 # The entry that the run's callback adds to a `.ckpt`: experiment, seed, metrics, version.
 PROVENANCE_KEY = "cbam_lightning"
+# Where others keep the network in a file, the moving average of training (EMA) before the raw values.
+_CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 
 
 @dataclass(frozen=True)
@@ -35,14 +34,6 @@ class Checkpoint:
 
     header: Header
     state_dict: dict[str, Tensor]
-
-
-def _existing(path: str | Path) -> Path:
-    path = Path(path)
-    if not path.is_file():
-        message = f"there is no checkpoint file {path}; give the path of a .ckpt or .safetensors file."
-        raise UsageError(message)
-    return path
 
 
 def read_training_state(path: str | Path) -> dict[str, Any]:
@@ -57,20 +48,7 @@ def read_training_state(path: str | Path) -> dict[str, Any]:
     Raises:
         UsageError: The file does not exist, is truncated, is no checkpoint, or holds more than plain values.
     """
-    path = _existing(path)
-    content = io.BytesIO(path.read_bytes())
-    try:
-        state = torch.load(content, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # torch's own text recommends to load the file without this protection
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it holds Python objects ({found[1]})" if found else "it is damaged or holds Python objects"
-        message = f"{path} is refused: {reason}, which could run code. Only plain values are loaded."
-        raise UsageError(message) from None
-    except Exception as error:  # a damaged pickle makes its reader raise nearly anything
-        reason = str(error).split("\n")[0][:160] or type(error).__name__
-        message = f"{path} cannot be read as a checkpoint; it is truncated or damaged ({reason})."
-        raise UsageError(message) from None
+    state: Any = read_pickle(path)
     if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
         message = f"{path} is not a Lightning checkpoint: it has no state_dict."
         raise UsageError(message)
@@ -92,14 +70,59 @@ def _from_training_state(path: Path) -> Checkpoint:
     return Checkpoint(Header.from_dict(values, str(path)), network)
 
 
-def _from_safetensors(path: Path) -> Checkpoint:
+def _read_safetensors(path: Path) -> tuple[dict[str, str] | None, dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
-            header = Header.from_metadata(file.metadata(), str(path))
-            return Checkpoint(header, {key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+            return file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         message = f"{path} cannot be read as a safetensors file; it is truncated or damaged ({error})."
         raise UsageError(message) from None
+
+
+def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read the network of a file that anyone wrote, with or without a header, and run nothing in it.
+
+    Args:
+        path: A ``.safetensors`` file, or one of ``torch.save`` (``.pth.tar``, ``.pth``, ``.pt``, ``.bin``,
+            ``.ckpt``): a state dict, or a dictionary that holds one as ``state_dict_ema``, ``model_ema``,
+            ``state_dict`` or ``model``. The first of these that is there is taken.
+
+    Returns:
+        The state dict under the file's own key names, and the numbers and texts beside it, such as
+        ``epoch``, ``arch`` and ``best_prec1``; ``averaged`` is added, and tells an EMA's values.
+
+    Raises:
+        UsageError: The file does not exist, is damaged, holds code, or has no state dict of tensors.
+    """
+    path = existing_file(path)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)[1], {"averaged": False}
+    content = read_pickle(path)
+    if not isinstance(content, dict):
+        message = f"{path} holds a {type(content).__name__}, not a state dict."
+        raise UsageError(message)
+    container = next((name for name in _CONTAINERS if isinstance(content.get(name), dict)), None)
+    state = content[container] if container else content
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            message = f"{path} is no state dict: {key!r:.80} is a {type(value).__name__}, not a tensor."
+            raise UsageError(message)
+    if not state:
+        message = f"{path} is no state dict: it holds no tensor."
+        raise UsageError(message)
+    extras = {key: _plain(value) for key, value in content.items()} if container else {}
+    kept = {key: value for key, value in extras.items() if isinstance(value, (str, int, float))}
+    return dict(state), {**kept, "averaged": str(container).endswith("_ema")}
+
+
+def _plain(value: Any) -> Any:
+    # a training script of old saves its accuracy as a tensor of one element
+    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+
+
+def _from_safetensors(path: Path) -> Checkpoint:
+    metadata, state_dict = _read_safetensors(path)
+    return Checkpoint(Header.from_metadata(metadata, str(path)), state_dict)
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -114,7 +137,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
         UsageError: The file does not exist, is damaged, holds code, or says nothing of its network.
     """
-    path = _existing(path)
+    path = existing_file(path)
     return _from_safetensors(path) if path.suffix == ".safetensors" else _from_training_state(path)
 
 

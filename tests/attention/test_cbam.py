@@ -1,74 +1,36 @@
-"""CBAM and its halves against their formulas, and in every precision and surrounding they must survive."""
+"""CBAM and its halves against their formulas, from their initial values to the largest inputs."""
 
 import copy
 import itertools
-import pickle
 from typing import get_args
 
 import pytest
 import torch
 from jsonargparse import ArgumentParser
 from torch.func import functional_call
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from cbam_lightning.attention import CBAM, ChannelAttention, SpatialAttention, SqueezeExcite
 from cbam_lightning.attention.cbam import Arrangement, SpatialPool
 from cbam_lightning.attention.gate import GateName
 from cbam_lightning.errors import UsageError
 from tests.attention import literal
+from tests.attention.checks import assert_equals_literal, assert_survives_large_inputs, images, randomised
 
 ARRANGEMENTS = get_args(Arrangement)
 SPATIAL_POOLS = get_args(SpatialPool)
 GATES = get_args(GateName)
 POOLS = ("avg", "max", "lp", "lse")
-SEED = 0  # with it, no ReLU of the literal comparisons is dead
 POOL_COMBINATIONS = [c for size in range(1, 5) for c in itertools.combinations(POOLS, size)]
 RELU_AND_GATE = [(False, "sigmoid"), (True, "sigmoid"), (False, "identity")]
 SPATIAL_ARRANGEMENTS = [a for a in ARRANGEMENTS if a != "channel"]
-
-
-def randomised(module, seed=SEED):
-    """Give every parameter and statistic a random value, since a BatchNorm weight of 0 hides half the module.
-
-    The BatchNorm keeps both signs alive behind a ReLU.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    for name, value in module.state_dict().items():
-        if name.endswith("running_var"):
-            value.uniform_(0.5, 2, generator=generator)
-        elif "bn." in name and value.is_floating_point():
-            value.normal_(1.0 if name.endswith("weight") else 0.0, 0.2, generator=generator)
-        elif value.is_floating_point():
-            value.normal_(0, 0.5, generator=generator)
-    return module
-
-
-def images(*shape, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
-
-
-def assert_equals_literal(module, formula):
-    """Compare output and every gradient of ``module`` with ``formula(x, weights)``, to 1e-12."""
-    x = images(2, 6, 5, 4).requires_grad_()
-    parameters = dict(module.named_parameters())
-    copies = {name: p.detach().clone().requires_grad_() for name, p in parameters.items()}
-    buffers = {name: b.clone() for name, b in module.named_buffers()}
-    expected = formula(x, copies | buffers)
-    output = module(x)
-    torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
-    cotangent = images(*output.shape).cos()
-    gradients = torch.autograd.grad(output, [x, *parameters.values()], cotangent)
-    expected_gradients = torch.autograd.grad(expected, [x, *copies.values()], cotangent)
-    for name, got, want in zip(["x", *parameters], gradients, expected_gradients, strict=True):
-        assert want.abs().sum() > 0, f"the comparison says nothing about {name}"
-        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
 
 
 @pytest.mark.parametrize("gate", GATES)
 @pytest.mark.parametrize("pools", POOL_COMBINATIONS, ids="+".join)
 def test_channel_attention_equals_its_formula(pools, gate):
     module = randomised(ChannelAttention(6, reduction=2, pools=pools, gate=gate).double())
-    assert_equals_literal(module, lambda x, weights: x * literal.channel_gate(x, weights, pools, gate))
+    for shape in [(2, 6, 5, 4), (2, 6, 9), (2, 6, 3, 4, 5)]:
+        assert_equals_literal(module, lambda x, w: x * literal.channel_gate(x, w, pools, gate), shape)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
@@ -95,6 +57,23 @@ def test_cbam_equals_its_formula(arrangement, spatial_pool, kernel_size, relu, g
         lambda x, weights: literal.cbam(
             x, weights, arrangement, ("avg", "max"), spatial_pool, relu, gate, training
         ),
+    )
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize(("dims", "shape"), [(1, (2, 6, 9)), (3, (2, 6, 3, 4, 5))])
+@pytest.mark.parametrize("spatial_pool", SPATIAL_POOLS)
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+def test_cbam_equals_its_formula_in_one_and_three_dimensions(
+    arrangement, spatial_pool, dims, shape, training
+):
+    module = CBAM(6, 2, POOLS, 3, arrangement, spatial_pool, dims=dims)
+    assert_equals_literal(
+        randomised(module.double().train(training)),
+        lambda x, weights: literal.cbam(
+            x, weights, arrangement, POOLS, spatial_pool, False, "sigmoid", training
+        ),
+        shape,
     )
 
 
@@ -238,25 +217,6 @@ class TestIdentityGate:
             assert parameter.grad.abs().sum() > 0, name
 
 
-def assert_survives_large_inputs(module, dtype):
-    """Run ``module`` forward and backward under autocast on inputs of +-1e4, alike and of mixed sign."""
-    large = torch.full((2, 8, 9, 10), 1e4, dtype=dtype)
-    large[1] *= images(8, 9, 10).sign()
-    for x in (large.requires_grad_(), (-large).detach().requires_grad_()):
-        module.zero_grad()
-        with torch.autocast("cpu", dtype=dtype):
-            assert module.gate_map(x).dtype == torch.float32
-            output = module(x)
-        assert output.dtype == dtype
-        output.backward(torch.ones_like(output))
-        for name, tensor in {"output": output, "x": x.grad, **gradients_of(module)}.items():
-            assert tensor.isfinite().all(), name
-
-
-def gradients_of(module):
-    return {name: parameter.grad for name, parameter in module.named_parameters()}
-
-
 class TestPrecision:
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     @pytest.mark.parametrize("pools", POOL_COMBINATIONS, ids="+".join)
@@ -274,103 +234,14 @@ class TestPrecision:
         assert_survives_large_inputs(module, dtype)
         assert_survives_large_inputs(randomised(module), dtype)
 
-    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-    def test_autocast_does_not_round_the_gates(self, dtype):
-        module = randomised(CBAM(8, 2, POOLS)).eval()
-        x = images(2, 8, 5, 4, dtype=torch.float32)
-        with torch.autocast("cpu", dtype=dtype):
-            inside = module(x)
-        assert torch.equal(inside, module(x))
 
-    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-    @pytest.mark.parametrize("spatial_pool", SPATIAL_POOLS)
-    def test_a_converted_module_works(self, spatial_pool, dtype):
-        module = randomised(CBAM(8, 2, POOLS, spatial_pool=spatial_pool))
-        x = images(2, 8, 5, 4, dtype=torch.float32)
-        expected = copy.deepcopy(module)(x)
-        converted = module.to(dtype)
-        output = converted(x.to(dtype))
-        assert output.dtype == dtype
-        torch.testing.assert_close(output.float(), expected, rtol=0.1, atol=0.1)
-        output.sum().backward()
-        assert all(p.grad.dtype == dtype and p.grad.isfinite().all() for p in converted.parameters())
-
-    def test_half_precision_input_needs_no_autocast(self):
-        module = randomised(CBAM(8, 2)).eval()
-        x = images(2, 8, 5, 4).bfloat16()
-        torch.testing.assert_close(module(x).float(), module(x.float()), rtol=0.02, atol=1e-6)
-
-
-class OperationNames(TorchDispatchMode):
-    """Record the name of every operation that runs inside."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = set()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.names.add(str(function))
-        return function(*args, **(kwargs or {}))
-
-
-class TestSurroundings:
-    @pytest.mark.parametrize("spatial_pool", SPATIAL_POOLS)
-    def test_runs_in_deterministic_mode_without_adaptive_pooling(self, spatial_pool):
-        module = CBAM(8, 2, POOLS, spatial_pool=spatial_pool)
-        torch.use_deterministic_algorithms(True)
-        try:
-            with OperationNames() as operations:
-                module(images(2, 8, 5, 4, dtype=torch.float32)).sum().backward()
-        finally:
-            torch.use_deterministic_algorithms(False)
-        assert any("amax" in name for name in operations.names)
-        # Its backward pass on CUDA has no deterministic form, which a CPU cannot show.
-        assert not [name for name in operations.names if "adaptive" in name]
-
-    @pytest.mark.parametrize("arrangement", ARRANGEMENTS)
-    def test_channels_last_is_kept(self, arrangement):
-        x = images(2, 8, 5, 4, dtype=torch.float32).to(memory_format=torch.channels_last)
-        output = randomised(CBAM(8, arrangement=arrangement))(x)
-        assert output.is_contiguous(memory_format=torch.channels_last)
-
-    @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
-    def test_copies_compute_the_same(self, duplicate):
-        module = randomised(CBAM(8, 2, POOLS, spatial_pool="conv1x1", gate="identity")).eval()
-        x = images(2, 8, 5, 4, dtype=torch.float32)
-        assert torch.equal(duplicate(module)(x), module(x))
-
-    def test_state_dict_restores_the_module(self):
-        source, target = randomised(CBAM(8, 2)).eval(), CBAM(8, 2).eval()
-        x = images(2, 8, 5, 4, dtype=torch.float32)
-        assert not torch.equal(target(x), source(x))
-        target.load_state_dict(source.state_dict())
-        assert torch.equal(target(x), source(x))
-
-    @pytest.mark.parametrize("arrangement", ["channel-spatial", "parallel"])
-    def test_exports(self, arrangement):
-        module = randomised(CBAM(8, 2, POOLS, arrangement=arrangement)).eval()
-        x = images(3, 8, 5, 4, dtype=torch.float32)
-        program = torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
-        torch.testing.assert_close(program.module()(x[:2]), module(x[:2]))
-
-    def test_compiles_to_one_graph_under_autocast(self):
-        module = randomised(CBAM(8, 2, POOLS)).eval()
-        compiled = torch.compile(module, backend="eager", fullgraph=True)
-        x = images(2, 8, 5, 4, dtype=torch.float32)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert torch.equal(compiled(x), module(x))
-
-    def test_is_made_from_the_values_of_a_yaml_file(self):
-        parser = ArgumentParser(exit_on_error=False)
-        parser.add_class_arguments(CBAM, "cbam")
-        config = parser.parse_string("cbam: {channels: 8, pools: [avg, lse], gate: identity, kernel_size: 3}")
-        module = parser.instantiate(config).cbam
-        assert module.channel.pools == ("avg", "lse")
-        assert module.spatial.conv.kernel_size == (3, 3)
-
-    def test_runs_on_the_meta_device(self):
-        with torch.device("meta"):
-            assert CBAM(8)(torch.empty(2, 8, 5, 4)).shape == (2, 8, 5, 4)
+def test_is_made_from_the_values_of_a_yaml_file():
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(CBAM, "cbam")
+    config = parser.parse_string("cbam: {channels: 8, pools: [avg, lse], gate: identity, kernel_size: 3}")
+    module = parser.instantiate(config).cbam
+    assert module.channel.pools == ("avg", "lse")
+    assert module.spatial.conv.kernel_size == (3, 3)
 
 
 def test_state_dict_keys():
@@ -404,6 +275,12 @@ def test_printing_shows_the_options():
         (CBAM, {"kernel_size": -1}, "kernel_size is -1"),
         (CBAM, {"arrangement": "channel-spacial"}, "unknown arrangement .* Did you mean 'channel-spatial'"),
         (CBAM, {"spatial_pool": "max"}, "unknown spatial_pool 'max'"),
+        (
+            CBAM,
+            {"dims": 4},
+            r"dims is 4; .* 1 for \(N, C, L\), 2 for \(N, C, H, W\), 3 for \(N, C, D, H, W\)",
+        ),
+        (CBAM, {"arrangement": "channel", "dims": "2"}, "dims is '2'"),
         (CBAM, {"gate": "tanh"}, "unknown gate 'tanh'. Allowed: identity, sigmoid"),
         (SqueezeExcite, {"gate": 3}, "unknown gate '3'"),
         (CBAM, {"gate": "identity", "spatial_relu": True}, "Turn the ReLU off, or use gate 'sigmoid'"),

@@ -1,14 +1,18 @@
 """Networks by name."""
 
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
+import torchvision
 
 from cbam_lightning.attention import create_attention, list_attention
+from cbam_lightning.attention.registry import default_placement
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models import create_model, describe_models, list_models
+from cbam_lightning.models.registry import MODELS
 
 
 @pytest.mark.parametrize("name", list_models())
@@ -31,11 +35,53 @@ def test_every_attention_can_be_named(attention):
     with torch.device("meta"):
         network = create_model("resnet20", attention=attention)
         plain = create_model("resnet20")
-    assert type(network.layer1[0].attention) is type(create_attention(attention, 16))
+    after_stages = default_placement(attention) == "stage"
+    placed = network.attention["layer1"] if after_stages else network.layer1[0].attention
+    assert type(placed) is type(create_attention(attention, 16))
     assert (len(network.state_dict()) > len(plain.state_dict())) == (attention != "none")
 
 
+@pytest.mark.parametrize("attention", list_attention())
 @pytest.mark.parametrize("name", list_models())
+def test_every_network_takes_every_attention(name, attention):
+    with torch.device("meta"):
+        network = create_model(name, attention=attention, num_classes=7)
+    kind = type(create_attention(attention, 16))
+    count = sum(type(module) is kind for module in network.modules())
+    stages = len(network.stage_channels)
+    if default_placement(attention) == "stage":
+        assert count == stages - 1
+    elif attention != "none":
+        assert count > stages
+
+
+@pytest.mark.parametrize("attention", list_attention())
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("resnet20", {}),
+        ("resnet50_cifar", {"depths": (1, 1, 1, 1), "widths": (8, 8, 16, 16)}),
+        ("wide_resnet18_2.0_cifar", {"depths": (1, 1), "widths": (16, 32), "stem_width": 8}),
+        ("resnext50_32x4d_cifar", {"depths": (1, 1), "widths": (16, 32), "stem_width": 8}),
+        ("mobilenet_v1_cifar", {"width_multiplier": 0.25}),
+    ],
+)
+def test_a_small_network_of_every_family_trains_a_step_with_every_attention(name, options, attention):
+    torch.manual_seed(0)
+    network = create_model(name, attention=attention, num_classes=4, **options)
+    x, y = torch.randn(4, 3, 16, 16), torch.arange(4)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    torch.nn.functional.cross_entropy(network(x), y).backward()
+    optimizer.step()
+    for key, parameter in network.named_parameters():
+        assert parameter.isfinite().all(), key
+    assert not torch.equal(network.fc.weight, before["fc.weight"])
+    first = next(iter(before))
+    assert not torch.equal(network.state_dict()[first], before[first])
+
+
+@pytest.mark.parametrize("name", list_models("*resne*"))
 def test_depth_in_the_name_is_the_number_of_weighted_layers(name):
     with torch.device("meta"):
         network = create_model(name)
@@ -44,7 +90,7 @@ def test_depth_in_the_name_is_the_number_of_weighted_layers(name):
         for key, module in network.named_modules()
         if isinstance(module, torch.nn.Conv2d | torch.nn.Linear) and "downsample" not in key
     ]
-    assert name.removesuffix("_cifar") == f"resnet{len(layers)}"
+    assert int(re.search(r"resne[xt]t?(\d+)", name).group(1)) == len(layers)
 
 
 @pytest.mark.parametrize("name", list_models())
@@ -52,20 +98,37 @@ def test_stem_belongs_to_the_size_of_the_images(name):
     with torch.device("meta"):
         network = create_model(name)
     on_cifar = "CIFAR" in describe_models(name)[name]
-    assert network.conv1.stride == ((1, 1) if on_cifar else (2, 2))
+    first = next(module for module in network.modules() if isinstance(module, torch.nn.Conv2d))
+    assert first.stride == ((1, 1) if on_cifar else (2, 2))
     assert on_cifar == (name.endswith("_cifar") or network.num_features == 64)
+
+
+def test_networks_of_torchvision_are_those_whose_weights_fit():
+    named = {name: entry.torchvision for name, entry in MODELS.items() if entry.torchvision}
+    assert set(named) == {*(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)), "resnext50_32x4d"}
+    for name, theirs in named.items():
+        with torch.device("meta"):
+            expected = torchvision.models.get_model(theirs)
+            ours = create_model(name)
+        assert [(k, v.shape) for k, v in ours.state_dict().items()] == [
+            (k, v.shape) for k, v in expected.state_dict().items()
+        ]
+        assert torchvision.models.get_model_weights(theirs)["IMAGENET1K_V1"].meta["num_params"] == sum(
+            parameter.numel() for parameter in ours.parameters()
+        )
 
 
 def test_names_are_in_natural_order():
     names = list_models()
-    assert names[:3] == ["resnet18", "resnet18_cifar", "resnet20"]
+    start = names.index("resnet18")
+    assert names[start : start + 3] == ["resnet18", "resnet18_cifar", "resnet20"]
     assert names.index("resnet50") < names.index("resnet101") < names.index("resnet110")
     assert len(set(names)) == len(names)
 
 
 def test_patterns_choose_names():
     chosen = list_models("resnet*_cifar")
-    assert chosen == [name for name in list_models() if name.endswith("_cifar")] != []
+    assert chosen == [n for n in list_models() if n.startswith("resnet") and n.endswith("_cifar")] != []
     assert list(describe_models("resnet*_cifar")) == chosen
     assert list_models("RESNET*") == []
 

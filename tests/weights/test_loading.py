@@ -78,7 +78,8 @@ def test_the_classifier_may_have_another_name():
     del network.fc
     assert set(load_into(network, state, head="head").reshaped) == {"head.weight", "head.bias"}
     with pytest.raises(UsageError, match=r"2 of its keys .*\(head\.weight, head\.bias\)"):
-        load_into(network, state)
+        load_into(network, state, head="fc")
+    assert set(load_into(network, state).reshaped) == {"head.weight", "head.bias"}
 
 
 def lacking(state):
@@ -226,3 +227,60 @@ def test_another_attention_is_refused_unless_what_fits_is_asked_for(weights, ima
 def test_another_network_is_refused(weights):
     with pytest.raises(UsageError, match="belongs to another network"):
         create_model("resnet32", weights=weights)
+
+
+@pytest.fixture
+def plain_weights(tmp_path):
+    path = tmp_path / "plain.safetensors"
+    state = trained(attention="none").state_dict()
+    save_checkpoint(path, state, Header("resnet20", "none", 3, 1, network_options=OPTIONS))
+    return path
+
+
+def test_new_attention_is_reported_and_nothing_else_may_be_missing():
+    network = create_model("resnet20", attention="cbam", num_classes=3, in_channels=1, **OPTIONS)
+    state = trained(attention="none").state_dict()
+    report = load_into(network, state, new_attention=True)
+    assert report.missing == ()
+    assert set(report.added) == set(network.state_dict()) - set(state)
+    assert f"new attention {len(report.added)}" in str(report)
+    with pytest.raises(UsageError, match="belongs to another network"):
+        load_into(network, state)
+    del state["layer2.0.bn1.weight"]
+    with pytest.raises(UsageError, match=r"1 of its keys .*layer2\.0\.bn1\.weight"):
+        load_into(network, state, new_attention=True)
+
+
+def test_identity_attention_added_to_plain_weights_keeps_the_logits(plain_weights, images):
+    options = {"gate": "identity"}
+    network = create_model(weights=plain_weights, attention="cbam", attention_options=options).eval()
+    with torch.no_grad():
+        assert torch.equal(network(images), trained(attention="none")(images))
+    sigmoid = create_model(weights=plain_weights, attention="cbam").eval()
+    with torch.no_grad():
+        assert not torch.allclose(sigmoid(images), network(images))
+
+
+def test_the_classifier_is_found_by_what_the_network_returns_as_such():
+    class Renamed(Small):
+        def __init__(self, seed, **options):
+            super().__init__(seed, **options)
+            self.tail = nn.Sequential(nn.Identity(), self.fc)
+            del self.fc
+
+        def get_classifier(self):
+            return self.tail[1]
+
+    report = load_into(Renamed(1, num_classes=5), Renamed(2).state_dict())
+    assert set(report.reshaped) == {"tail.1.weight", "tail.1.bias"}
+
+
+def test_weights_are_not_used_with_other_strides(tmp_path):
+    path = tmp_path / "net.safetensors"
+    options = {"depths": [1, 1], "widths": [4, 8], "stem": "cifar"}
+    network = create_model("resnet50", num_classes=3, **options)
+    save_checkpoint(path, network.state_dict(), Header("resnet50", "none", 3, 3, network_options=options))
+    for given in ({}, {"stride_in": "3x3"}, {"attention": "se"}):
+        create_model(weights=path, **given)
+    with pytest.raises(UsageError, match="trained with stride_in '3x3', not '1x1'"):
+        create_model(weights=path, stride_in="1x1")

@@ -1,0 +1,135 @@
+"""BAM, the Bottleneck Attention Module (Park, Woo, Lee and Kweon, BMVC 2018).
+
+Paper: https://arxiv.org/abs/1807.06514. Authors' code: https://github.com/Jongchan/attention-module.
+
+Equal to the authors' code:
+    * the gate is 1 + sigmoid(channel(x) * spatial(x)), with biases in every layer; equation 2 of the paper
+      adds the two branches instead, which is the variant ``paper``;
+    * as in their networks, convolutions start Kaiming normal (fan-out), linear weights at torch's default,
+      and all biases at 0.
+
+Different from the authors' code:
+    * hidden layers have at least one unit; with C < reduction theirs have none, and their gate is constant;
+    * the mean is over all positions, also of a map that is not square;
+    * gates are computed in float32 under autocast, and multiplied in float32;
+    * one- and three-dimensional maps, the variant ``paper``, and the gate ``identity``, which is ours.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Literal, get_args
+
+from torch import Tensor, nn
+
+from cbam_lightning.attention import positions
+from cbam_lightning.attention.gate import Gate, GateName, check_choice, check_positive, run_layer
+from cbam_lightning.errors import UsageError
+
+Variant = Literal["official", "paper"]
+
+
+class BAM(Gate):
+    """Which channels matter at which positions: 1 + sigmoid of a channel branch and a spatial branch.
+
+    The channel branch is C -> C // reduction -> C on the mean over the positions; the spatial branch is
+    C -> C // reduction by a 1x1 convolution, two dilated 3x3 convolutions, and a 1x1 convolution -> 1. Each
+    hidden layer is followed by BatchNorm and ReLU (section 3 of the paper).
+
+    Args:
+        channels: C, the number of channels of the input.
+        reduction: How many times fewer units than C the hidden layers have, at least one unit.
+        dilation: Distance in positions between the taps of the 3x3 convolutions; the paper has 4.
+        variant: How the branches are joined: ``official`` multiplies them as the authors' code does,
+            ``paper`` adds them as the paper writes.
+        dims: How many dimensions the positions have: 1 for (N, C, L), 2 for (N, C, H, W), 3 for
+            (N, C, D, H, W); the convolutions are 3, 3x3 or 3x3x3.
+        gate: ``sigmoid`` for 1 + sigmoid, in (1, 2), as published; ``identity`` for 2 * sigmoid, in (0, 2),
+            that starts at exactly 1.
+
+    Raises:
+        UsageError: A number below 1, or an unknown choice; in training, a batch of one, whose channel branch
+            BatchNorm cannot normalise (with SyncBatchNorm it is the batch of all processes that counts).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        reduction: int = 16,
+        dilation: int = 4,
+        variant: Variant = "official",
+        dims: positions.Dims = 2,
+        gate: GateName = "sigmoid",
+    ) -> None:
+        super().__init__(gate, dims)
+        for option, value in {"channels": channels, "reduction": reduction, "dilation": dilation}.items():
+            check_positive(option, value)
+        check_choice("variant", variant, get_args(Variant))
+        self.variant = variant
+        hidden = max(1, channels // reduction)
+        self.channel = _channel_branch(channels, hidden)
+        self.spatial = _spatial_branch(channels, hidden, dilation, dims)
+        for module in self.modules():
+            if isinstance(module, positions.CONVOLUTIONS[dims]):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if isinstance(module, (nn.Linear, positions.CONVOLUTIONS[dims])) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        if gate == "identity":
+            # A factor of 0 already makes the product 0; a second one would leave both without a gradient.
+            last = [self.channel[-1]] if variant == "official" else [self.channel[-1], self.spatial[-1]]
+            for parameter in nn.ModuleList(last).parameters():
+                nn.init.zeros_(parameter)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Join both branches: (N, C, *positions) to (N, C, *positions)."""
+        self._check_batch(x)
+        channel = positions.broadcast(run_layer(self.channel, x.mean(positions.axes(x))), x)  # (N, C, 1, …)
+        spatial = run_layer(self.spatial, x)  # (N, 1, *positions)
+        return channel * spatial if self.variant == "official" else channel + spatial
+
+    def gate_map(self, x: Tensor) -> Tensor:
+        """Return the gate, (N, C, *positions), at least float32: in (1, 2), or (0, 2) for ``identity``."""
+        gate = super().gate_map(x)
+        return gate if self.gate == "identity" else 1 + gate
+
+    def extra_repr(self) -> str:
+        """Name the options that the printed layers do not show."""
+        return f"variant={self.variant!r}, gate={self.gate!r}"
+
+    def _check_batch(self, x: Tensor) -> None:
+        bn = self.channel[1]
+        if isinstance(bn, nn.BatchNorm1d) and bn.training and len(x) == 1:
+            message = (
+                "BAM was given a batch of one in training, but the BatchNorm of its channel branch needs at "
+                "least two. Use a larger batch, drop a last incomplete one, or call eval() on the module."
+            )
+            raise UsageError(message)
+
+
+def _channel_branch(channels: int, hidden: int) -> nn.Sequential:
+    return nn.Sequential(
+        OrderedDict(
+            fc1=nn.Linear(channels, hidden),
+            bn=nn.BatchNorm1d(hidden),
+            relu=nn.ReLU(),
+            fc2=nn.Linear(hidden, channels),
+        )
+    )
+
+
+def _spatial_branch(channels: int, hidden: int, dilation: int, dims: int) -> nn.Sequential:
+    convolution, batch_norm = positions.CONVOLUTIONS[dims], positions.BATCH_NORMS[dims]
+    return nn.Sequential(
+        OrderedDict(
+            reduce=convolution(channels, hidden, kernel_size=1),
+            reduce_bn=batch_norm(hidden),
+            reduce_relu=nn.ReLU(),
+            conv1=convolution(hidden, hidden, kernel_size=3, padding=dilation, dilation=dilation),
+            bn1=batch_norm(hidden),
+            relu1=nn.ReLU(),
+            conv2=convolution(hidden, hidden, kernel_size=3, padding=dilation, dilation=dilation),
+            bn2=batch_norm(hidden),
+            relu2=nn.ReLU(),
+            final=convolution(hidden, 1, kernel_size=1),
+        )
+    )

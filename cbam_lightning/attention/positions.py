@@ -1,0 +1,57 @@
+"""The positions of a feature map, in one, two or three dimensions.
+
+Feature maps are (N, C, *positions): (N, C, L), (N, C, H, W) or (N, C, D, H, W).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from torch import Tensor, nn
+
+from cbam_lightning.errors import UsageError
+
+Dims = Literal[1, 2, 3]
+
+CONVOLUTIONS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+BATCH_NORMS: dict[int, type[nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d]] = {
+    1: nn.BatchNorm1d,
+    2: nn.BatchNorm2d,
+    3: nn.BatchNorm3d,
+}
+_SHAPES = {1: "(N, C, L)", 2: "(N, C, H, W)", 3: "(N, C, D, H, W)"}
+
+
+def axes(x: Tensor) -> tuple[int, ...]:
+    """Return the axes after the second of ``x``, (N, C, *positions)."""
+    return tuple(range(2, x.ndim))
+
+
+def broadcast(values: Tensor, x: Tensor) -> Tensor:
+    """Shape ``values``, (N, C), so that they broadcast over the positions of ``x``: to (N, C, 1, …)."""
+    return values[(...,) + (None,) * (x.ndim - 2)]
+
+
+def check_dims(dims: int) -> None:
+    """Raise a ``UsageError`` unless ``dims`` is 1, 2 or 3."""
+    if dims not in get_args(Dims):
+        choices = ", ".join(f"{number} for {shape}" for number, shape in _SHAPES.items())
+        message = f"dims is {dims!r}; give the number of position dimensions: {choices}."
+        raise UsageError(message)
+
+
+def check_feature_map(module: nn.Module, x: Tensor, dims: int | None = None) -> None:
+    """Raise a ``UsageError`` unless ``x`` has ``dims`` position dimensions, or 1 to 3 where it is None."""
+    given = x.ndim - 2
+    if given == dims or (dims is None and given in _SHAPES):
+        return
+    name, shape = type(module).__name__, tuple(x.shape)
+    if dims is None or given not in _SHAPES:
+        allowed = _SHAPES[dims] if dims else " or ".join(_SHAPES.values())
+        message = f"{name} takes {allowed}, but was given {shape}."
+    else:
+        message = (
+            f"{name} was made with dims={dims} and takes {_SHAPES[dims]}, but was given {shape}. "
+            f"Make it with dims={given}."
+        )
+    raise UsageError(message)

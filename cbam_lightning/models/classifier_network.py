@@ -1,0 +1,125 @@
+"""What the classification networks share: head, initial values, and places for attention."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from torch import Tensor, nn
+
+from cbam_lightning.attention import create_attention
+from cbam_lightning.attention.gate import check_choice
+from cbam_lightning.attention.registry import Placement, default_placement
+from cbam_lightning.errors import UsageError
+
+
+class AttendedModule(nn.Module):
+    """A module with attention on ``out_channels`` maps; the identity until the network replaces it."""
+
+    out_channels: int
+    attention: nn.Module
+
+
+class ClassifierNetwork(nn.Module, ABC):
+    """Stem, stages, mean over positions, linear layer.
+
+    A subclass builds its stem and a module for each key of ``stage_channels``, then calls ``_complete``. The
+    backbone has its initial values before the attention is made: after the same ``torch.manual_seed`` it
+    starts from the same weights with every attention.
+    """
+
+    in_channels: int
+    num_features: int
+    num_classes: int
+    stage_channels: dict[str, int]  # the stages in their order, with the channels they return
+    fc: nn.Module
+    attention: nn.ModuleDict  # by the name of the stage before it; empty when attention is in the blocks
+
+    @abstractmethod
+    def forward_stem(self, x: Tensor) -> Tensor:
+        """Return what the first stage gets: (N, in_channels, H, W) to (N, C, h, w)."""
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the last feature maps: (N, in_channels, H, W) to (N, num_features, h, w)."""
+        x = self.forward_stem(x)
+        for stage in self.stage_channels:
+            x = getattr(self, stage)(x)
+            if stage in self.attention:
+                x = self.attention[stage](x)
+        return x
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Return the logits of feature maps: (N, num_features, h, w) to (N, num_classes).
+
+        Args:
+            features: What ``forward_features`` returned.
+            pre_logits: Return the mean over h and w, (N, num_features), instead.
+        """
+        pooled = features.mean((2, 3))
+        return pooled if pre_logits else self.fc(pooled)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits: (N, in_channels, H, W) to (N, num_classes), or features without classes."""
+        return self.forward_head(self.forward_features(x))
+
+    def get_classifier(self) -> nn.Module:
+        """Return the last layer, from features to logits."""
+        return self.fc
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the last layer by a new one with fresh initial values.
+
+        Args:
+            num_classes: Number of logits; 0 makes the network return its pooled features, (N, num_features).
+
+        Raises:
+            UsageError: ``num_classes`` is below 0.
+        """
+        check_num_classes(num_classes)
+        self.num_classes = num_classes
+        self.fc = nn.Identity()
+        if num_classes:
+            self.fc = nn.Linear(self.num_features, num_classes).to(next(self.parameters()))
+            nn.init.kaiming_normal_(self.fc.weight)
+            nn.init.zeros_(self.fc.bias)
+
+    def _complete(
+        self,
+        num_classes: int,
+        attention: str,
+        attention_options: Mapping[str, Any] | None,
+        placement: Placement | None,
+    ) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.reset_classifier(num_classes)
+        self.attention = nn.ModuleDict()
+        options = attention_options or {}
+        if placement is None:
+            placement = default_placement(attention)
+        check_choice("placement", placement, get_args(Placement))
+        if placement == "stage":
+            for stage in self._stages_before_another(attention):
+                self.attention[stage] = create_attention(attention, self.stage_channels[stage], **options)
+        else:
+            for module in [found for found in self.modules() if isinstance(found, AttendedModule)]:
+                module.attention = create_attention(attention, module.out_channels, **options)
+
+    def _stages_before_another(self, attention: str) -> list[str]:
+        stages = list(self.stage_channels)[:-1]
+        if not stages and attention != "none":
+            message = (
+                f"{attention} goes after every stage but the last, and this network has one stage. "
+                "Give it more stages, or placement 'block'."
+            )
+            raise UsageError(message)
+        return stages
+
+
+def check_num_classes(num_classes: int) -> None:
+    """Raise a ``UsageError`` unless ``num_classes`` is a whole number of at least 0."""
+    if not isinstance(num_classes, int) or num_classes < 0:
+        message = f"num_classes is {num_classes!r}; give the number of classes, or 0 for the features."
+        raise UsageError(message)

@@ -1,0 +1,84 @@
+"""Count parameters and multiply-accumulates of a network, without its weights and without computing."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from cbam_lightning.attention.gate import check_positive
+from cbam_lightning.errors import UsageError
+from cbam_lightning.models.factory import build
+
+CONVENTION = (
+    "GFLOPs are 10^9 multiply-accumulates of one image, as in CBAM's paper: half of what torch's "
+    "FlopCounterMode counts, in convolutions, linear layers and matrix products (so also in self-attention). "
+    "Biases, BatchNorm, pooling, activations, products with a gate and additions are not counted."
+)
+
+
+class Complexity(NamedTuple):
+    """Number of parameters, and of multiply-accumulates for one image as ``CONVENTION`` says."""
+
+    params: int
+    macs: int
+
+
+def count(network: nn.Module, size_px: int = 224, in_channels: int = 3) -> Complexity:
+    """Count on the meta device, in evaluation mode; the network itself is not changed.
+
+    Args:
+        network: Maps (1, in_channels, size_px, size_px) to anything.
+        size_px: Height and width of the image.
+        in_channels: Number of channels of the image.
+
+    Raises:
+        UsageError: A number below 1, or the network does not take such images.
+    """
+    check_positive("size_px", size_px)
+    check_positive("in_channels", in_channels)
+    return _count(copy.deepcopy(network), size_px, in_channels)
+
+
+def count_named(
+    network: str,
+    attention: str = "none",
+    attention_options: Mapping[str, Any] | None = None,
+    network_options: Mapping[str, Any] | None = None,
+    size_px: int = 224,
+) -> Complexity:
+    """Count the network of a name, for 1000 classes and 3 channels; the names are those of ``create_model``.
+
+    Raises:
+        UsageError: An unknown name or option, or the network does not take images of ``size_px``.
+    """
+    check_positive("size_px", size_px)
+    names = (network, attention, attention_options or {}, network_options or {})
+    try:
+        with torch.device("meta"):
+            built = build(*names, num_classes=1000, in_channels=3)
+    except NotImplementedError:  # initial values that need real numbers, as of torchvision's regnet
+        built = build(*names, num_classes=1000, in_channels=3)
+    return _count(built, size_px, in_channels=3)
+
+
+def _count(network: nn.Module, size_px: int, in_channels: int) -> Complexity:
+    """Count a network that nobody else has: it is moved and left in evaluation mode."""
+    network = network.to("meta").eval()
+    image = torch.empty(1, in_channels, size_px, size_px, device="meta")
+    counter = FlopCounterMode(display=False)
+    try:
+        with torch.no_grad(), counter:
+            network(image)
+    except RuntimeError as error:
+        message = (
+            f"{type(network).__name__} does not take images of {in_channels} channels and {size_px} px: "
+            f"{error}. Give another size_px or in_channels."
+        )
+        raise UsageError(message) from error
+    params = sum(parameter.numel() for parameter in network.parameters())
+    return Complexity(params, counter.get_total_flops() // 2)

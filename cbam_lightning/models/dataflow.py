@@ -1,0 +1,200 @@
+"""One forward pass of any network, recorded: which module returned which tensor, and how it was computed.
+
+The pass costs neither time nor memory: it runs on torch's meta device, where tensors have shapes and no
+contents (https://pytorch.org/docs/stable/meta.html). The network's weights and statistics are not touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from cbam_lightning.errors import UsageError
+
+# By their names, since some of these operators exist only on some devices.
+_LAYERS = frozenset({"convolution", "convolution_overrideable", "mm", "addmm", "bmm", "baddbmm", "linear"})
+_ADDITIONS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
+_SIZE_PX = {1: 224, 2: 224, 3: 64}  # by the number of dimensions of the positions
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """What a tensor held between two writes to it; an operation in place makes a new value.
+
+    Attributes:
+        shape: Of the tensor, (N, C, *positions) for a feature map.
+        depth: Number of convolutions and matrix products on the longest path from the input.
+        dominators: One bit for each value, set for those through which every path from the input to this one
+            passes, itself included.
+        bit: The bit of this value.
+    """
+
+    shape: tuple[int, ...]
+    depth: int
+    dominators: int
+    bit: int
+
+
+class Dataflow(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The record of a forward pass.
+
+    Attributes:
+        outputs: By the name of a module, what each of its calls returned: the value, or the name of the type
+            if it is not a tensor. In the order in which the modules first returned.
+        modules_of: By value, the names of the modules that returned it, in this order; "" is the network.
+        additions: Both operands of every addition of two different values of one shape, in order.
+        dominators: Bits of the values through which every path to one of the network's outputs passes.
+        input_shape: Of the network's input.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.outputs: dict[str, list[Value | str]] = {}
+        self.modules_of: dict[Value, list[str]] = {}
+        self.additions: list[tuple[Value, Value]] = []
+        self.dominators = 0
+        self.input_shape = tuple(x.shape)
+        # The tensors are kept alive, so that no other one gets the id of one of them.
+        self._tensors: dict[int, tuple[Tensor, Value]] = {}
+        self._bits = 1
+        self._add(x, [])
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run one operation, and give its results their values."""
+        operands = self._values((args, kwargs))
+        if func in _ADDITIONS and len(operands) == 2:
+            first, second = operands
+            if first is not second and first.shape == second.shape:
+                self.additions.append((first, second))
+        result = func(*args, **(kwargs or {}))
+        if operands:
+            is_layer = func.overloadpacket.__name__ in _LAYERS
+            for tensor in tree_leaves(result):
+                if isinstance(tensor, Tensor):
+                    self._add(tensor, operands, is_layer)
+        return result
+
+    def returned(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        """Record that a module returned; a forward hook once ``name`` is bound."""
+        if isinstance(output, Tensor) and id(output) not in self._tensors:
+            self._add(output, [])  # computed from parameters alone
+        calls = self.outputs.setdefault(name, [])
+        if not isinstance(output, Tensor):
+            calls.append(type(output).__name__)
+            return
+        value = self._tensors[id(output)][1]
+        calls.append(value)
+        self.modules_of.setdefault(value, []).append(name)
+
+    def finished(self, output: Any) -> None:
+        """Record what the network returned: a tensor, or any nesting of them."""
+        for value in self._values(output):
+            self.dominators |= value.dominators
+
+    def _values(self, nested: Any) -> list[Value]:
+        tensors = [leaf for leaf in tree_leaves(nested) if isinstance(leaf, Tensor)]
+        return [self._tensors[id(tensor)][1] for tensor in tensors if id(tensor) in self._tensors]
+
+    def _add(self, tensor: Tensor, operands: list[Value], is_layer: bool = False) -> None:
+        dominators = operands[0].dominators if operands else 0
+        for operand in operands:
+            dominators &= operand.dominators
+        depth = max((operand.depth for operand in operands), default=0) + is_layer
+        value = Value(tuple(tensor.shape), depth, dominators | self._bits, self._bits)
+        self._tensors[id(tensor)] = (tensor, value)
+        self._bits <<= 1
+
+
+def record(network: nn.Module, example: Tensor | Sequence[int] | None = None) -> Dataflow:
+    """Run a network once in evaluation mode and record what happens.
+
+    Where the meta device does not do, for example since the output's shape depends on the input's contents,
+    the network runs on its own device.
+
+    Args:
+        network: Takes one tensor. Its weights, statistics and training flags are afterwards as before.
+        example: An input or its shape, (N, C, *positions). Left out, (1, C, S, S) in as many dimensions as
+            the network's first convolution has, with its ``in_channels``, or the network's where it has this
+            attribute. S is 224, or 64 in three dimensions.
+
+    Raises:
+        UsageError: The network does not run on the example, or there is no convolution to make one for.
+    """
+    x = _example_input(network, example)
+    with _evaluating(network), torch.no_grad():
+        try:
+            on_meta = {
+                name: tensor.detach().to("meta")
+                for name, tensor in chain(network.named_parameters(), network.named_buffers())
+            }
+            return _run(network, x.to("meta"), on_meta)
+        except Exception:  # whatever the network's code raises where a tensor has no contents
+            device = next((p.device for p in network.parameters()), x.device)
+        try:
+            return _run(network, x.to(device), {})
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+            message = (
+                f"the network does not run on an input of shape {tuple(x.shape)}: {reason}. "
+                "Give `example`, an input that it takes or its shape (N, C, H, W)."
+            )
+            raise UsageError(message) from error
+
+
+def _run(network: nn.Module, x: Tensor, tensors: dict[str, Tensor]) -> Dataflow:
+    flow = Dataflow(x)
+    with ExitStack() as stack:
+        for name, module in network.named_modules():
+            handle = module.register_forward_hook(partial(flow.returned, name))
+            stack.callback(handle.remove)
+        stack.enter_context(flow)
+        flow.finished(functional_call(network, tensors, (x,)))
+    return flow
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    # Not by eval() and train(): a network may override them, for example to keep its BatchNorms frozen.
+    before = {module: module.training for module in network.modules()}
+    try:
+        for module in before:
+            module.training = False
+        yield
+    finally:
+        for module, training in before.items():
+            module.training = training
+
+
+def _example_input(network: nn.Module, example: Tensor | Sequence[int] | None) -> Tensor:
+    if isinstance(example, Tensor):
+        return example
+    dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), None)
+    if example is not None:
+        if not isinstance(example, Sequence) or not all(isinstance(n, int) and n > 0 for n in example):
+            message = f"example is {example!r}; give a tensor, or its shape as a list of whole numbers."
+            raise UsageError(message)
+        return torch.zeros(tuple(example), dtype=dtype)
+    for module in network.modules():
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            # Before the first convolution, space may go to depth; this package's networks say what they take.
+            known = getattr(network, "in_channels", None)
+            channels = known if isinstance(known, int) else module.in_channels
+            dims = len(module.kernel_size)
+            return torch.zeros((1, channels, *[_SIZE_PX[dims]] * dims), dtype=dtype)
+    message = (
+        f"{type(network).__name__} has no convolution that would tell the shape of its input. "
+        "Give `example`, an input that it takes or its shape (N, C, H, W)."
+    )
+    raise UsageError(message)

@@ -1,0 +1,144 @@
+"""Networks for use without this package: as ONNX, or as a program of ``torch.export``."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from cbam_lightning.attention.gate import check_choice
+from cbam_lightning.errors import UsageError
+from cbam_lightning.models.factory import create_model
+from cbam_lightning.models.pretrained import open_checkpoint
+from cbam_lightning.weights import Header, atomic_write
+
+SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}
+TOLERANCE = 1e-4  # absolute, of logits that are scaled to at most 1
+
+_DEFAULT_SIZE_PX = 224
+_LARGER_PX = 32  # the stride of most networks, so that a second size is a whole number of cells larger
+_ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+_Run = Callable[[Tensor], Tensor]
+
+
+class Exported(NamedTuple):
+    """What was written.
+
+    Attributes:
+        path: The file.
+        dynamic_size: Whether height and width may differ from those it was trained on; the batch always may.
+        difference: Largest difference of a logit between file and network on random images, relative to the
+            largest logit where that is above 1.
+        header: How to normalise the images and what the classes are called; it is in the file, too.
+    """
+
+    path: Path
+    dynamic_size: bool
+    difference: float
+    header: Header
+
+
+def export_network(source: str | Path, out: str | Path | None = None, to: str = "onnx") -> Exported:
+    """Write the network of a checkpoint so that it runs without this package, and check the file.
+
+    The file takes normalised images (N, C, H, W), float32, as ``images`` and gives ``logits`` (N, K), with
+    any N, and any H and W unless the network itself fixes them. The checkpoint's header is in its metadata
+    (ONNX: ``metadata_props``; torch: the extra file) under ``cbam_lightning``.
+
+    Args:
+        source: Whatever ``create_model(weights=...)`` takes.
+        out: The file to write; left out, it is named as the checkpoint and lies beside it.
+        to: ``onnx``, or ``torch_export`` for ``torch.export.load``.
+
+    Raises:
+        UsageError: A wrong name or ending, packages for ONNX that are not installed, a network that cannot
+            be exported, or one whose file answers differently.
+        OSError: The file cannot be written.
+    """
+    check_choice("to", to, SUFFIXES)
+    out = Path(out) if out is not None else Path(source).with_suffix(SUFFIXES[to])
+    if out.suffix != SUFFIXES[to]:
+        message = f"{out} should end in {SUFFIXES[to]}, the ending of {to} files."
+        raise UsageError(message)
+    if to == "onnx":
+        _need_onnx()
+    header = open_checkpoint(source).header
+    network = create_model(weights=source).eval()
+    size_px = header.size_px or _DEFAULT_SIZE_PX
+    program, dynamic_size = _trace(network, header.in_channels, size_px)
+    content, run = (_to_onnx if to == "onnx" else _to_torch)(program, header)
+    sizes_px = (size_px, size_px + _LARGER_PX) if dynamic_size else (size_px,)
+    difference = max(
+        _difference(network, run, torch.randn(batch, header.in_channels, size, size))
+        for batch in (1, 3)
+        for size in sizes_px
+    )
+    if not difference <= TOLERANCE:
+        message = (
+            f"{to} differs from the network by {difference:.1e} (allowed: {TOLERANCE}); nothing is written."
+        )
+        raise UsageError(message)
+    with atomic_write(out) as file:
+        file.write(content)
+    return Exported(out, dynamic_size, difference, header)
+
+
+def _trace(network: nn.Module, in_channels: int, size_px: int) -> tuple[ExportedProgram, bool]:
+    """Trace with any batch, and with any size if no layer of the network fixes it."""
+    images = torch.randn(2, in_channels, size_px, size_px)
+    batch, sizes = {0: Dim("batch")}, {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
+    try:
+        with torch.no_grad():
+            network(images.new_zeros(2, in_channels, size_px + _LARGER_PX, size_px + _LARGER_PX))
+        return torch.export.export(network, (images,), dynamic_shapes=({**batch, **sizes},)), True
+    except Exception:  # a layer may fix its size in as many ways as there are layers
+        try:
+            return torch.export.export(network, (images,), dynamic_shapes=(batch,)), False
+        except Exception as error:
+            message = f"the network cannot be traced by torch.export: {str(error).splitlines()[0]}."
+            raise UsageError(message) from error
+
+
+def _to_torch(program: ExportedProgram, header: Header) -> tuple[bytes, _Run]:
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files=header.to_metadata())
+    loaded: Any = torch.export.load(io.BytesIO(buffer.getvalue())).module()
+    return buffer.getvalue(), loaded
+
+
+def _to_onnx(program: ExportedProgram, header: Header) -> tuple[bytes, _Run]:
+    import onnxruntime
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's remarks on its own internals
+        exported: Any = torch.onnx.export(
+            program, input_names=["images"], output_names=["logits"], verbose=False
+        )
+    exported.model.metadata_props.update(header.to_metadata())
+    content: bytes = exported.model_proto.SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+
+    def run(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+    return content, run
+
+
+@torch.no_grad()
+def _difference(network: nn.Module, run: _Run, images: Tensor) -> float:
+    expected = network(images)
+    return float((run(images) - expected).abs().max() / expected.abs().max().clamp(min=1))
+
+
+def _need_onnx() -> None:
+    missing = [name for name in _ONNX_PACKAGES if find_spec(name) is None]
+    if missing:
+        message = f"ONNX needs {', '.join(missing)}; install with: pip install 'cbam_lightning[onnx]'."
+        raise UsageError(message)

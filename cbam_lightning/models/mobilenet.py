@@ -1,0 +1,124 @@
+"""MobileNet v1 (Howard et al., 2017): https://arxiv.org/abs/1704.04861, Table 1, with attention.
+
+Attention follows every convolution unit, after its ReLU: the gate acts on what the next unit gets. CBAM's
+paper (https://arxiv.org/abs/1807.06521) does not say where it is; after every unit is the only placement with
+the parameters and FLOPs that it prints, which are the same before and after the ReLU.
+
+As in the paper and unlike its TensorFlow code: ReLU instead of ReLU6, and no dropout. Initial values are
+those of this package's ResNet.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from cbam_lightning.attention.gate import check_choice, check_positive
+from cbam_lightning.attention.registry import Placement
+from cbam_lightning.errors import UsageError
+from cbam_lightning.models.classifier_network import AttendedModule, ClassifierNetwork
+
+_STEM_WIDTH = 32
+# Channels of the blocks in each stage; every stage but the first halves H and W.
+_STAGE_WIDTHS = ((64,), (128,) * 2, (256,) * 2, (512,) * 6, (1024,) * 2)
+
+
+class ConvUnit(AttendedModule):
+    """Convolution, BatchNorm, ReLU, attention; this is the identity until the network replaces it."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1
+    ) -> None:
+        super().__init__()
+        self.out_channels = out_channels
+        padding = kernel_size // 2
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False
+        )
+        self.bn = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU()
+        self.attention = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
+        output: Tensor = self.attention(self.relu(self.bn(self.conv(x))))
+        return output
+
+
+class DepthwiseSeparable(nn.Module):
+    """A 3x3 convolution of each channel by itself, with the stride, then a 1x1 convolution."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.depthwise = ConvUnit(in_channels, in_channels, 3, stride, groups=in_channels)
+        self.pointwise = ConvUnit(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
+        output: Tensor = self.pointwise(self.depthwise(x))
+        return output
+
+
+class MobileNet(ClassifierNetwork):
+    """MobileNet v1: a 3x3 convolution and 13 depthwise-separable blocks, for large or for small images.
+
+    Args:
+        width_multiplier: Factor on every number of channels but those of the images, rounded down and at
+            least 8, as in the authors' code:
+            https://github.com/tensorflow/models/blob/master/research/slim/nets/mobilenet_v1.py
+        stem: Stride of the first convolution: ``imagenet`` 2, ``cifar`` 1.
+        attention: One of ``list_attention()``.
+        attention_options: What the attention's class accepts besides ``channels``.
+        placement: ``block``: after each of the 27 convolution units. ``stage``: after every stage but the
+            last, which is before each of the 4 depthwise-separable blocks of stride 2. Left out, ``stage``
+            for those that their papers put between stages.
+        num_classes: Number of logits; 0 makes the network return its pooled features.
+        in_channels: Number of channels of the images.
+
+    Raises:
+        UsageError: An unknown choice, a number out of range, or an attention that cannot be made.
+    """
+
+    def __init__(
+        self,
+        *,
+        width_multiplier: float = 1.0,
+        stem: Literal["imagenet", "cifar"] = "imagenet",
+        attention: str = "none",
+        attention_options: Mapping[str, Any] | None = None,
+        placement: Placement | None = None,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+    ) -> None:
+        super().__init__()
+        check_choice("stem", stem, ("imagenet", "cifar"))
+        check_positive("in_channels", in_channels)
+        _check_multiplier(width_multiplier)
+        self.in_channels = in_channels
+        width = max(8, int(_STEM_WIDTH * width_multiplier))
+        self.stem = ConvUnit(in_channels, width, 3, stride=2 if stem == "imagenet" else 1)
+        self.stage_channels = {}
+        for number, widths in enumerate(_STAGE_WIDTHS, start=1):
+            stage = nn.Sequential()
+            for index, full_width in enumerate(widths):
+                in_width, width = width, max(8, int(full_width * width_multiplier))
+                stage.append(DepthwiseSeparable(in_width, width, 2 if index == 0 and number > 1 else 1))
+            self.add_module(f"layer{number}", stage)
+            self.stage_channels[f"layer{number}"] = width
+        self.num_features = width
+        self._complete(num_classes, attention, attention_options, placement)
+
+    def forward_stem(self, x: Tensor) -> Tensor:
+        """Return what the first stage gets: (N, in_channels, H, W) to (N, C, h, w)."""
+        stemmed: Tensor = self.stem(x)
+        return stemmed
+
+
+def _check_multiplier(multiplier: float) -> None:
+    number = isinstance(multiplier, int | float) and not isinstance(multiplier, bool)
+    if not number or not math.isfinite(multiplier) or multiplier <= 0:
+        message = f"width_multiplier is {multiplier!r}; give a number above 0, for example 1.0 or 0.7."
+        raise UsageError(message)

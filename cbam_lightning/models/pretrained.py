@@ -1,0 +1,172 @@
+"""Open weights by what names them: a registered checkpoint, a library's ImageNet weights, or a file."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+
+from cbam_lightning import __version__
+from cbam_lightning.errors import UsageError, unknown_name
+from cbam_lightning.models.registry import MODELS
+from cbam_lightning.weights import Checkpoint, Header, checkpoint_path, list_weights, load_checkpoint
+from cbam_lightning.weights.translate import complete
+from cbam_lightning.weights.unpickle import refusal
+
+
+def open_checkpoint(source: str | Path, network: str | None = None) -> Checkpoint:
+    """Read weights by their name or from a file.
+
+    Args:
+        source: One of ``cbam_lightning.weights.list_weights()``; the name of an entry of torchvision's
+            ``WeightsEnum`` such as ``IMAGENET1K_V2``, or ``DEFAULT`` for torchvision's or timm's best; or the
+            path of a ``.safetensors`` or ``.ckpt`` file. A file without an ending that is called like a
+            registered checkpoint is opened as ``./NAME``.
+        network: Whose weights to take, where the library has them for many: a name of ours,
+            ``torchvision/NAME`` or ``timm/NAME``.
+
+    Returns:
+        The values under the network's own key names, and a header. Attention is ``none`` for the weights of
+        torchvision and timm; their accuracies are those that the library reports.
+
+    Raises:
+        UsageError: Nothing is called so, or the file is damaged or holds code.
+        OSError: A download failed.
+    """
+    name = str(source)
+    if isinstance(source, str) and name in list_weights():
+        return load_checkpoint(checkpoint_path(name))
+    if isinstance(source, Path) or os.sep in name or Path(name).suffix or Path(name).is_file():
+        return load_checkpoint(source)
+    if network and network.startswith("timm/") and name == "DEFAULT":
+        return _from_timm(network)
+    entries = _torchvision_entries(network)
+    if network and name in entries:
+        return _from_torchvision(network, entries[name])
+    raise _unknown(name, network, [*list_weights(), *entries])
+
+
+def _unknown(name: str, network: str | None, allowed: list[str]) -> UsageError:
+    hint = "give the path of a file"
+    if network is None:
+        hint = f"name the network whose weights of torchvision or timm {name} shall be, or {hint}"
+    if network is not None and network.startswith("timm/"):
+        allowed = [*allowed, "DEFAULT"]
+    if not allowed:
+        return UsageError(f"there are no weights {name!r}{f' for {network}' if network else ''}; {hint}.")
+    kind = f"weights for {network}" if network else "weights"
+    return UsageError(f"{unknown_name(kind, name, allowed)} Or {hint}.")
+
+
+def _torchvision_entries(network: str | None) -> dict[str, Any]:
+    """Return torchvision's weights for a network by their names, none if it has none."""
+    if network is None:
+        return {}
+    known = MODELS[network].torchvision if network in MODELS else None
+    name = known or (network.removeprefix("torchvision/") if network.startswith("torchvision/") else None)
+    if name is None:
+        return {}
+    from torchvision.models import get_model_weights
+
+    try:
+        return dict(get_model_weights(name).__members__)
+    except ValueError:  # torchvision has no such network
+        return {}
+
+
+def _from_torchvision(network: str, entry: Any) -> Checkpoint:
+    file = Path(torch.hub.get_dir(), "checkpoints", Path(urlsplit(entry.url).path).name)
+    try:
+        state = entry.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise refusal(file, error) from None
+    except OSError as error:
+        message = f"could not download {entry.url}: {_line(error)}."
+        raise OSError(message) from error
+    except Exception as error:  # a damaged pickle makes its reader raise nearly anything
+        message = f"{entry.url} arrived damaged, or {file} is: {_line(error)}. Remove the file and try again."
+        raise OSError(message) from error
+    return Checkpoint(_torchvision_header(network, entry), complete(state))
+
+
+def _torchvision_header(network: str, entry: Any) -> Header:
+    transforms = entry.transforms()
+    measured: Mapping[str, float] = entry.meta.get("_metrics", {}).get("ImageNet-1K", {})
+    return Header(
+        network=network,
+        attention="none",
+        num_classes=len(entry.meta["categories"]),
+        in_channels=3,
+        class_names=None,  # "tench" is what ImageNet's folders call n01440764, so they would seem to differ
+        size_px=transforms.crop_size[0],
+        mean=tuple(transforms.mean),
+        std=tuple(transforms.std),
+        dataset="imagenet",
+        metrics={
+            f"reported/{ours}": measured[theirs] / 100
+            for ours, theirs in (("top1", "acc@1"), ("top5", "acc@5"))
+            if theirs in measured
+        },
+        version=__version__,
+    )
+
+
+def _from_timm(network: str) -> Checkpoint:
+    name = network.removeprefix("timm/")
+    try:
+        timm = importlib.import_module("timm")
+    except ImportError:
+        message = f"{network} needs timm; install it with `pip install timm`."
+        raise UsageError(message) from None
+    try:
+        with _plain_values_only():
+            built = timm.create_model(name, pretrained=True)
+    except (RuntimeError, ValueError) as error:
+        message = f"timm has no weights for {name}: {_line(error)}."
+        raise UsageError(message) from None
+    except Exception as error:  # whatever its download library raises
+        message = f"could not download timm's weights for {name}: {_line(error)}."
+        raise OSError(message) from error
+    return Checkpoint(_timm_header(network, built.pretrained_cfg), dict(built.state_dict()))
+
+
+def _timm_header(network: str, config: Mapping[str, Any]) -> Header:
+    channels, height, _ = config["input_size"]
+    return Header(
+        network=network,
+        attention="none",
+        num_classes=config["num_classes"],
+        in_channels=channels,
+        size_px=height,
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        version=__version__,
+    )
+
+
+@contextmanager
+def _plain_values_only() -> Iterator[None]:
+    """Let ``torch.load`` run nothing from a file, whatever the library that calls it asks for.
+
+    https://docs.pytorch.org/docs/stable/notes/serialization.html#environment-variables
+    """
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()).rstrip(".")[:300] or type(error).__name__

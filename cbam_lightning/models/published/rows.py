@@ -1,0 +1,164 @@
+"""The rows of the paper's classification tables, each with what our network of the same kind has."""
+
+from __future__ import annotations
+
+import csv
+import inspect
+from collections.abc import Sequence
+from decimal import Decimal
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from cbam_lightning.attention import CBAM
+from cbam_lightning.models.complexity import count_named
+from cbam_lightning.models.registry import MODELS
+
+PARAMS_M_TOLERANCE = 0.01
+GFLOPS_TOLERANCE = 0.0015
+
+REPRODUCED = "reproduced"
+DIFFERS = "differs"
+CONTRADICTION = "contradicts the paper's other tables"
+NO_FIGURE = "no figure published"
+NOT_IN_THE_PAPER = "not in the paper"
+
+_NETWORKS = {
+    "ResNet-50": "resnet50",
+    "ResNet-101": "resnet101",
+    "WideResNet-18 (widen=2.0)": "wide_resnet18_2.0",
+    "ResNeXt-50 (32x4d)": "resnext50_32x4d",
+    "MobileNet": "mobilenet_v1",
+}
+
+
+class PublishedRow(NamedTuple):
+    """A row of the paper, in our names; errors in percent, ``None`` where the paper prints no figure.
+
+    Parameters and GFLOPs keep the digits that are printed: 3.86 may be anything from 3.855 to 3.865.
+    """
+
+    table: str
+    network: str
+    attention: str
+    attention_options: dict[str, Any]  # only those that are not CBAM's defaults
+    params_m: Decimal | None
+    gflops: Decimal | None
+    top1_error: float
+    top5_error: float
+    contradiction: bool  # the same network has other figures in the paper's other tables
+
+
+class Row(NamedTuple):
+    """A network and attention with our figures, and the paper's if it has any.
+
+    ``gflops`` is for strides where the paper's are, in the first 1x1 convolution of a bottleneck;
+    ``gflops_default`` for those of ``create_model``, in the 3x3 ("v1.5"). Only bottlenecks have two figures.
+    """
+
+    table: str
+    network: str
+    attention: str
+    attention_options: dict[str, Any]
+    size_px: int
+    params_m: float
+    gflops: float
+    gflops_default: float
+    published: PublishedRow | None
+
+    @property
+    def params_m_difference(self) -> float | None:
+        """Return ours minus the paper's, in millions of parameters."""
+        return _difference(self.params_m, self.published and self.published.params_m)
+
+    @property
+    def gflops_difference(self) -> float | None:
+        """Return ours minus the paper's, in GFLOPs."""
+        return _difference(self.gflops, self.published and self.published.gflops)
+
+    @property
+    def status(self) -> str:
+        """Say how the row stands to the paper: one of the five constants of this file."""
+        if self.published is None:
+            return NOT_IN_THE_PAPER
+        if self.published.contradiction:
+            return CONTRADICTION
+        if self.published.params_m is None or self.published.gflops is None:
+            return NO_FIGURE
+        close = _close(self.params_m, self.published.params_m, PARAMS_M_TOLERANCE)
+        close = close and _close(self.gflops, self.published.gflops, GFLOPS_TOLERANCE)
+        return REPRODUCED if close else DIFFERS
+
+
+def published_rows() -> list[PublishedRow]:
+    """Read ``classification.csv``, in its order."""
+    text = files("cbam_lightning.models.published").joinpath("classification.csv").read_text("utf-8")
+    return [_parse(line) for line in csv.DictReader(text.splitlines())]
+
+
+def rows(extra: Sequence[tuple[str, str]] = (), size_px: int = 224) -> list[Row]:
+    """Count the network of every published row, at 224 px, and then those of ``extra``.
+
+    Args:
+        extra: Pairs of a network's and an attention's name, as ``create_model`` takes them.
+        size_px: Height and width of the images of ``extra``.
+
+    Raises:
+        UsageError: An unknown name, or a network that does not take images of ``size_px``.
+    """
+    added = [Row("added", *names, {}, size_px, *_figures(*names, {}, size_px), None) for names in extra]
+    counted: dict[str, tuple[float, float, float]] = {}  # a network is in several tables of the paper
+    published = []
+    for row in published_rows():
+        named = (row.network, row.attention, row.attention_options, 224)
+        if str(named) not in counted:
+            counted[str(named)] = _figures(*named)
+        published.append(Row(row.table, *named, *counted[str(named)], row))
+    return published + added
+
+
+def _figures(
+    network: str, attention: str, options: dict[str, Any], size_px: int
+) -> tuple[float, float, float]:
+    """Return params_m, gflops and gflops_default of a ``Row``."""
+    default = count_named(network, attention, options, {}, size_px)
+    macs = default.macs
+    if network in MODELS and MODELS[network].options.get("block") == "bottleneck":
+        macs = count_named(network, attention, options, {"stride_in": "1x1"}, size_px).macs
+    return default.params / 1e6, macs / 1e9, default.macs / 1e9
+
+
+def _parse(line: dict[str, str]) -> PublishedRow:
+    return PublishedRow(
+        table=line["table"],
+        network=_NETWORKS[line["architecture"]],
+        attention=line["attention"],
+        attention_options=_cbam_options(line) if line["attention"] == "cbam" else {},
+        params_m=Decimal(line["params_m"]) if line["params_m"] else None,
+        gflops=Decimal(line["gflops"]) if line["gflops"] else None,
+        top1_error=float(line["top1_error"]),
+        top5_error=float(line["top5_error"]),
+        contradiction=line["complexity_reproducible"] == "no",
+    )
+
+
+def _cbam_options(line: dict[str, str]) -> dict[str, Any]:
+    options: dict[str, Any] = {"arrangement": line["arrangement"], "pools": line["channel_pools"].split("+")}
+    if line["spatial_pool"]:
+        options |= {"spatial_pool": line["spatial_pool"], "kernel_size": int(line["spatial_kernel"])}
+    defaults = inspect.signature(CBAM).parameters
+    options = {name: tuple(value) if name == "pools" else value for name, value in options.items()}
+    return {name: value for name, value in options.items() if value != defaults[name].default}
+
+
+def _difference(ours: float, theirs: Decimal | None) -> float | None:
+    return None if theirs is None else ours - float(theirs)
+
+
+def _close(ours: float, theirs: Decimal, tolerance: float) -> bool:
+    """Tell whether both are equal within the tolerance, or in the digits that the paper prints."""
+    return abs(ours - float(theirs)) <= tolerance or round(Decimal(ours), -_exponent(theirs)) == theirs
+
+
+def _exponent(number: Decimal) -> int:
+    exponent = number.as_tuple().exponent
+    return exponent if isinstance(exponent, int) else 0

@@ -1,0 +1,215 @@
+"""Convolutional networks of torchvision, cut in two where their feature maps are pooled.
+
+Source: https://github.com/pytorch/vision/tree/main/torchvision/models.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cbam_lightning.attention.gate import check_positive
+from cbam_lightning.errors import UsageError
+from cbam_lightning.models.classifier_network import check_num_classes
+
+
+class _Family(NamedTuple):
+    """How a torchvision family goes from images to logits.
+
+    Attributes:
+        features: The children that make the last feature maps, in order.
+        classifier: The child that makes the logits.
+        pool: From the network and its last feature maps, (N, C, h, w), to the input of the classifier.
+    """
+
+    features: tuple[str, ...]
+    classifier: str
+    pool: Callable[[nn.Module, Tensor], Tensor]
+
+
+def _avgpool_flat(network: nn.Module, features: Tensor) -> Tensor:
+    return _avgpool(network, features).flatten(1)
+
+
+def _avgpool(network: nn.Module, features: Tensor) -> Tensor:
+    pooled: Tensor = network.get_submodule("avgpool")(features)
+    return pooled
+
+
+def _mean(network: nn.Module, features: Tensor) -> Tensor:
+    return features.mean((2, 3))
+
+
+def _adaptive(network: nn.Module, features: Tensor) -> Tensor:
+    return F.adaptive_avg_pool2d(features, (1, 1)).flatten(1)
+
+
+def _relu_adaptive(network: nn.Module, features: Tensor) -> Tensor:
+    return _adaptive(network, F.relu(features))
+
+
+def _unpooled(network: nn.Module, features: Tensor) -> Tensor:
+    return features
+
+
+_STAGES = ("layer1", "layer2", "layer3", "layer4")
+# By the module of torchvision.models that defines them. Each is that class's forward(), cut in two.
+_FAMILIES: dict[str, _Family] = {
+    "alexnet": _Family(("features",), "classifier", _avgpool_flat),
+    "convnext": _Family(("features",), "classifier", _avgpool),
+    "densenet": _Family(("features",), "classifier", _relu_adaptive),
+    "efficientnet": _Family(("features",), "classifier", _avgpool_flat),
+    "mnasnet": _Family(("layers",), "classifier", _mean),
+    "mobilenetv2": _Family(("features",), "classifier", _adaptive),
+    "mobilenetv3": _Family(("features",), "classifier", _avgpool_flat),
+    "regnet": _Family(("stem", "trunk_output"), "fc", _avgpool_flat),
+    "resnet": _Family(("conv1", "bn1", "relu", "maxpool", *_STAGES), "fc", _avgpool_flat),
+    "shufflenetv2": _Family(("conv1", "maxpool", "stage2", "stage3", "stage4", "conv5"), "fc", _mean),
+    "squeezenet": _Family(("features",), "classifier", _unpooled),
+    "vgg": _Family(("features",), "classifier", _avgpool_flat),
+}
+
+
+class TorchvisionNetwork(nn.Module):
+    """A convolutional classification network of torchvision, with its logits and its state-dict keys.
+
+    ``num_features`` is what the last layer takes in. Between it and the feature maps, VGG, AlexNet and
+    MobileNet v3 have further linear layers.
+
+    Args:
+        name: Of ``torchvision.models``, for example ``densenet121``.
+        num_classes: Number of logits; 0 makes the network return the input of its last layer.
+        in_channels: Number of channels of the images. If it is not 3, the weights of the first convolution
+            are new, Kaiming normal (fan-out).
+        options: Further arguments of torchvision's function, for example ``dropout``.
+
+    Raises:
+        UsageError: An unknown network, one that is not convolutional or has auxiliary outputs, an option that
+            it does not have, or a number out of range.
+    """
+
+    def __init__(self, name: str, num_classes: int = 1000, in_channels: int = 3, **options: Any) -> None:
+        super().__init__()
+        check_positive("in_channels", in_channels)
+        check_num_classes(num_classes)
+        self._family = _FAMILIES[_check_family(name)]
+        try:
+            # Also without classes: the last layer tells its kind and its width.
+            network = torchvision.models.get_model(
+                name, weights=None, num_classes=num_classes or 1, **options
+            )
+        except (TypeError, ValueError) as error:
+            message = f"torchvision/{name} does not take {options}: {error}"
+            raise UsageError(message) from error
+        for key, child in network.named_children():
+            self.add_module(key, child)
+        layers = [(key, m) for key, m in self.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+        self._last, last = layers[-1]
+        self._is_convolution = isinstance(last, nn.Conv2d)
+        self.num_features = last.weight.shape[1]
+        self.num_classes = num_classes
+        self.in_channels = in_channels
+        if in_channels != 3:
+            self._renew_first_convolution()
+        if not num_classes:
+            self.reset_classifier(0)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Return the last feature maps: (N, in_channels, H, W) to (N, C, h, w)."""
+        for child in self._family.features:
+            x = self.get_submodule(child)(x)
+        return x
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Return the logits of feature maps: (N, C, h, w) to (N, num_classes).
+
+        Args:
+            features: What ``forward_features`` returned.
+            pre_logits: Return the input of the last layer, (N, num_features), instead.
+        """
+        x = self._family.pool(self, features)
+        head = self.get_submodule(self._family.classifier)
+        if not pre_logits:
+            x = head(x)
+        elif isinstance(head, nn.Sequential):
+            last = self.get_classifier()
+            for layer in head:
+                x = x if layer is last else layer(x)
+        return x.flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits: (N, in_channels, H, W) to (N, num_classes), or features without classes."""
+        return self.forward_head(self.forward_features(x))
+
+    def get_classifier(self) -> nn.Module:
+        """Return the last layer, from features to logits."""
+        return self.get_submodule(self._last)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the last layer by a new one with torch's initial values.
+
+        Args:
+            num_classes: Number of logits; 0 makes the network return the input of its last layer.
+
+        Raises:
+            UsageError: ``num_classes`` is below 0.
+        """
+        check_num_classes(num_classes)
+        self.num_classes = num_classes
+        layer: nn.Module = nn.Identity()
+        if num_classes and self._is_convolution:
+            layer = nn.Conv2d(self.num_features, num_classes, kernel_size=1)
+        elif num_classes:
+            layer = nn.Linear(self.num_features, num_classes)
+        self.set_submodule(self._last, layer.to(next(self.parameters())))
+
+    def _renew_first_convolution(self) -> None:
+        conv = next(module for module in self.modules() if isinstance(module, nn.Conv2d))
+        conv.in_channels = self.in_channels
+        shape = (conv.out_channels, self.in_channels, *conv.kernel_size)
+        conv.weight = nn.Parameter(torch.empty(shape).to(conv.weight))
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+
+
+def torchvision_names() -> list[str]:
+    """Return the names that ``TorchvisionNetwork`` takes, sorted."""
+    return [name for name in _all_names() if _defining_module(name) in _FAMILIES]
+
+
+def unknown_network(library: str, given: str, names: list[str]) -> UsageError:
+    """Build the error for a name that is none of a library's, of which there are too many to list."""
+    close = difflib.get_close_matches(given, names, n=5)
+    hint = f" Did you mean {', '.join(close)}?" if close else ""
+    message = (
+        f"no convolutional network of {library} is called {given!r}.{hint} "
+        f"`cbam-lightning models '{library}/*'` lists them; names of the hub are not taken."
+    )
+    return UsageError(message)
+
+
+def _check_family(name: str) -> str:
+    if name not in _all_names():
+        raise unknown_network(library="torchvision", given=name, names=torchvision_names())
+    family = _defining_module(name)
+    if family not in _FAMILIES:
+        message = (
+            f"torchvision/{name} is not a convolutional network with one output. "
+            f"Choose one of the families {', '.join(_FAMILIES)}."
+        )
+        raise UsageError(message)
+    return family
+
+
+def _all_names() -> list[str]:
+    names: list[str] = torchvision.models.list_models(module=torchvision.models)
+    return names
+
+
+def _defining_module(name: str) -> str:
+    return str(torchvision.models.get_model_builder(name).__module__).rpartition(".")[2]

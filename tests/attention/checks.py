@@ -1,0 +1,70 @@
+"""What the tests of every attention module share: inputs, random weights, and comparisons."""
+
+import re
+
+import torch
+
+SEED = 0  # with it, no ReLU of the literal comparisons is dead
+
+
+def randomised(module, seed=SEED):
+    """Give every parameter and statistic a random value, since a BatchNorm weight of 0 hides half the module.
+
+    The BatchNorm keeps both signs alive behind a ReLU.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for name, value in module.state_dict().items():
+        if name.endswith("running_var"):
+            value.uniform_(0.5, 2, generator=generator)
+        elif re.search(r"bn\d?\.", name) and value.is_floating_point():
+            value.normal_(1.0 if name.endswith("weight") else 0.0, 0.2, generator=generator)
+        elif value.is_floating_point():
+            value.normal_(0, 0.5, generator=generator)
+    return module
+
+
+def images(*shape, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
+
+
+def gradients_of(module):
+    return {name: parameter.grad for name, parameter in module.named_parameters()}
+
+
+def assert_equals_literal(module, formula, shape=(2, 6, 5, 4), without_gradient=()):
+    """Compare output and every gradient of ``module`` with ``formula(x, weights)``, to 1e-12.
+
+    The parameters named in ``without_gradient`` have a gradient of 0, every other one has not.
+    """
+    x = images(*shape).requires_grad_()
+    parameters = dict(module.named_parameters())
+    copies = {name: p.detach().clone().requires_grad_() for name, p in parameters.items()}
+    buffers = {name: b.clone() for name, b in module.named_buffers()}
+    expected = formula(x, copies | buffers)
+    output = module(x)
+    torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
+    cotangent = images(*output.shape).cos()
+    gradients = torch.autograd.grad(output, [x, *parameters.values()], cotangent)
+    expected_gradients = torch.autograd.grad(expected, [x, *copies.values()], cotangent)
+    for name, got, want in zip(["x", *parameters], gradients, expected_gradients, strict=True):
+        if name in without_gradient:
+            assert want.abs().max() < 1e-12, name
+        else:
+            assert want.abs().max() > 1e-9, f"the comparison says nothing about {name}"
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def assert_survives_large_inputs(module, dtype):
+    """Run ``module`` forward and backward under autocast on inputs of +-1e4, alike and of mixed sign."""
+    large = torch.full((2, 8, 9, 10), 1e4, dtype=dtype)
+    large[1] *= images(8, 9, 10).sign()
+    for x in (large.requires_grad_(), (-large).detach().requires_grad_()):
+        module.zero_grad()
+        with torch.autocast("cpu", dtype=dtype):
+            if hasattr(module, "gate_map"):
+                assert module.gate_map(x).dtype == torch.float32
+            output = module(x)
+        assert output.dtype == dtype
+        output.backward(torch.ones_like(output))
+        for name, tensor in {"output": output, "x": x.grad, **gradients_of(module)}.items():
+            assert tensor.isfinite().all(), name

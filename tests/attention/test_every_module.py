@@ -1,0 +1,244 @@
+"""Every attention that has a name, in every precision and surrounding it must survive."""
+
+import copy
+import itertools
+import pickle
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cbam_lightning.attention import create_attention, list_attention
+from cbam_lightning.attention.registry import option_names
+from cbam_lightning.errors import UsageError
+from tests.attention.checks import assert_survives_large_inputs, images, randomised
+
+POOLS = ("avg", "max", "lp", "lse")
+# Besides the default ones; a module that is not here is tested with its defaults.
+OPTIONS = {
+    "bam": [{"variant": "paper"}],
+    "cbam": [
+        {"pools": POOLS, "spatial_pool": "conv1x1"},
+        *({"arrangement": name} for name in ("spatial-channel", "parallel", "channel", "spatial")),
+    ],
+    "eca": [{"kernel_size": 5}],
+    "sagan": [{"reduction": 2}],
+}
+
+
+def cases(with_gate=None):
+    """List every name with each of its options, with this gate where there is a choice."""
+    found = []
+    for name in list_attention():
+        for options in ({}, *OPTIONS.get(name, [])):
+            chosen = options | ({"gate": with_gate} if with_gate and "gate" in option_names(name) else {})
+            found.append(pytest.param(name, chosen, id="-".join([name, *map(str, chosen.values())])))
+    return found
+
+
+EVERY_CASE = pytest.mark.parametrize(("name", "options"), cases())
+HALF = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+MODE = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+
+
+def create(name, options, channels=8, dims=2):
+    """Create the module with random weights, whose attention has no large scale of its own."""
+    if "dims" in option_names(name):
+        options = options | {"dims": dims}
+    module = randomised(create_attention(name, channels, **options))
+    if hasattr(module, "gamma"):
+        torch.nn.init.constant_(module.gamma, 0.1)
+    return module
+
+
+def before_batch_norm(module):
+    """Name the biases that a BatchNorm in training takes away again."""
+    layers = [(name, layer) for name, layer in module.named_modules() if not list(layer.children())]
+    return {
+        f"{name}.bias"
+        for (name, _), (_, following) in itertools.pairwise(layers)
+        if isinstance(following, torch.nn.modules.batchnorm._BatchNorm)
+    }
+
+
+class TestDimensions:
+    @EVERY_CASE
+    @MODE
+    @pytest.mark.parametrize("dims", [1, 2])
+    def test_a_map_that_is_one_thin_in_three_dimensions_is_one_of_fewer(self, name, options, dims, training):
+        solid = create(name, options, dims=3).double().train(training)
+        flat = create(name, options, dims=dims).double().train(training)
+        state = {}
+        for key, value in solid.state_dict().items():
+            while value.ndim > flat.state_dict()[key].ndim:
+                value = value[:, :, value.shape[2] // 2]  # only the middle of the kernel meets the map
+            state[key] = value
+        flat.load_state_dict(state)
+        x = images(3, 8, *(7, 5)[:dims])
+        thin = x.reshape(3, 8, *[1] * (3 - dims), *x.shape[2:])
+        torch.testing.assert_close(solid(thin).reshape(x.shape), flat(x), rtol=1e-12, atol=1e-12)
+
+    @EVERY_CASE
+    @pytest.mark.parametrize("dims", [1, 2, 3])
+    def test_every_position_passes_a_gradient(self, name, options, dims):
+        x = images(2, 8, *(5, 4, 3)[:dims]).requires_grad_()
+        output = create(name, options, dims=dims).double().eval()(x)
+        assert output.shape == x.shape
+        output.sum().backward()
+        assert (x.grad != 0).all()
+
+    @pytest.mark.parametrize("name", [name for name in list_attention() if name != "none"])
+    @pytest.mark.parametrize("shape", [(2, 8), (2, 8, 1, 1, 1, 1)])
+    def test_no_positions_or_too_many_dimensions_are_refused(self, name, shape):
+        with pytest.raises(
+            UsageError, match=rf"takes \(N, C, .*but was given \({', '.join(map(str, shape))}\)"
+        ):
+            create_attention(name, 8)(torch.zeros(shape))
+
+    @pytest.mark.parametrize("name", [name for name in list_attention() if "dims" in option_names(name)])
+    @pytest.mark.parametrize(("dims", "given"), [(1, 2), (2, 3), (3, 1)])
+    def test_other_dimensions_than_it_was_made_for_are_refused(self, name, dims, given):
+        module = create_attention(name, 8, dims=dims)
+        with pytest.raises(
+            UsageError, match=f"was made with dims={dims} and takes .*Make it with dims={given}"
+        ):
+            module(torch.zeros(2, 8, *[3] * given))
+
+
+class TestIdentity:
+    @pytest.mark.parametrize(("name", "options"), cases("identity"))
+    @MODE
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+    def test_returns_its_input_bit_for_bit(self, name, options, training, dtype):
+        x = 100 * images(2, 8, 5, 4).to(dtype)
+        assert torch.equal(create_attention(name, 8, **options).train(training)(x), x)
+
+    @pytest.mark.parametrize(("name", "options"), [case for case in cases("identity") if case.id != "none"])
+    @MODE
+    def test_learns(self, name, options, training):
+        torch.manual_seed(0)
+        module = create_attention(name, 32, **options).double().train(training)
+        optimizer, x = torch.optim.SGD(module.parameters(), lr=0.1), images(4, 32, 5, 4)
+        learns = set()
+        for _ in range(3):
+            optimizer.zero_grad()
+            (module(x) ** 2).mean().backward()
+            learns |= {key for key, p in module.named_parameters() if p.grad.abs().max() > 1e-12}
+            optimizer.step()
+            assert not torch.equal(module(x), x)
+        assert learns == dict(module.named_parameters()).keys() - (
+            before_batch_norm(module) if training else set()
+        )
+
+
+class TestPrecision:
+    @EVERY_CASE
+    @MODE
+    @HALF
+    def test_large_inputs_do_not_overflow(self, name, options, training, dtype):
+        assert_survives_large_inputs(create_attention(name, 8, **options).train(training), dtype)
+        assert_survives_large_inputs(create(name, options).train(training), dtype)
+
+    @pytest.mark.parametrize(("name", "options"), cases("identity"))
+    @HALF
+    def test_autocast_does_not_round_the_attention(self, name, options, dtype):
+        module = create(name, options).eval()
+        x = images(2, 8, 5, 4, dtype=torch.float32)
+        with torch.autocast("cpu", dtype=dtype):
+            inside = module(x)
+        assert inside.dtype == torch.float32
+        assert torch.equal(inside, module(x))
+
+    @EVERY_CASE
+    @HALF
+    def test_a_converted_module_works(self, name, options, dtype):
+        module = create(name, options)
+        x = images(4, 8, 5, 4, dtype=torch.float32)
+        expected = copy.deepcopy(module)(x)
+        converted = module.to(dtype)
+        output = converted(x.to(dtype).requires_grad_())
+        assert output.dtype == dtype
+        torch.testing.assert_close(output.float(), expected, rtol=0.1, atol=0.1)
+        output.sum().backward()
+        assert all(p.grad.dtype == dtype and p.grad.isfinite().all() for p in converted.parameters())
+
+    @EVERY_CASE
+    def test_half_precision_input_needs_no_autocast(self, name, options):
+        module = create(name, options).eval()
+        x = images(2, 8, 5, 4).bfloat16()
+        torch.testing.assert_close(module(x).float(), module(x.float()), rtol=0.02, atol=1e-6)
+
+    @EVERY_CASE
+    def test_few_channels_leave_a_hidden_unit(self, name, options):
+        x = images(2, 3, 5, 4).requires_grad_()
+        module = create(name, options, channels=3).double().eval()
+        module(x).sum().backward()
+        assert (x.grad != 0).all()
+        assert all(0 not in parameter.shape for parameter in module.parameters())
+
+
+class OperationNames(TorchDispatchMode):
+    """Record the name of every operation that runs inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.add(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@EVERY_CASE
+class TestSurroundings:
+    def test_runs_in_deterministic_mode_without_adaptive_pooling(self, name, options):
+        module, x = create(name, options), images(2, 8, 5, 4, dtype=torch.float32).requires_grad_()
+        torch.use_deterministic_algorithms(True)
+        try:
+            with OperationNames() as operations:
+                module(x).sum().backward()
+        finally:
+            torch.use_deterministic_algorithms(False)
+        assert operations.names
+        # Its backward pass on CUDA has no deterministic form, which a CPU cannot show.
+        assert not [name for name in operations.names if "adaptive" in name]
+
+    def test_channels_last_is_kept(self, name, options):
+        x = images(2, 8, 5, 4, dtype=torch.float32).to(memory_format=torch.channels_last)
+        assert create(name, options)(x).is_contiguous(memory_format=torch.channels_last)
+
+    @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
+    def test_copies_compute_the_same(self, name, options, duplicate):
+        module, x = create(name, options).eval(), images(2, 8, 5, 4, dtype=torch.float32)
+        assert torch.equal(duplicate(module)(x), module(x))
+
+    def test_state_dict_restores_the_module(self, name, options):
+        source, target = create(name, options).eval(), create_attention(name, 8, **options).eval()
+        x = images(2, 8, 5, 4, dtype=torch.float32)
+        assert torch.equal(target(x), source(x)) == (name == "none")
+        target.load_state_dict(source.state_dict())
+        assert torch.equal(target(x), source(x))
+
+    def test_exports(self, name, options):
+        module, x = create(name, options).eval(), images(3, 8, 5, 4, dtype=torch.float32)
+        program = torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+        assert not [node for node in program.graph.nodes if "promote_types" in str(node.target)]
+        torch.testing.assert_close(program.module()(x[:2]), module(x[:2]))
+
+    def test_compiles_to_one_graph(self, name, options):
+        torch.compiler.reset()
+        module, x = create(name, options), images(2, 8, 5, 4, dtype=torch.float32).requires_grad_()
+        compiled = torch.compile(copy.deepcopy(module), backend="aot_eager", fullgraph=True)
+        got, expected = (torch.autograd.grad(m(x).sin().sum(), x) for m in (compiled, module))
+        torch.testing.assert_close(got, expected)
+
+    def test_compiles_to_one_graph_under_autocast(self, name, options):
+        torch.compiler.reset()
+        module, x = create(name, options).eval(), images(2, 8, 5, 4, dtype=torch.float32)
+        compiled = torch.compile(module, backend="eager", fullgraph=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(compiled(x), module(x))
+
+    def test_runs_on_the_meta_device(self, name, options):
+        with torch.device("meta"):
+            assert create_attention(name, 8, **options)(torch.empty(2, 8, 5, 4)).shape == (2, 8, 5, 4)

@@ -1,0 +1,282 @@
+"""Files of other code become files of ours, or are refused with the reason."""
+
+import re
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torchvision.models import densenet121, resnet18, squeezenet1_1, wide_resnet50_2
+
+from cbam_lightning.errors import UsageError
+from cbam_lightning.models import build, create_model
+from cbam_lightning.models.importing import import_weights
+from cbam_lightning.models.recognition import recognise
+from cbam_lightning.weights import load_checkpoint, translate
+from tests.weights import layouts
+
+
+@pytest.fixture
+def images():
+    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def as_authors_save(state_dict, **changes):
+    return {
+        "epoch": 90,
+        "arch": "resnet50",
+        "state_dict": {f"module.{key}": value for key, value in state_dict.items()},
+        "best_prec1": torch.tensor(77.622),
+        "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]},
+    } | changes
+
+
+def imported(tmp_path, state, **options):
+    torch.save(state, tmp_path / "theirs.pth.tar")
+    return import_weights(tmp_path / "theirs.pth.tar", tmp_path / "ours.safetensors", **options)
+
+
+def logits(tmp_path, images):
+    network = create_model(weights=tmp_path / "ours.safetensors").double().eval()
+    with torch.no_grad():
+        return network(images)
+
+
+def close(ours, theirs):
+    assert theirs.std() > 1e-2
+    # the file holds float32
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("stem", [3, 7])
+@pytest.mark.parametrize("bottleneck", [False, True])
+@pytest.mark.parametrize("attention", ["CBAM", "BAM", "channel", "none"])
+def test_a_file_of_the_authors_gives_the_same_logits(tmp_path, images, attention, bottleneck, stem):
+    raw = layouts.authors(attention, bottleneck=bottleneck, stem=stem)
+    raw = {key: value.float().double() if value.is_floating_point() else value for key, value in raw.items()}
+    header, report = imported(tmp_path, as_authors_save(raw))
+    close(logits(tmp_path, images), layouts.authors_forward(raw, images))
+    name = {"CBAM": "cbam", "channel": "cbam"}.get(attention, attention.lower())
+    assert header.attention == name
+    assert header.attention_options == ({"arrangement": "channel"} if attention == "channel" else {})
+    assert header.metrics == {"reported/top1": pytest.approx(0.77622)}
+    assert load_checkpoint(tmp_path / "ours.safetensors").header == header
+    assert "missing 0, unexpected 0, reshaped 0" in report
+
+
+@pytest.mark.parametrize("names", [("fc1", "fc2"), ("fc.0", "fc.2")])
+def test_a_file_of_luuuyi_gives_the_same_logits(tmp_path, images, names):
+    raw = layouts.luuuyi(names)
+    raw = {key: value.float().double() if value.is_floating_point() else value for key, value in raw.items()}
+    _, report = imported(tmp_path, raw)
+    theirs = layouts.resnet_forward(
+        raw, images, lambda block, y: layouts.luuuyi_forward(raw, f"{block}.", y, names)
+    )
+    close(logits(tmp_path, images), theirs)
+    assert "luuuyi/CBAM.PyTorch" in report
+
+
+@pytest.mark.parametrize(
+    ("name", "attention"),
+    [("resnet18", "cbam"), ("resnet50", "cbam"), ("resnet50", "se"), ("resnet18", None)],
+)
+def test_a_network_of_timm_gives_the_same_logits(tmp_path, images, name, attention):
+    torch.manual_seed(0)
+    options = {"block_args": {"attn_layer": attention}} if attention else {}
+    theirs = timm.create_model(name, num_classes=5, **options).eval()
+    for key, value in theirs.state_dict().items():
+        if key.endswith("running_var") or (value.ndim == 1 and key.endswith("weight")):
+            value.uniform_(0.5, 1.5)
+        elif value.ndim == 1 and value.is_floating_point():
+            value.uniform_(-0.5, 0.5)
+    header, _ = imported(tmp_path, theirs.state_dict())
+    assert (header.network, header.attention) == (name, attention or "none")
+    with torch.no_grad():
+        close(logits(tmp_path, images), theirs.double()(images))
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50, 101])
+@pytest.mark.parametrize("stem", [3, 7])
+@pytest.mark.parametrize("attention", ["CBAM", "BAM"])
+def test_every_published_depth_is_recognised(depth, stem, attention):
+    network = f"resnet{depth}" + ("_cifar" if stem == 3 else "")
+    built = meta(network, attention.lower(), {}, {}, 100, 3)
+    found = recognise(built)
+    assert found == (network, attention.lower(), {}, {}, 100, 3)
+
+
+def meta(*arguments):
+    with torch.device("meta"):
+        return build(*arguments).state_dict()
+
+
+@pytest.mark.parametrize(
+    ("network", "attention", "attention_options", "network_options"),
+    [
+        ("resnet18", "cbam", {"reduction": 8}, {}),
+        ("resnet18", "cbam", {"kernel_size": 3}, {}),
+        ("resnet18", "cbam", {"arrangement": "spatial"}, {}),
+        ("resnet18", "cbam", {"arrangement": "channel", "reduction": 4}, {}),
+        ("resnet18", "cbam", {"spatial_pool": "conv1x1"}, {}),
+        ("resnet18", "cbam", {}, {"placement": "stage"}),
+        ("resnet18", "bam", {"reduction": 8}, {}),
+        ("resnet18", "bam", {}, {"placement": "block"}),
+        ("resnet20", "se", {"reduction": 8}, {}),
+        ("resnet20", "cbam", {"reduction": 64}, {}),
+        ("resnext50_32x4d", "cbam", {}, {}),
+        ("wide_resnet18_1.5", "se", {}, {}),
+        ("resnet18", "none", {}, {"depths": [1, 1, 1], "widths": [8, 16, 32]}),
+        ("resnet18", "none", {}, {"depths": [1, 2, 2, 1]}),
+        ("resnet50_cifar", "cbam", {}, {"depths": [1, 1], "widths": [8, 16], "stem_width": 32}),
+        ("resnet50", "none", {}, {"groups": 4, "width_per_group": 32}),
+    ],
+)
+def test_options_are_read_off_the_shapes(network, attention, attention_options, network_options):
+    arguments = (network, attention, attention_options, network_options, 7, 4)
+    assert recognise(meta(*arguments)) == arguments
+
+
+def test_a_wide_bottleneck_of_torchvision_is_recognised(images):
+    theirs = wide_resnet50_2(num_classes=3).double().eval()
+    found = recognise(theirs.state_dict())
+    assert found.network_options == {"width_per_group": 128}
+    ours = build(*found).double().eval()
+    ours.load_state_dict(theirs.state_dict())
+    assert torch.equal(ours(images), theirs(images))
+
+
+def test_what_leaves_no_trace_can_be_given(tmp_path):
+    header, _ = imported(
+        tmp_path,
+        layouts.authors("CBAM", bottleneck=True, stem=7),
+        attention_options={"pools": ["avg"]},
+        network_options={"stride_in": "1x1"},
+        dataset="cifar10",
+        class_names=[str(i) for i in range(10)],
+    )
+    assert header.attention_options == {"pools": ["avg"]}
+    assert header.network_options["stride_in"] == "1x1"
+    assert (header.dataset, header.class_names[9]) == ("cifar10", "9")
+
+
+def test_a_thousand_classes_mean_images_as_of_imagenet(tmp_path):
+    header, _ = imported(tmp_path, resnet18().state_dict())
+    assert (header.network, header.num_classes, header.size_px) == ("resnet18", 1000, 224)
+    assert header.mean == (0.485, 0.456, 0.406)
+    assert header.std == (0.229, 0.224, 0.225)
+
+
+def test_the_moving_average_is_preferred_and_named(tmp_path):
+    ema = layouts.authors("CBAM")
+    raw = {key: torch.zeros_like(value) for key, value in ema.items()}
+    header, _ = imported(tmp_path, {"state_dict": raw, "state_dict_ema": ema})
+    assert header.averaged
+    weight = load_checkpoint(tmp_path / "ours.safetensors").state_dict["fc.weight"]
+    assert torch.equal(weight, ema["fc.weight"].float())
+
+
+@pytest.mark.parametrize("name", ["theirs.safetensors", "theirs.pth", "theirs.bin"])
+def test_other_files_are_read_too(tmp_path, name):
+    raw = layouts.authors("CBAM")
+    (save_file if name.endswith("safetensors") else torch.save)(raw, tmp_path / name)
+    header, _ = import_weights(tmp_path / name, tmp_path / "ours.safetensors")
+    assert header.attention == "cbam"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda s: s.pop("layer2.1.bn1.bias"), "layer2.1.bn1.bias is missing"),
+        (lambda s: s.pop("fc.bias"), "fc.bias is missing"),
+        (lambda s: s.pop("conv1.weight"), "conv1.weight is missing"),
+        (lambda s: s.pop("layer1.0.cbam.ChannelGate.mlp.3.bias"), "gate of another design"),
+        (lambda s: s.update(extra=torch.ones(1)), "extra is not part of it"),
+        (lambda s: s.update({"fc.bias": torch.ones(4)}), r"fc.bias is \(4,\) instead of \(10,\)"),
+        (lambda s: s.update({"layer1.0.conv2.weight": torch.ones(16)}), "layer1.0.conv2.weight is"),
+        (lambda s: s.update({"conv1.weight": torch.ones(())}), "conv1.weight is of shape"),
+        (lambda s: s.update({"rpn.head.weight": torch.ones(1)}), "object detector"),
+        (lambda s: s.update({"fc.weight": 3}), "'fc.weight' is a int, not a tensor"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_the_reason(tmp_path, spoil, reason):
+    raw = layouts.authors("CBAM")
+    spoil(raw)
+    with pytest.raises(UsageError, match=reason) as caught:
+        imported(tmp_path, {"state_dict": raw})
+    assert str(caught.value).startswith(str(tmp_path / "theirs.pth.tar"))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "ours.safetensors").exists()
+
+
+def test_attention_of_another_design_is_refused(tmp_path):
+    state = resnet18().state_dict()
+    state |= {f"layer{n}.{i}.attention.gate.weight": torch.ones(1) for n in range(1, 5) for i in range(2)}
+    with pytest.raises(UsageError, match=r"layer1.0.attention has a gate of another design \(gate.weight\)"):
+        imported(tmp_path, state)
+
+
+def test_hidden_layers_of_no_one_ratio_are_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"no one reduction ratio .*64 to 8"):
+        imported(tmp_path, timm.create_model("seresnet18").state_dict())
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_a_truncated_file_is_refused(tmp_path, share):
+    torch.save(as_authors_save(layouts.authors("CBAM")), tmp_path / "a.pth.tar")
+    content = (tmp_path / "a.pth.tar").read_bytes()
+    (tmp_path / "a.pth.tar").write_bytes(content[: int(share * len(content))])
+    with pytest.raises(UsageError, match="truncated or damaged"):
+        import_weights(tmp_path / "a.pth.tar", tmp_path / "ours.safetensors")
+
+
+@pytest.mark.parametrize("content", [3, [torch.ones(1)], {}, {"state_dict": {}}])
+def test_a_file_without_a_state_dict_is_refused(tmp_path, content):
+    with pytest.raises(UsageError, match="state dict"):
+        imported(tmp_path, content)
+
+
+def test_an_existing_file_is_not_overwritten(tmp_path):
+    (tmp_path / "ours.safetensors").write_text("mine")
+    with pytest.raises(UsageError, match=r"ours.safetensors exists; remove it"):
+        imported(tmp_path, layouts.authors("CBAM"))
+    assert (tmp_path / "ours.safetensors").read_text() == "mine"
+
+
+@pytest.mark.parametrize("percent", [float("nan"), -1, 101, "77", None, True])
+def test_an_accuracy_that_cannot_be_one_is_left_out(tmp_path, percent):
+    header, _ = imported(tmp_path, {"state_dict": layouts.authors("none"), "best_prec1": percent})
+    assert header.metrics == {}
+
+
+def test_a_given_network_has_to_fit(tmp_path):
+    with pytest.raises(UsageError, match=re.escape("not those of resnet34 with attention cbam")):
+        imported(tmp_path, layouts.authors("CBAM"), network="resnet34")
+
+
+def test_translated_keys_of_a_real_timm_network_are_recognised_on_the_meta_device():
+    with torch.device("meta"):
+        theirs = timm.create_model("resnet101", block_args={"attn_layer": "cbam"}).state_dict()
+    assert recognise(translate(theirs)[1]) == ("resnet101", "cbam", {}, {}, 1000, 3)
+
+
+@pytest.mark.parametrize(
+    ("network", "make"),
+    [
+        ("torchvision/densenet121", lambda: densenet121(num_classes=4)),
+        ("torchvision/squeezenet1_1", lambda: squeezenet1_1(num_classes=4)),
+        ("timm/test_resnet", lambda: timm.create_model("test_resnet", num_classes=4)),
+    ],
+)
+def test_a_network_of_a_library_keeps_its_keys(tmp_path, images, network, make):
+    torch.manual_seed(0)
+    theirs = make().eval()
+    header, _ = imported(tmp_path, theirs.state_dict(), network=network)
+    assert (header.network, header.attention, header.num_classes) == (network, "none", 4)
+    with torch.no_grad():
+        close(logits(tmp_path, images), theirs.double()(images))
+
+
+def test_a_network_of_a_library_has_to_fit(tmp_path):
+    with pytest.raises(UsageError, match=r"conv1.weight is not part of it|features.conv0.weight is missing"):
+        imported(tmp_path, layouts.authors("CBAM"), network="torchvision/densenet121")
+    assert not (tmp_path / "ours.safetensors").exists()

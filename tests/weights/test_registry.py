@@ -1,0 +1,188 @@
+"""Checkpoints by name."""
+
+import hashlib
+import json
+
+import pytest
+import torch
+
+from cbam_lightning.errors import UsageError
+from cbam_lightning.models import create_model
+from cbam_lightning.weights import (
+    Header,
+    checkpoint_path,
+    list_weights,
+    load_checkpoint,
+    registry,
+    save_checkpoint,
+)
+from cbam_lightning.weights.downloads import cache_folder
+from cbam_lightning.weights.registry import Entry, find, make_entry, verify
+from tests.weights.serving import serve, without_proxies
+
+OPTIONS = {"depths": [1, 1, 1], "widths": [4, 8, 16]}
+HEADER = Header(
+    "resnet20", "cbam", 3, 3, network_options=OPTIONS, dataset="cifar10", metrics={"test/top1": 0.9125}
+)
+MADE = {"licence": "MIT", "command": "cbam-lightning fit --config experiments/x.yaml"}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    torch.manual_seed(0)
+    network = create_model("resnet20", attention="cbam", num_classes=3, **OPTIONS)
+    save_checkpoint(tmp_path / "table" / "files" / "small.safetensors", network.state_dict(), HEADER)
+    return tmp_path / "table" / "files" / "small.safetensors"
+
+
+@pytest.fixture
+def table(checkpoint, monkeypatch, tmp_path):
+    """Write a table of these entries, and use it."""
+    path = checkpoint.parent.parent / "registry.json"
+    monkeypatch.setattr(registry, "TABLE", path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+
+    def write(*entries):
+        path.write_text(json.dumps([e.to_dict() if isinstance(e, Entry) else e for e in entries]))
+
+    write()
+    return write
+
+
+@pytest.fixture
+def server(monkeypatch, checkpoint):
+    without_proxies(monkeypatch)
+    with serve() as server:
+        server.files["small.safetensors"] = checkpoint.read_bytes()
+        yield server
+
+
+def test_an_entry_says_what_the_file_and_its_header_say(checkpoint):
+    content = checkpoint.read_bytes()
+    assert make_entry(checkpoint, **MADE) == Entry(
+        name="small",
+        sha256=hashlib.sha256(content).hexdigest(),
+        num_bytes=len(content),
+        licence="MIT",
+        dataset="cifar10",
+        command="cbam-lightning fit --config experiments/x.yaml",
+        metrics={"test/top1": 0.9125},
+        file="small.safetensors",
+    )
+
+
+def test_a_file_of_the_package_is_found_by_its_name(table, checkpoint):
+    entry = make_entry(checkpoint, **MADE)
+    table(entry)
+    assert list_weights() == ["small"]
+    assert find("small") == entry
+    assert checkpoint_path("small") == checkpoint
+    assert load_checkpoint(checkpoint_path("small")).header == HEADER
+
+
+def test_a_file_at_a_url_is_downloaded_once(table, checkpoint, server):
+    table(make_entry(checkpoint, **MADE, url=server.url + "small.safetensors"))
+    for _ in range(2):
+        path = checkpoint_path("small")
+    assert path == cache_folder() / "small.safetensors"
+    assert path.read_bytes() == checkpoint.read_bytes()
+    assert server.asked == [None]
+
+
+def test_a_damaged_file_in_the_cache_is_downloaded_again(table, checkpoint, server):
+    table(make_entry(checkpoint, **MADE, url=server.url + "small.safetensors"))
+    checkpoint_path("small").write_bytes(b"rot")
+    assert verify(find("small")).read_bytes() == checkpoint.read_bytes()
+
+
+def test_a_file_that_was_exchanged_on_the_server_is_refused(table, checkpoint, server):
+    table(make_entry(checkpoint, **MADE, url=server.url + "small.safetensors"))
+    server.files["small.safetensors"] = b"exchanged"
+    with pytest.raises(OSError, match="is not the expected file"):
+        checkpoint_path("small")
+    assert not (cache_folder() / "small.safetensors").exists()
+
+
+def test_a_damaged_file_of_the_package_is_refused(table, checkpoint):
+    entry = make_entry(checkpoint, **MADE)
+    table(entry)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-1])
+    with pytest.raises(OSError, match=rf"is damaged: its SHA-256 is [0-9a-f]{{64}}, not {entry.sha256}"):
+        checkpoint_path("small")
+
+
+def test_names_are_sorted_and_matched(table, checkpoint):
+    table(*(make_entry(checkpoint, **MADE, name=name) for name in ("b2", "a", "b1")))
+    assert list_weights() == ["a", "b1", "b2"]
+    assert list_weights("b*") == ["b1", "b2"]
+    assert list_weights("c*") == []
+
+
+def test_an_unknown_name_shows_the_known_ones(table, checkpoint):
+    with pytest.raises(UsageError, match="no checkpoint is registered"):
+        find("smal")
+    table(make_entry(checkpoint, **MADE))
+    with pytest.raises(UsageError, match=r"unknown registered checkpoint 'smal'. Did you mean 'small'"):
+        find("smal")
+
+
+def test_two_entries_of_one_name_are_refused(table, checkpoint):
+    table(*[make_entry(checkpoint, **MADE)] * 2)
+    with pytest.raises(UsageError, match="two checkpoints named small"):
+        list_weights()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"sha256": "A" * 64}, "sha256"),
+        ({"sha256": "ab"}, "sha256"),
+        ({"num_bytes": 0}, "num_bytes"),
+        ({"num_bytes": "9"}, "num_bytes"),
+        ({"licence": None}, "licence"),
+        ({"metrics": {"test/top1": "91%"}}, "metrics"),
+        ({"metrics": []}, "metrics"),
+        ({"name": "a/b"}, "name"),
+        ({"name": "a.pt"}, "name"),
+        ({"file": "../small.safetensors"}, "file"),
+        ({"file": "small.pt"}, "file"),
+        ({"file": None}, "file or url"),
+        ({"url": "http://x/y.safetensors"}, "file or url"),
+        ({"file": None, "url": "ftp://x/y"}, "url"),
+    ],
+)
+def test_a_wrong_entry_is_refused_by_its_field(table, checkpoint, change, named):
+    table(make_entry(checkpoint, **MADE).to_dict() | change)
+    with pytest.raises(UsageError, match=rf"not as Entry describes it: {named} is "):
+        list_weights()
+
+
+def test_an_unknown_field_is_refused(table, checkpoint):
+    table(make_entry(checkpoint, **MADE).to_dict() | {"license": "MIT"})
+    with pytest.raises(UsageError, match=r"'license'. Did you mean 'licence'"):
+        list_weights()
+
+
+def test_a_checkpoint_without_its_data_set_cannot_be_registered(tmp_path, checkpoint):
+    state = load_checkpoint(checkpoint).state_dict
+    save_checkpoint(tmp_path / "x.safetensors", state, Header("resnet20", "cbam", 3, 3))
+    with pytest.raises(UsageError, match="does not name its data set"):
+        make_entry(tmp_path / "x.safetensors", **MADE)
+
+
+def test_an_entry_is_described_by_all_it_holds(checkpoint):
+    entry = make_entry(checkpoint, **MADE)
+    lines = dict(line.split(maxsplit=1) for line in entry.describe().splitlines())
+    assert lines["sha256"] == entry.sha256
+    assert lines["metrics"] == "test/top1=0.9125"
+    assert "url" not in lines
+    assert entry.summary().startswith("cifar10; test/top1=0.9125; 0.0 MB; MIT")
+
+
+def test_the_table_of_the_package_is_right():
+    names = list_weights()
+    assert names == sorted(set(names))
+    for name in names:
+        if find(name).file:
+            assert load_checkpoint(checkpoint_path(name)).header.dataset == find(name).dataset
+            assert checkpoint_path(name).stat().st_size == find(name).num_bytes
