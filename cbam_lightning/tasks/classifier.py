@@ -15,6 +15,7 @@ from torch.optim import SGD
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from cbam_lightning.attention.registry import option_names
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models import build, open_checkpoint, resolve_names
 from cbam_lightning.tasks.optimizers import freeze as freeze_modules
@@ -141,6 +142,12 @@ class Classifier(LightningModule):
             source=source,
         )
         rank_zero_info(f"Weights from {source}: {report}")
+        gated = "gate" in option_names(self.hparams["attention"])
+        if report.added and gated and self.hparams["attention_options"].get("gate") != "identity":
+            rank_zero_info(
+                "  the new attention changes what the network has learned, unless its gates start at 1: "
+                "--model.attention_options.gate identity"
+            )
         if not same:
             self._new_classifier = (
                 f"{source} knows {start.header.num_classes} classes{_sample(theirs)}, the data have "

@@ -147,7 +147,7 @@ def test_networks_in_one_and_three_dimensions(conv, positions, attention):
     network = Small(conv).double().eval()
     x = torch.randn(2, 2, *positions, dtype=torch.float64)
     before = network(x)
-    insert_attention(network, attention, reduction=2)
+    insert_attention(network, attention, reduction=2, where="residual")
     assert torch.equal(network(x), before)
     network(x).sum().backward()
     for index in (0, 1):

@@ -228,6 +228,28 @@ def test_weights_of_the_same_classes_are_taken_whole(weights, class_names):
     trainer().test(model, loader(4), verbose=False)
 
 
+@pytest.mark.parametrize("attention", ["cbam", "sagan"])
+def test_attention_added_to_plain_weights_starts_from_what_they_give(tmp_path, caplog, attention):
+    plain = classifier(attention="none").eval()
+    path = tmp_path / "plain.safetensors"
+    names = ("network", "attention", "num_classes", "in_channels", "network_options")
+    save_checkpoint(path, plain.network.state_dict(), Header(**{name: plain.hparams[name] for name in names}))
+    images = batch(4).images
+    hint = "--model.attention_options.gate identity"
+    with caplog.at_level("INFO"), torch.no_grad():
+        options = {"gate": "identity"} if attention == "cbam" else {}
+        model = Classifier(
+            weights=path, num_classes=10, in_channels=1, attention=attention, attention_options=options
+        )
+        assert torch.equal(model.eval()(images), plain(images))
+        assert "new attention" in caplog.text
+        assert hint not in caplog.text
+        if attention == "cbam":
+            model = Classifier(weights=path, num_classes=10, in_channels=1, attention=attention)
+            assert not torch.allclose(model.eval()(images), plain(images))
+            assert hint in caplog.text
+
+
 @pytest.mark.parametrize(
     "options",
     [{"class_names": NAMES[::-1]}, {"class_names": tuple("0123456789")}, {"num_classes": 7}],
