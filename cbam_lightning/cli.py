@@ -46,6 +46,17 @@ def _train(args: list[str]) -> None:
     run_trainer(args)
 
 
+def _print(command: Callable[[list[str]], None], args: list[str]) -> None:
+    """Run a command that prints, and end silently when the reader, such as `head`, has seen enough."""
+    try:
+        command(args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # https://docs.python.org/3/library/signal.html#note-on-sigpipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(EXIT_MACHINE) from None
+
+
 def _dispatch(args: list[str]) -> None:
     if not args or args[0].startswith("-"):
         _parser().parse_args(args or ["--help"])
@@ -54,7 +65,7 @@ def _dispatch(args: list[str]) -> None:
     if command in _TRAINER_COMMANDS:
         _train(args)
     elif command in _PLAIN_COMMANDS:
-        _PLAIN_COMMANDS[command][1](args[1:])
+        _print(_PLAIN_COMMANDS[command][1], args[1:])
     else:
         raise unknown_name(kind="command", given=command, allowed=[*_TRAINER_COMMANDS, *_PLAIN_COMMANDS])
 

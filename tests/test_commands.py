@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -19,6 +21,13 @@ ALL_COMMANDS = ("models", "table", "weights", "export", "benchmark")
 def test_help_ends_well(command, capsys):
     assert call(f"{command} --help") == 0
     assert capsys.readouterr().out.startswith(f"usage: cbam-lightning {command}")
+
+
+def test_a_reader_that_has_seen_enough_gets_no_error():
+    command = f"{sys.executable} -m cbam_lightning models | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("mobilenet_v1 ")
+    assert done.stderr == ""
 
 
 def test_models_lists_those_of_the_libraries(capsys):

@@ -56,7 +56,7 @@ def open_checkpoint(source: str | Path, network: str | None = None) -> Checkpoin
 def _unknown(name: str, network: str | None, allowed: list[str]) -> UsageError:
     hint = "give the path of a file"
     if network is None:
-        hint = f"name the network whose weights of torchvision or timm {name} shall be, or {hint}"
+        hint = f"{hint}, or name the network, too, if these are weights of torchvision or timm"
     if network is not None and network.startswith("timm/"):
         allowed = [*allowed, "DEFAULT"]
     if not allowed:

@@ -173,7 +173,7 @@ def test_a_registered_name_comes_first(monkeypatch, tmp_path):
             ["IMAGENET1K_V3", "DEFAULT, IMAGENET1K_V1, IMAGENET1K_V2", "for resnet50"],
         ),
         ("DEFAULT", "resnet20", ["no weights 'DEFAULT' for resnet20", "path of a file"]),
-        ("DEFAULT", None, ["no weights 'DEFAULT'", "name the network whose weights"]),
+        ("DEFAULT", None, ["no weights 'DEFAULT'", "name the network, too"]),
         ("DEFAULT", "torchvision/resnet17", ["'DEFAULT' for torchvision/resnet17"]),
         ("IMAGENET_V1", "resnet18", ["Did you mean 'IMAGENET1K_V1'"]),
         ("IMAGENET1K_V1", "timm/resnet18", ["for timm/resnet18", "Allowed: DEFAULT."]),
