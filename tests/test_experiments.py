@@ -1,9 +1,11 @@
 """Every file under experiments/ runs, through the real readers, on small files in the real formats."""
 
 import contextlib
+import importlib.util
 import inspect
 import math
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -113,3 +115,39 @@ def test_an_experiment_holds_only_what_differs_from_the_defaults(path):
                 defaults |= {k: p.default for k, p in inspect.signature(base).parameters.items()}
         for key, value in config[section]["init_args"].items():
             assert value != defaults[key], (section, key)
+
+
+@pytest.fixture
+def measure(tmp_path, monkeypatch):
+    """The program of experiments/insertion, writing elsewhere."""
+    spec = importlib.util.spec_from_file_location("measure", ROOT / "insertion" / "measure.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_of_insertion_is_what_was_measured(measure):
+    measured = {arm: measure.accuracies(arm) for arm in measure.ARMS}
+    assert all(len(seeds) == 3 for values in measured.values() for seeds in values)
+    assert measure.table(measured) in (ROOT / "README.md").read_text()
+    assert measured["resnet20_cbam_identity"][0] == [0.9330] * 3
+
+
+def test_insertion_is_measured_drawn_and_not_measured_twice(measure, tmp_path, monkeypatch):
+    generate.write_fashion_mnist(tmp_path / "data")
+    options = (
+        f"{TWO_STEPS} --trainer.max_steps -1 --trainer.limit_train_batches 1 --data.root {tmp_path / 'data'}"
+    )
+    monkeypatch.setattr(measure, "RESULTS", tmp_path / "results.csv")
+    arm = "resnet20_cbam_identity"
+    for row in measure.measure(arm, 0, options):
+        measure.append(row)
+    assert [(row["arm"], row["seed"], row["epochs"]) for row in measure.read()] == [
+        (arm, "0", epochs) for epochs in ("0", "1", "3")
+    ]
+    monkeypatch.setattr(sys, "argv", ["measure.py", "--seeds", "0", "--arms", arm])
+    monkeypatch.setattr(measure, "measure", None)
+    measure.run()
+    monkeypatch.setattr(measure, "HERE", tmp_path)
+    measure.plot({arm: measure.accuracies(arm)})
+    assert (tmp_path / "results.png").stat().st_size > 10_000

@@ -59,7 +59,6 @@ def test_the_commands_have_no_unknown_option(tmp_path, monkeypatch):
     ("command", "expected"),
     [
         ("models torchvision/densenet121 --places", "features.transition1.conv"),
-        ("table", "resnext50_32x4d"),
         ("weights list", "resnet20_fashion_mnist"),
     ],
 )

@@ -46,11 +46,11 @@ def test_top1(options: str, experiment: str) -> float:
 
 def measure(arm: str, seed: int, options: str) -> Iterator[tuple[str, int, int, float]]:
     """Yield (arm, seed, epochs of fine-tuning, test accuracy)."""
-    same = f"--config {HERE / arm}.yaml --seed_everything {seed} --wandb.enabled false"
+    same = f"--config {HERE / arm}.yaml --seed_everything {seed} --wandb.enabled false {options}"
     experiment = f"insertion/{arm}-{seed}"
     yield arm, seed, 0, test_top1(same, f"{experiment}-before")
     call(
-        f"fit {same} {options} --run.experiment {experiment} --run.test_after_fit false "
+        f"fit {same} --run.experiment {experiment} --run.test_after_fit false "
         "--checkpoint.filename {epoch} --checkpoint.save_top_k -1"
     )
     run = max(Path("runs", experiment).iterdir())
@@ -76,36 +76,42 @@ def append(row: tuple[str, int, int, float]) -> None:
         writer.writerow((*row[:-1], f"{row[-1]:.4f}"))
 
 
-def plot() -> None:
-    """Draw mean and spread of every arm over the epochs, and print them as a Markdown table."""
+def accuracies(arm: str) -> list[list[float]]:
+    """Return the accuracies of all seeds, a list for each number of epochs."""
+    found = [row for row in read() if row["arm"] == arm]
+    return [
+        [float(row["test_top1"]) for row in found if row["epochs"] == str(epochs)] for epochs in (0, *EPOCHS)
+    ]
+
+
+def table(arms: dict[str, list[list[float]]]) -> str:
+    """Return mean, lowest and highest accuracy of every arm as Markdown."""
+    heading = ["arm", "before", *(f"after {epochs} epoch{'s' if epochs > 1 else ''}" for epochs in EPOCHS)]
+    lines = [heading, ["---"] * len(heading)]
+    for arm, values in arms.items():
+        lines.append([ARMS[arm], *(f"{mean(v):.4f} ({min(v):.4f} to {max(v):.4f})" for v in values)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def plot(arms: dict[str, list[list[float]]]) -> None:
+    """Draw mean and spread of every arm over the epochs: whole, and without what fell far below."""
     import matplotlib as mpl
 
     mpl.use("agg")
     import matplotlib.pyplot as plt
 
-    rows = read()
-    fig, axes = plt.subplots(figsize=(6, 4))
-    print("| arm | before | after 1 epoch | after 3 epochs |\n|---|---|---|---|")
-    for arm, label in ARMS.items():
-        values = [
-            [float(row["test_top1"]) for row in rows if row["arm"] == arm and row["epochs"] == str(epochs)]
-            for epochs in (0, *EPOCHS)
-        ]
-        means = [mean(found) for found in values]
-        lower = [min(found) for found in values]
-        upper = [max(found) for found in values]
-        spread = [
-            [m - low for m, low in zip(means, lower, strict=True)],
-            [high - m for m, high in zip(means, upper, strict=True)],
-        ]
-        axes.errorbar((0, *EPOCHS), means, yerr=spread, marker="o", capsize=4, label=label)
-        columns = zip(means, lower, upper, strict=True)
-        cells = [f"{m:.4f} ({low:.4f} to {high:.4f})" for m, low, high in columns]
-        print(f"| {label} | {' | '.join(cells)} |")
-    axes.set(xlabel="epochs of fine-tuning", ylabel="test top-1", xticks=(0, *EPOCHS))
-    axes.set_title("CBAM inserted into a trained ResNet-20, Fashion-MNIST")
-    axes.legend()
-    axes.grid(alpha=0.3)
+    fig, panels = plt.subplots(ncols=2, figsize=(10, 4))
+    for axes in panels:
+        for arm, values in arms.items():
+            means = [mean(v) for v in values]
+            spread = [[mean(v) - min(v) for v in values], [max(v) - mean(v) for v in values]]
+            axes.errorbar((0, *EPOCHS), means, yerr=spread, marker="o", capsize=4, label=ARMS[arm])
+        axes.set(xlabel="epochs of fine-tuning", ylabel="test top-1", xticks=(0, *EPOCHS))
+        axes.grid(alpha=0.3)
+    trained = [accuracy for values in arms.values() for v in values[1:] for accuracy in v]
+    panels[1].set_ylim(min(trained) - 0.001, max(trained) + 0.001)
+    panels[0].legend()
+    fig.suptitle("CBAM inserted into a trained ResNet-20, Fashion-MNIST")
     fig.tight_layout()
     fig.savefig(HERE / "results.png", dpi=120)
 
@@ -117,11 +123,13 @@ def run() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--options", default="", help="further options of `cbam-lightning fit`")
+    parser.add_argument("--options", default="", help="further options of `cbam-lightning fit` and `test`")
     parser.add_argument("--plot", action="store_true", help="draw results.png and print the table")
     given = parser.parse_args()
     if given.plot:
-        plot()
+        measured = {arm: accuracies(arm) for arm in ARMS if all(accuracies(arm))}
+        plot(measured)
+        print(table(measured))
         return
     done = {(row["arm"], int(row["seed"])) for row in read() if int(row["epochs"]) == EPOCHS[-1]}
     for seed in given.seeds:
