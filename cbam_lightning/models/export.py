@@ -15,7 +15,7 @@ from torch.export import Dim, ExportedProgram
 
 from cbam_lightning.attention.gate import check_choice
 from cbam_lightning.errors import UsageError
-from cbam_lightning.models.factory import create_model
+from cbam_lightning.models.factory import rebuild
 from cbam_lightning.models.pretrained import open_checkpoint
 from cbam_lightning.weights import Header, atomic_write
 
@@ -69,8 +69,9 @@ def export_network(source: str | Path, out: str | Path | None = None, to: str = 
         raise UsageError(message)
     if to == "onnx":
         _need_onnx()
-    header = open_checkpoint(source).header
-    network = create_model(weights=source).eval()
+    checkpoint = open_checkpoint(source)
+    header = checkpoint.header
+    network = rebuild(checkpoint, str(source)).eval()
     size_px = header.size_px or _DEFAULT_SIZE_PX
     program, dynamic_size = _trace(network, header.in_channels, size_px)
     content, run = (_to_onnx if to == "onnx" else _to_torch)(program, header)
@@ -124,11 +125,7 @@ def _to_onnx(program: ExportedProgram, header: Header) -> tuple[bytes, _Run]:
     exported.model.metadata_props.update(header.to_metadata())
     content: bytes = exported.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-
-    def run(images: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
-
-    return content, run
+    return content, lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
 
 
 @torch.no_grad()

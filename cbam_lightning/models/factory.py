@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from cbam_lightning.weights import Header
+    from cbam_lightning.weights import Checkpoint, Header
 
 
 def create_model(
@@ -62,23 +62,39 @@ def create_model(
         return build(**names, num_classes=_or(num_classes, 1000), in_channels=_or(in_channels, 3))
 
     from cbam_lightning.models.pretrained import open_checkpoint
-    from cbam_lightning.weights import load_into
 
     checkpoint = open_checkpoint(weights, name)
     header = checkpoint.header
     names = resolve_names(header, name, attention, attention_options, options)
     classes = _or(num_classes, header.num_classes)
-    network = build(**names, num_classes=classes, in_channels=_or(in_channels, header.in_channels))
     if classes != header.num_classes:
         message = f"{weights} has {header.num_classes} classes, not {classes}: the classifier starts anew."
         warnings.warn(message, stacklevel=2)
-    load_into(
-        network,
-        checkpoint.state_dict,
-        new_attention=header.attention == "none",
-        strict=strict_weights,
-        source=str(weights),
-    )
+    network = build(**names, num_classes=classes, in_channels=_or(in_channels, header.in_channels))
+    return _load(network, checkpoint, strict_weights, str(weights))
+
+
+def rebuild(checkpoint: Checkpoint, source: str = "the checkpoint") -> nn.Module:
+    """Build the network that a checkpoint's header describes, with the checkpoint's values.
+
+    Args:
+        checkpoint: As from ``open_checkpoint``.
+        source: What to call it in an error.
+
+    Raises:
+        UsageError: The header names no network that is known here, or the values do not fit it.
+    """
+    header = checkpoint.header
+    names = resolve_names(header, None, None, None, None)
+    network = build(**names, num_classes=header.num_classes, in_channels=header.in_channels)
+    return _load(network, checkpoint, strict=True, source=source)
+
+
+def _load(network: nn.Module, checkpoint: Checkpoint, strict: bool, source: str) -> nn.Module:
+    from cbam_lightning.weights import load_into
+
+    new_attention = checkpoint.header.attention == "none"
+    load_into(network, checkpoint.state_dict, new_attention=new_attention, strict=strict, source=source)
     return network
 
 

@@ -52,9 +52,9 @@ def freeze(network: nn.Module, pattern: str) -> list[nn.Module]:
     Raises:
         UsageError: The pattern fits no module.
     """
-    spared = set(network.get_submodule(classifier_name(network)).modules())
     named = [(name, module) for name, module in network.named_modules() if name]
     if pattern == "backbone":
+        spared = set(dict(named).get(classifier_name(network), nn.Identity()).modules())
         frozen = [m for _, m in named if m not in spared and spared.isdisjoint(m.modules())]
     else:
         frozen = [m for name, m in named if fnmatch(name, pattern)]

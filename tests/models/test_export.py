@@ -129,7 +129,7 @@ class Untraceable(FixedSize):
 
 def test_a_network_of_fixed_size_keeps_a_free_batch(checkpoint, monkeypatch):
     network = FixedSize()
-    monkeypatch.setattr(export_module, "create_model", lambda weights: network)
+    monkeypatch.setattr(export_module, "rebuild", lambda checkpoint, source: network)
     exported = export_network(checkpoint, to="torch_export")
     assert not exported.dynamic_size
     images = torch.randn(7, 3, 16, 16)
@@ -139,6 +139,6 @@ def test_a_network_of_fixed_size_keeps_a_free_batch(checkpoint, monkeypatch):
 
 
 def test_a_network_that_cannot_be_traced_is_refused_with_the_reason(checkpoint, monkeypatch):
-    monkeypatch.setattr(export_module, "create_model", lambda weights: Untraceable())
+    monkeypatch.setattr(export_module, "rebuild", lambda checkpoint, source: Untraceable())
     with pytest.raises(UsageError, match=r"cannot be traced by torch\.export"):
         export_network(checkpoint, to="torch_export")

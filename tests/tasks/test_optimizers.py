@@ -161,3 +161,12 @@ def test_a_fit_changes_everything_but_what_is_frozen(pattern, prefix):
     frozen = {key for key in before if key.startswith(prefix)}
     assert any("running_var" in key for key in frozen)
     assert differing(before, snapshot(model.network)) == set(before) - frozen
+
+
+def test_a_network_without_linear_layer_can_be_frozen_by_pattern():
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1))
+    assert freeze(network, "0") == [network[0]]
+    assert [p.requires_grad for p in network.parameters()] == [False, False, True, True]
+    freeze(network, "backbone")
+    with pytest.raises(UsageError, match="every parameter is frozen"):
+        parameter_groups(network, decay_norm_and_bias=True)
