@@ -62,7 +62,7 @@ def export_network(source: str | Path, out: str | Path | None = None, to: str = 
             be exported, or one whose file answers differently.
         OSError: The file cannot be written.
     """
-    check_choice("to", to, SUFFIXES)
+    check_choice("format", to, SUFFIXES)
     out = Path(out) if out is not None else Path(source).with_suffix(SUFFIXES[to])
     if out.suffix != SUFFIXES[to]:
         message = f"{out} should end in {SUFFIXES[to]}, the ending of {to} files."

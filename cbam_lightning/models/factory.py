@@ -172,7 +172,9 @@ def build(
 
 def _build_own(network: str, network_options: Mapping[str, Any], given: Mapping[str, Any]) -> nn.Module:
     if network not in MODELS:
-        raise unknown_name(kind="model", given=network, allowed=list_models())
+        error = unknown_name(kind="model", given=network, allowed=list_models())
+        message = f"{error} Or torchvision/NAME, timm/NAME, or one that you register (`--imports`)."
+        raise UsageError(message)
     module_name, class_name = MODELS[network].family.split(".")
     network_class = getattr(importlib.import_module(f"cbam_lightning.models.{module_name}"), class_name)
     allowed = inspect.signature(network_class).parameters.keys() - given.keys()

@@ -25,7 +25,7 @@ def existing_file(path: str | Path) -> Path:
     """
     path = Path(path)
     if not path.is_file():
-        message = f"there is no checkpoint file {path}; give the path of a .ckpt or .safetensors file."
+        message = f"there is no checkpoint file {path}; check the path."
         raise UsageError(message)
     return path
 

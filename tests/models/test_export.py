@@ -85,7 +85,7 @@ def test_the_command_writes_and_says_what(checkpoint, capsys):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ("--to tflite", "unknown to 'tflite'"),
+        ("--to tflite", "unknown format 'tflite'"),
         ("net.onnx --to torch_export", "should end in .pt2"),
         ("", "--to"),
     ],
