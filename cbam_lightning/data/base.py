@@ -9,15 +9,16 @@ from typing import Any, Literal, cast
 
 import torch
 from pytorch_lightning import LightningDataModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from cbam_lightning.data.bad_images import BadImageLog
 from cbam_lightning.data.batch import Batch, FileBatch, ImageDataset
-from cbam_lightning.data.files import FileDataset, eval_transform, find_predict_files
+from cbam_lightning.data.files import FileDataset, find_predict_files
 from cbam_lightning.data.mixing import create_mixing
 from cbam_lightning.data.options import require
+from cbam_lightning.data.transforms import EvalTransform
 
 Split = Literal["train", "val", "test", "predict"]
 Loader = DataLoader[Batch | FileBatch]
@@ -117,7 +118,7 @@ class ImageDataModule(LightningDataModule, ABC):
             return self.test_set
         paths = find_predict_files(Path(self.predict_path))
         labels = torch.full((len(paths),), -1)
-        transform = eval_transform(self.size_px, self.eval_resize_px)
+        transform = EvalTransform(self.size_px, self.eval_resize_px)
         return FileDataset(paths, labels, transform, self.in_channels, self.size_px)
 
     def setup(self, stage: str | None = None) -> None:
@@ -151,9 +152,10 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> Loader:
         """Return shuffled batches; the last is dropped if incomplete, unless it is the only one."""
-        num_devices = self.trainer.world_size if self.trainer else 1
+        num_devices, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         drop_last = len(self.train_set) // num_devices >= self.batch_size
-        return self._loader(self.train_set, shuffle=True, drop_last=drop_last)
+        sampler = self.train_set.train_sampler(num_devices, rank)
+        return self._loader(self.train_set, shuffle=sampler is None, sampler=sampler, drop_last=drop_last)
 
     def val_dataloader(self) -> Loader:
         """Return the batches of ``val_set``."""
@@ -167,12 +169,20 @@ class ImageDataModule(LightningDataModule, ABC):
         """Return the batches of ``predict_set``."""
         return self._loader(self.predict_set)
 
-    def _loader(self, dataset: ImageDataset, *, shuffle: bool = False, drop_last: bool = False) -> Loader:
+    def _loader(
+        self,
+        dataset: ImageDataset,
+        *,
+        shuffle: bool = False,
+        sampler: Sampler[int] | None = None,
+        drop_last: bool = False,
+    ) -> Loader:
         num_workers = dataset.default_num_workers if self.num_workers is None else self.num_workers
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
             shuffle=shuffle,
+            sampler=sampler,
             drop_last=drop_last,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
@@ -200,7 +210,9 @@ class ImageDataModule(LightningDataModule, ABC):
             ``(images / 255 - mean) / std`` in float32 or, with a reduced-precision trainer, in its type; see
             ``Batch`` for the labels.
         """
-        images = F.normalize(F.to_dtype(batch.images, torch.float32, scale=True), self.mean, self.std)
+        # Decoders write the values of a pixel side by side; networks expect them a channel at a time.
+        images = F.to_dtype(batch.images.contiguous(), torch.float32, scale=True)
+        images = F.normalize(images, self.mean, self.std)
         batch = batch._replace(images=images)
         if self.trainer is None:
             return batch

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 
 
 class Batch(NamedTuple):
@@ -88,6 +88,18 @@ class ImageDataset(Dataset[Batch | FileBatch], ABC):
         Returns:
             uint8 images (N, C, H, W) with their labels and indices.
         """
+
+    def train_sampler(self, num_replicas: int, rank: int) -> Sampler[int] | None:
+        """Return the order for training if this data set has needs of its own.
+
+        Args:
+            num_replicas: Number of devices.
+            rank: Which of them this is.
+
+        Returns:
+            A sampler that gives this device its share, anew for each epoch; ``None`` for any random order.
+        """
+        return None
 
     @abstractmethod
     def name(self, index: int) -> str:

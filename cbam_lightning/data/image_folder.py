@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
@@ -12,12 +11,10 @@ from cbam_lightning.data.class_folders import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     ClassFolderModule,
-    LabelledFiles,
     require_same_classes,
-    select,
-    subfolder_names,
 )
 from cbam_lightning.data.options import require
+from cbam_lightning.data.sources import ImageSource, LabelledImages
 from cbam_lightning.data.splits import stratified_split
 from cbam_lightning.errors import UsageError
 
@@ -30,7 +27,9 @@ class ImageFolder(ClassFolderModule):
     least one image to train on.
 
     Args:
-        root: Folder of the images.
+        root: Folder of the images; or what ``cbam-lightning data pack`` made of it, a folder or a URL such as
+            ``s3://bucket/pets``. What comes from a URL is kept in the folder that the environment variable
+            ``LITDATA_CACHE_DIR`` names, by default ``~/.lightning/chunks``.
         size_px: Height and width of the network's input.
         in_channels: 3 to read images as RGB, 1 as grey values.
         mean: Mean of each channel, of values in [0, 1]; by default that of ImageNet, for one channel the
@@ -64,48 +63,54 @@ class ImageFolder(ClassFolderModule):
         self.mean = _per_channel("mean", mean, IMAGENET_MEAN, in_channels)
         self.std = _per_channel("std", std, IMAGENET_STD, in_channels)
         require(min(self.std) > 0, "std", self.std, "values more than 0")
-        self.dataset_name = f"image_folder:{self.root.resolve().name}"
-        self._train_dir = self.root / "train" if subfolder_names(self.root / "train") else self.root
-        self._folders = self._find_folders()
-        self.class_names = _class_names(self._train_dir)
+        self.dataset_name = f"image_folder:{self.source.name}"
+        self._train = "train" if self.source.classes("train") else ""
+        self._held_out = self._find_held_out()
+        self.class_names = _class_names(self.source, self._train)
         self.num_classes = len(self.class_names)
-        for folder in self._folders.values():
-            require_same_classes(folder, self.class_names, self._train_dir)
+        for part in self._held_out.values():
+            require_same_classes(self.source, part, self.class_names, self._train)
 
-    def list_files(self, split: Literal["train", "val", "test"]) -> LabelledFiles:
-        """List the files of a split with their labels."""
-        if split in self._folders:
-            return self.scan(self._folders[split])
-        files, shares = self._train_part
-        return select(files, shares["test" if split == "val" and not self.val_fraction else split])
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """The part to train on, and those of the other splits that have one."""
+        return tuple(dict.fromkeys([self._train, *self._held_out.values()]))
+
+    def list_images(self, split: Literal["train", "val", "test"]) -> LabelledImages:
+        """List the images of a split with their labels."""
+        if split in self._held_out:
+            return self.source.images(self._held_out[split], self.class_names)
+        images, shares = self._train_part
+        return images.select(shares["test" if split == "val" and not self.val_fraction else split])
 
     @cached_property
-    def _train_part(self) -> tuple[LabelledFiles, dict[str, Tensor]]:
-        """The files of the training folder, and the positions in them of each split."""
-        files = self.scan(self._train_dir)
+    def _train_part(self) -> tuple[LabelledImages, dict[str, Tensor]]:
+        """The images of the part to train on, and the positions in them of each split."""
+        images = self.source.images(self._train, self.class_names)
         fractions = {"val": self.val_fraction, "test": self.test_fraction}
-        held_out = [0.0 if split in self._folders else part for split, part in fractions.items()]
-        shares = stratified_split(files[1], held_out, self.split_seed)
-        return files, dict(zip(("train", *fractions), shares, strict=True))
+        held_out = [0.0 if split in self._held_out else part for split, part in fractions.items()]
+        shares = stratified_split(images.labels, held_out, self.split_seed)
+        return images, dict(zip(("train", *fractions), shares, strict=True))
 
-    def _find_folders(self) -> dict[str, Path]:
-        """Return the folders of the validation and test images, as far as there are any."""
-        if self._train_dir == self.root:
+    def _find_held_out(self) -> dict[str, str]:
+        """Return the parts that hold the validation and the test images, as far as there are any."""
+        if not self._train:
             return {}
-        folders = {name: self.root / name for name in ("val", "test") if (self.root / name).is_dir()}
-        if "val" in folders:
-            folders.setdefault("test", folders["val"])
-        elif "test" in folders and not self.val_fraction:
-            folders["val"] = folders["test"]
-        return folders
+        parts: dict[str, str] = {part: part for part in self.source.parts if part != "train"}
+        if "val" in parts:
+            parts.setdefault("test", "val")
+        elif "test" in parts and not self.val_fraction:
+            parts["val"] = "test"
+        return parts
 
 
-def _class_names(folder: Path) -> tuple[str, ...]:
-    names = subfolder_names(folder)
+def _class_names(source: ImageSource, part: str) -> tuple[str, ...]:
+    names = source.classes(part)
     if len(names) < 2 or set(names) <= {"train", "val", "test"}:
         message = (
-            f"{folder} has {len(names)} class folders ({', '.join(names) or 'none'}); needed are two or "
-            "more, each named by its class and holding its images, in --data.root or in its folder train."
+            f"{source.where(part)} has {len(names)} class folders ({', '.join(names) or 'none'}); needed are "
+            "two or more, each named by its class and holding its images, in --data.root or in its folder "
+            "train."
         )
         raise UsageError(message)
     return names

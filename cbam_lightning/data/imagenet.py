@@ -13,27 +13,29 @@ from cbam_lightning.data.class_folders import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     ClassFolderModule,
-    LabelledFiles,
     require_same_classes,
-    select,
-    subfolder_names,
 )
 from cbam_lightning.data.files import visible_entries
+from cbam_lightning.data.folders import FolderSource
+from cbam_lightning.data.sources import LabelledImages
 from cbam_lightning.data.splits import stratified_split
 from cbam_lightning.errors import UsageError
 
+PARTS = ("train", "val")
 ARCHIVES = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz")
 
 
 class ImageNet(ClassFolderModule):
-    """ImageNet-1k: ``root/train/<wnid>/*.JPEG`` and ``root/val/<wnid>/*.JPEG``.
+    """ImageNet-1k: ``root/train/<wnid>/*.JPEG`` and ``root/val/<wnid>/*.JPEG``, or packed from them.
 
     The official validation images, whose accuracy papers report, are the test split here. Checkpoints are
     chosen by a part of the training images that is held out. ``train`` may be absent where only the test
     split is used.
 
     Args:
-        root: Folder that holds train and val.
+        root: Folder that holds train and val; or what ``cbam-lightning data pack`` made of it, a folder or a
+            URL such as ``s3://bucket/imagenet``. What comes from a URL is kept in the folder that the
+            environment variable ``LITDATA_CACHE_DIR`` names, by default ``~/.lightning/chunks``.
         size_px: Height and width of the network's input.
         val_fraction: Part of the training images of each class held out for validation; 0.01 are 13 of
             a class of 1,300. With 0 none are, and validation shows the official validation images, as
@@ -65,48 +67,59 @@ class ImageNet(ClassFolderModule):
             hflip=hflip,
             **kwargs,
         )
-        self.class_names = subfolder_names(self.root / "train") or subfolder_names(self._part("val"))
+        self.class_names = self.source.classes("train") or self._classes("val")
         self.num_classes = len(self.class_names)
 
-    def list_files(self, split: Literal["train", "val", "test"]) -> LabelledFiles:
-        """List the files of a split with their labels."""
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """The official parts that there are."""
+        return tuple(part for part in PARTS if self.source.classes(part))
+
+    def list_images(self, split: Literal["train", "val", "test"]) -> LabelledImages:
+        """List the images of a split with their labels."""
         if split == "test" or (split == "val" and not self.val_fraction):
-            folder = self._part("val")
-            require_same_classes(folder, self.class_names, self.root / "train")
-            return self.scan(folder)
-        files, (train, val) = self._train_part
-        return select(files, train if split == "train" else val)
+            return self._part("val")
+        images, (train, val) = self._train_part
+        return images.select(train if split == "train" else val)
 
     @cached_property
-    def _train_part(self) -> tuple[LabelledFiles, list[Tensor]]:
-        """The official training files, and which of them train and validate."""
-        files = self.scan(self._part("train"))
-        return files, stratified_split(files[1], [self.val_fraction], self.split_seed)
+    def _train_part(self) -> tuple[LabelledImages, list[Tensor]]:
+        """The official training images, and which of them train and validate."""
+        images = self._part("train")
+        return images, stratified_split(images.labels, [self.val_fraction], self.split_seed)
 
-    def _part(self, name: Literal["train", "val"]) -> Path:
-        """Return the folder of an official part, or say how to make it."""
-        folder = self.root / name
-        if subfolder_names(folder):
-            return folder
-        if folder.is_dir() and visible_entries(folder):
-            problem = f"{folder} holds files that are not sorted into one folder a class; delete it and "
-        elif any((self.root / archive).is_file() for archive in ARCHIVES):
-            problem = f"{self.root} holds the official archives, but no folder {name} made from them; "
+    def _part(self, name: str) -> LabelledImages:
+        self._classes(name)
+        require_same_classes(self.source, name, self.class_names, "train")
+        return self.source.images(name, self.class_names)
+
+    def _classes(self, part: str) -> tuple[str, ...]:
+        """Return the classes of an official part, or say how to make it."""
+        found = self.source.classes(part)
+        if found:
+            return found
+        where = self.source.where(part)
+        if not isinstance(self.source, FolderSource):
+            message = (
+                f"{where} is missing: packed were {', '.join(self.source.parts) or 'other parts'}. Pack it."
+            )
+            raise UsageError(message)
+        if Path(where).is_dir() and visible_entries(where):
+            problem = f"{where} holds files that are not sorted into one folder a class; delete it and "
+        elif any(Path(self.root, archive).is_file() for archive in ARCHIVES):
+            problem = f"{self.root} holds the official archives, but no folder {part} made from them; "
         else:
             problem = (
-                f"{folder} holds no class folders; give the folder of train and val with --data.root, or "
+                f"{where} holds no class folders; give the folder of train and val with --data.root, or "
             )
         message = problem + self._unpacking()
         raise UsageError(message)
 
     def _unpacking(self) -> str:
         """Say how to unpack the official archives; torchvision names the folder of a class by its wnid."""
-        missing = [archive for archive in ARCHIVES if not (self.root / archive).is_file()]
+        missing = [archive for archive in ARCHIVES if not Path(self.root, archive).is_file()]
         first = f"put the official {', '.join(missing)} into {self.root}, then " if missing else ""
-        parts = "('train', 'val')"
-        code = (
-            f"from torchvision.datasets import ImageNet; [ImageNet({str(self.root)!r}, s) for s in {parts}]"
-        )
+        code = f"from torchvision.datasets import ImageNet; [ImageNet({self.root!r}, s) for s in {PARTS}]"
         return (
             f"{first}unpack the archives into train and val as needed here (this needs SciPy): "
             f"python -c {shlex.quote(code)}"

@@ -3,26 +3,18 @@ import errno
 import pytest
 import torch
 from torch.utils.data import DataLoader
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as F
 
 from cbam_lightning.data.batch import BadImage
-from cbam_lightning.data.decoding import decode_image
-from cbam_lightning.data.files import (
-    FileDataset,
-    eval_transform,
-    find_files,
-    find_predict_files,
-    train_transform,
-    usable_cores,
-)
+from cbam_lightning.data.files import FileDataset, find_files, find_predict_files
+from cbam_lightning.data.transformed import usable_cores
+from cbam_lightning.data.transforms import EvalTransform
 from cbam_lightning.errors import UsageError
 from tests.data.generate import patches, save_image, write_image_folder
 
 
-def dataset(paths, channels=3, transform=None):
+def dataset(paths, channels=3):
     labels = torch.arange(len(paths))
-    return FileDataset([str(p) for p in paths], labels, transform or eval_transform(32, 37), channels, 32)
+    return FileDataset([str(p) for p in paths], labels, EvalTransform(32, 37), channels, 32)
 
 
 @pytest.fixture
@@ -64,35 +56,6 @@ def test_a_batch_of_bad_images_only_keeps_its_shape(files):
 def test_an_unreadable_file_carries_the_error_number(tmp_path):
     batch = dataset([tmp_path / "gone.jpg"])[0]
     assert batch.bad == (BadImage(str(tmp_path / "gone.jpg"), "No such file or directory", errno.ENOENT),)
-
-
-def test_evaluation_resizes_the_shorter_side_and_cuts_the_centre(files):
-    pixels = decode_image(files[0].read_bytes(), 3)  # (3, 40, 52)
-    resized = F.resize(pixels, [37, 48], antialias=True)  # 52 * 37 / 40 = 48.1
-    expected = resized[:, 2:34, 8:40]  # (37 - 32) / 2 rounds to 2
-    assert torch.equal(dataset(files)[0].images[0], expected)
-
-
-@pytest.mark.parametrize("hflip", [False, True])
-def test_training_cuts_at_random_and_flips(hflip):
-    gradient = torch.arange(256, dtype=torch.uint8).expand(1, 64, 256)  # dark on the left
-    transform = train_transform(32, (0.08, 1.0), hflip)
-    torch.manual_seed(0)
-    cuts = [transform(gradient) for _ in range(40)]
-    assert all(cut.shape == (1, 32, 32) and cut.dtype == torch.uint8 for cut in cuts)
-    flipped = [bool(cut[0, 0, 0] > cut[0, 0, -1]) for cut in cuts]
-    assert any(flipped) == hflip
-    assert not all(flipped)
-    widths = {int(cut.max()) - int(cut.min()) for cut in cuts}
-    assert len(widths) > 10
-
-
-def test_the_whole_image_is_cut_with_a_scale_of_1():
-    pixels = torch.from_numpy(patches(1, 48, 48)[0]).permute(2, 0, 1)
-    torch.manual_seed(0)
-    whole = v2.functional.resize(pixels, [32, 32], antialias=True)
-    cuts = [train_transform(32, (1.0, 1.0), hflip=False)(pixels) for _ in range(20)]
-    assert min(float((cut.int() - whole.int()).abs().float().mean()) for cut in cuts) < 20
 
 
 def test_finds_visible_files_sorted(tmp_path):

@@ -1,0 +1,117 @@
+"""Fetching files of object stores, with LitData's downloaders."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from cbam_lightning.errors import UsageError
+
+
+def fetch_file(url: str, target: Path) -> None:
+    """Fetch a file; ``target`` appears once all of it is there.
+
+    Args:
+        url: Of the file.
+        target: Path in a folder that exists; only one process at a time may fetch to it.
+
+    Raises:
+        UsageError: LitData is not installed, or what it needs for this kind of store.
+        OSError: The file could not be fetched.
+    """
+    downloader = _downloader(url.rpartition("/")[0], os.getpid())
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    with _reported(url):
+        if type(downloader).download_fileobj is _downloading("Downloader").download_fileobj:
+            downloader.download_file(url, str(unfinished))  # LitData's `local:` and `hf:` have nothing else
+        else:
+            # For S3, download_file would take obstore, which refuses stores without TLS, such as a cluster's
+            # own, and starts threads that worker processes cannot inherit.
+            with unfinished.open("wb") as file:
+                downloader.download_fileobj(url, file)
+        unfinished.replace(target)
+
+
+def fetch_range(url: str, start: int, end: int, scratch: Path) -> bytes:
+    """Return a part of a file.
+
+    Args:
+        url: Of the file.
+        start: Of the first byte.
+        end: Of the byte after the last.
+        scratch: Where the whole file goes if LitData cannot read less of this kind of store.
+
+    Raises:
+        UsageError: LitData is not installed, or what it needs for this kind of store.
+        OSError: The file could not be fetched.
+    """
+    downloader = _downloader(url.rpartition("/")[0], os.getpid())
+    with _reported(url):
+        return bytes(downloader.download_bytes(url, start, end - start, str(scratch)))
+
+
+def fetch_bytes(url: str) -> bytes:
+    """Return the content of a small file, which nothing keeps.
+
+    Raises:
+        UsageError: LitData is not installed, or what it needs for this kind of store.
+        OSError: The file could not be fetched.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder, url.rpartition("/")[2])
+        fetch_file(url, target)
+        return target.read_bytes()
+
+
+def litdata_module(name: str) -> Any:
+    """Import a module of LitData.
+
+    Raises:
+        UsageError: LitData is not installed.
+    """
+    try:
+        import litdata
+    except ModuleNotFoundError as error:
+        message = (
+            "packing images and reading them from a URL need LitData: pip install 'cbam_lightning[litdata]'"
+        )
+        raise UsageError(message) from error
+    return import_module(f"{litdata.__name__}.{name}")
+
+
+@lru_cache
+def _downloader(folder: str, process: int) -> Any:
+    """Make LitData's downloader, one in each process: their connections cannot be shared."""
+    with _reported(folder):
+        return _downloading("get_downloader")(folder, tempfile.gettempdir(), [])
+
+
+def _downloading(name: str) -> Any:
+    return getattr(litdata_module("streaming.downloader"), name)
+
+
+@contextmanager
+def _reported(url: str) -> Iterator[None]:
+    try:
+        yield
+    except UsageError:
+        raise
+    except ModuleNotFoundError as error:  # of what LitData needs for some stores
+        message = f"{url} cannot be read: {_first_line(error)}"
+        raise UsageError(message) from error
+    except Exception as error:  # those of boto3, google.cloud, azure, … have no base in common
+        message = (
+            f"could not fetch {url}: {_first_line(error)}. Check the address, the keys and the connection."
+        )
+        raise OSError(message) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__

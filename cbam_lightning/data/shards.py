@@ -1,0 +1,202 @@
+"""Shards: files of many images each, in LitData's format, of which any one image can be read on its own.
+
+A shard is a table of uint32, [number of items, where each one starts, where the last one ends], and then the
+items (``BinaryWriter._create_chunk`` in LitData's streaming/writer.py). An item has two leaves, the image
+and its label: their sizes in bytes, as two uint32, and then the leaves. Nothing here calls LitData's reader,
+which copies an image before a part of it is used, and unpickles whatever an index calls a pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from cbam_lightning.data.decoding import UndecodableError, decode_image
+from cbam_lightning.errors import UsageError
+
+Encoding = Literal["raw", "jpeg"]
+Read = Callable[[int, int], Tensor]
+
+INDEX_NAME = "index.json"  # LitData's, one beside the shards of each part
+
+# LitData's names of the leaves: a tensor with its shape, or bytes; and the label.
+DATA_FORMATS: dict[Encoding, list[str]] = {"raw": ["tensor", "int"], "jpeg": ["bytes", "int"]}
+
+# The features of LitData that this package's shards do not use.
+_PLAIN = {
+    "compression": None,
+    "compression_level": None,
+    "ipc_compression": None,
+    "encryption": None,
+    "item_loader": "PyTreeLoader",
+}
+
+# A name from a stranger's index, which is joined to a path.
+_SHARD_NAME = re.compile(r"chunk-\d+-\d+\.bin")
+
+_ITEM_HEADER = struct.Struct("<2I")  # lengths of the image and of the label
+_TENSOR_HEADER = struct.Struct(">5I")  # dtype, number of axes, height, width, channels
+_UINT8 = 11  # in LitData's _TORCH_DTYPES_MAPPING
+
+
+class DamagedShardError(ValueError):
+    """A shard is not what its index says; the message is the reason, without the file's name."""
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """What an index says of a shard.
+
+    Attributes:
+        name: Of the file.
+        num_images: Images in it.
+        num_bytes: Length of the file.
+    """
+
+    name: str
+    num_images: int
+    num_bytes: int
+
+
+def read_index(content: bytes, encoding: Encoding, where: str) -> list[ShardInfo]:
+    """Read LitData's index of a part.
+
+    Args:
+        content: Of the file.
+        encoding: How the images should be stored.
+        where: Path or URL of the file, for messages.
+
+    Raises:
+        UsageError: It is no such index, or the items are anything else than images and labels.
+    """
+    try:
+        index: dict[str, Any] = json.loads(content)
+        config, chunks = index["config"], index["chunks"]
+        shards = [ShardInfo(str(c["filename"]), int(c["chunk_size"]), int(c["chunk_bytes"])) for c in chunks]
+        data_format = config["data_format"]
+        unusual = [name for name, value in _PLAIN.items() if config.get(name) != value]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise damaged_index(where, "it is no index of LitData") from error
+    if data_format != DATA_FORMATS[encoding]:
+        problem = f"its items are {data_format}, not {DATA_FORMATS[encoding]}; nothing of them was read"
+        raise damaged_index(where, problem)
+    if unusual:
+        raise damaged_index(where, f"it was not written by `data pack`, which sets no {', '.join(unusual)}")
+    for shard in shards:
+        if not _SHARD_NAME.fullmatch(shard.name) or shard.num_images < 1:
+            raise damaged_index(where, f"{shard.name!r} with {shard.num_images} images is no shard")
+    return shards
+
+
+def damaged_index(where: str, problem: str) -> UsageError:
+    """Build the error for an index that cannot be used."""
+    return UsageError(f"{where} cannot be used: {problem}. Copy or pack the images again.")
+
+
+class Shard:
+    """The images of one shard.
+
+    Args:
+        read: Returns the bytes of the shard between two positions, as uint8 (end - start,).
+        info: What its index says of it.
+
+    Raises:
+        DamagedShardError: Its table is damaged.
+        OSError: It cannot be read.
+    """
+
+    def __init__(self, read: Read, info: ShardInfo) -> None:
+        table_bytes = 4 * (info.num_images + 2)
+        table = read(0, table_bytes).view(torch.int32).tolist() if table_bytes <= info.num_bytes else [0]
+        bounds = table[1:]
+        whole = table[0] == info.num_images and (bounds[0], bounds[-1]) == (table_bytes, info.num_bytes)
+        if not whole or bounds != sorted(bounds):
+            message = "its table of images is damaged"
+            raise DamagedShardError(message)
+        self._read = read
+        self._bounds: list[int] = bounds
+
+    def image(self, index: int) -> Tensor:
+        """Return an image as it is stored: uint8 (number of bytes,), none if it was left out.
+
+        Raises:
+            DamagedShardError: The sizes of the leaves do not fit.
+            OSError: It cannot be read.
+        """
+        item = self._read(self._bounds[index], self._bounds[index + 1])
+        header = _to_bytes(item[: _ITEM_HEADER.size])
+        size, label_size = _ITEM_HEADER.unpack(header) if len(header) == _ITEM_HEADER.size else (0, 0)
+        if _ITEM_HEADER.size + size + label_size != len(item):
+            message = "its place in the shard is damaged"
+            raise DamagedShardError(message)
+        return item[_ITEM_HEADER.size :][:size]
+
+
+def map_file(path: Path, info: ShardInfo) -> Read:
+    """Map a shard into memory: nothing is read before it is used, and no more than that.
+
+    Raises:
+        DamagedShardError: The file has another length than its index says.
+        OSError: The file cannot be read.
+    """
+    length = path.stat().st_size
+    if length != info.num_bytes:
+        message = f"it has {length} bytes; its index says {info.num_bytes}"
+        raise DamagedShardError(message)
+    # Not shared: a private mapping needs no right to write.
+    mapped = torch.from_file(str(path), shared=False, size=length, dtype=torch.uint8)
+    return lambda start, end: mapped[start:end]
+
+
+def decode(image: Tensor, encoding: Encoding, channels: Literal[1, 3]) -> Tensor:
+    """Decode an image as a shard stores it.
+
+    Args:
+        image: uint8 (number of bytes,).
+        encoding: How it is stored.
+        channels: C, 1 for grey values (luma of ITU-R 601) or 3 for RGB.
+
+    Returns:
+        uint8 (C, H, W).
+
+    Raises:
+        UndecodableError: It is damaged.
+    """
+    if encoding == "jpeg":
+        return decode_image(_to_bytes(image), channels)
+    header = _to_bytes(image[: _TENSOR_HEADER.size])
+    if len(header) == _TENSOR_HEADER.size:
+        dtype, axes, height, width, depth = _TENSOR_HEADER.unpack(header)
+        num_pixels = height * width
+        if (dtype, axes, depth) == (_UINT8, 3, 3) and len(image) == len(header) + 3 * num_pixels > len(
+            header
+        ):
+            pixels = image[len(header) :].view(height, width, 3).permute(2, 0, 1)
+            return pixels if channels == 3 else _to_grey(pixels)
+    message = "its shape is damaged"
+    raise UndecodableError(message)
+
+
+def as_values(content: bytes) -> Tensor:
+    """Turn bytes into uint8 (number of bytes,)."""
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0).byte()
+
+
+def _to_bytes(values: Tensor) -> bytes:
+    content: bytes = values.numpy().tobytes()
+    return content
+
+
+def _to_grey(pixels: Tensor) -> Tensor:
+    """Turn uint8 (3, H, W) into (1, H, W) as Pillow does, with weights in 65536ths and rounding."""
+    red, green, blue = pixels.int()
+    grey: Tensor = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
+    return grey.to(torch.uint8)[None]

@@ -1,0 +1,62 @@
+"""Data sets of images that are read one at a time, each of its own size, and cut to one size."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cbam_lightning.data.batch import BadImage, FileBatch, ImageDataset, as_index
+from cbam_lightning.data.transforms import Transform, stack
+
+MAX_DEFAULT_WORKERS = 8
+
+
+class TransformedDataset(ImageDataset):
+    """Images read and transformed on access; those that cannot be read are left out of the batch.
+
+    Args:
+        labels: int64 (M,), the class of each image.
+        transform: From uint8 (C, H, W) of any size to uint8 (C, size_px, size_px).
+        channels: C, 1 for grey values or 3 for RGB.
+        size_px: Height and width after the transform.
+    """
+
+    def __init__(self, labels: Tensor, transform: Transform, channels: Literal[1, 3], size_px: int) -> None:
+        self.labels = labels
+        self.transform = transform
+        self.channels: Literal[1, 3] = channels
+        self.size_px = size_px
+        self.default_num_workers = min(MAX_DEFAULT_WORKERS, usable_cores())
+
+    @abstractmethod
+    def read(self, index: int) -> Tensor | BadImage:
+        """Read the image at a position: uint8 (C, H, W), or the reason why there is none."""
+
+    def __getitems__(self, indices: list[int]) -> FileBatch:
+        """Read a batch; images that fail are left out and listed in ``bad``."""
+        images: list[Tensor] = []
+        kept: list[int] = []
+        bad: list[BadImage] = []
+        for index in indices:
+            image = self.read(index)
+            if isinstance(image, BadImage):
+                bad.append(image)
+                if image.errno is not None:
+                    break  # the run ends with this one, and a store that is out of reach takes long to say so
+            else:
+                images.append(self.transform(image))
+                kept.append(index)
+        kept_index = as_index(kept)
+        empty = torch.empty((0, self.channels, self.size_px, self.size_px), dtype=torch.uint8)
+        return FileBatch(stack(images) if images else empty, self.labels[kept_index], kept_index, tuple(bad))
+
+
+def usable_cores() -> int:
+    """Count the processor cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

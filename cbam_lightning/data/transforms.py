@@ -1,0 +1,141 @@
+"""Cutting and resizing one uint8 image: at random for training, the centre for evaluation.
+
+They do what ``RandomResizedCrop``, ``RandomHorizontalFlip``, ``Resize`` and ``CenterCrop`` of torchvision do,
+with less work an image: five random numbers in one call, and pixels that stay side by side as the decoder
+writes them. That is the only layout for which torch's resizing needs no rearranging
+(``upsample_avx_bilinear_bicubic_uint8`` in ATen's UpSampleKernelAVXAntialias.h).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Transform = Callable[[Tensor], Tensor]
+Box = tuple[int, int, int, int]
+
+ASPECT_RATIOS = (3 / 4, 4 / 3)  # of the cuts of training, as in https://arxiv.org/abs/1409.4842
+MAX_TRIES = 10  # as in torchvision: nearly every first one fits
+
+
+@dataclass(frozen=True)
+class TrainTransform:
+    """Cut a random part, resize it to the input size, and mirror it with probability 1/2.
+
+    The random numbers come from torch's global generator, so ``seed_everything`` governs them.
+
+    Args:
+        size_px: Height and width of the result.
+        crop_scale: Smallest and largest part of the image's area to cut.
+        hflip: Whether to mirror.
+    """
+
+    size_px: int
+    crop_scale: tuple[float, float]
+    hflip: bool
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Turn uint8 (C, H, W) into uint8 (C, size_px, size_px)."""
+        _, height, width = image.shape
+        box = random_box(height, width, self.crop_scale)
+        cut = resize(image, box, (self.size_px, self.size_px))
+        return cut.flip(-1) if self.hflip and torch.rand(()).item() < 0.5 else cut
+
+
+@dataclass(frozen=True)
+class EvalTransform:
+    """Resize the shorter side, then cut the centre.
+
+    Args:
+        size_px: Height and width of the result.
+        resize_px: Length of the shorter side before the cut, at least ``size_px``.
+    """
+
+    size_px: int
+    resize_px: int
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Turn uint8 (C, H, W) into uint8 (C, size_px, size_px)."""
+        resized = resize_shorter_side(image, self.resize_px)
+        top, left = (round((side - self.size_px) / 2) for side in resized.shape[1:])
+        return resized[:, top : top + self.size_px, left : left + self.size_px]
+
+
+def resize_shorter_side(image: Tensor, length_px: int) -> Tensor:
+    """Resize an image so that its shorter side has a length, and the longer one keeps the aspect ratio.
+
+    Args:
+        image: uint8 (C, H, W).
+        length_px: Of the shorter side.
+
+    Returns:
+        uint8 (C, H', W') with min(H', W') = length_px; the longer side is rounded down, as by torchvision.
+    """
+    _, height, width = image.shape
+    shorter = min(height, width)
+    if shorter == length_px:
+        return image
+    size = (length_px * height // shorter, length_px * width // shorter)
+    return resize(image, (0, 0, height, width), size)
+
+
+def resize(image: Tensor, box: Box, size: tuple[int, int]) -> Tensor:
+    """Resize a part of an image, bilinear with antialiasing.
+
+    Args:
+        image: uint8 (C, H, W).
+        box: Top, left, height and width of the part.
+        size: Height and width of the result.
+
+    Returns:
+        uint8 (C, *size); with three channels the values of a pixel lie side by side.
+    """
+    top, left, height, width = box
+    part = image.permute(1, 2, 0)[top : top + height, left : left + width]
+    # (1, C, h, w) with the strides that torch calls channels_last, which image[None] would not have.
+    return F.interpolate(part[None].permute(0, 3, 1, 2), size, mode="bilinear", antialias=True)[0]
+
+
+def random_box(height: int, width: int, scale: tuple[float, float]) -> Box:
+    """Draw a part of an image: its area uniformly, its aspect ratio uniformly on a logarithmic scale.
+
+    If no box of that kind fits, the largest one in the centre with an aspect ratio in ``ASPECT_RATIOS`` is
+    taken, as by torchvision.
+
+    Args:
+        height: Of the image.
+        width: Of the image.
+        scale: Smallest and largest part of the area.
+
+    Returns:
+        Top, left, height and width.
+    """
+    narrowest, widest = ASPECT_RATIOS
+    for _ in range(MAX_TRIES):
+        share, shape, down, right = torch.rand(4).tolist()
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * share)
+        ratio = narrowest * (widest / narrowest) ** shape
+        box_height, box_width = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+        if 0 < box_height <= height and 0 < box_width <= width:
+            top, left = int(down * (height - box_height + 1)), int(right * (width - box_width + 1))
+            return top, left, box_height, box_width
+    box_height = min(height, round(width / narrowest))
+    box_width = min(width, round(height * widest))
+    return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
+
+
+def stack(images: list[Tensor]) -> Tensor:
+    """Stack images of one size into a batch, in the layout in which they are.
+
+    Args:
+        images: At least one uint8 (C, H, W).
+
+    Returns:
+        uint8 (N, C, H, W); the values of a pixel lie side by side, as nothing in a worker needs them apart.
+    """
+    return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
