@@ -39,7 +39,10 @@ format: $(BIN)/.dev  ## Format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-benchmark: $(BIN)/.package  ## Measure what Lightning's loop costs
+benchmark: $(BIN)/.dev  ## Measure attention, a network, reading images and the training loop
+	$(BIN)/cbam-lightning benchmark attention
+	$(BIN)/cbam-lightning benchmark network
+	$(BIN)/cbam-lightning benchmark data
 	$(BIN)/cbam-lightning benchmark loop
 
 clean:  ## Remove the environment, caches and builds; runs stay

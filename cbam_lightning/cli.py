@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from cbam_lightning import __version__, commands
+from cbam_lightning import __version__, benchmark_cli, commands
 from cbam_lightning.errors import UsageError, unknown_name
 
 _TRAINER_COMMANDS = {
@@ -20,8 +20,12 @@ _PLAIN_COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "models": ("list the networks, and where attention would go in them", commands.models),
     "table": ("parameters and FLOPs of the paper's networks, published and ours", commands.table),
     "weights": ("list, show, verify, import and export checkpoints", commands.weights),
+    "data": ("write class folders as shards, which are read faster", commands.data),
     "export": ("write a network as ONNX or torch.export program", commands.export),
-    "benchmark": ("measure what Lightning's loop costs", commands.benchmark),
+    "benchmark": (
+        "measure attention, networks, reading images and the training loop",
+        benchmark_cli.benchmark,
+    ),
 }
 EXIT_USER, EXIT_MACHINE = 2, 1
 

@@ -14,7 +14,7 @@ from cbam_lightning.weights import load_checkpoint
 from cbam_lightning.weights.registry import list_weights
 from tests.command import NO_WANDB, SHORT, call, only_run
 
-ALL_COMMANDS = ("models", "table", "weights", "export", "benchmark")
+ALL_COMMANDS = ("models", "table", "weights", "data", "export", "benchmark")
 
 
 @pytest.mark.parametrize("command", ALL_COMMANDS)

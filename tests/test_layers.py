@@ -9,12 +9,13 @@ PACKAGE = Path(cbam_lightning.__file__).parent
 # From the top; layers on one line do not know each other.
 LAYERS = [
     {"__main__"},
-    {"cli", "commands", "trainer_cli", "cli_errors"},
+    {"cli", "commands", "benchmark_cli", "trainer_cli", "cli_errors"},
     {"tasks"},
     {"data"},
     {"runs"},
     {"models"},
     {"attention", "weights"},
+    {"measuring"},
     {"errors"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
@@ -56,6 +57,6 @@ def test_imports_point_down():
 
 
 def test_plain_torch_layers_do_not_know_lightning():
-    for name in ("attention", "models", "weights"):
+    for name in ("attention", "measuring", "models", "weights"):
         for path in (PACKAGE / name).rglob("*.py"):
             assert "lightning." not in path.read_text().replace("cbam_lightning.", ""), path

@@ -21,21 +21,25 @@ Different from the authors' code:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from cbam_lightning.attention import positions
+from cbam_lightning.attention.fused.attend import attend, convolve
+from cbam_lightning.attention.fused.excitation import Excitation
 from cbam_lightning.attention.gate import (
     Gate,
     GateName,
     check_choice,
     check_odd,
     check_positive,
+    has_hooks,
     multiply,
     run_layer,
 )
+from cbam_lightning.attention.implementation import Implementation, check_implementation, runs_fused
 from cbam_lightning.errors import UsageError
 
 Arrangement = Literal["channel-spatial", "spatial-channel", "parallel", "channel", "spatial"]
@@ -88,7 +92,20 @@ class ChannelAttention(Gate):
     def logits(self, x: Tensor) -> Tensor:
         """Add the MLP's answers to every pool: (N, C, *positions) to (N, C, 1, …)."""
         pooled = [_CHANNEL_POOLS[pool](x, dim=positions.axes(x)) for pool in self.pools]  # each (N, C)
-        return positions.broadcast(torch.stack([run_layer(self.mlp, values) for values in pooled]).sum(0), x)
+        return positions.broadcast(run_layer(self.mlp, torch.stack(pooled)).sum(0), x)
+
+    @property
+    def has_fused_form(self) -> bool:
+        """Whether the pools are ``avg``, or ``avg`` and ``max``, and nobody changed or watches the MLP."""
+        plain = [type(layer) for layer in self.mlp] == [nn.Linear, nn.ReLU, nn.Linear]
+        pools = "avg" in self.pools and {"avg", "max"}.issuperset(self.pools)
+        return plain and pools and not any(map(has_hooks, (self, self.mlp, *self.mlp)))
+
+    @property
+    def excitation(self) -> Excitation:
+        """The MLP as ``attend`` takes it."""
+        first, _, second = cast("tuple[nn.Linear, nn.ReLU, nn.Linear]", self.mlp)
+        return Excitation(first.weight, first.bias, second.weight, second.bias)
 
     def extra_repr(self) -> str:
         """Name the options that the printed layers do not show."""
@@ -140,7 +157,19 @@ class SpatialAttention(Gate):
             pooled = run_layer(self.reduce, x)  # (N, 1, *positions)
         else:
             pooled = torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], dim=1)  # (N, 2, …)
-        normalised: Tensor = self.relu(run_layer(self.bn, run_layer(self.conv, pooled)))
+        return self._normalise(run_layer(self.conv, pooled))
+
+    @property
+    def has_fused_form(self) -> bool:
+        """Whether the pool is not learned, and nobody watches this module."""
+        return self.spatial_pool == "avg+max" and not has_hooks(self)
+
+    def fused_logits(self, maps: Tensor) -> Tensor:
+        """Return the logits for maximum and mean over the channels, as ``attend`` asks for them."""
+        return self._normalise(convolve(self.conv, maps))
+
+    def _normalise(self, convolved: Tensor) -> Tensor:
+        normalised: Tensor = self.relu(run_layer(self.bn, convolved))
         return normalised
 
     def extra_repr(self) -> str:
@@ -164,6 +193,10 @@ class CBAM(nn.Module):
         gate: ``sigmoid``, or ``identity`` for gates of exactly 1 at initialisation.
         dims: How many dimensions the positions have: 1 for (N, C, L), 2 for (N, C, H, W), 3 for
             (N, C, D, H, W). The channel half alone takes any.
+        implementation: ``fused``: fewer passes over memory, compiled at the first call, without a second
+            derivative; ``reference``: the plain operations; ``auto`` chooses at every call, see
+            ``implementation.runs_fused``. Both compute the same. The pools ``lp`` and ``lse``, a lone ``max``
+            and ``conv1x1`` have the reference only.
 
     Raises:
         UsageError: An argument outside these choices, or ``identity`` with the spatial ReLU; in ``forward``
@@ -184,11 +217,14 @@ class CBAM(nn.Module):
         spatial_relu: bool = False,
         gate: GateName = "sigmoid",
         dims: positions.Dims = 2,
+        implementation: Implementation = "auto",
     ) -> None:
         super().__init__()
         check_choice("arrangement", arrangement, get_args(Arrangement))
+        check_implementation(implementation)
         positions.check_dims(dims)
         self.arrangement = arrangement
+        self.implementation = implementation
         if arrangement != "spatial":
             self.channel = ChannelAttention(channels, reduction, pools, gate)
         if arrangement != "channel":
@@ -206,6 +242,8 @@ class CBAM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` times its gates, in the dtype of ``x``: (N, C, *positions) to the same."""
+        if self.has_fused_form and runs_fused(self, self.implementation, x):
+            return self._forward_fused(x)
         if self.arrangement == "parallel":
             return multiply(multiply(x, self.channel.gate_map(x)), self.spatial.gate_map(x))
         for half in self._halves_in_order():
@@ -213,11 +251,32 @@ class CBAM(nn.Module):
         return x
 
     def extra_repr(self) -> str:
-        """Name the option that the printed halves do not show."""
-        return f"arrangement={self.arrangement!r}"
+        """Name the options that the printed halves do not show."""
+        available = self.implementation if self.has_fused_form else "reference"
+        return f"arrangement={self.arrangement!r}, implementation={available!r}"
 
-    def _halves_in_order(self) -> list[Gate]:
-        return [getattr(self, half) for half in self.arrangement.split("-")]
+    @property
+    def has_fused_form(self) -> bool:
+        """Whether the fused implementation knows the pools of every half."""
+        return all(half.has_fused_form for half in self._halves_in_order())
+
+    def _forward_fused(self, x: Tensor) -> Tensor:
+        halves = self._halves_in_order()
+        for half in halves:
+            positions.check_feature_map(half, x, half.dims)
+        channel, spatial = getattr(self, "channel", None), getattr(self, "spatial", None)
+        return attend(
+            x,
+            self.arrangement,
+            channel and channel.excitation,
+            spatial and spatial.fused_logits,
+            maximum=channel is not None and "max" in channel.pools,
+            factor=halves[0].factor,
+        )
+
+    def _halves_in_order(self) -> list[ChannelAttention | SpatialAttention]:
+        order = "channel-spatial" if self.arrangement == "parallel" else self.arrangement
+        return [getattr(self, half) for half in order.split("-")]
 
 
 def _conv(in_channels: int, out_channels: int, kernel_size: int, dims: int) -> nn.Module:

@@ -54,7 +54,12 @@ class Gate(nn.Module, ABC):
         positions.check_feature_map(self, x, self.dims)
         with without_autocast(x.device.type):
             gate = torch.sigmoid(self.logits(at_least_float32(x)))
-        return 2 * gate if self.gate == "identity" else gate
+        return gate if self.factor == 1 else self.factor * gate
+
+    @property
+    def factor(self) -> float:
+        """What the sigmoid is multiplied with to give the gate."""
+        return 2.0 if self.gate == "identity" else 1.0
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` times its gate, in the dtype of ``x``: (N, C, *positions) to the same."""
@@ -68,6 +73,17 @@ def multiply(x: Tensor, gate: Tensor) -> Tensor:
     return (x * gate).to(x.dtype)
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Tell whether somebody registered a hook on this very module, not on those below."""
+    hooks = (
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
+    return any(hooks)
+
+
 def run_layer(layer: nn.Module, x: Tensor) -> Tensor:
     """Apply ``layer`` in the dtype of its weights, and return the result in the dtype of ``x``."""
     output: Tensor = layer(x.to(next(layer.parameters()).dtype))
@@ -78,6 +94,11 @@ def at_least_float32(x: Tensor) -> Tensor:
     """Return ``x`` in float32, or in float64 if that is what it is in."""
     # Not torch.promote_types, which torch.export keeps as an operation of the graph.
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def wide_dtype(x: Tensor) -> torch.dtype:
+    """Return float64 if that is what ``x`` is in, else float32."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def without_autocast(device_type: str) -> AbstractContextManager[object]:

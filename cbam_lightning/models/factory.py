@@ -124,9 +124,10 @@ def resolve_names(
     return {
         "network": network or (header and header.network),
         "attention": attention or (header.attention if header else "none"),
-        "attention_options": dict(
-            attention_options or (header.attention_options if header and same_attention else {})
-        ),
+        "attention_options": {
+            **(header.attention_options if header and same_attention else {}),
+            **(attention_options or {}),
+        },
         "network_options": {
             **(header.network_options if header and same_network else {}),
             **(network_options or {}),

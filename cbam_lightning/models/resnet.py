@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor, nn
 
+from cbam_lightning.attention.fused.block import finish_block
 from cbam_lightning.attention.gate import check_choice, check_positive
 from cbam_lightning.attention.registry import Placement
 from cbam_lightning.errors import UsageError
@@ -25,19 +26,23 @@ StrideIn = Literal["3x3", "1x1"]
 
 
 class Block(AttendedModule, ABC):
-    """ReLU of attention(residual) + shortcut; the attention is the identity until the network replaces it."""
+    """ReLU of attention(branch) + shortcut; the attention is the identity until the network replaces it."""
 
     downsample: nn.Module
     relu: nn.Module
 
+    @property
     @abstractmethod
-    def residual(self, x: Tensor) -> Tensor:
-        """Return the branch's output, up to and with its last BatchNorm."""
+    def last_bn(self) -> nn.Module:
+        """The BatchNorm at the end of the branch."""
+
+    @abstractmethod
+    def convolve(self, x: Tensor) -> Tensor:
+        """Return the branch's output, up to and with its last convolution."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
-        output: Tensor = self.relu(self.attention(self.residual(x)) + self.downsample(x))
-        return output
+        return finish_block(self.convolve(x), self.last_bn, self.attention, self.downsample(x), self.relu)
 
 
 class BasicBlock(Block):
@@ -56,11 +61,15 @@ class BasicBlock(Block):
         self.downsample = _shortcut(in_channels, width, stride)
         self.relu = nn.ReLU()
 
-    def residual(self, x: Tensor) -> Tensor:
-        """Return the branch's output, up to and with its last BatchNorm."""
-        x = self.relu(self.bn1(self.conv1(x)))
-        residual: Tensor = self.bn2(self.conv2(x))
-        return residual
+    @property
+    def last_bn(self) -> nn.Module:
+        """The BatchNorm at the end of the branch."""
+        return self.bn2
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """Return the branch's output, up to and with its last convolution."""
+        convolved: Tensor = self.conv2(self.relu(self.bn1(self.conv1(x))))
+        return convolved
 
 
 class Bottleneck(Block):
@@ -106,12 +115,17 @@ class Bottleneck(Block):
         self.downsample = _shortcut(in_channels, self.out_channels, stride)
         self.relu = nn.ReLU()
 
-    def residual(self, x: Tensor) -> Tensor:
-        """Return the branch's output, up to and with its last BatchNorm."""
+    @property
+    def last_bn(self) -> nn.Module:
+        """The BatchNorm at the end of the branch."""
+        return self.bn3
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """Return the branch's output, up to and with its last convolution."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.relu(self.bn2(self.conv2(x)))
-        residual: Tensor = self.bn3(self.conv3(x))
-        return residual
+        convolved: Tensor = self.conv3(x)
+        return convolved
 
 
 _BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {"basic": BasicBlock, "bottleneck": Bottleneck}

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import io
-import statistics
+import logging
 import tempfile
 import time
 import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import LearningRateMonitor, TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger
-from tqdm import tqdm
 
 from cbam_lightning.data import FashionMNIST, ImageDataModule
 from cbam_lightning.errors import UsageError
+from cbam_lightning.measuring import Report, Row, in_turns
 from cbam_lightning.tasks.classifier import Classifier
 
 # The first steps allocate memory and choose algorithms.
 _WARMUP_STEPS = 2
+_PLAIN, _FIT = "plain loop", "fit"
 
 
 class _Clock(Callback):
@@ -44,13 +46,7 @@ class _Clock(Callback):
 
 def _time_fit(model: Classifier, data: ImageDataModule, steps: int) -> float:
     clock = _Clock()
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder, _silence():
         trainer = Trainer(
             accelerator="cpu",
             max_steps=steps + _WARMUP_STEPS,
@@ -62,6 +58,21 @@ def _time_fit(model: Classifier, data: ImageDataModule, steps: int) -> float:
         )
         trainer.fit(model, datamodule=data)
     return clock.seconds
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.INFO)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
 
 
 def _time_plain(model: Classifier, data: ImageDataModule, steps: int) -> float:
@@ -83,7 +94,13 @@ def _time_plain(model: Classifier, data: ImageDataModule, steps: int) -> float:
                 return time.perf_counter() - started
 
 
-def benchmark_loop(network: str, attention: str, batch_size: int, steps: int, repeats: int) -> str:
+def benchmark_loop(
+    network: str = "resnet20",
+    attention: str = "cbam",
+    batch_size: int = 128,
+    steps: int = 20,
+    repeats: int = 7,
+) -> Report:
     """Compare ``fit`` with a plain loop over the same loader and network on the CPU.
 
     Both loops start from the same weights and alternate. ``fit`` runs with all that it does by default:
@@ -97,7 +114,7 @@ def benchmark_loop(network: str, attention: str, batch_size: int, steps: int, re
         repeats: Measurements of each loop.
 
     Returns:
-        A table: median, minimum and maximum of images/s, and the ratio of the medians.
+        Images/s of both loops, with the plain loop as the baseline.
 
     Raises:
         UsageError: A number is below 1 or a name is unknown.
@@ -107,20 +124,14 @@ def benchmark_loop(network: str, attention: str, batch_size: int, steps: int, re
         raise UsageError(message)
     data = FashionMNIST(batch_size=batch_size)
     data.setup("fit")
-    loops = {"plain loop": _time_plain, "fit": _time_fit}
-    rates: dict[str, list[float]] = {name: [] for name in loops}
-    for _ in tqdm(range(repeats), desc="measuring", leave=False):
-        for name, measure in loops.items():
-            seed_everything(0, verbose=False)
-            model = Classifier(network, attention, num_classes=data.num_classes, in_channels=data.in_channels)
-            rates[name].append(steps * batch_size / measure(model, data, steps))
-    setting = f"batch {batch_size}, {steps} steps x {repeats}, {torch.get_num_threads()} threads"
-    return f"{network} + {attention}, {setting}\n{_table(rates)}"
 
+    def measure(loop: Callable[[Classifier, ImageDataModule, int], float]) -> float:
+        seed_everything(0, verbose=False)
+        model = Classifier(network, attention, num_classes=data.num_classes, in_channels=data.in_channels)
+        return loop(model, data, steps)
 
-def _table(rates: dict[str, list[float]]) -> str:
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    lines = [f"{'images/s':<12}{'median':>9}{'min':>9}{'max':>9}"]
-    for name, values in rates.items():
-        lines.append(f"{name:<12}{medians[name]:>9.1f}{min(values):>9.1f}{max(values):>9.1f}")
-    return "\n".join([*lines, f"fit / plain loop: {medians['fit'] / medians['plain loop']:.3f}"])
+    seconds = in_turns({_PLAIN: partial(measure, _time_plain), _FIT: partial(measure, _time_fit)}, repeats)
+    images, group = steps * batch_size, f"batch {batch_size}, {steps} steps"
+    rows = [Row(group, name, [images / value for value in values]) for name, values in seconds.items()]
+    title, setting = f"{network} + {attention}, training loop", {"repeats": repeats}
+    return Report("loop", title, "images/s", rows, _PLAIN, lower_is_better=False, setting=setting)

@@ -185,7 +185,7 @@ class Classifier(LightningModule):
         theirs = checkpoint.get("hyper_parameters", {})
         same = ("network", "network_options", "attention", "attention_options", "num_classes", "in_channels")
         for name in same:
-            if name in theirs and theirs[name] != self.hparams[name]:
+            if name in theirs and _function(theirs[name]) != _function(self.hparams[name]):
                 message = (
                     f"the checkpoint has {name} {theirs[name]!r} and this run {self.hparams[name]!r}; they "
                     "have to be the same. To fine-tune, start from --model.weights instead of --ckpt_path."
@@ -268,6 +268,13 @@ class Classifier(LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": schedule.build(optimizer, steps, max_epochs(self.trainer, steps)),
         }
+
+
+def _function(value: Any) -> Any:
+    """Leave the implementation out of an attention's options: it is the same function in another way."""
+    if isinstance(value, Mapping):
+        return {name: option for name, option in value.items() if name != "implementation"}
+    return value
 
 
 def _sample(names: tuple[str, ...] | None) -> str:

@@ -62,6 +62,9 @@ def read_training_state(path: str | Path) -> dict[str, Any]:
 def _from_training_state(path: Path) -> Checkpoint:
     state = read_training_state(path)
     values = {**state.get("hyper_parameters", {}), **state.get(PROVENANCE_KEY, {})}
+    options = values.get("attention_options")
+    if isinstance(options, dict):  # which implementation ran is a matter of the machine
+        values["attention_options"] = {k: v for k, v in options.items() if k != "implementation"}
     network = {
         key[len(NETWORK_PREFIX) :]: value
         for key, value in state["state_dict"].items()

@@ -1,7 +1,5 @@
 """The comparison of Lightning's loop with a plain one. Nothing here depends on how fast the machine is."""
 
-import re
-
 import pytest
 import torch
 
@@ -12,21 +10,13 @@ from cbam_lightning.tasks.benchmark import benchmark_loop
 from tests.tasks.small import classifier, differing, snapshot
 
 
-def figures(table):
-    rows = re.findall(r"^(plain loop|fit) +([\d.]+) +([\d.]+) +([\d.]+)$", table, re.MULTILINE)
-    (ratio,) = re.findall(r"^fit / plain loop: ([\d.]+)$", table, re.MULTILINE)
-    return {name: [float(value) for value in values] for name, *values in rows}, float(ratio)
-
-
-def test_a_small_run_gives_the_rates_of_both_loops_and_their_ratio():
-    table = benchmark_loop("resnet20", "cbam", batch_size=2, steps=2, repeats=2)
-    assert table.startswith("resnet20 + cbam, batch 2, 2 steps x 2, 1 threads\n")
-    rates, ratio = figures(table)
-    assert set(rates) == {"plain loop", "fit"}
-    for median, low, high in rates.values():
-        assert 0 < low <= median <= high
-    # the printed rates have one decimal, the printed ratio three
-    assert ratio == pytest.approx(rates["fit"][0] / rates["plain loop"][0], rel=0.01, abs=6e-4)
+def test_a_small_run_gives_the_rates_of_both_loops():
+    report = benchmark_loop("resnet20", "cbam", batch_size=2, steps=2, repeats=2)
+    assert report.title.startswith("resnet20 + cbam")
+    assert report.groups().keys() == {"batch 2, 2 steps"}
+    assert [row.candidate for row in report.rows] == ["plain loop", "fit"]
+    assert all(len(row.values) == 2 and min(row.values) > 0 for row in report.rows)
+    assert report.setting == {"repeats": 2}
 
 
 def test_rates_are_images_by_seconds_and_the_ratio_is_of_the_medians(monkeypatch):
@@ -36,13 +26,17 @@ def test_rates_are_images_by_seconds_and_the_ratio_is_of_the_medians(monkeypatch
 
         def measure(model, data, steps, name=name, values=values):
             order.append((name, steps))
-            return values[len(order) // 2 - 1]
+            return values[(len(order) - 1) // 2]
 
         monkeypatch.setattr(benchmark, name, measure)
-    rates, ratio = figures(benchmark_loop("resnet20", "none", batch_size=100, steps=3, repeats=3))
-    assert rates == {"plain loop": [150, 75, 300], "fit": [120, 37.5, 150]}
-    assert ratio == 0.8
-    assert order == [("_time_plain", 3), ("_time_fit", 3)] * 3
+    report = benchmark_loop("resnet20", "none", batch_size=100, steps=3, repeats=3)
+    plain, fit = report.rows
+    assert plain.values == [300, 150, 75]
+    assert fit.values == [37.5, 120, 150]
+    assert (report.unit, report.lower_is_better, report.baseline) == ("images/s", False, "plain loop")
+    assert report.ratio(fit) == 0.8
+    plain_first = [("_time_plain", 3), ("_time_fit", 3)]
+    assert order == [*plain_first, *reversed(plain_first), *plain_first]
 
 
 def test_both_loops_make_the_same_steps():

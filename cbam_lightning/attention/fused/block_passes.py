@@ -1,0 +1,218 @@
+"""The passes over memory of ``block.py``, compiled like those of ``passes.py``.
+
+Shapes: u, the output of the block's last convolution, the shortcut, the block's output and their gradients
+are (N, C, *positions); what belongs to an image and a channel is (N, C, 1, …), to a channel (1, C, 1, …), to
+an image and a position (N, 1, *positions). w is the normalised u times the channel gate. A shift, a factor
+``by`` and a summand ``plus`` make w from u: (u - shift) * by + plus.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cbam_lightning.attention.fused.compiling import Pass
+from cbam_lightning.attention.fused.excitation import (
+    Excitation,
+    excitation,
+    excitation_gradient,
+    logit_gradient,
+)
+from cbam_lightning.attention.fused.pools import CHANNELS, MapsGradient, of_maps, share_of, through_pool
+from cbam_lightning.attention.gate import at_least_float32
+from cbam_lightning.attention.positions import axes
+
+
+class Normalised(NamedTuple):
+    """What there is to know of the BatchNorm and of the channel gate after it.
+
+    Attributes:
+        shift: The mean that the BatchNorm subtracts, (1, C, 1, …).
+        rstd: The reciprocal of the standard deviation that it divides by, (1, C, 1, …).
+        extreme: The element of u that becomes the maximum, (N, C, 1, …).
+        mean: The mean of u, (N, C, 1, …).
+        gate: The channel gate, (N, C, 1, …).
+        by: What u - shift is multiplied with to give w, (N, C, 1, …).
+        plus: What is added then.
+        pooled: (K, N, C), the pools of the normalised u.
+        hidden: (K, N, R), the hidden units of the MLP.
+    """
+
+    shift: Tensor
+    rstd: Tensor
+    extreme: Tensor
+    mean: Tensor
+    gate: Tensor
+    by: Tensor
+    plus: Tensor
+    pooled: Tensor
+    hidden: Tensor
+
+
+@Pass
+def normalise(
+    u: Tensor,
+    given: tuple[Tensor, Tensor] | None,
+    eps: float,
+    weight: Tensor,
+    bias: Tensor,
+    mlp: Excitation,
+    maximum: bool,
+    factor: float,
+) -> tuple[Normalised, Tensor]:
+    """Return what there is to know of the BatchNorm and the channel gate, and the variance, (1, C, 1, …).
+
+    Args:
+        u: The output of the last convolution.
+        given: Mean and variance to normalise with; None for those of ``u``.
+        eps: Added to the variance.
+        weight: Of the BatchNorm, as the next one (1, C, 1, …).
+        bias: Of the BatchNorm.
+        mlp: Of the channel gate.
+        maximum: Whether the channel gate pools the maximum, not only the mean.
+        factor: What the sigmoid is multiplied with to give a gate.
+    """
+    wide, over = at_least_float32(u), axes(u)
+    # A sample of each channel near its mean: the mean of the squares minus the square of the mean would lose
+    # all digits where the mean is large.
+    near = wide.flatten(2)[:, :, :1].mean(0).view_as(weight)
+    off = wide - near
+    mean_off = off.mean(over, keepdim=True)
+    square_off = off.square().mean(over, keepdim=True)
+    highest, lowest = wide.amax(over, keepdim=True), wide.amin(over, keepdim=True)
+    if given is None:
+        batch_off = mean_off.mean(0, keepdim=True)
+        shift, variance = near + batch_off, square_off.mean(0, keepdim=True) - batch_off.square()
+    else:
+        shift, variance = given
+    rstd = torch.rsqrt(variance + eps)
+    scale = weight * rstd
+    extreme = torch.where(scale >= 0, highest, lowest)
+    mean = near + mean_off
+    pooled_from = [mean, extreme] if maximum else [mean]
+    pooled = torch.stack([((value - shift) * scale + bias).flatten(1) for value in pooled_from])
+    gate, hidden = excitation(pooled, mlp, factor)
+    gate = gate.view_as(mean)
+    return Normalised(shift, rstd, extreme, mean, gate, scale * gate, bias * gate, pooled, hidden), variance
+
+
+@Pass
+def reduce(u: Tensor, shift: Tensor, by: Tensor, plus: Tensor) -> Tensor:
+    """Return the maps of the spatial gate."""
+    w = _gated(u, shift, by, plus)
+    return torch.cat([w.amax(1, keepdim=True), w.mean(1, keepdim=True)], dim=1)
+
+
+@Pass
+def finish(u: Tensor, shift: Tensor, by: Tensor, plus: Tensor, spatial: Tensor, shortcut: Tensor) -> Tensor:
+    """Return ``relu(w * spatial + shortcut)``, in the dtype of u."""
+    return torch.relu(_gated(u, shift, by, plus) * spatial + shortcut).to(u.dtype)
+
+
+@Pass
+def relu_and_spatial_gradient(
+    u: Tensor,
+    output: Tensor,
+    d_output: Tensor,
+    shift: Tensor,
+    by: Tensor,
+    plus: Tensor,
+    spatial: Tensor,
+    maps: Tensor,
+    factor: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Differentiate ``finish``.
+
+    Returns:
+        The gradient in front of the ReLU, which is that of the shortcut; the gradient of the spatial gate's
+        logits; the share of each channel in the gradient of the maximum over them.
+    """
+    grad = torch.where(output > 0, d_output, 0.0)
+    w = _gated(u, shift, by, plus)
+    d_spatial = (w * grad).sum(1, keepdim=True)
+    return grad, logit_gradient(d_spatial, spatial, factor), share_of(w, maps[:, :1], CHANNELS)
+
+
+@Pass
+def block_gradient(
+    u: Tensor,
+    grad: Tensor,
+    known: Normalised,
+    weight: Tensor,
+    bias: Tensor,
+    mlp: Excitation,
+    spatial: Tensor,
+    maps_gradient: MapsGradient,
+    factor: float,
+    batch_statistics: bool,
+) -> tuple[Tensor, Tensor, Excitation, tuple[Tensor, Tensor, Tensor]]:
+    """Differentiate by everything but u, for which the coefficients are returned.
+
+    Returns:
+        The gradients of the BatchNorm's weight and bias, (1, C, 1, …), and of the MLP; and what the gradient
+        of u has everywhere, by u - shift, and at the extreme, (N, C, 1, …) each.
+    """
+    over = axes(u)
+    centred = at_least_float32(u) - known.shift
+    slope = _slope(u, grad, known.shift, known.by, known.plus, spatial, maps_gradient)
+    total, moment = slope.sum(over, keepdim=True), (slope * centred).sum(over, keepdim=True)
+    share = share_of(at_least_float32(u), known.extreme, over)
+    scale = weight * known.rstd
+    d_gate = scale * moment + bias * total
+    d_mlp, d_pooled = excitation_gradient(
+        d_gate.flatten(1), known.gate.flatten(1), known.pooled, known.hidden, mlp, factor
+    )
+    d_mean, d_peak = d_pooled[0].view_as(total), d_pooled[-1].view_as(total) * (len(d_pooled) - 1)
+    # Where the scale is 0, every element is the maximum.
+    at_peak = torch.where(scale == 0, known.mean, known.extreme) - known.shift
+    d_bias = (known.gate * total + d_mean + d_peak).sum(0, keepdim=True)
+    d_weight = known.rstd * (
+        known.gate * moment + d_mean * (known.mean - known.shift) + d_peak * at_peak
+    ).sum(0, keepdim=True)
+    size = u[0, 0].numel()
+    everywhere = scale * d_mean / size
+    by_centred = torch.zeros_like(scale)
+    if batch_statistics:
+        everywhere = everywhere - scale * d_bias / (len(u) * size)
+        by_centred = -scale * known.rstd * d_weight / (len(u) * size)
+    return d_weight, d_bias, d_mlp, (everywhere, by_centred.expand_as(scale), scale * d_peak * share)
+
+
+@Pass
+def input_gradient(
+    u: Tensor,
+    grad: Tensor,
+    shift: Tensor,
+    extreme: Tensor,
+    by: Tensor,
+    plus: Tensor,
+    spatial: Tensor,
+    maps_gradient: MapsGradient,
+    coefficients: tuple[Tensor, Tensor, Tensor],
+) -> Tensor:
+    """Return the gradient of u, in its dtype."""
+    everywhere, by_centred, at_extreme = coefficients
+    wide = at_least_float32(u)
+    slope = _slope(u, grad, shift, by, plus, spatial, maps_gradient)
+    peaks = torch.where(wide == extreme, at_extreme, 0.0)
+    return (by * slope + everywhere + by_centred * (wide - shift) + peaks).to(u.dtype)
+
+
+def _gated(u: Tensor, shift: Tensor, by: Tensor, plus: Tensor) -> Tensor:
+    """Return w."""
+    return (at_least_float32(u) - shift) * by + plus
+
+
+def _slope(
+    u: Tensor,
+    grad: Tensor,
+    shift: Tensor,
+    by: Tensor,
+    plus: Tensor,
+    spatial: Tensor,
+    maps_gradient: MapsGradient,
+) -> Tensor:
+    """Return the gradient of w."""
+    return grad * spatial + through_pool(_gated(u, shift, by, plus), of_maps(maps_gradient, u))
