@@ -161,8 +161,10 @@ class SpatialAttention(Gate):
 
     @property
     def has_fused_form(self) -> bool:
-        """Whether the pool is not learned, and nobody watches this module."""
-        return self.spatial_pool == "avg+max" and not has_hooks(self)
+        """Whether the pool is not learned, and nobody changed the convolution or watches this module."""
+        conv = cast("nn.Conv2d", self.conv)
+        plain = type(conv) in positions.CONVOLUTIONS.values() and set(conv.dilation) == {1}
+        return plain and self.spatial_pool == "avg+max" and not has_hooks(self)
 
     def fused_logits(self, maps: Tensor) -> Tensor:
         """Return the logits for maximum and mean over the channels, as ``attend`` asks for them."""

@@ -16,7 +16,8 @@ from cbam_lightning.errors import UsageError
 
 Implementation = Literal["auto", "reference", "fused"]
 
-# Below, compiling the passes does not pay within a short run: see "Attention" in experiments/README.md.
+# Below, a short run is over before it has made up for the compiler: "What attention costs" in
+# experiments/README.md.
 MIN_ELEMENTS = 2**20
 
 

@@ -56,9 +56,8 @@ def benchmark_data(root: str | None, images: int, repeats: int) -> Report:
     with tempfile.TemporaryDirectory() as name, _one_thread():
         folder = Path(name)
         for i, path in enumerate(_choose(Path(root), images) if root else _photographs(folder, images)):
-            target = (
-                folder / "files" / str(i % 2) / f"{i:06d}{Path(path).suffix}"
-            )  # two classes, as packing needs
+            # Two classes, as packing needs.
+            target = folder / "files" / str(i % 2) / f"{i:06d}{Path(path).suffix}"
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
         for encoding in DATA_FORMATS:
@@ -69,14 +68,14 @@ def benchmark_data(root: str | None, images: int, repeats: int) -> Report:
                 Row(group, candidate, [images / s for s in seconds])
                 for candidate, seconds in measured.items()
             ]
-    setting: dict[str, str | int] = {
-        "images": images,
-        "files": root or "500 x 375 px, JPEG",
-        "repeats": repeats,
-        "size_px": SIZE_PX,
-    }
-    title = "Reading images in one process"
-    return Report("data", title, "images/s", rows, baseline=PIL, lower_is_better=False, setting=setting)
+        setting: dict[str, str | int] = {
+            "images": images,
+            "files": root or "500 x 375 px, JPEG",
+            "repeats": repeats,
+            "size_px": SIZE_PX,
+        }
+        title = "Reading images in one process"
+        return Report("data", title, "images/s", rows, baseline=PIL, lower_is_better=False, setting=setting)
 
 
 def _pipelines(folder: Path, group: str) -> dict[str, Callable[[], object]]:

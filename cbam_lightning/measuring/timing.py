@@ -22,6 +22,10 @@ def alternate(
 ) -> dict[str, list[float]]:
     """Measure how long each candidate takes, in turns.
 
+    Each measurement follows one call of the same candidate off the clock, as a training step follows another:
+    otherwise a candidate would pay for the memory that the one before it gave back to the system, which can
+    be more than all of its own work.
+
     A candidate that takes less than ``SHORTEST_S`` is called 2, 4, 8, … times in each measurement, as often
     as it takes to last that long; the number is found once, after the warm-up. Python's garbage collector
     rests while the clock runs, and works between the rounds.
@@ -89,6 +93,7 @@ class _Stopwatch:
             self.calls *= 2
 
     def __call__(self) -> float:
+        self.call()
         return _seconds(self.call, self.calls, self.device) / self.calls
 
 

@@ -62,14 +62,25 @@ def test_short_calls_are_repeated_until_a_measurement_lasts_milliseconds(clock):
     # 1, 2 and 4 calls of a 2 ** -10 s last less than 5 ms, 8 do not
     candidates = {"short": clock.candidate("short", 2**-10), "long": clock.candidate("long", 0.5)}
     assert alternate(candidates, repeats=3, warmup=2) == {"short": [2**-10] * 3, "long": [0.5] * 3}
-    assert clock.called.count("short") == 2 + (1 + 2 + 4 + 8) + 3 * 8
-    assert clock.called.count("long") == 2 + 1 + 3
+    assert clock.called.count("short") == 2 + (1 + 2 + 4 + 8) + 3 * (1 + 8)
+    assert clock.called.count("long") == 2 + 1 + 3 * (1 + 1)
     assert 8 * 2**-10 >= timing.SHORTEST_S > 4 * 2**-10
 
 
 def test_there_is_a_warm_up_even_if_none_is_asked_for(clock):
     alternate({"a": clock.candidate("a", 1)}, repeats=1, warmup=0)
-    assert clock.called == ["a"] * 3  # to warm up, to find the number of calls, to measure
+    assert clock.called == ["a"] * 4  # to warm up, to find the number of calls, off the clock, to measure
+
+
+def test_every_measurement_follows_a_call_of_the_same_candidate_off_the_clock(clock):
+    def after(name):
+        def call():
+            clock.now += 1 if clock.called and clock.called[-1] == name else 100
+            clock.called.append(name)
+
+        return call
+
+    assert alternate({"a": after("a"), "b": after("b")}, repeats=2) == {"a": [1, 1], "b": [1, 1]}
 
 
 def test_the_first_call_is_not_warmed_up(clock):

@@ -12,7 +12,7 @@ from cbam_lightning.attention.gate import Gate
 from cbam_lightning.data import Batch
 from cbam_lightning.errors import UsageError
 from cbam_lightning.tasks import EMA, Classifier, WarmupCosine
-from cbam_lightning.weights import Header, save_checkpoint
+from cbam_lightning.weights import Header, load_checkpoint, save_checkpoint
 from tests.tasks.small import batch, batches, classifier, differing, loader, snapshot, trainer
 
 STILL = partial(SGD, lr=0.0)
@@ -319,6 +319,18 @@ def test_a_checkpoint_of_another_network_is_refused_before_a_value_is_loaded(tmp
         assert "--model.weights" in str(caught.value)
         assert "\n" not in str(caught.value)
     assert not differing(model.state_dict(), before)
+
+
+def test_a_checkpoint_goes_on_with_another_implementation(tmp_path):
+    with torch.compiler.set_stance("force_eager"):
+        path, trained = saved_run(tmp_path, attention_options={"implementation": "fused", "reduction": 4})
+    model = classifier(attention_options={"reduction": 4})
+    trainer().test(model, loader(4), ckpt_path=path, weights_only=True, verbose=False)
+    assert not differing(model.state_dict(), trained.state_dict())
+    # The file says what the network is; how it is computed is up to the machine that opens it.
+    assert load_checkpoint(path).header.attention_options == {"reduction": 4}
+    tuned = classifier(weights=str(path), attention_options={"implementation": "reference"})
+    assert tuned.hparams["attention_options"] == {"reduction": 4, "implementation": "reference"}
 
 
 def test_a_checkpoint_of_the_same_network_replaces_a_new_classifier(tmp_path, weights):

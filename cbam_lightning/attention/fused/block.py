@@ -65,16 +65,14 @@ def _is_possible(u: Tensor, bn: nn.Module, attention: CBAM, shortcut: Tensor, re
         and bn.weight is not None
         and u.shape == shortcut.shape
         and u.dtype == shortcut.dtype
-        and (not bn.training or u.numel() > u.shape[1])  # else the BatchNorm refuses u
+        and (u.numel() > u.shape[1] or not _takes_batch_statistics(bn))  # else the BatchNorm refuses u
         and not any(map(has_hooks, (bn, attention, relu)))
     )
 
 
 def _finish_fused(u: Tensor, bn: Any, attention: CBAM, shortcut: Tensor) -> Tensor:
     channel = attention.channel
-    ledger = _Ledger(
-        "max" in channel.pools, channel.factor, batch_statistics=bn.training or bn.running_mean is None
-    )
+    ledger = _Ledger("max" in channel.pools, channel.factor, _takes_batch_statistics(bn))
     with without_autocast(u.device.type):
         u, maps = _NormaliseAndReduce.apply(u, bn.weight, bn.bias, *channel.excitation, bn, ledger)
         logits = attention.spatial.fused_logits(maps)
@@ -189,10 +187,10 @@ class _ScaleAddRelu(Function):
         refuse_second_derivative()
         ledger = ctx.ledger
         ledger.saved = saved = _Saved(ctx.saved_tensors)
-        grad, d_logits, ledger.share = block_passes.relu_and_spatial_gradient(
+        grad = torch.ops.aten.threshold_backward(d_output, saved.output, 0)  # that of the ReLU
+        d_logits, ledger.share = block_passes.spatial_gradient(
             saved.u,
-            saved.output,
-            d_output,
+            grad,
             saved.normalised.shift,
             saved.normalised.by,
             saved.normalised.plus,
@@ -208,9 +206,13 @@ def _per_channel(values: Tensor, u: Tensor) -> Tensor:
     return values.detach().to(wide_dtype(u)).view(1, -1, *[1] * (u.ndim - 2))
 
 
+def _takes_batch_statistics(bn: Any) -> bool:
+    return bn.training or bn.running_mean is None
+
+
 def _update_running_statistics(bn: Any, mean: Tensor, variance: Tensor, count: int) -> None:
     """Do what ``nn.BatchNorm2d`` does to its buffers."""
-    if bn.running_mean is None:
+    if bn.running_mean is None or not bn.track_running_stats:
         return
     bn.num_batches_tracked.add_(1)
     momentum = 1 / float(bn.num_batches_tracked) if bn.momentum is None else bn.momentum

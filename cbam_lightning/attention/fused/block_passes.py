@@ -20,7 +20,14 @@ from cbam_lightning.attention.fused.excitation import (
     excitation_gradient,
     logit_gradient,
 )
-from cbam_lightning.attention.fused.pools import CHANNELS, MapsGradient, of_maps, share_of, through_pool
+from cbam_lightning.attention.fused.pools import (
+    CHANNELS,
+    MapsGradient,
+    of_maps,
+    over_positions,
+    share_of,
+    through_pool,
+)
 from cbam_lightning.attention.gate import at_least_float32
 from cbam_lightning.attention.positions import axes
 
@@ -74,14 +81,14 @@ def normalise(
         maximum: Whether the channel gate pools the maximum, not only the mean.
         factor: What the sigmoid is multiplied with to give a gate.
     """
-    wide, over = at_least_float32(u), axes(u)
+    wide = at_least_float32(u)
     # A sample of each channel near its mean: the mean of the squares minus the square of the mean would lose
     # all digits where the mean is large.
     near = wide.flatten(2)[:, :, :1].mean(0).view_as(weight)
     off = wide - near
-    mean_off = off.mean(over, keepdim=True)
-    square_off = off.square().mean(over, keepdim=True)
-    highest, lowest = wide.amax(over, keepdim=True), wide.amin(over, keepdim=True)
+    mean_off = over_positions(torch.mean, off)
+    square_off = over_positions(torch.mean, off.square())
+    highest, lowest = over_positions(torch.amax, wide), over_positions(torch.amin, wide)
     if given is None:
         batch_off = mean_off.mean(0, keepdim=True)
         shift, variance = near + batch_off, square_off.mean(0, keepdim=True) - batch_off.square()
@@ -112,27 +119,24 @@ def finish(u: Tensor, shift: Tensor, by: Tensor, plus: Tensor, spatial: Tensor, 
 
 
 @Pass
-def relu_and_spatial_gradient(
+def spatial_gradient(
     u: Tensor,
-    output: Tensor,
-    d_output: Tensor,
+    grad: Tensor,
     shift: Tensor,
     by: Tensor,
     plus: Tensor,
     spatial: Tensor,
     maps: Tensor,
     factor: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Differentiate ``finish``.
+) -> tuple[Tensor, Tensor]:
+    """Differentiate ``w * spatial``, whose gradient is ``grad``, by the logits of the spatial gate.
 
     Returns:
-        The gradient in front of the ReLU, which is that of the shortcut; the gradient of the spatial gate's
-        logits; the share of each channel in the gradient of the maximum over them.
+        Their gradient, and the share of each channel in the gradient of the maximum over them.
     """
-    grad = torch.where(output > 0, d_output, 0.0)
     w = _gated(u, shift, by, plus)
     d_spatial = (w * grad).sum(1, keepdim=True)
-    return grad, logit_gradient(d_spatial, spatial, factor), share_of(w, maps[:, :1], CHANNELS)
+    return logit_gradient(d_spatial, spatial, factor), share_of(w, maps[:, :1], CHANNELS)
 
 
 @Pass
@@ -171,7 +175,7 @@ def block_gradient(
     d_weight = known.rstd * (
         known.gate * moment + d_mean * (known.mean - known.shift) + d_peak * at_peak
     ).sum(0, keepdim=True)
-    size = u[0, 0].numel()
+    size = u.shape[2:].numel()
     everywhere = scale * d_mean / size
     by_centred = torch.zeros_like(scale)
     if batch_statistics:

@@ -5,35 +5,41 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import cached_property, update_wrapper
-from typing import Any, Generic, TypeVar
+from types import FunctionType
+from typing import Any, Generic, TypeVar, cast
 
 import torch
+from torch import Tensor
 
 Result = TypeVar("Result")
 
+# The loops for one shape are up to a third faster than those for any shape, and take less than a second each
+# to compile. A network has a handful of shapes; one that never stops to meet new ones gets loops for any.
+MAX_SHAPES = 8
+
 
 class Pass(Generic[Result]):
-    """A function that is compiled at its first call, and runs as it is where compiling fails."""
+    """A function of a feature map and more, compiled for each of the first ``MAX_SHAPES`` shapes by itself.
+
+    Further shapes share a version for any shape. Where compiling fails, the function runs as it is.
+    """
 
     def __init__(self, function: Callable[..., Result]) -> None:
         update_wrapper(self, function)
         self._function = function
+        self._of_shape: dict[Any, Callable[..., Result]] = {}
         self._compiles = True
 
-    @cached_property
-    def _compiled(self) -> Callable[..., Result]:
-        return torch.compile(self._function, dynamic=True)
-
-    def __call__(self, *args: Any) -> Result:
+    def __call__(self, x: Tensor, *args: Any) -> Result:
         """Return what the function returns."""
         if not self._compiles:
-            return self._function(*args)
+            return self._function(x, *args)
         try:
-            return self._compiled(*args)
+            return self._compiled(x)(x, *args)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # the base of all that the compiler raises
-            result = self._function(*args)  # raises again what is not the compiler's fault
+            result = self._function(x, *args)  # raises again what is not the compiler's fault
             self._compiles = False
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             warnings.warn(
@@ -42,3 +48,21 @@ class Pass(Generic[Result]):
                 stacklevel=2,
             )
             return result
+
+    def _compiled(self, x: Tensor) -> Callable[..., Result]:
+        key = (x.shape, x.stride())
+        if key not in self._of_shape:
+            if len(self._of_shape) == MAX_SHAPES:
+                return self._of_any_shape
+            self._of_shape[key] = torch.compile(self._copy(), dynamic=False)
+        return self._of_shape[key]
+
+    @cached_property
+    def _of_any_shape(self) -> Callable[..., Result]:
+        return torch.compile(self._copy(), dynamic=True)
+
+    def _copy(self) -> Callable[..., Result]:
+        """Copy the function with its code, since torch limits how often the same code is compiled."""
+        original = cast(FunctionType, self._function)
+        copy = FunctionType(original.__code__.replace(), original.__globals__, original.__name__)
+        return cast("Callable[..., Result]", copy)

@@ -27,6 +27,7 @@ from cbam_lightning.attention.fused.pools import (
     MapsGradient,
     PoolGradient,
     of_maps,
+    over_positions,
     share_of,
     through_pool,
 )
@@ -167,8 +168,8 @@ def input_gradient(
 
 
 def _channel_gate(x: Tensor, mlp: Excitation, maximum: bool, factor: float) -> ChannelGate:
-    pools = [x.mean(axes(x)), x.amax(axes(x))] if maximum else [x.mean(axes(x))]
-    pooled = torch.stack(pools)
+    pools = (torch.mean, torch.amax) if maximum else (torch.mean,)
+    pooled = torch.stack([over_positions(pool, x).flatten(1) for pool in pools])
     gate, hidden = excitation(pooled, mlp, factor)
     return ChannelGate(broadcast(gate, x), pooled, hidden)
 
@@ -179,7 +180,7 @@ def _channel_gate_gradient(
     """Differentiate ``_channel_gate`` of ``x``, given the gradient of the gate, (N, C)."""
     _, pooled, hidden = channel
     d_mlp, d_pooled = excitation_gradient(d_gate, channel.gate.flatten(1), pooled, hidden, mlp, factor)
-    everywhere = broadcast(d_pooled[0] / x[0, 0].numel(), x)
+    everywhere = broadcast(d_pooled[0] / x.shape[2:].numel(), x)
     if len(pooled) == 1:
         return d_mlp, PoolGradient(everywhere)
     peak = broadcast(pooled[1], x)

@@ -1,0 +1,10 @@
+"""The passes run as they are written; only ``test_compiling.py`` compiles them."""
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def uncompiled():
+    with torch.compiler.set_stance("force_eager"):
+        yield
