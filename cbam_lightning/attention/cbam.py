@@ -27,7 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from cbam_lightning.attention import positions
-from cbam_lightning.attention.fused.attend import attend, convolve
+from cbam_lightning.attention.fused.attend import attend
+from cbam_lightning.attention.fused.convolution import convolve
 from cbam_lightning.attention.fused.excitation import Excitation
 from cbam_lightning.attention.gate import (
     Gate,
