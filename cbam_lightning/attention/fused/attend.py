@@ -14,10 +14,10 @@ made from the maximum and the mean over the axes that it does not depend on:
     db = sum of dout x a       da = sum of s x       at_peak = dmax / ties       everywhere = dmean / size
 
 The spatial gate's convolution (``convolution.py``) and BatchNorm stay in the ordinary graph, so that their
-hooks, DistributedDataParallel and SyncBatchNorm see them as ever. For that the function is cut in two around them:
-``_Reduce`` makes the maps that they get, ``_Scale`` the product. Backward, ``_Scale`` hands the incoming
-gradient on as it is, in the place of x's, leaves what it knows in a shared ``_Ledger``, and ``_Reduce``
-writes dx.
+hooks, DistributedDataParallel and SyncBatchNorm see them as ever. For that the function is cut in two around
+them: ``_Reduce`` makes the maps that they get, ``_Scale`` the product. Backward, ``_Scale`` hands the
+incoming gradient on as it is, in the place of x's, leaves what it knows in a shared ``_Ledger``, and
+``_Reduce`` writes dx.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from torch.autograd import Function
 from cbam_lightning.attention.fused import passes
 from cbam_lightning.attention.fused.excitation import Excitation, as_constant
 from cbam_lightning.attention.fused.passes import ChannelGate
-from cbam_lightning.attention.fused.pools import MapsGradient, PoolGradient
+from cbam_lightning.attention.fused.pools import PoolGradient, maps_gradient
 from cbam_lightning.attention.gate import wide_dtype, without_autocast
 from cbam_lightning.errors import UsageError
 
@@ -106,12 +106,12 @@ class _Ledger:
     def sequential(self) -> bool:
         return self.order != "parallel"
 
-    def input_gradient(self, grad: Tensor, maps_gradient: MapsGradient | None) -> Tensor:
+    def input_gradient(self, grad: Tensor, maps_pool: PoolGradient | None) -> Tensor:
         """Return the gradient of x, and forget everything."""
         saved, pool = self.saved, self.channel_pool
         self.saved = self.share = self.channel_pool = None
         return passes.input_gradient(
-            saved.x, grad, saved.channel_gate, pool, saved.spatial, maps_gradient, self.order
+            saved.x, grad, saved.channel_gate, pool, saved.spatial, maps_pool, self.order
         )
 
 
@@ -145,7 +145,7 @@ class _Reduce(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, d_maps: Tensor) -> tuple[Tensor | None, ...]:
         ledger, saved = ctx.ledger, ctx.ledger.saved
-        maps_gradient = MapsGradient(saved.maps, d_maps, ledger.share)
+        maps_pool = maps_gradient(saved.maps, d_maps, ledger.share, saved.x.shape[1])
         d_mlp: Any = _NO_MLP
         if ledger.order in ("channel-spatial", "parallel"):
             d_mlp, ledger.channel_pool = passes.first_channel_gradient(
@@ -154,11 +154,11 @@ class _Reduce(Function):
                 saved.channel,
                 saved.mlp,
                 saved.spatial,
-                maps_gradient,
+                maps_pool,
                 ledger.factor,
                 ledger.sequential,
             )
-        return ledger.input_gradient(grad, maps_gradient), *d_mlp, None
+        return ledger.input_gradient(grad, maps_pool), *d_mlp, None
 
 
 class _Scale(Function):

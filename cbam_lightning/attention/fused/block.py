@@ -30,7 +30,7 @@ from cbam_lightning.attention.fused import block_passes
 from cbam_lightning.attention.fused.attend import refuse_second_derivative
 from cbam_lightning.attention.fused.block_passes import Normalised
 from cbam_lightning.attention.fused.excitation import as_constant
-from cbam_lightning.attention.fused.pools import MapsGradient
+from cbam_lightning.attention.fused.pools import maps_gradient
 from cbam_lightning.attention.gate import has_hooks, wide_dtype, without_autocast
 from cbam_lightning.attention.implementation import runs_fused
 
@@ -132,7 +132,7 @@ class _NormaliseAndReduce(Function):
     def backward(ctx: Any, grad: Tensor, d_maps: Tensor) -> tuple[Tensor | None, ...]:
         ledger, saved = ctx.ledger, ctx.ledger.saved
         known = saved.normalised
-        maps_gradient = MapsGradient(saved.maps, d_maps, ledger.share)
+        maps_pool = maps_gradient(saved.maps, d_maps, ledger.share, saved.u.shape[1])
         ledger.saved = ledger.share = None
         d_weight, d_bias, d_mlp, coefficients = block_passes.block_gradient(
             saved.u,
@@ -142,7 +142,7 @@ class _NormaliseAndReduce(Function):
             saved.bias,
             saved.mlp,
             saved.spatial,
-            maps_gradient,
+            maps_pool,
             ledger.factor,
             ledger.batch_statistics,
         )
@@ -154,7 +154,7 @@ class _NormaliseAndReduce(Function):
             known.by,
             known.plus,
             saved.spatial,
-            maps_gradient,
+            maps_pool,
             coefficients,
         )
         return d_u, d_weight.flatten(), d_bias.flatten(), *d_mlp, None, None

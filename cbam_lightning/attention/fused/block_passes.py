@@ -21,15 +21,14 @@ from cbam_lightning.attention.fused.excitation import (
     logit_gradient,
 )
 from cbam_lightning.attention.fused.pools import (
-    CHANNELS,
-    MapsGradient,
-    of_maps,
+    PoolGradient,
+    beside,
+    over_channels,
     over_positions,
     share_of,
     through_pool,
 )
 from cbam_lightning.attention.gate import at_least_float32
-from cbam_lightning.attention.positions import axes
 
 
 class Normalised(NamedTuple):
@@ -88,7 +87,8 @@ def normalise(
     off = wide - near
     mean_off = over_positions(torch.mean, off)
     square_off = over_positions(torch.mean, off.square())
-    highest, lowest = over_positions(torch.amax, wide), over_positions(torch.amin, wide)
+    near_all = beside(wide, near)
+    highest, lowest = over_positions(torch.amax, near_all), over_positions(torch.amin, near_all)
     if given is None:
         batch_off = mean_off.mean(0, keepdim=True)
         shift, variance = near + batch_off, square_off.mean(0, keepdim=True) - batch_off.square()
@@ -136,7 +136,7 @@ def spatial_gradient(
     """
     w = _gated(u, shift, by, plus)
     d_spatial = (w * grad).sum(1, keepdim=True)
-    return logit_gradient(d_spatial, spatial, factor), share_of(w, maps[:, :1], CHANNELS)
+    return logit_gradient(d_spatial, spatial, factor), share_of(w, maps[:, :1], over_channels)
 
 
 @Pass
@@ -148,7 +148,7 @@ def block_gradient(
     bias: Tensor,
     mlp: Excitation,
     spatial: Tensor,
-    maps_gradient: MapsGradient,
+    maps_pool: PoolGradient,
     factor: float,
     batch_statistics: bool,
 ) -> tuple[Tensor, Tensor, Excitation, tuple[Tensor, Tensor, Tensor]]:
@@ -158,11 +158,10 @@ def block_gradient(
         The gradients of the BatchNorm's weight and bias, (1, C, 1, …), and of the MLP; and what the gradient
         of u has everywhere, by u - shift, and at the extreme, (N, C, 1, …) each.
     """
-    over = axes(u)
     centred = at_least_float32(u) - known.shift
-    slope = _slope(u, grad, known.shift, known.by, known.plus, spatial, maps_gradient)
-    total, moment = slope.sum(over, keepdim=True), (slope * centred).sum(over, keepdim=True)
-    share = share_of(at_least_float32(u), known.extreme, over)
+    slope = _slope(u, grad, known.shift, known.by, known.plus, spatial, maps_pool)
+    total, moment = over_positions(torch.sum, slope), over_positions(torch.sum, slope * centred)
+    share = share_of(beside(at_least_float32(u), spatial), known.extreme, over_positions)
     scale = weight * known.rstd
     d_gate = scale * moment + bias * total
     d_mlp, d_pooled = excitation_gradient(
@@ -193,13 +192,13 @@ def input_gradient(
     by: Tensor,
     plus: Tensor,
     spatial: Tensor,
-    maps_gradient: MapsGradient,
+    maps_pool: PoolGradient,
     coefficients: tuple[Tensor, Tensor, Tensor],
 ) -> Tensor:
     """Return the gradient of u, in its dtype."""
     everywhere, by_centred, at_extreme = coefficients
     wide = at_least_float32(u)
-    slope = _slope(u, grad, shift, by, plus, spatial, maps_gradient)
+    slope = _slope(u, grad, shift, by, plus, spatial, maps_pool)
     peaks = torch.where(wide == extreme, at_extreme, 0.0)
     return (by * slope + everywhere + by_centred * (wide - shift) + peaks).to(u.dtype)
 
@@ -216,7 +215,7 @@ def _slope(
     by: Tensor,
     plus: Tensor,
     spatial: Tensor,
-    maps_gradient: MapsGradient,
+    maps_pool: PoolGradient,
 ) -> Tensor:
     """Return the gradient of w."""
-    return grad * spatial + through_pool(_gated(u, shift, by, plus), of_maps(maps_gradient, u))
+    return grad * spatial + through_pool(_gated(u, shift, by, plus), maps_pool)

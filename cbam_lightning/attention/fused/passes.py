@@ -23,16 +23,15 @@ from cbam_lightning.attention.fused.excitation import (
     logit_gradient,
 )
 from cbam_lightning.attention.fused.pools import (
-    CHANNELS,
-    MapsGradient,
     PoolGradient,
-    of_maps,
+    beside,
+    over_channels,
     over_positions,
     share_of,
     through_pool,
 )
 from cbam_lightning.attention.gate import at_least_float32
-from cbam_lightning.attention.positions import axes, broadcast
+from cbam_lightning.attention.positions import broadcast
 
 
 class ChannelGate(NamedTuple):
@@ -97,7 +96,7 @@ def last_spatial_gradient(
         number of channels that have it. Both are (N, 1, *positions).
     """
     gated = _gated(x, channel)
-    share = share_of(gated if sequential else at_least_float32(x), maps[:, :1], CHANNELS)
+    share = share_of(gated if sequential else at_least_float32(x), maps[:, :1], over_channels)
     return logit_gradient((gated * grad).sum(1, keepdim=True), spatial, factor), share
 
 
@@ -114,7 +113,7 @@ def first_spatial_gradient(
     """Do as ``last_spatial_gradient``, where the spatial gate comes first of two."""
     wide = at_least_float32(x)
     slope = _slope(wide, grad, spatial, channel, channel_pool)
-    share = share_of(wide, maps[:, :1], CHANNELS)
+    share = share_of(wide, maps[:, :1], over_channels)
     return logit_gradient((wide * slope).sum(1, keepdim=True), spatial, factor), share
 
 
@@ -124,7 +123,7 @@ def last_channel_gradient(
 ) -> tuple[Excitation, PoolGradient]:
     """Differentiate the product by the channel gate, which comes last: by its MLP and by its pools."""
     gated = _gated(x, spatial)
-    return _channel_gate_gradient((gated * grad).sum(axes(x)), gated, channel, mlp, factor)
+    return _channel_gate_gradient(over_positions(torch.sum, gated * grad), gated, channel, mlp, factor)
 
 
 @Pass
@@ -134,14 +133,15 @@ def first_channel_gradient(
     channel: ChannelGate,
     mlp: Excitation,
     spatial: Tensor,
-    maps_gradient: MapsGradient,
+    maps_pool: PoolGradient,
     factor: float,
     sequential: bool,
 ) -> tuple[Excitation, PoolGradient]:
     """Do as ``last_channel_gradient``, where the channel gate comes first of two."""
     wide = at_least_float32(x)
-    slope = _slope(wide, grad, channel.gate, spatial, of_maps(maps_gradient, x) if sequential else None)
-    return _channel_gate_gradient((wide * slope).sum(axes(x)), wide, channel, mlp, factor)
+    slope = _slope(wide, grad, channel.gate, spatial, maps_pool if sequential else None)
+    d_gate = over_positions(torch.sum, wide * slope)
+    return _channel_gate_gradient(d_gate, beside(wide, spatial), channel, mlp, factor)
 
 
 @Pass
@@ -151,12 +151,11 @@ def input_gradient(
     channel: Tensor | None,
     channel_pool: PoolGradient | None,
     spatial: Tensor | None,
-    maps_gradient: MapsGradient | None,
+    spatial_pool: PoolGradient | None,
     order: str,
 ) -> Tensor:
     """Return the gradient of ``x``, in its own dtype."""
     wide = at_least_float32(x)
-    spatial_pool = None if maps_gradient is None else of_maps(maps_gradient, x)
     (first, first_pool), (last, last_pool) = (channel, channel_pool), (spatial, spatial_pool)
     if order in ("spatial-channel", "channel"):
         (first, first_pool), (last, last_pool) = (last, last_pool), (first, first_pool)
@@ -177,14 +176,18 @@ def _channel_gate(x: Tensor, mlp: Excitation, maximum: bool, factor: float) -> C
 def _channel_gate_gradient(
     d_gate: Tensor, x: Tensor, channel: ChannelGate, mlp: Excitation, factor: float
 ) -> tuple[Excitation, PoolGradient]:
-    """Differentiate ``_channel_gate`` of ``x``, given the gradient of the gate, (N, C)."""
+    """Differentiate ``_channel_gate`` of ``x``, given the gradient of the gate, (N, C, 1, …)."""
     _, pooled, hidden = channel
-    d_mlp, d_pooled = excitation_gradient(d_gate, channel.gate.flatten(1), pooled, hidden, mlp, factor)
+    d_mlp, d_pooled = excitation_gradient(
+        d_gate.flatten(1), channel.gate.flatten(1), pooled, hidden, mlp, factor
+    )
     everywhere = broadcast(d_pooled[0] / x.shape[2:].numel(), x)
     if len(pooled) == 1:
         return d_mlp, PoolGradient(everywhere)
     peak = broadcast(pooled[1], x)
-    return d_mlp, PoolGradient(everywhere, broadcast(d_pooled[1], x) * share_of(x, peak, axes(x)), peak)
+    return d_mlp, PoolGradient(
+        everywhere, broadcast(d_pooled[1], x) * share_of(x, peak, over_positions), peak
+    )
 
 
 def _slope(

@@ -7,6 +7,8 @@ import torch
 
 from cbam_lightning.attention.fused import compiling
 from cbam_lightning.attention.fused.compiling import Pass
+from cbam_lightning.attention.fused.convolution import convolve
+from cbam_lightning.attention.positions import CONVOLUTIONS
 from tests.attention.checks import images
 from tests.attention.fused.comparing import assert_same, create, create_block
 
@@ -37,6 +39,18 @@ def test_compiled_attention_equals_the_reference(arrangement):
 def test_a_compiled_block_equals_the_plain_operations():
     u, shortcut = (images(2, 8, 6, 5).float().roll(i).requires_grad_() for i in range(2))
     assert_same(create_block(), u, shortcut, tolerance=1e-5)
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 2, 20, 9), pytest.param((2, 2, 4, 5, 6), marks=pytest.mark.slow)], ids=str
+)
+def test_a_compiled_convolution_equals_the_library(shape):
+    conv = CONVOLUTIONS[len(shape) - 2](2, 1, 7, padding=3, bias=False)
+    maps = images(*shape).float().requires_grad_()
+    outputs = convolve(conv, maps), conv(maps)
+    torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-5)
+    gradients = [torch.autograd.grad(y.square().sum(), [maps, conv.weight]) for y in outputs]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
 
 
 def test_many_shapes_share_one_version(monkeypatch):
