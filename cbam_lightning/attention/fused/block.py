@@ -113,7 +113,7 @@ class _NormaliseAndReduce(Function):
         given = None
         if not ledger.batch_statistics:
             given = (_per_channel(bn.running_mean, u), _per_channel(bn.running_var, u))
-        ledger.normalised, variance = block_passes.normalise(
+        ledger.normalised, variance, maps = block_passes.normalise(
             u.detach(),
             given,
             bn.eps,
@@ -123,21 +123,19 @@ class _NormaliseAndReduce(Function):
             ledger.maximum,
             ledger.factor,
         )
-        known = ledger.normalised
         if bn.training:
-            _update_running_statistics(bn, known.shift, variance, u.numel() // u.shape[1])
-        return u, block_passes.reduce(u.detach(), known.shift, known.by, known.plus)
+            _update_running_statistics(bn, ledger.normalised.shift, variance, u.numel() // u.shape[1])
+        return u, maps
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, d_maps: Tensor) -> tuple[Tensor | None, ...]:
         ledger, saved = ctx.ledger, ctx.ledger.saved
-        known = saved.normalised
         maps_pool = maps_gradient(saved.maps, d_maps, ledger.share, saved.u.shape[1])
         ledger.saved = ledger.share = None
-        d_weight, d_bias, d_mlp, coefficients = block_passes.block_gradient(
+        d_u, d_weight, d_bias, d_mlp = block_passes.block_gradient(
             saved.u,
             grad,
-            known,
+            saved.normalised,
             saved.weight,
             saved.bias,
             saved.mlp,
@@ -145,17 +143,6 @@ class _NormaliseAndReduce(Function):
             maps_pool,
             ledger.factor,
             ledger.batch_statistics,
-        )
-        d_u = block_passes.input_gradient(
-            saved.u,
-            grad,
-            known.shift,
-            known.extreme,
-            known.by,
-            known.plus,
-            saved.spatial,
-            maps_pool,
-            coefficients,
         )
         return d_u, d_weight.flatten(), d_bias.flatten(), *d_mlp, None, None
 

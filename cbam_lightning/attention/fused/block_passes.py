@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cbam_lightning.attention.fused.compiling import Pass
+from cbam_lightning.attention.fused.compiling import Pass, stored
 from cbam_lightning.attention.fused.excitation import (
     Excitation,
     excitation,
@@ -67,8 +67,8 @@ def normalise(
     mlp: Excitation,
     maximum: bool,
     factor: float,
-) -> tuple[Normalised, Tensor]:
-    """Return what there is to know of the BatchNorm and the channel gate, and the variance, (1, C, 1, …).
+) -> tuple[Normalised, Tensor, Tensor]:
+    """Return what there is to know of the BatchNorm and the channel gate, the variance, and the maps.
 
     Args:
         u: The output of the last convolution.
@@ -79,6 +79,9 @@ def normalise(
         mlp: Of the channel gate.
         maximum: Whether the channel gate pools the maximum, not only the mean.
         factor: What the sigmoid is multiplied with to give a gate.
+
+    Returns:
+        The first of them; the variance of ``u``, (1, C, 1, …); the maps of the spatial gate.
     """
     wide = at_least_float32(u)
     # A sample of each channel near its mean: the mean of the squares minus the square of the mean would lose
@@ -102,14 +105,10 @@ def normalise(
     pooled = torch.stack([((value - shift) * scale + bias).flatten(1) for value in pooled_from])
     gate, hidden = excitation(pooled, mlp, factor)
     gate = gate.view_as(mean)
-    return Normalised(shift, rstd, extreme, mean, gate, scale * gate, bias * gate, pooled, hidden), variance
-
-
-@Pass
-def reduce(u: Tensor, shift: Tensor, by: Tensor, plus: Tensor) -> Tensor:
-    """Return the maps of the spatial gate."""
+    shift, by, plus = stored(shift), stored(scale * gate), stored(bias * gate)
     w = _gated(u, shift, by, plus)
-    return torch.cat([w.amax(1, keepdim=True), w.mean(1, keepdim=True)], dim=1)
+    maps = torch.cat([w.amax(1, keepdim=True), w.mean(1, keepdim=True)], dim=1)
+    return Normalised(shift, rstd, extreme, mean, gate, by, plus, pooled, hidden), variance, maps
 
 
 @Pass
@@ -151,17 +150,13 @@ def block_gradient(
     maps_pool: PoolGradient,
     factor: float,
     batch_statistics: bool,
-) -> tuple[Tensor, Tensor, Excitation, tuple[Tensor, Tensor, Tensor]]:
-    """Differentiate by everything but u, for which the coefficients are returned.
-
-    Returns:
-        The gradients of the BatchNorm's weight and bias, (1, C, 1, …), and of the MLP; and what the gradient
-        of u has everywhere, by u - shift, and at the extreme, (N, C, 1, …) each.
-    """
-    centred = at_least_float32(u) - known.shift
+) -> tuple[Tensor, Tensor, Tensor, Excitation]:
+    """Differentiate by u, by the BatchNorm's weight and bias, (1, C, 1, …), and by the MLP."""
+    wide = at_least_float32(u)
+    centred = wide - known.shift
     slope = _slope(u, grad, known.shift, known.by, known.plus, spatial, maps_pool)
     total, moment = over_positions(torch.sum, slope), over_positions(torch.sum, slope * centred)
-    share = share_of(beside(at_least_float32(u), spatial), known.extreme, over_positions)
+    share = share_of(beside(wide, spatial), known.extreme, over_positions)
     scale = weight * known.rstd
     d_gate = scale * moment + bias * total
     d_mlp, d_pooled = excitation_gradient(
@@ -176,31 +171,13 @@ def block_gradient(
     ).sum(0, keepdim=True)
     size = u.shape[2:].numel()
     everywhere = scale * d_mean / size
-    by_centred = torch.zeros_like(scale)
     if batch_statistics:
         everywhere = everywhere - scale * d_bias / (len(u) * size)
-        by_centred = -scale * known.rstd * d_weight / (len(u) * size)
-    return d_weight, d_bias, d_mlp, (everywhere, by_centred.expand_as(scale), scale * d_peak * share)
-
-
-@Pass
-def input_gradient(
-    u: Tensor,
-    grad: Tensor,
-    shift: Tensor,
-    extreme: Tensor,
-    by: Tensor,
-    plus: Tensor,
-    spatial: Tensor,
-    maps_pool: PoolGradient,
-    coefficients: tuple[Tensor, Tensor, Tensor],
-) -> Tensor:
-    """Return the gradient of u, in its dtype."""
-    everywhere, by_centred, at_extreme = coefficients
-    wide = at_least_float32(u)
-    slope = _slope(u, grad, shift, by, plus, spatial, maps_pool)
-    peaks = torch.where(wide == extreme, at_extreme, 0.0)
-    return (by * slope + everywhere + by_centred * (wide - shift) + peaks).to(u.dtype)
+    peaks = torch.where(wide == known.extreme, stored(scale * d_peak * share), 0.0)
+    d_u = known.by * slope + stored(everywhere) + peaks
+    if batch_statistics:
+        d_u = d_u + stored(-scale * known.rstd * d_weight / (len(u) * size)) * centred
+    return d_u.to(u.dtype), d_weight, d_bias, d_mlp
 
 
 def _gated(u: Tensor, shift: Tensor, by: Tensor, plus: Tensor) -> Tensor:

@@ -18,6 +18,16 @@ Result = TypeVar("Result")
 MAX_SHAPES = 8
 
 
+def stored(small: Tensor) -> Tensor:
+    """Return ``small``, put into memory where this is compiled.
+
+    Otherwise the compiler would compute it again for every element of the feature map that needs it.
+    """
+    if not torch.compiler.is_compiling():
+        return small
+    return small.as_strided(small.shape, small.stride())  # strides ask for memory
+
+
 class Pass(Generic[Result]):
     """A function of a feature map and more, compiled for each of the first ``MAX_SHAPES`` shapes by itself.
 

@@ -19,7 +19,7 @@ from cbam_lightning.attention.fused.compiling import Pass
 from cbam_lightning.attention.gate import has_hooks, run_layer
 from cbam_lightning.attention.positions import axes
 
-_CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
+_LIBRARY = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
 
 
 def convolve(conv: nn.Module, maps: Tensor) -> Tensor:
@@ -45,53 +45,44 @@ class _Convolve(Function):
     @staticmethod
     def forward(ctx: Any, maps: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(maps, weight)
-        kernel = weight.detach().to(maps.dtype)
-        return apply_kernel(_pad(maps.detach(), kernel), kernel)
+        return apply_kernel(maps.detach(), weight.detach().to(maps.dtype))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         maps, weight = (tensor.detach() for tensor in ctx.saved_tensors)
-        kernel = weight.to(maps.dtype)
-        d_maps, d_kernel = kernel_gradients(_pad(grad, kernel), _pad(maps, kernel), kernel)
+        d_maps, d_kernel = kernel_gradients(maps, grad, weight.to(maps.dtype))
         return d_maps, d_kernel.to(weight.dtype)
 
 
 @Pass
-def apply_kernel(padded: Tensor, kernel: Tensor) -> Tensor:
-    """Convolve padded maps, (N, M, *padded positions), with (K, M, *sides) to (N, K, *positions)."""
-    return _convolved(padded, kernel)
+def apply_kernel(maps: Tensor, kernel: Tensor) -> Tensor:
+    """Convolve maps, (N, M, *positions), with (K, M, *sides) to (N, K, *positions)."""
+    if not _pays(maps):
+        return _LIBRARY[kernel.ndim](maps, kernel, padding=_margins(kernel))
+    return _over_windows(_pad(maps, kernel), kernel)
 
 
 @Pass
-def kernel_gradients(padded_grad: Tensor, padded: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
-    """Differentiate the convolution by its input before the padding, and by the kernel, (1, M, *sides).
-
-    Args:
-        padded_grad: The gradient of the output, padded as the input was, (N, 1, *padded positions).
-        padded: The padded input, (N, M, *padded positions).
-        kernel: What it was convolved with.
-    """
-    d_maps = _convolved(padded_grad, kernel.flip(axes(kernel)).transpose(0, 1))
-    if not _pays(padded):
-        return d_maps, _library_kernel_gradient(padded_grad, padded, kernel)
+def kernel_gradients(maps: Tensor, grad: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
+    """Differentiate ``apply_kernel`` by the maps and by the kernel, (1, M, *sides), given its gradient."""
+    if not _pays(maps):
+        return _library_gradients(maps, grad, kernel)
+    padded, padded_grad = _pad(maps, kernel), _pad(grad, kernel)
+    d_maps = _over_windows(padded_grad, kernel.flip(axes(kernel)).transpose(0, 1))
     windows = _windows(padded, kernel)
-    # At the positions, and 0 where the windows reach over the end of a row.
-    centre = sum(
-        side // 2 * stride for side, stride in zip(kernel.shape[2:], padded.stride()[2:], strict=True)
-    )
-    grad = padded_grad.flatten(2)[:, :, centre : centre + windows.shape[2]]
-    products = windows * grad[(...,) + (None,) * (kernel.ndim - 2)]
+    # The gradient at the positions, and 0 where the windows reach over the end of a row.
+    strides = padded.stride()[2:]
+    centre = sum(margin * stride for margin, stride in zip(_margins(kernel), strides, strict=True))
+    row = padded_grad.flatten(2)[:, :, centre : centre + windows.shape[2]]
+    products = windows * row[(...,) + (None,) * (kernel.ndim - 2)]
     return d_maps, products.sum(2).sum(0, keepdim=True)  # summed at once, memory is read in a slower order
 
 
-def _convolved(padded: Tensor, kernel: Tensor) -> Tensor:
-    if not _pays(padded):
-        return _CONVOLUTIONS[kernel.ndim](padded, kernel)
+def _over_windows(padded: Tensor, kernel: Tensor) -> Tensor:
     products = _windows(padded, kernel)[:, None] * kernel[:, :, None]  # (N, K, M, L, *sides)
-    flat = products.sum((2, *range(4, products.ndim)))
-    shape = (*flat.shape[:2], *_valid(padded, kernel))
-    strides = (*flat.stride()[:2], *padded.stride()[2:])
-    return flat.as_strided(shape, strides).contiguous()
+    rows = products.sum((2, *range(4, products.ndim)))
+    shape = (*rows.shape[:2], *_positions(padded, kernel))
+    return rows.as_strided(shape, (*rows.stride()[:2], *padded.stride()[2:])).contiguous()
 
 
 def _windows(padded: Tensor, kernel: Tensor) -> Tensor:
@@ -101,33 +92,32 @@ def _windows(padded: Tensor, kernel: Tensor) -> Tensor:
     one of its rows and the beginning of the next belong to no position. So the loops are long, also for
     maps that are narrower than a vector of the processor.
     """
-    strides = padded.stride()[2:]
-    length = 1 + sum(
-        (size - 1) * stride for size, stride in zip(_valid(padded, kernel), strides, strict=True)
-    )
+    strides, sizes = padded.stride()[2:], _positions(padded, kernel)
+    length = 1 + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
     shape = (*padded.shape[:2], length, *kernel.shape[2:])
     return padded.as_strided(shape, (*padded.stride()[:2], 1, *strides))
 
 
-def _valid(padded: Tensor, kernel: Tensor) -> list[int]:
+def _positions(padded: Tensor, kernel: Tensor) -> list[int]:
     return [size - side + 1 for size, side in zip(padded.shape[2:], kernel.shape[2:], strict=True)]
 
 
-def _library_kernel_gradient(padded_grad: Tensor, padded: Tensor, kernel: Tensor) -> Tensor:
-    grad = padded_grad
-    for axis, side in enumerate(kernel.shape[2:], start=2):
-        grad = grad.narrow(axis, side // 2, grad.shape[axis] - side + 1)
-    none, wanted = [0], [False, True, False]
-    gradients = torch.ops.aten.convolution_backward(
-        grad, padded, kernel, None, [1], none, [1], False, none, 1, wanted
-    )
-    found: Tensor = gradients[1]
-    return found
-
-
 def _pad(maps: Tensor, kernel: Tensor) -> Tensor:
-    sides = [side // 2 for side in reversed(kernel.shape[2:]) for _ in range(2)]
-    return F.pad(maps.contiguous(), sides)
+    margins = [margin for margin in reversed(_margins(kernel)) for _ in range(2)]
+    return F.pad(maps.contiguous(), margins)
+
+
+def _margins(kernel: Tensor) -> list[int]:
+    return [side // 2 for side in kernel.shape[2:]]
+
+
+def _library_gradients(maps: Tensor, grad: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
+    ones, zeros = ([value] * (kernel.ndim - 2) for value in (1, 0))
+    wanted = [True, True, False]
+    d_maps, d_kernel, _ = torch.ops.aten.convolution_backward(
+        grad, maps, kernel, None, ones, _margins(kernel), ones, False, zeros, 1, wanted
+    )
+    return d_maps, d_kernel
 
 
 def _pays(x: Tensor) -> bool:
