@@ -106,14 +106,6 @@ class _Ledger:
     def sequential(self) -> bool:
         return self.order != "parallel"
 
-    def input_gradient(self, grad: Tensor, maps_pool: PoolGradient | None) -> Tensor:
-        """Return the gradient of x, and forget everything."""
-        saved, pool = self.saved, self.channel_pool
-        self.saved = self.share = self.channel_pool = None
-        return passes.input_gradient(
-            saved.x, grad, saved.channel_gate, pool, saved.spatial, maps_pool, self.order
-        )
-
 
 class _Saved:
     """All that is kept for the backward pass; only x is of its size."""
@@ -144,21 +136,19 @@ class _Reduce(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, d_maps: Tensor) -> tuple[Tensor | None, ...]:
-        ledger, saved = ctx.ledger, ctx.ledger.saved
+        ledger, saved, channel_pool = ctx.ledger, ctx.ledger.saved, ctx.ledger.channel_pool
         maps_pool = maps_gradient(saved.maps, d_maps, ledger.share, saved.x.shape[1])
-        d_mlp: Any = _NO_MLP
+        ledger.saved = ledger.share = ledger.channel_pool = None
+        x, spatial = saved.x, saved.spatial
         if ledger.order in ("channel-spatial", "parallel"):
-            d_mlp, ledger.channel_pool = passes.first_channel_gradient(
-                saved.x,
-                grad,
-                saved.channel,
-                saved.mlp,
-                saved.spatial,
-                maps_pool,
-                ledger.factor,
-                ledger.sequential,
+            d_x, d_mlp = passes.first_channel_gradient(
+                x, grad, saved.channel, saved.mlp, spatial, maps_pool, ledger.factor, ledger.order
             )
-        return ledger.input_gradient(grad, maps_pool), *d_mlp, None
+            return d_x, *d_mlp, None
+        d_x = passes.input_gradient(
+            x, grad, saved.channel_gate, channel_pool, spatial, maps_pool, ledger.order
+        )
+        return d_x, *_NO_MLP, None
 
 
 class _Scale(Function):
@@ -169,13 +159,14 @@ class _Scale(Function):
         *mlp, maps, mlp_before, ledger = rest
         channel, ledger.channel = ledger.channel, None
         spatial = None if logits is None else ledger.factor * torch.sigmoid(logits.detach())
-        if mlp[0] is not None:
-            channel = passes.excite(
-                x.detach(), spatial, as_constant(mlp, wide_dtype(x)), ledger.maximum, ledger.factor
-            )
+        excitation = as_constant(mlp, wide_dtype(x))
+        if excitation is None:
+            output = passes.scale(x.detach(), channel and channel.gate, spatial)
+        else:
+            output, channel = passes.excite(x.detach(), spatial, excitation, ledger.maximum, ledger.factor)
         ctx.ledger = ledger
         ctx.save_for_backward(x, maps, spatial, *(channel or _NO_GATE), *(mlp_before or mlp))
-        return passes.scale(x.detach(), channel and channel.gate, spatial, ledger.order)
+        return output
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -185,13 +176,13 @@ class _Scale(Function):
         x, spatial, maps = saved.x, saved.spatial, saved.maps
         d_mlp: Any = _NO_MLP
         d_logits = None
-        if ledger.order in ("channel", "spatial-channel"):
+        if ledger.order == "channel":
+            ledger.saved = None
+            grad, d_mlp = passes.lone_channel_gradient(x, grad, saved.channel, saved.mlp, ledger.factor)
+        elif ledger.order == "spatial-channel":
             d_mlp, ledger.channel_pool = passes.last_channel_gradient(
                 x, grad, spatial, saved.channel, saved.mlp, ledger.factor
             )
-        if ledger.order == "channel":
-            grad = ledger.input_gradient(grad, None)
-        elif ledger.order == "spatial-channel":
             d_logits, ledger.share = passes.first_spatial_gradient(
                 x, grad, spatial, saved.channel_gate, ledger.channel_pool, maps, ledger.factor
             )

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cbam_lightning.attention.fused.compiling import Pass
+from cbam_lightning.attention.fused.compiling import Pass, stored
 from cbam_lightning.attention.fused.excitation import (
     Excitation,
     excitation,
@@ -67,16 +67,19 @@ def reduce(
 
 
 @Pass
-def excite(x: Tensor, first: Tensor | None, mlp: Excitation, maximum: bool, factor: float) -> ChannelGate:
-    """Return the channel gate of ``x`` times the first gate."""
-    return _channel_gate(_gated(x, first), mlp, maximum, factor)
+def scale(x: Tensor, channel: Tensor | None, spatial: Tensor) -> Tensor:
+    """Return ``x`` times its gates, the spatial gate last, in its own dtype."""
+    return _gated(_gated(x, channel), spatial).to(x.dtype)
 
 
 @Pass
-def scale(x: Tensor, channel: Tensor | None, spatial: Tensor | None, order: str) -> Tensor:
-    """Return ``x`` times its gates, one after the other, in its own dtype."""
-    first, last = (spatial, channel) if order == "spatial-channel" else (channel, spatial)
-    return _gated(_gated(x, first), last).to(x.dtype)
+def excite(
+    x: Tensor, spatial: Tensor | None, mlp: Excitation, maximum: bool, factor: float
+) -> tuple[Tensor, ChannelGate]:
+    """Return ``x`` times its gates, the channel gate last, in its own dtype, and the channel gate."""
+    gated = _gated(x, spatial)
+    channel = _channel_gate(gated, mlp, maximum, factor)
+    return _gated(gated, channel.gate).to(x.dtype), channel
 
 
 @Pass
@@ -119,11 +122,22 @@ def first_spatial_gradient(
 
 @Pass
 def last_channel_gradient(
-    x: Tensor, grad: Tensor, spatial: Tensor | None, channel: ChannelGate, mlp: Excitation, factor: float
+    x: Tensor, grad: Tensor, spatial: Tensor, channel: ChannelGate, mlp: Excitation, factor: float
 ) -> tuple[Excitation, PoolGradient]:
-    """Differentiate the product by the channel gate, which comes last: by its MLP and by its pools."""
+    """Differentiate the product by the channel gate, which comes last of two: by its MLP and by its pools."""
     gated = _gated(x, spatial)
     return _channel_gate_gradient(over_positions(torch.sum, gated * grad), gated, channel, mlp, factor)
+
+
+@Pass
+def lone_channel_gradient(
+    x: Tensor, grad: Tensor, channel: ChannelGate, mlp: Excitation, factor: float
+) -> tuple[Tensor, Excitation]:
+    """Differentiate the product by ``x`` and by the MLP of the channel gate, where there is no other."""
+    wide = at_least_float32(x)
+    d_gate = over_positions(torch.sum, wide * grad)
+    d_mlp, pool = _channel_gate_gradient(d_gate, wide, channel, mlp, factor)
+    return _input_gradient(x, grad, channel.gate, pool, None, None, "channel"), d_mlp
 
 
 @Pass
@@ -135,13 +149,14 @@ def first_channel_gradient(
     spatial: Tensor,
     maps_pool: PoolGradient,
     factor: float,
-    sequential: bool,
-) -> tuple[Excitation, PoolGradient]:
-    """Do as ``last_channel_gradient``, where the channel gate comes first of two."""
+    order: str,
+) -> tuple[Tensor, Excitation]:
+    """Differentiate the product by ``x`` and by the MLP of the channel gate, which comes first of two."""
     wide = at_least_float32(x)
-    slope = _slope(wide, grad, channel.gate, spatial, maps_pool if sequential else None)
+    slope = _slope(wide, grad, channel.gate, spatial, None if order == "parallel" else maps_pool)
     d_gate = over_positions(torch.sum, wide * slope)
-    return _channel_gate_gradient(d_gate, beside(wide, spatial), channel, mlp, factor)
+    d_mlp, pool = _channel_gate_gradient(d_gate, beside(wide, spatial), channel, mlp, factor)
+    return _input_gradient(x, grad, channel.gate, pool, spatial, maps_pool, order), d_mlp
 
 
 @Pass
@@ -150,13 +165,25 @@ def input_gradient(
     grad: Tensor,
     channel: Tensor | None,
     channel_pool: PoolGradient | None,
-    spatial: Tensor | None,
-    spatial_pool: PoolGradient | None,
+    spatial: Tensor,
+    maps_pool: PoolGradient,
     order: str,
 ) -> Tensor:
-    """Return the gradient of ``x``, in its own dtype."""
+    """Return the gradient of ``x``, in its own dtype, where the spatial gate comes first or alone."""
+    return _input_gradient(x, grad, channel, channel_pool, spatial, maps_pool, order)
+
+
+def _input_gradient(
+    x: Tensor,
+    grad: Tensor,
+    channel: Tensor | None,
+    channel_pool: PoolGradient | None,
+    spatial: Tensor | None,
+    maps_pool: PoolGradient | None,
+    order: str,
+) -> Tensor:
     wide = at_least_float32(x)
-    (first, first_pool), (last, last_pool) = (channel, channel_pool), (spatial, spatial_pool)
+    (first, first_pool), (last, last_pool) = (channel, channel_pool), (spatial, maps_pool)
     if order in ("spatial-channel", "channel"):
         (first, first_pool), (last, last_pool) = (last, last_pool), (first, first_pool)
     parallel = order == "parallel"
@@ -181,13 +208,12 @@ def _channel_gate_gradient(
     d_mlp, d_pooled = excitation_gradient(
         d_gate.flatten(1), channel.gate.flatten(1), pooled, hidden, mlp, factor
     )
-    everywhere = broadcast(d_pooled[0] / x.shape[2:].numel(), x)
+    everywhere = stored(broadcast(d_pooled[0] / x.shape[2:].numel(), x))
     if len(pooled) == 1:
         return d_mlp, PoolGradient(everywhere)
     peak = broadcast(pooled[1], x)
-    return d_mlp, PoolGradient(
-        everywhere, broadcast(d_pooled[1], x) * share_of(x, peak, over_positions), peak
-    )
+    at_peak = stored(broadcast(d_pooled[1], x) * share_of(x, peak, over_positions))
+    return d_mlp, PoolGradient(everywhere, at_peak, peak)
 
 
 def _slope(
