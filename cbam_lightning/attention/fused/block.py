@@ -113,7 +113,7 @@ class _NormaliseAndReduce(Function):
         given = None
         if not ledger.batch_statistics:
             given = (_per_channel(bn.running_mean, u), _per_channel(bn.running_var, u))
-        ledger.normalised, variance, maps = block_passes.normalise(
+        ledger.normalised, variance, maps = block_passes.normalise_and_reduce(
             u.detach(),
             given,
             bn.eps,

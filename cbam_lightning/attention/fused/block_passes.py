@@ -58,7 +58,7 @@ class Normalised(NamedTuple):
 
 
 @Pass
-def normalise(
+def normalise_and_reduce(
     u: Tensor,
     given: tuple[Tensor, Tensor] | None,
     eps: float,
