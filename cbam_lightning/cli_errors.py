@@ -89,6 +89,8 @@ def _unknown_option(key: str, given: str, class_paths: list[str]) -> str:
     if owner is None:
         return f"unknown option {given!r} of {key}."
     allowed = sorted(_parameters(owner))
+    if not allowed:  # Lightning's own base class, which stands for any until one is named
+        return f"{key} has no class yet to have an option {given!r}; name the class first, --{key} NAME."
     return (
         f"{owner.__name__} has no option {given!r}.{_closest(given, allowed)} Allowed: {', '.join(allowed)}."
     )

@@ -65,6 +65,7 @@ def one_line(capsys):
         (f"fit {SMALL} --data.source ful", ["--data.source", "embedded", "full"]),
         (f"fit {SMALL} --data FashionMINST", ["'FashionMINST'", "'FashionMNIST'"]),
         ("fit --model.network resnet20", ["--data"]),
+        ("fit --data.root folder --data ImageNet", ["'root'", "name the class first, --data NAME"]),
         ("fit --data FashionMNIST", ["network", "cbam-lightning models"]),
         ("fit --config nofile.yaml", ["nofile.yaml", "no configuration file"]),
         (f"fit {SMALL} --ckpt_path no.ckpt", ["no.ckpt", "there is no checkpoint file"]),
