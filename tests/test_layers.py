@@ -16,7 +16,7 @@ LAYERS = [
     {"models"},
     {"attention", "weights"},
     {"measuring"},
-    {"errors"},
+    {"errors", "seeding"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

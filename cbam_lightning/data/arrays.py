@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cbam_lightning.data.batch import Batch, ImageDataset, as_index
+from cbam_lightning.data.batch import Batch, Draw, ImageDataset, as_index
 
 
 class ArrayDataset(ImageDataset):
     """Images held as one uint8 tensor, optionally cropped and flipped at random.
-
-    The random numbers come from torch's global generator, so ``seed_everything`` governs them.
 
     Args:
         images: uint8 (M, C, H, W) in [0, 255].
@@ -42,14 +42,14 @@ class ArrayDataset(ImageDataset):
         self.hflip = hflip
         self.part = part
 
-    def __getitems__(self, indices: list[int]) -> Batch:
+    def __getitems__(self, indices: Sequence[int | Draw]) -> Batch:
         """Read, crop and flip a batch."""
-        index = as_index(indices)
+        index = as_index([item.position if isinstance(item, Draw) else item for item in indices])
         images = self.images[self.positions[index]]
-        if self.pad_px:
-            images = random_crop(images, self.pad_px)
-        if self.hflip:
-            images = random_hflip(images)
+        if self.pad_px or self.hflip:
+            seeds = _seeds(indices)
+            images = random_crop(images, self.pad_px, seeds) if self.pad_px else images
+            images = random_hflip(images, seeds) if self.hflip else images
         return Batch(images, self.labels[index], index)
 
     def name(self, index: int) -> str:
@@ -57,12 +57,20 @@ class ArrayDataset(ImageDataset):
         return f"{self.part}/{int(self.positions[index]):05d}"
 
 
-def random_crop(images: Tensor, pad_px: int) -> Tensor:
+def _seeds(indices: Sequence[int | Draw]) -> Tensor:
+    """Return 63 random bits an image, int64 (N,)."""
+    fresh = torch.randint(2**63 - 1, (len(indices),)).tolist()
+    pairs = zip(indices, fresh, strict=True)
+    return as_index([item.seed >> 1 if isinstance(item, Draw) else seed for item, seed in pairs])
+
+
+def random_crop(images: Tensor, pad_px: int, seeds: Tensor) -> Tensor:
     """Pad each image with zeros and cut its own random window of the original size.
 
     Args:
         images: (N, C, H, W) of any dtype.
         pad_px: Zero pixels added on each side.
+        seeds: int64 (N,) in [0, 2^63); bits 1 to 62 say where.
 
     Returns:
         (N, C, H, W) of the same dtype.
@@ -71,18 +79,19 @@ def random_crop(images: Tensor, pad_px: int) -> Tensor:
     padded = F.pad(images, (pad_px, pad_px, pad_px, pad_px))
     # A view: (N, C, 2 pad + 1, 2 pad + 1, H, W). The indexing below copies one window an image.
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)
-    top, left = torch.randint(2 * pad_px + 1, (2, count))
+    top, left = ((seeds >> shift) % 2**31 % (2 * pad_px + 1) for shift in (1, 32))
     return windows[torch.arange(count), :, top, left]
 
 
-def random_hflip(images: Tensor) -> Tensor:
+def random_hflip(images: Tensor, seeds: Tensor) -> Tensor:
     """Mirror each image left to right with probability 1/2.
 
     Args:
         images: (N, C, H, W) of any dtype.
+        seeds: int64 (N,); bit 0 says whether.
 
     Returns:
         (N, C, H, W) of the same dtype.
     """
-    flip = torch.rand(len(images)) < 0.5
+    flip = seeds % 2 == 1
     return torch.where(flip[:, None, None, None], images.flip(-1), images)

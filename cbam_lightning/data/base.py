@@ -9,16 +9,19 @@ from typing import Any, Literal, cast
 
 import torch
 from pytorch_lightning import LightningDataModule
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from cbam_lightning.data.bad_images import BadImageLog
 from cbam_lightning.data.batch import Batch, FileBatch, ImageDataset
 from cbam_lightning.data.files import FileDataset, find_predict_files
+from cbam_lightning.data.loader import BatchLoader, collated_already
 from cbam_lightning.data.mixing import create_mixing
 from cbam_lightning.data.options import require
+from cbam_lightning.data.order import EvalOrder, TrainOrder
 from cbam_lightning.data.transforms import EvalTransform
+from cbam_lightning.seeding import Stream, derive_seed, run_seed, seed_all
 
 Split = Literal["train", "val", "test", "predict"]
 Loader = DataLoader[Batch | FileBatch]
@@ -29,6 +32,8 @@ class ImageDataModule(LightningDataModule, ABC):
 
     Args:
         batch_size: Images in a batch, on each device.
+        global_batch_size: Images in a batch over all devices, a multiple of their number; replaces
+            ``batch_size``, so that a run is the same on however many devices.
         num_workers: Processes that load images; by default none for images held in memory, and for image
             files as many as there are processor cores, at most 8.
         val_fraction: Part of the training images of each class held out for validation. With 0 all of them
@@ -65,6 +70,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self,
         *,
         batch_size: int = 128,
+        global_batch_size: int | None = None,
         num_workers: int | None = None,
         val_fraction: float = 0.1,
         split_seed: int = 0,
@@ -75,11 +81,18 @@ class ImageDataModule(LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         require(batch_size >= 1, "batch_size", batch_size, "1 or more")
+        require(
+            global_batch_size is None or global_batch_size >= 1,
+            "global_batch_size",
+            global_batch_size,
+            "1 or more, or null",
+        )
         require(num_workers is None or num_workers >= 0, "num_workers", num_workers, "0 or more, or null")
         require(0 <= val_fraction < 1, "val_fraction", val_fraction, "0 or more, and less than 1")
         require(mixup_alpha >= 0, "mixup_alpha", mixup_alpha, "0 or more")
         require(cutmix_alpha >= 0, "cutmix_alpha", cutmix_alpha, "0 or more")
         self.batch_size = batch_size
+        self.global_batch_size = global_batch_size
         self.num_workers = num_workers
         self.val_fraction = val_fraction
         self.split_seed = split_seed
@@ -87,6 +100,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.cutmix_alpha = cutmix_alpha
         self.predict_path = predict_path
         self._bad_images = BadImageLog(on_bad_image)
+        self._seed: int | None = None
 
     @abstractmethod
     def build_split(self, split: Literal["train", "val", "test"]) -> ImageDataset:
@@ -151,43 +165,84 @@ class ImageDataModule(LightningDataModule, ABC):
         return self.split_set(split).name(index)
 
     def train_dataloader(self) -> Loader:
-        """Return shuffled batches; the last is dropped if incomplete, unless it is the only one."""
-        num_devices, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        drop_last = len(self.train_set) // num_devices >= self.batch_size
-        sampler = self.train_set.train_sampler(num_devices, rank)
-        return self._loader(self.train_set, shuffle=sampler is None, sampler=sampler, drop_last=drop_last)
+        """Return shuffled batches; the last is left out if incomplete, unless it is the only one."""
+        dataset = self.train_set
+        order = TrainOrder(dataset, self.device_batch_size, self.seed, *self._devices)
+        if self._overfits:
+            return self._plain_loader(dataset)
+        return BatchLoader(dataset, order, self._num_workers(dataset))
 
     def val_dataloader(self) -> Loader:
         """Return the batches of ``val_set``."""
-        return self._loader(self.val_set)
+        return self._eval_loader(self.val_set)
 
     def test_dataloader(self) -> Loader:
         """Return the batches of ``test_set``."""
-        return self._loader(self.test_set)
+        return self._eval_loader(self.test_set)
 
     def predict_dataloader(self) -> Loader:
-        """Return the batches of ``predict_set``."""
-        return self._loader(self.predict_set)
+        """Return the batches of ``predict_set``, which Lightning deals out to the devices."""
+        return self._plain_loader(self.predict_set)
 
-    def _loader(
-        self,
-        dataset: ImageDataset,
-        *,
-        shuffle: bool = False,
-        sampler: Sampler[int] | None = None,
-        drop_last: bool = False,
-    ) -> Loader:
-        num_workers = dataset.default_num_workers if self.num_workers is None else self.num_workers
+    @property
+    def device_batch_size(self) -> int:
+        """Images in a batch of one device.
+
+        Raises:
+            UsageError: ``global_batch_size`` is no multiple of the number of devices.
+        """
+        if self.global_batch_size is None:
+            return self.batch_size
+        num_devices, _ = self._devices
+        allowed = f"a multiple of the {num_devices} devices"
+        require(
+            self.global_batch_size % num_devices == 0, "global_batch_size", self.global_batch_size, allowed
+        )
+        return self.global_batch_size // num_devices
+
+    @property
+    def _devices(self) -> tuple[int, int]:
+        """The number of devices, and which of them this is."""
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+
+    @property
+    def _overfits(self) -> bool:
+        """Whether Lightning wants to put its own order into the loaders."""
+        return bool(getattr(self.trainer, "overfit_batches", 0))
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run, from when it was first asked for, or that of the run that is resumed."""
+        if self._seed is None:
+            self._seed = run_seed()
+        return self._seed
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run has to know: the seed."""
+        return {"seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Draw the same random numbers as the run that is resumed."""
+        self._seed = state_dict["seed"]
+
+    def _num_workers(self, dataset: ImageDataset) -> int:
+        return dataset.default_num_workers if self.num_workers is None else self.num_workers
+
+    def _eval_loader(self, dataset: ImageDataset) -> Loader:
+        if self._overfits:
+            return self._plain_loader(dataset)
+        order = EvalOrder(dataset, self.device_batch_size, *self._devices)
+        return BatchLoader(dataset, order, self._num_workers(dataset))
+
+    def _plain_loader(self, dataset: ImageDataset) -> Loader:
+        num_workers = self._num_workers(dataset)
         return DataLoader(
             dataset,
-            batch_size=self.batch_size,
-            shuffle=shuffle,
-            sampler=sampler,
-            drop_last=drop_last,
+            batch_size=self.device_batch_size,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
             pin_memory=torch.cuda.is_available(),
-            collate_fn=_collated_already,
+            collate_fn=collated_already,
         )
 
     def on_before_batch_transfer(self, batch: Batch | FileBatch, dataloader_idx: int) -> Batch:
@@ -217,6 +272,9 @@ class ImageDataModule(LightningDataModule, ABC):
         if self.trainer is None:
             return batch
         if self.trainer.training and self._mix is not None and len(images):
+            done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+            place = (self.seed, self.trainer.current_epoch, done, self.trainer.global_rank)
+            seed_all(derive_seed(Stream.MIXING, *place))
             images, labels = self._mix(batch.images, batch.labels)
             batch = Batch(images, labels, batch.indices)
         # Lightning converts to the type of, say, "bf16-true" before this hook, while the images are uint8.
@@ -234,8 +292,3 @@ class ImageDataModule(LightningDataModule, ABC):
     def teardown(self, stage: str) -> None:
         """Warn of the files left out, on every process: each reads files of its own."""
         self._bad_images.report()
-
-
-def _collated_already(batch: Any) -> Any:
-    """Pass on what ``ImageDataset.__getitems__`` returned; a function, because workers must pickle it."""
-    return batch

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 
 class Batch(NamedTuple):
@@ -25,6 +25,18 @@ class Batch(NamedTuple):
     images: Tensor
     labels: Tensor
     indices: Tensor
+
+
+class Draw(NamedTuple):
+    """An image to read in training.
+
+    Attributes:
+        position: In the data set.
+        seed: Of its cropping and flipping, in [0, 2^64).
+    """
+
+    position: int
+    seed: int
 
 
 class BadImage(NamedTuple):
@@ -74,32 +86,34 @@ class ImageDataset(Dataset[Batch | FileBatch], ABC):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> Batch | FileBatch:
-        """Read a batch of one image."""
-        return self.__getitems__([index])
+    def __getitem__(self, index: int | Sequence[int | Draw]) -> Batch | FileBatch:
+        """Read a batch, or a batch of one image."""
+        return self.__getitems__([index] if isinstance(index, int) else index)
 
     @abstractmethod
-    def __getitems__(self, indices: list[int]) -> Batch | FileBatch:
+    def __getitems__(self, indices: Sequence[int | Draw]) -> Batch | FileBatch:
         """Read a whole batch; the ``DataLoader`` prefers this method to ``__getitem__``.
 
         Args:
-            indices: Positions in this data set.
+            indices: Positions in this data set. Where images are changed at random, a bare position takes
+                the random numbers from torch's global generator.
 
         Returns:
             uint8 images (N, C, H, W) with their labels and indices.
         """
 
-    def train_sampler(self, num_replicas: int, rank: int) -> Sampler[int] | None:
-        """Return the order for training if this data set has needs of its own.
+    def train_share(self, generator: torch.Generator, num_replicas: int, rank: int) -> Tensor:
+        """Return the images that a device trains on in an epoch, in a random order.
 
         Args:
+            generator: Of the epoch; in the same state on every device.
             num_replicas: Number of devices.
             rank: Which of them this is.
 
         Returns:
-            A sampler that gives this device its share, anew for each epoch; ``None`` for any random order.
+            int64 (at least M // num_replicas,): positions in this data set, none of which another device has.
         """
-        return None
+        return torch.randperm(len(self), generator=generator)[rank::num_replicas]
 
     @abstractmethod
     def name(self, index: int) -> str:

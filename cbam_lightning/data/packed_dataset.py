@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cbam_lightning.data.batch import BadImage
 from cbam_lightning.data.decoding import UndecodableError
-from cbam_lightning.data.shard_sampler import ShardSampler
+from cbam_lightning.data.shard_order import shard_share
 from cbam_lightning.data.shards import (
     DamagedShardError,
     Encoding,
@@ -120,13 +120,13 @@ class PackedDataset(TransformedDataset):
         """Return the path of the image in the folder that it was packed from."""
         return self.files.name(int(self.positions[index]))
 
-    def train_sampler(self, num_replicas: int, rank: int) -> ShardSampler | None:
+    def train_share(self, generator: torch.Generator, num_replicas: int, rank: int) -> Tensor:
         """Return an order that reads few shards at a time if they have to be fetched."""
         if not self.files.store.is_remote:
-            return None
+            return super().train_share(generator, num_replicas, rank)
         starts = torch.tensor(self.files.starts)
         shard_of = torch.searchsorted(starts, self.files.places[self.positions], right=True) - 1
-        return ShardSampler(shard_of, num_replicas, rank)
+        return shard_share(shard_of, generator, num_replicas, rank)
 
     def _open(self, number: int) -> Shard:
         if number not in self._shards:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from cbam_lightning.data.batch import BadImage, FileBatch, ImageDataset, as_index
+from cbam_lightning.data.batch import BadImage, Draw, FileBatch, ImageDataset, as_index
 from cbam_lightning.data.transforms import Transform, stack
+from cbam_lightning.seeding import spared_generator
 
 MAX_DEFAULT_WORKERS = 8
 
@@ -36,23 +38,31 @@ class TransformedDataset(ImageDataset):
     def read(self, index: int) -> Tensor | BadImage:
         """Read the image at a position: uint8 (C, H, W), or the reason why there is none."""
 
-    def __getitems__(self, indices: list[int]) -> FileBatch:
+    def __getitems__(self, indices: Sequence[int | Draw]) -> FileBatch:
         """Read a batch; images that fail are left out and listed in ``bad``."""
         images: list[Tensor] = []
         kept: list[int] = []
         bad: list[BadImage] = []
-        for index in indices:
+        for item in indices:
+            index = item.position if isinstance(item, Draw) else item
             image = self.read(index)
             if isinstance(image, BadImage):
                 bad.append(image)
                 if image.errno is not None:
                     break  # the run ends with this one, and a store that is out of reach takes long to say so
             else:
-                images.append(self.transform(image))
+                images.append(self._transformed(image, item))
                 kept.append(index)
         kept_index = as_index(kept)
         empty = torch.empty((0, self.channels, self.size_px, self.size_px), dtype=torch.uint8)
         return FileBatch(stack(images) if images else empty, self.labels[kept_index], kept_index, tuple(bad))
+
+    def _transformed(self, image: Tensor, item: int | Draw) -> Tensor:
+        if not isinstance(item, Draw):
+            return self.transform(image)
+        with spared_generator() as generator:
+            generator.manual_seed(item.seed)
+            return self.transform(image)
 
 
 def usable_cores() -> int:

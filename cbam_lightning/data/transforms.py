@@ -27,7 +27,7 @@ MAX_TRIES = 10  # as in torchvision: nearly every first one fits
 class TrainTransform:
     """Cut a random part, resize it to the input size, and mirror it with probability 1/2.
 
-    The random numbers come from torch's global generator, so ``seed_everything`` governs them.
+    The random numbers come from torch's global generator, which the data set seeds for each image.
 
     Args:
         size_px: Height and width of the result.

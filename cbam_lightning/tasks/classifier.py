@@ -18,8 +18,9 @@ from torchmetrics.classification import MulticlassAccuracy
 from cbam_lightning.attention.registry import option_names
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models import build, open_checkpoint, resolve_names
+from cbam_lightning.tasks.mean_loss import MeanLoss
 from cbam_lightning.tasks.optimizers import freeze as freeze_modules
-from cbam_lightning.tasks.optimizers import parameter_groups
+from cbam_lightning.tasks.optimizers import parameter_groups, scale_learning_rate
 from cbam_lightning.tasks.schedules import Schedule, WarmupCosine, max_epochs, steps_per_epoch
 from cbam_lightning.weights import Checkpoint, load_into
 
@@ -45,6 +46,8 @@ class Classifier(LightningModule):
         freeze: ``backbone`` to train the classifier only, or a pattern of modules such as ``layer[12]*``.
         optimizer: Any optimiser class of torch and its options.
         schedule: What the learning rate does; left out, it is ``WarmupCosine()``.
+        lr_batch_size: The global batch size that the learning rate is meant for; with another one the rate
+            changes in proportion (https://arxiv.org/abs/1706.02677, section 2.1). Left out, it stays.
         decay_norm_and_bias: Whether weight decay applies to normalisation layers and biases, too.
         label_smoothing: Share of the target spread over all classes in training, in [0, 1).
         channels_last: Whether to lay out images and weights channels last, which is often faster.
@@ -72,6 +75,7 @@ class Classifier(LightningModule):
         freeze: str | None = None,
         optimizer: OptimizerCallable = lambda params: SGD(params, lr=0.1, momentum=0.9, weight_decay=1e-4),
         schedule: Schedule | None = None,
+        lr_batch_size: int | None = None,
         decay_norm_and_bias: bool = True,
         label_smoothing: float = 0.0,
         channels_last: bool = False,
@@ -86,6 +90,9 @@ class Classifier(LightningModule):
         if not 0 <= label_smoothing < 1:
             message = f"label_smoothing is {label_smoothing}; allowed: from 0 up to, not including, 1."
             raise UsageError(message)
+        if lr_batch_size is not None and lr_batch_size < 1:
+            message = f"lr_batch_size is {lr_batch_size}; allowed: 1 or more, or null."
+            raise UsageError(message)
         # logged with the run's configuration, which says more
         self.save_hyperparameters(logger=False)
         self.num_classes = num_classes
@@ -94,6 +101,7 @@ class Classifier(LightningModule):
         self.channels_last = channels_last
         self.optimizer = optimizer
         self.schedule = schedule
+        self.lr_batch_size = lr_batch_size
         self.decay_norm_and_bias = decay_norm_and_bias
         self.compile_network = compile
 
@@ -117,6 +125,7 @@ class Classifier(LightningModule):
         self.train_metrics = MetricCollection({"top1": metrics["top1"].clone()}, prefix="train/")
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
+        self.val_loss, self.test_loss = MeanLoss(), MeanLoss()
 
     def _complete_hyperparameters(self, names: dict[str, Any]) -> None:
         """Make the hyperparameters plain and complete, so that a checkpoint needs no other file."""
@@ -219,40 +228,59 @@ class Classifier(LightningModule):
         logits: Tensor = self.network(images)
         return logits
 
-    def _step(self, batch: Any, split: str) -> dict[str, Tensor] | None:
-        """The one way of a batch, in training, validation and test alike."""
-        if not len(batch.images):  # every image of the batch was unreadable and skipped
-            return None
-        logits = self(batch.images)
-        smoothing = self.label_smoothing if split == "train" else 0.0
-        loss = F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
-        # the class with the largest share stands for a mixed image
-        labels = batch.labels.argmax(1) if batch.labels.ndim == 2 else batch.labels
-        metrics: MetricCollection = getattr(self, f"{split}_metrics")
-        metrics.update(logits.detach(), labels)
-        training = split == "train"
-        self.log(
-            f"{split}/loss",
-            loss,
-            prog_bar=True,
-            on_step=training,
-            on_epoch=not training,
-            batch_size=len(logits),
-        )
-        self.log_dict(metrics, prog_bar=not training, on_step=False, on_epoch=True, batch_size=len(logits))
-        return {"loss": loss, "logits": logits.detach()}
-
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
         """Return the loss to minimise and the logits (N, K)."""
-        return self._step(batch, "train")
+        if not len(batch.images):
+            return self._no_images()
+        logits = self(batch.images)
+        loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
+        # the class with the largest share stands for a mixed image
+        labels = batch.labels.argmax(1) if batch.labels.ndim == 2 else batch.labels
+        self.train_metrics.update(logits.detach(), labels)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(logits), sync_dist=True)
+        return {"loss": loss, "logits": logits.detach()}
+
+    def _no_images(self) -> dict[str, Tensor] | None:
+        """Skip a batch of unreadable images; other devices still wait for this one's gradients."""
+        if self.trainer.world_size == 1:
+            return None
+        parameters = [p.sum() for p in self.network.parameters() if p.requires_grad]
+        return {"loss": 0 * torch.stack(parameters).sum()}
+
+    def on_train_epoch_end(self) -> None:
+        """Log the accuracy over the epoch; a run that is resumed after its last batch comes here, too."""
+        self.log_dict(self.train_metrics)
+
+    def _evaluation_step(self, batch: Any, split: str) -> dict[str, Tensor] | None:
+        if not len(batch.images):  # unreadable, or another device has one image more
+            return None
+        logits = self(batch.images)
+        losses = F.cross_entropy(logits, batch.labels, reduction="none")
+        metrics: MetricCollection = getattr(self, f"{split}_metrics")
+        mean_loss: MeanLoss = getattr(self, f"{split}_loss")
+        metrics.update(logits, batch.labels)
+        mean_loss.update(losses)
+        return {"loss": losses.mean(), "logits": logits}
+
+    def _log_evaluation(self, split: str) -> None:
+        self.log(f"{split}/loss", getattr(self, f"{split}_loss"), prog_bar=True)
+        self.log_dict(getattr(self, f"{split}_metrics"), prog_bar=True)
 
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
         """Return loss and logits (N, K) of a validation batch."""
-        return self._step(batch, "val")
+        return self._evaluation_step(batch, "val")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log loss and accuracies over all validation images."""
+        self._log_evaluation("val")
 
     def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
         """Return loss and logits (N, K) of a test batch."""
-        return self._step(batch, "test")
+        return self._evaluation_step(batch, "test")
+
+    def on_test_epoch_end(self) -> None:
+        """Log loss and accuracies over all test images."""
+        self._log_evaluation("test")
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return class probabilities (N, K), float32."""
@@ -262,6 +290,7 @@ class Classifier(LightningModule):
     def configure_optimizers(self) -> Any:
         """Build the optimiser over what is not frozen, and the schedule over the length of the training."""
         optimizer = self.optimizer(parameter_groups(self.network, self.decay_norm_and_bias))
+        scale_learning_rate(optimizer, self.trainer, self.lr_batch_size)
         schedule = self.schedule or WarmupCosine()
         steps = steps_per_epoch(self.trainer)
         return {

@@ -1,4 +1,4 @@
-"""Which parameters are decayed, and which are trained at all."""
+"""Which parameters are decayed, which are trained at all, and the learning rate for the batch size."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from fnmatch import fnmatch
 from typing import Any
 
+from pytorch_lightning import Trainer
 from torch import nn
+from torch.optim import Optimizer
 
 from cbam_lightning.errors import UsageError
 from cbam_lightning.weights.loading import classifier_name
@@ -71,3 +73,36 @@ def freeze(network: nn.Module, pattern: str) -> list[nn.Module]:
 
 def _parameters(modules: Iterable[nn.Module]) -> Iterable[nn.Parameter]:
     return (parameter for module in modules for parameter in module.parameters())
+
+
+def global_batch_size(trainer: Trainer) -> int:
+    """Return the number of images behind one optimiser step, over all devices and accumulated batches.
+
+    Args:
+        trainer: With its data attached.
+
+    Raises:
+        UsageError: The data do not say how large their batches are.
+    """
+    data = getattr(trainer, "datamodule", None) or trainer.fit_loop._data_source.dataloader()
+    per_device = getattr(data, "device_batch_size", None) or getattr(data, "batch_size", None)
+    if not per_device:
+        message = "lr_batch_size needs data with a batch_size; set the learning rate itself instead."
+        raise UsageError(message)
+    return int(per_device) * trainer.world_size * trainer.accumulate_grad_batches
+
+
+def scale_learning_rate(optimizer: Optimizer, trainer: Trainer, lr_batch_size: int | None) -> None:
+    """Scale the learning rates to the global batch size, in proportion.
+
+    https://arxiv.org/abs/1706.02677, section 2.1.
+
+    Args:
+        optimizer: Its rates are meant for ``lr_batch_size``.
+        trainer: Knows the number of devices and the data.
+        lr_batch_size: Images a step; ``None`` leaves the rates alone.
+    """
+    if lr_batch_size is None:
+        return
+    for group in optimizer.param_groups:
+        group["lr"] *= global_batch_size(trainer) / lr_batch_size

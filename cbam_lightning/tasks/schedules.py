@@ -16,6 +16,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LRSchedulerCallable
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+from torch.utils.data import DistributedSampler
 
 from cbam_lightning.errors import UsageError
 
@@ -196,9 +197,11 @@ def steps_per_epoch(trainer: Trainer) -> int:
         divided by ``accumulate_grad_batches``.
     """
     loader = trainer.fit_loop._data_source.dataloader()
+    if isinstance(getattr(loader, "sampler", None), DistributedSampler):
+        batches: int = len(loader)  # of this process
     # the sampler that Lightning puts in gives each process ceil(M / world_size) samples
-    if getattr(loader, "drop_last", False):
-        batches: int = math.ceil(len(loader.sampler) / trainer.world_size) // loader.batch_size
+    elif getattr(loader, "drop_last", False):
+        batches = math.ceil(len(loader.sampler) / trainer.world_size) // loader.batch_size
     else:
         batches = math.ceil(len(loader) / trainer.world_size)
     limit = trainer.limit_train_batches

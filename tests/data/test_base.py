@@ -90,9 +90,9 @@ def test_reduced_precision_reaches_the_images():
 
 
 def test_shuffling_follows_the_global_seed_and_covers_full_batches():
-    data = FashionMNIST(batch_size=128)
     orders = []
     for seed in (0, 0, 1):
+        data = FashionMNIST(batch_size=128)
         torch.manual_seed(seed)
         orders.append(torch.cat([batch.indices for batch in data.train_dataloader()]).tolist())
     assert len(orders[0]) == len(set(orders[0])) == 9000 // 128 * 128
@@ -221,6 +221,7 @@ def test_bad_options_are_refused(options, message):
 
 COMMON = {
     "batch_size": 7,
+    "global_batch_size": 14,
     "num_workers": 1,
     "val_fraction": 0.25,
     "split_seed": 3,

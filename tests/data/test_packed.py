@@ -138,9 +138,9 @@ def test_a_whole_run_reads_it(tmp_path, encoding, num_workers):
 def test_training_is_random_and_follows_the_seed(tmp_path):
     write_image_folder(tmp_path / "pets")
     pack(ImageFolder("pets"), "packed", num_workers=1)
-    data = ImageFolder("packed", **SMALL)
     batches = []
     for seed in (0, 0, 1):
+        data = ImageFolder("packed", **SMALL)
         torch.manual_seed(seed)
         batches.append(next(iter(data.train_dataloader())))
     assert torch.equal(batches[0].images, batches[1].images)

@@ -10,7 +10,6 @@ from PIL import Image
 
 from cbam_lightning.data import ImageFolder, ImageNet, packed_dataset, packing, stores
 from cbam_lightning.data.packing import pack
-from cbam_lightning.data.shard_sampler import ShardSampler
 from cbam_lightning.data.stores import FolderStore, ObjectStore, cache_root, is_url
 from cbam_lightning.errors import UsageError
 from tests.data.generate import save_image, write_image_folder, write_imagenet
@@ -82,7 +81,6 @@ def test_worker_processes_fetch_every_shard_once(pets, bucket):
     bucket.add_folder(pets, "bucket/pets")
     data = ImageFolder("s3://bucket/pets", size_px=24, num_workers=2, batch_size=4)
     loader = data.train_dataloader()
-    assert isinstance(loader.sampler, ShardSampler)
     batches = list(loader)
     assert sorted(torch.cat([batch.indices for batch in batches]).tolist()) == list(range(24))
     assert not any(batch.bad for batch in batches)
@@ -90,9 +88,15 @@ def test_worker_processes_fetch_every_shard_once(pets, bucket):
     assert len(asked) == 2 * len(set(asked)) == 10  # for each, its length and its content
 
 
-def test_a_folder_is_shuffled_without_a_sampler_of_its_own(pets):
-    sampler = ImageFolder("packed", **SMALL).train_dataloader().sampler
-    assert isinstance(sampler, torch.utils.data.RandomSampler)
+def test_only_what_has_to_be_fetched_is_ordered_by_shards(pets, bucket):
+    bucket.add_folder(pets, "bucket/pets")
+    orders = []
+    for root in ("packed", "s3://bucket/pets"):
+        dataset = ImageFolder(root, **SMALL).train_set
+        orders.append(dataset.train_share(torch.Generator().manual_seed(0), 1, 0))
+    assert torch.equal(orders[0], torch.randperm(24, generator=torch.Generator().manual_seed(0)))
+    assert not torch.equal(orders[0], orders[1])
+    assert orders[1].sort().values.tolist() == list(range(24))
 
 
 def test_few_images_are_read_without_their_shards(pets, bucket, monkeypatch):

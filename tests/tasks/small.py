@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor
 from torch.optim import SGD
 from torch.utils.data import DataLoader
@@ -65,7 +65,7 @@ def trainer(*callbacks: Callback, **options: Any) -> Trainer:
         "accelerator": "cpu",
         "max_epochs": 1,
         "logger": False,
-        "enable_checkpointing": any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+        "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }

@@ -1,4 +1,4 @@
-"""Which parameters are decayed, and which are trained at all."""
+"""Which parameters are decayed, which are trained at all, and the learning rate for the batch size."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from torch.optim import SGD
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models import create_model
 from cbam_lightning.tasks.optimizers import freeze, parameter_groups
-from tests.tasks.small import classifier, differing, loader, snapshot, trainer
+from tests.tasks.small import batch, batches, classifier, differing, loader, snapshot, trainer
 
 
 def network(**options):
@@ -170,3 +170,21 @@ def test_a_network_without_linear_layer_can_be_frozen_by_pattern():
     freeze(network, "backbone")
     with pytest.raises(UsageError, match="every parameter is frozen"):
         parameter_groups(network, decay_norm_and_bias=True)
+
+
+@pytest.mark.parametrize(("accumulate", "expected"), [(1, 0.1 * 4 / 16), (3, 0.1 * 12 / 16)])
+def test_the_learning_rate_follows_the_global_batch(accumulate, expected):
+    module = classifier(lr_batch_size=16, optimizer=lambda params: SGD(params, lr=0.1))
+    trainer(accumulate_grad_batches=accumulate).fit(module, loader(12, batch_size=4))
+    assert module.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(expected)
+
+
+def test_a_batch_size_that_nobody_knows_is_an_error():
+    module = classifier(lr_batch_size=16)
+    with pytest.raises(UsageError, match="lr_batch_size needs data with a batch_size"):
+        trainer().fit(module, batches(batch(4)))
+
+
+def test_a_bad_lr_batch_size_is_refused():
+    with pytest.raises(UsageError, match="lr_batch_size is 0; allowed: 1 or more, or null"):
+        classifier(lr_batch_size=0)

@@ -10,6 +10,9 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, DistributedSampler
 
+from cbam_lightning.data.arrays import ArrayDataset
+from cbam_lightning.data.loader import BatchLoader
+from cbam_lightning.data.order import TrainOrder
 from cbam_lightning.errors import UsageError
 from cbam_lightning.tasks import Constant, MultiStep, TorchSchedule, WarmupCosine
 from cbam_lightning.tasks.schedules import max_epochs, steps_per_epoch
@@ -199,6 +202,19 @@ def test_steps_per_epoch_are_those_of_one_of_many_processes(num_processes, drop_
             accumulate_grad_batches=1,
         )
         assert steps_per_epoch(process) == len(share), count
+
+
+def test_steps_per_epoch_are_those_of_a_loader_that_deals_out_the_images_itself():
+    for count in (64, 100, 101):
+        images = ArrayDataset(torch.zeros(count, 1, 1, 1), torch.zeros(count, dtype=torch.int64))
+        share = BatchLoader(images, TrainOrder(images, 4, 0, num_replicas=8, rank=3), num_workers=0)
+        process = SimpleNamespace(
+            fit_loop=SimpleNamespace(_data_source=SimpleNamespace(dataloader=lambda share=share: share)),
+            world_size=8,
+            limit_train_batches=1.0,
+            accumulate_grad_batches=1,
+        )
+        assert steps_per_epoch(process) == len(list(share)) == count // 8 // 4
 
 
 @pytest.mark.parametrize(

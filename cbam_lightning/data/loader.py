@@ -1,0 +1,62 @@
+"""The loader of batches, which knows how far it has come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from cbam_lightning.data.batch import Batch, FileBatch, ImageDataset
+from cbam_lightning.data.order import BatchOrder
+
+
+class BatchLoader(DataLoader[Batch | FileBatch]):
+    """Reads the batches of an order, and can go on where another process stopped.
+
+    Nothing is read before the first batch is asked for: only then has Lightning told the order its epoch.
+
+    Args:
+        dataset: The images.
+        order: Which of them make up a batch.
+        num_workers: Processes that read; 0 reads in this one.
+    """
+
+    def __init__(self, dataset: ImageDataset, order: BatchOrder, num_workers: int) -> None:
+        super().__init__(
+            dataset,
+            batch_size=None,  # the order gives whole batches
+            sampler=order,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=collated_already,
+        )
+        self.order = order
+        self._epoch, self._batches = order.epoch, 0
+        self._resumes = False
+
+    def __iter__(self) -> Iterator[Batch | FileBatch]:  # type: ignore[override]
+        epoch = self.order.epoch
+        if not (self._resumes and epoch == self._epoch):
+            self._batches = 0
+        self._epoch, self.order.first_batch, self._resumes = epoch, self._batches, False
+        for batch in super().__iter__():
+            self._batches += 1
+            yield batch
+        self.order.set_epoch(epoch + 1)  # for a plain loop; Lightning sets it itself
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the epoch and how many of its batches were handed out."""
+        return {"epoch": self._epoch, "batches": self._batches}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on, in the next pass, after the batches that were handed out, if that pass is the same epoch."""
+        self._epoch, self._batches, self._resumes = state_dict["epoch"], state_dict["batches"], True
+        self.order.set_epoch(self._epoch)
+
+
+def collated_already(batch: Any) -> Any:
+    """Pass on what ``ImageDataset.__getitems__`` returned; a function, because workers must pickle it."""
+    return batch

@@ -1,0 +1,95 @@
+"""Which images make up the batches of an epoch, on one of several devices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from torch.utils.data import DistributedSampler
+
+from cbam_lightning.data.batch import Draw, ImageDataset
+from cbam_lightning.errors import UsageError
+from cbam_lightning.seeding import Stream, derive_seed, image_seeds
+
+
+class BatchOrder(DistributedSampler[Any]):
+    """The batches of an epoch in their order; a ``DistributedSampler``, which Lightning leaves in place.
+
+    Args:
+        dataset: The images.
+        batch_size: Images in a batch of this device.
+        num_replicas: Number of devices.
+        rank: Which of them this is.
+
+    Attributes:
+        first_batch: The batch to begin the next pass with, when a training is resumed in mid-epoch.
+    """
+
+    def __init__(self, dataset: ImageDataset, batch_size: int, num_replicas: int = 1, rank: int = 0) -> None:
+        super().__init__(cast(Any, dataset), num_replicas, rank, shuffle=False)
+        self.images = dataset
+        self.batch_size = batch_size
+        self.first_batch = 0
+
+
+class EvalOrder(BatchOrder):
+    """All images, each exactly once, in turns over the devices.
+
+    Every device gets as many batches, since they wait for each other at each; the last ones may be smaller,
+    or empty.
+    """
+
+    def __len__(self) -> int:
+        longest = -(-len(self.images) // self.num_replicas)
+        return -(-longest // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        own = range(self.rank, len(self.images), self.num_replicas)
+        for batch in range(self.first_batch, len(self)):
+            yield list(own[batch * self.batch_size :][: self.batch_size])
+
+
+class TrainOrder(BatchOrder):
+    """Another random order every epoch, of which the devices take turns, so that they share global batches.
+
+    The order, and the seed that each image is augmented with, follow from the run's seed and the epoch: a
+    batch of 2N on one device holds what two batches of N on two devices hold. What does not fill a batch is
+    left out, unless there is only one batch.
+
+    Args:
+        dataset: The images.
+        batch_size: Images in a batch of this device.
+        seed: Of the run.
+        num_replicas: Number of devices.
+        rank: Which of them this is.
+
+    Raises:
+        UsageError: There are fewer images than devices.
+    """
+
+    def __init__(
+        self, dataset: ImageDataset, batch_size: int, seed: int, num_replicas: int = 1, rank: int = 0
+    ) -> None:
+        super().__init__(dataset, batch_size, num_replicas, rank)
+        if len(dataset) < num_replicas:
+            message = f"{len(dataset)} images cannot be trained on with {num_replicas} devices; use fewer."
+            raise UsageError(message)
+        self.run_seed = seed
+
+    @property
+    def num_images(self) -> int:
+        """Images that this device sees in an epoch."""
+        share = len(self.images) // self.num_replicas
+        return share // self.batch_size * self.batch_size or share
+
+    def __len__(self) -> int:
+        return -(-self.num_images // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        generator = torch.Generator().manual_seed(derive_seed(Stream.ORDER, self.run_seed, self.epoch))
+        share = self.images.train_share(generator, self.num_replicas, self.rank)[: self.num_images].numpy()
+        base = derive_seed(Stream.IMAGES, self.run_seed, self.epoch)
+        for start in range(self.first_batch * self.batch_size, len(share), self.batch_size):
+            indices = share[start : start + self.batch_size]
+            yield list(map(Draw, indices.tolist(), image_seeds(base, indices).tolist()))

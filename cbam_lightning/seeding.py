@@ -1,0 +1,78 @@
+"""Random numbers that are a function of the run's seed and of the place in the training.
+
+Nothing of a generator's state has to be saved: whoever comes to a place again, from a checkpoint, with other
+worker processes or on other devices, draws the same numbers there.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+
+class Stream(IntEnum):
+    """What random numbers are for, so that no two uses draw the same."""
+
+    ORDER = 0  # of the images of an epoch
+    IMAGES = 1  # cropping and flipping
+    MIXING = 2  # mixup and cutmix
+    STEP = 3  # the rest of a training step, such as dropout
+
+
+def run_seed() -> int:
+    """Return the seed of the run: that of ``seed_everything``, else torch's own, which differs every time."""
+    given = os.environ.get("PL_GLOBAL_SEED")  # Lightning's name
+    return torch.initial_seed() if given is None else int(given)
+
+
+def derive_seed(stream: Stream, *place: int) -> int:
+    """Return a seed in [0, 2^63) for a place, independent of that of any other place.
+
+    Args:
+        stream: What the numbers are for.
+        *place: Such as the run's seed, the epoch, the batch and the device; 0 or more each.
+    """
+    return int(np.random.SeedSequence((*place, stream)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def image_seeds(base: int, indices: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Return a seed for each image of a data set, whatever batch and device it comes to.
+
+    Output number i of SplitMix64 (https://doi.org/10.1145/2714064.2660195, figure 17), which costs no memory
+    for images that are not asked for.
+
+    Args:
+        base: Seed of the epoch, in [0, 2^64).
+        indices: (N,), positions in the data set.
+
+    Returns:
+        (N,), every bit of it random.
+    """
+    state = np.uint64(base) + (indices.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
+
+
+def seed_all(seed: int) -> None:
+    """Seed the global generators of Python, NumPy and torch, on all devices."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - transforms and layers of users draw from it
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def spared_generator() -> Iterator[torch.Generator]:
+    """Lend torch's global CPU generator for seeding, and set it back afterwards."""
+    state = torch.get_rng_state()
+    try:
+        yield torch.default_generator
+    finally:
+        torch.set_rng_state(state)

@@ -1,0 +1,67 @@
+import random
+
+import numpy as np
+import torch
+
+from cbam_lightning.seeding import Stream, derive_seed, image_seeds, run_seed, seed_all, spared_generator
+
+
+def splitmix64(state, count):
+    """The published generator, literally: https://prng.di.unimi.it/splitmix64.c."""
+    mask, numbers = 2**64 - 1, []
+    for _ in range(count):
+        state = (state + 0x9E3779B97F4A7C15) & mask
+        z = state
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+        numbers.append(z ^ (z >> 31))
+    return numbers
+
+
+def test_image_seeds_are_splitmix64s_numbers_in_any_order():
+    # the first output for seed 1234567 is published with the reference implementation's tests
+    assert splitmix64(1234567, 1) == [6457827717110365317]
+    for base in (0, 1234567, 2**64 - 1):
+        expected = splitmix64(base, 100)
+        asked = np.array([99, 0, 7, 7])
+        assert image_seeds(base, asked).tolist() == [expected[i] for i in asked]
+
+
+def test_every_bit_of_the_seeds_is_even():
+    seeds = image_seeds(derive_seed(Stream.IMAGES, 0, 3), np.arange(100_000))
+    shares = [(seeds >> np.uint64(bit) & np.uint64(1)).mean() for bit in range(64)]
+    assert max(abs(share - 0.5) for share in shares) < 0.01  # six standard errors of 0.0016
+
+
+def test_places_and_streams_have_seeds_of_their_own():
+    places = [(seed, epoch, batch) for seed in range(4) for epoch in range(4) for batch in range(4)]
+    seeds = {derive_seed(stream, *place) for place in places for stream in Stream}
+    assert len(seeds) == len(places) * len(Stream)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert derive_seed(Stream.STEP, 1, 2) == derive_seed(Stream.STEP, 1, 2)
+
+
+def test_the_seed_is_the_runs_or_torchs_own(monkeypatch):
+    torch.manual_seed(17)
+    assert run_seed() == 17
+    monkeypatch.setenv("PL_GLOBAL_SEED", "5")
+    assert run_seed() == 5
+
+
+def test_all_generators_are_seeded():
+    drawn = []
+    for _ in range(2):
+        seed_all(2**62 + 1)
+        drawn.append((random.random(), float(np.random.rand()), float(torch.rand(()))))  # noqa: NPY002
+    assert drawn[0] == drawn[1]
+
+
+def test_the_global_generator_is_set_back():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    with spared_generator() as generator:
+        generator.manual_seed(7)
+        inside = torch.rand(1)
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(inside, torch.rand(1, generator=torch.Generator().manual_seed(7)))
