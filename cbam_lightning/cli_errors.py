@@ -17,7 +17,7 @@ import yaml
 
 _OPTION = re.compile(r"Option '([^']+)' is not accepted")
 _UNKNOWN_KEY = re.compile(r"does not accept option '([^']+)'")
-_UNRECOGNIZED = re.compile(r"unrecognized arguments: (.+)")
+_UNRECOGNIZED = re.compile(r"unrecognized arguments: (.*)")
 _CLASS_NAME = re.compile(r"Expected a dot import path string: (\S+)")
 _TYPE = re.compile(r"Expected an? (.+?)\. Got value: (.+)")
 _TYPES = re.compile(r"Expected an? (.+)$", re.MULTILINE)
@@ -43,7 +43,7 @@ def explain(message: str, options: Iterable[str], configs: Iterable[str | Path] 
     if found := _UNKNOWN_KEY.search(message):
         return f"unknown option {found[1]!r}.{_closest(found[1], options)}"
     if found := _UNRECOGNIZED.search(message):
-        given = found[1].split()[0].split("=")[0]
+        given = found[1].partition(" ")[0].split("=")[0]
         return f"unknown option {given!r}.{_closest(given.lstrip('-'), options, '--')}"
     if found := _CLASS_NAME.search(message):
         return f"--{key} is {found[1]!r}, which is no known class.{_classes(key, found[1], message)}"
@@ -55,7 +55,7 @@ def explain(message: str, options: Iterable[str], configs: Iterable[str | Path] 
         allowed = " or ".join(dict.fromkeys(_plain(t) for t in types))
         return f"--{key} is {found[1]!r}; allowed: {allowed}."
     if message.startswith("Problems parsing config"):
-        return _broken_yaml(configs) or _one_line(message)
+        return broken_yaml(configs) or _one_line(message)
     if "arguments are required" in message:
         return re.sub(r"\b(fit|validate|test|predict)\.", "--", _one_line(message)) + "."
     return _one_line(message)
@@ -126,12 +126,15 @@ def _subclasses(base: type | None) -> set[str]:
     return own.union(*(_subclasses(c) for c in children))
 
 
-def _broken_yaml(configs: Iterable[str | Path]) -> str | None:
+def broken_yaml(configs: Iterable[str | Path]) -> str | None:
+    """Say what is wrong with the first of these files that is no YAML; ``None`` if there is no such file."""
     for path in configs:
         try:
             yaml.safe_load(Path(path).read_text())
         except yaml.YAMLError as error:
             return f"{path} is no valid YAML: {_one_line(str(error))}."
+        except RecursionError:
+            return f"{path} cannot be read: its values stand too deep in others."
         except (OSError, UnicodeDecodeError) as error:
             return f"{path} cannot be read: {error}."
     return None

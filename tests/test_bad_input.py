@@ -31,6 +31,7 @@ def one_line(capsys):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
+        (f"fit {SMALL} ''", ["unknown option ''"]),
         ("tets", ["unknown command 'tets'", "Did you mean 'test'"]),
         ("--bogus", ["--bogus"]),
         ("weights", ["action"]),

@@ -52,11 +52,7 @@ def decode_image(data: bytes, channels: Literal[1, 3]) -> Tensor:
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as file:
-            if max(file.size) > MAX_ASPECT_RATIO * min(file.size):
-                message = (
-                    f"{file.width} x {file.height} pixels, one side over {MAX_ASPECT_RATIO} times the other"
-                )
-                raise UndecodableError(message)
+            check_aspect_ratio(*file.size)
             if file.format == "JPEG" and file.mode in _TORCHVISION_JPEG_MODES:
                 return _decode_jpeg(data, channels)
             pixels = _to_uint8(ImageOps.exif_transpose(file), channels)
@@ -69,6 +65,17 @@ def decode_image(data: bytes, channels: Literal[1, 3]) -> Tensor:
     except Exception as error:
         raise UndecodableError(" ".join(str(error).split()) or type(error).__name__) from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def check_aspect_ratio(width: int, height: int) -> None:
+    """Refuse an image that is as good as a line.
+
+    Raises:
+        UndecodableError: One side is over 100 times the other.
+    """
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        message = f"{width} x {height} pixels, one side over {MAX_ASPECT_RATIO} times the other"
+        raise UndecodableError(message)
 
 
 def _decode_jpeg(data: bytes, channels: Literal[1, 3]) -> Tensor:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from cbam_lightning.errors import UsageError
 
 UINT8_CODE = 0x08
+MAX_BYTES = 1 << 30  # of an array; the largest of these sets, EMNIST ByClass, has 638,000,000
 
 
 def read_idx(path: Path, num_axes: int) -> NDArray[np.uint8]:
@@ -31,7 +32,7 @@ def read_idx(path: Path, num_axes: int) -> NDArray[np.uint8]:
         uint8 array with ``num_axes`` axes.
 
     Raises:
-        UsageError: The file is not such an array, or is not complete.
+        UsageError: The file is not such an array, is not complete, or has more than ``MAX_BYTES``.
     """
     opener = gzip.open if path.suffix == ".gz" else open
     try:
@@ -65,7 +66,11 @@ def _shape(path: Path, header: bytes, num_axes: int) -> tuple[int, ...]:
         raise _damaged(path, f"it starts with 0x{header[:4].hex()}, not with the magic 0x{magic.hex()}")
     if len(header) != 4 + 4 * num_axes:
         raise _damaged(path, f"it ends within its header of {4 + 4 * num_axes} bytes")
-    return struct.unpack(f">{num_axes}I", header[4:])
+    shape: tuple[int, ...] = struct.unpack(f">{num_axes}I", header[4:])
+    if math.prod(max(1, length) for length in shape) > MAX_BYTES:
+        announced = " x ".join(map(str, shape))
+        raise _damaged(path, f"its header announces {announced} bytes, more than {MAX_BYTES}")
+    return shape
 
 
 def _damaged(path: Path, problem: str) -> UsageError:

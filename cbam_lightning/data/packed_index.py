@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cbam_lightning.data.folders import PARTS
-from cbam_lightning.data.shards import DATA_FORMATS, Encoding, damaged_index
+from cbam_lightning.data.shards import DATA_FORMATS, INDEX_ERRORS, Encoding, damaged_index
 
 PACKED_INDEX = "packed-index.json"
 FORMAT = 1
+
+MAX_NAME_BYTES = 4096  # Linux's PATH_MAX; all names are kept in the space of the longest
 
 
 @dataclass(frozen=True)
@@ -76,12 +79,13 @@ class PackedIndex:
             parts = {name: _part(part) for name, part in fields.pop("parts").items()}
             index = cls(**fields | {"classes": tuple(fields["classes"])}, parts=parts)
             known = index.encoding in DATA_FORMATS and set(parts) <= {"", *PARTS}
-            known = known and isinstance(index.shorter_side_px, int)
+            known = known and isinstance(index.shorter_side_px, int) and isinstance(index.name, str)
+            known = known and all(isinstance(name, str) for name in index.classes)
             whole = known and all(_is_whole(part, index.classes) for part in parts.values())
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except INDEX_ERRORS as error:
             raise damaged_index(where, "it is no index of packed images") from error
         if version != FORMAT:
-            raise damaged_index(where, f"its format is {version!r}, where this version reads {FORMAT}")
+            raise damaged_index(where, f"its format is {version!r:.80}, where this version reads {FORMAT}")
         if not whole:
             raise damaged_index(where, "its lists do not fit each other")
         return index
@@ -123,4 +127,5 @@ def _part(fields: dict[str, Any]) -> PackedPart:
 
 def _is_whole(part: PackedPart, classes: tuple[str, ...]) -> bool:
     part.labels(classes)  # a KeyError for a class that is not listed
-    return sorted(part.order) == list(range(len(part.names)))
+    fits = sorted(part.order) == list(range(len(part.names))) and all(type(p) is int for p in part.order)
+    return fits and all(len(os.fsencode(name)) <= MAX_NAME_BYTES for name in part.names)

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from cbam_lightning.data.decoding import UndecodableError, decode_image
+from cbam_lightning.data.decoding import UndecodableError, check_aspect_ratio, decode_image
 from cbam_lightning.errors import UsageError
 
 Encoding = Literal["raw", "jpeg"]
@@ -38,6 +38,9 @@ _PLAIN = {
     "encryption": None,
     "item_loader": "PyTreeLoader",
 }
+
+# What JSON of another form raises when it is read as an index; a number may be Infinity.
+INDEX_ERRORS = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 # A name from a stranger's index, which is joined to a path.
 _SHARD_NAME = re.compile(r"chunk-\d+-\d+\.bin")
@@ -83,16 +86,16 @@ def read_index(content: bytes, encoding: Encoding, where: str) -> list[ShardInfo
         shards = [ShardInfo(str(c["filename"]), int(c["chunk_size"]), int(c["chunk_bytes"])) for c in chunks]
         data_format = config["data_format"]
         unusual = [name for name, value in _PLAIN.items() if config.get(name) != value]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except INDEX_ERRORS as error:
         raise damaged_index(where, "it is no index of LitData") from error
     if data_format != DATA_FORMATS[encoding]:
-        problem = f"its items are {data_format}, not {DATA_FORMATS[encoding]}; nothing of them was read"
+        problem = f"its items are {data_format!r:.80}, not {DATA_FORMATS[encoding]}; nothing of them was read"
         raise damaged_index(where, problem)
     if unusual:
         raise damaged_index(where, f"it was not written by `data pack`, which sets no {', '.join(unusual)}")
     for shard in shards:
         if not _SHARD_NAME.fullmatch(shard.name) or shard.num_images < 1:
-            raise damaged_index(where, f"{shard.name!r} with {shard.num_images} images is no shard")
+            raise damaged_index(where, f"{shard.name!r:.80} with {shard.num_images} images is no shard")
     return shards
 
 
@@ -168,7 +171,7 @@ def decode(image: Tensor, encoding: Encoding, channels: Literal[1, 3]) -> Tensor
         uint8 (C, H, W).
 
     Raises:
-        UndecodableError: It is damaged.
+        UndecodableError: It is damaged, or one side is over 100 times the other.
     """
     if encoding == "jpeg":
         return decode_image(_to_bytes(image), channels)
@@ -179,6 +182,7 @@ def decode(image: Tensor, encoding: Encoding, channels: Literal[1, 3]) -> Tensor
         if (dtype, axes, depth) == (_UINT8, 3, 3) and len(image) == len(header) + 3 * num_pixels > len(
             header
         ):
+            check_aspect_ratio(width, height)
             pixels = image[len(header) :].view(height, width, 3).permute(2, 0, 1)
             return pixels if channels == 3 else _to_grey(pixels)
     message = "its shape is damaged"

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+import torch
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from cbam_lightning.errors import UsageError
 from cbam_lightning.weights.files import atomic_write
 from cbam_lightning.weights.header import Header
-from cbam_lightning.weights.unpickle import existing_file, read_pickle
+from cbam_lightning.weights.unpickle import existing_file, read_pickle, unreadable
 
 # Where the Lightning module keeps the network, and so the prefix of its keys in a `.ckpt`.
 NETWORK_PREFIX = "network."
@@ -26,6 +27,9 @@ NETWORK_PREFIX = "network."
 PROVENANCE_KEY = "cbam_lightning"
 # Where others keep the network in a file, the moving average of training (EMA) before the raw values.
 _CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+# What the values of a network can be; other types lack operations that loading and saving need.
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_DTYPES = (*_FLOATS, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,9 @@ def read_training_state(path: str | Path) -> dict[str, Any]:
         message = f"{path} is not a Lightning checkpoint: it has no state_dict."
         raise UsageError(message)
     for name in ("hyper_parameters", PROVENANCE_KEY):
-        if not isinstance(state.get(name, {}), dict):
-            message = f"{path} is not a checkpoint of ours: its {name} should be a dictionary."
+        values = state.get(name, {})
+        if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+            message = f"{path} is not a checkpoint of ours: its {name} should be a dictionary of names."
             raise UsageError(message)
     return state
 
@@ -70,16 +75,47 @@ def _from_training_state(path: Path) -> Checkpoint:
         for key, value in state["state_dict"].items()
         if isinstance(key, str) and key.startswith(NETWORK_PREFIX) and isinstance(value, Tensor)
     }
-    return Checkpoint(Header.from_dict(values, str(path)), network)
+    return Checkpoint(Header.from_dict(values, str(path)), _checked(network, path))
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, str] | None, dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
-            return file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        message = f"{path} cannot be read as a safetensors file; it is truncated or damaged ({error})."
-        raise UsageError(message) from None
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            metadata = file.metadata()
+    except OSError:
+        raise
+    except Exception as error:  # SafetensorError, and what torch raises for shapes that it cannot have
+        raise unreadable(path, "safetensors file", error) from None
+    return metadata, _checked(tensors, path)
+
+
+def _checked(state: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
+    """Return a state dict of nothing but names and numbers, whoever wrote it.
+
+    Raises:
+        UsageError: A key is no printable text, or a value no tensor of numbers that stand in the file.
+    """
+    checked = {}
+    for key, value in state.items():
+        if not isinstance(key, str) or not key.isprintable():
+            message = f"{path} is no state dict: one of its keys is no name."
+            raise UsageError(message)
+        # a tensor, too, may bring attributes in place of its methods, which its copy lacks
+        tensor = Tensor.detach(value) if isinstance(value, Tensor) else None
+        if tensor is None or not _is_whole(tensor):
+            message = f"{path} is no state dict: {key!r:.80} is a {type(value).__name__}, not a tensor"
+            raise UsageError(f"{message}." if tensor is None else f"{message} of numbers that are all there.")
+        checked[key] = tensor
+    return checked
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    """Tell whether a tensor is a plain array, of which memory holds every element."""
+    if tensor.is_nested or tensor.layout != torch.strided or tensor.dtype not in _DTYPES:
+        return False
+    needed = tensor.numel() * tensor.element_size()
+    return tensor.device.type == "cpu" and needed <= tensor.untyped_storage().nbytes()
 
 
 def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -106,21 +142,18 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
         raise UsageError(message)
     container = next((name for name in _CONTAINERS if isinstance(content.get(name), dict)), None)
     state = content[container] if container else content
-    for key, value in state.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            message = f"{path} is no state dict: {key!r:.80} is a {type(value).__name__}, not a tensor."
-            raise UsageError(message)
     if not state:
         message = f"{path} is no state dict: it holds no tensor."
         raise UsageError(message)
     extras = {key: _plain(value) for key, value in content.items()} if container else {}
     kept = {key: value for key, value in extras.items() if isinstance(value, (str, int, float))}
-    return dict(state), {**kept, "averaged": str(container).endswith("_ema")}
+    return _checked(state, path), {**kept, "averaged": str(container).endswith("_ema")}
 
 
 def _plain(value: Any) -> Any:
     # a training script of old saves its accuracy as a tensor of one element
-    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    value = Tensor.detach(value) if isinstance(value, Tensor) else value
+    return value.item() if isinstance(value, Tensor) and _is_whole(value) and value.numel() == 1 else value
 
 
 def _from_safetensors(path: Path) -> Checkpoint:
@@ -159,7 +192,9 @@ def save_checkpoint(path: str | Path, state_dict: Mapping[str, Tensor], header: 
     if Path(path).suffix != ".safetensors":
         message = f"{path} should end in .safetensors, the format of a shared checkpoint."
         raise UsageError(message)
-    tensors = {key: value.detach().cpu().contiguous() for key, value in state_dict.items()}
+    # copied, since the format does not hold one tensor under two names
+    copy = torch.contiguous_format
+    tensors = {key: value.detach().cpu().clone(memory_format=copy) for key, value in state_dict.items()}
     data = save(tensors, metadata=header.to_metadata())
     with atomic_write(path) as file:
         file.write(data)

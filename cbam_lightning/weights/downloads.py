@@ -16,6 +16,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from cbam_lightning import __version__
+from cbam_lightning.weights.header import printable
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_S = 60  # without a single byte
@@ -70,13 +71,14 @@ def fetch(url: str, sha256: str, destination: str | Path) -> Path:
 def _download(url: str, part: Path) -> None:
     try:
         _append(url, part)
-    except (OSError, http.client.HTTPException) as error:
+    # the last two: an address, also one that a server sends us to, or a length that is none
+    except (OSError, http.client.HTTPException, ValueError, OverflowError) as error:
         if (
             isinstance(error, urllib.error.HTTPError)
             and error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
         ):
             return  # nothing is left to fetch; whether it is the right file, the hash will tell
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        reason = printable(" ".join(str(error).split())).rstrip(".") or type(error).__name__
         kept = part.stat().st_size if part.is_file() else 0
         resume = f"; {kept} bytes are kept in {part}, run it again to go on" if kept else ""
         message = f"could not download {url}: {reason}{resume}."

@@ -12,6 +12,11 @@ from cbam_lightning.errors import UsageError
 METADATA_KEY = "cbam_lightning"
 FORMAT_VERSION = 1
 
+# Of one field, in all its lists and dictionaries: far more than any network's options, and less than what
+# makes a hostile file's few bytes, which may mean one list a million times, long to write.
+_MAX_ITEMS = 500
+_MAX_INTEGER = 1 << 63
+
 _Rule = tuple[type, ...]
 _RULES: dict[str, _Rule] = {
     "network": (str,),
@@ -91,9 +96,8 @@ class Header:
             raise UsageError(message)
         known = {f.name for f in fields(cls)}
         given = {name: value for name, value in values.items() if name in known}
-        given |= {
-            name: {} for name in ("network_options", "attention_options", "metrics") if not given.get(name)
-        }
+        optional = ("network_options", "attention_options", "metrics")
+        given |= {name: {} for name in optional if given.get(name) is None}
         _check_types(given, source)
         for name, length in (("class_names", "num_classes"), ("mean", "in_channels"), ("std", "in_channels")):
             if given.get(name) is not None:
@@ -140,17 +144,45 @@ class Header:
             if isinstance(value, tuple):
                 shown = ", ".join(str(v) for v in value[:10])
                 text = shown + (f", … ({len(value)} in all)" if len(value) > 10 else "")
-            # the text may come from anyone, and a terminal obeys escape sequences
-            safe = "".join(c if c.isprintable() else "?" for c in text)
-            lines.append(f"{name:<18}{safe}")
+            lines.append(f"{name:<18}{printable(text)}")
         return "\n".join(lines)
+
+
+def printable(text: str) -> str:
+    """Replace control characters: the text may come from anyone, and a terminal obeys escape sequences."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _check_types(values: Mapping[str, Any], source: str) -> None:
     for name, value in values.items():
+        problem = None
         if not isinstance(value, _RULES[name]) or (isinstance(value, bool) and bool not in _RULES[name]):
-            message = f"{source} has a damaged header: {name} is {value!r:.80}."
+            problem = f"of type {type(value).__name__}"
+        elif isinstance(value, (dict, int)) and not _is_plain(value):
+            problem = "more than a few plain values"
+        if problem:
+            message = f"{source} has a damaged header: {name} is {problem}."
             raise UsageError(message)
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether a short JSON text can hold a value."""
+    waiting, count = [value], 0
+    while waiting and count <= _MAX_ITEMS:
+        item = waiting.pop()
+        count += 1
+        if isinstance(item, dict):
+            waiting += item.values()
+            if not all(isinstance(key, str) for key in item):
+                return False
+        elif isinstance(item, (list, tuple)):
+            waiting += item
+        elif isinstance(item, int):
+            if abs(item) >= _MAX_INTEGER:
+                return False
+        elif not isinstance(item, (str, float, type(None))):
+            return False
+    return not waiting
 
 
 def _check_items(name: str, items: Collection[Any], length: int, source: str) -> None:

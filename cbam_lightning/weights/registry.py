@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass, field, fields
+import sys
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ class Entry:
         url: Where the file is downloaded from.
 
     Raises:
-        UsageError: A value is not as described.
+        UsageError: A value is not as described, or a text has control characters.
     """
 
     name: str
@@ -51,15 +52,15 @@ class Entry:
 
     def __post_init__(self) -> None:
         rules = {
-            "name": re.fullmatch(r"[A-Za-z0-9_-]+", str(self.name)),
-            "sha256": re.fullmatch(r"[0-9a-f]{64}", str(self.sha256)),
-            "num_bytes": isinstance(self.num_bytes, int) and self.num_bytes > 0,
+            "name": _matches(r"[A-Za-z0-9_-]+", self.name),
+            "sha256": _matches(r"[0-9a-f]{64}", self.sha256),
+            "num_bytes": isinstance(self.num_bytes, int) and 0 < self.num_bytes < 1 << 63,
             "metrics": isinstance(self.metrics, dict)
-            and all(isinstance(number, (int, float)) and number >= 0 for number in self.metrics.values()),
-            "file": self.file is None or re.fullmatch(r"[^/\\]+\.safetensors", str(self.file)),
-            "url": self.url is None or re.match(r"https?://", str(self.url)),
+            and all(_matches(".+", key) and _is_number(number) for key, number in self.metrics.items()),
+            "file": self.file is None or _matches(r"[^/\\]+\.safetensors", self.file),
+            "url": self.url is None or _matches(r"https?://[!-~]+", self.url),
             "file or url": (self.file is None) != (self.url is None),
-            **{name: isinstance(getattr(self, name), str) for name in ("licence", "dataset", "command")},
+            **{name: _matches(".*", getattr(self, name)) for name in ("licence", "dataset", "command")},
         }
         wrong = [name for name, fits in rules.items() if not fits]
         if wrong:
@@ -84,12 +85,36 @@ class Entry:
         return ", ".join(f"{name}={value:.4f}" for name, value in self.metrics.items()) or "not measured"
 
 
+def _matches(pattern: str, value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable() and re.fullmatch(pattern, value) is not None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and 0 <= value <= sys.float_info.max
+
+
+def _read_table() -> list[dict[str, Any]]:
+    try:
+        table = json.loads(TABLE.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        message = f"{TABLE} is no table of checkpoints ({error}); install the package again."
+        raise UsageError(message) from None
+    if not isinstance(table, list) or not all(isinstance(values, dict) for values in table):
+        message = f"{TABLE} is no table of checkpoints: it should be a list of objects."
+        raise UsageError(message)
+    return table
+
+
 def _entries() -> dict[str, Entry]:
     known = {f.name for f in fields(Entry)}
+    required = {f.name for f in fields(Entry) if (f.default, f.default_factory) == (MISSING, MISSING)}
     entries: dict[str, Entry] = {}
-    for values in json.loads(TABLE.read_text(encoding="utf-8")):
+    for values in _read_table():
         if unknown := sorted(set(values) - known):
             raise unknown_name(kind=f"field in {TABLE}", given=unknown[0], allowed=known)
+        if missing := sorted(required - set(values)):
+            message = f"{TABLE} has a checkpoint without {', '.join(missing)}."
+            raise UsageError(message)
         entry = Entry(**values)
         if entry.name in entries:
             message = f"{TABLE} has two checkpoints named {entry.name}."

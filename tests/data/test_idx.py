@@ -36,6 +36,11 @@ def test_writes_the_format_reproducibly(tmp_path):
         (PLAIN[:10], "ends within its header of 16 bytes"),
         (PLAIN[:-5], "header announces 2 x 3 x 4 bytes, but 19 follow"),
         (PLAIN + b"x", "but more follow"),
+        (
+            PLAIN[:4] + b"\xff" * 12,
+            "announces 4294967295 x 4294967295 x 4294967295 bytes, more than 1073741824",
+        ),
+        (PLAIN[:4] + bytes(4) + b"\xff" * 8, "announces 0 x 4294967295 x 4294967295 bytes, more than"),
     ],
 )
 @pytest.mark.parametrize("name", ["images", "images.gz"])

@@ -112,6 +112,13 @@ def test_a_shape_that_does_not_fit_is_told(header):
         decode(torch.frombuffer(content, dtype=torch.uint8), "raw", 3)
 
 
+@pytest.mark.parametrize("shape", [(1, 101, 3), (101, 1, 3)])
+def test_a_line_is_refused_like_that_of_a_file(shape):
+    values = torch.frombuffer(bytearray(raw(np.zeros(shape, dtype=np.uint8))), dtype=torch.uint8)
+    with pytest.raises(UndecodableError, match="one side over 100 times the other"):
+        decode(values, "raw", 3)
+
+
 @pytest.mark.parametrize("length", [0, 5, 20])
 def test_an_image_that_is_too_short_is_told(length):
     values = torch.zeros(length, dtype=torch.uint8)
@@ -142,6 +149,9 @@ def test_a_plain_index_is_read():
     [
         (b"", "it is no index of LitData"),
         (b"[1, 2]", "it is no index of LitData"),
+        (b"[" * 100_000, "it is no index of LitData"),
+        (index(chunk_bytes=float("inf")), "it is no index of LitData"),
+        (index(data_format="\x1b[31m"), r"its items are '\\x1b\[31m', not"),
         (b'{"chunks": [{}], "config": {}}', "it is no index of LitData"),
         (index(data_format=["pickle", "int"]), r"its items are \['pickle', 'int'\], not \['tensor', 'int'\]"),
         (index(data_format=["tensor", "pickle"]), "nothing of them was read"),

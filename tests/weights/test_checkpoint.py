@@ -1,8 +1,10 @@
 """Reading and writing checkpoint files, hostile and damaged ones included."""
 
+import json
 import os
 import pickle
 import random
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -12,7 +14,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from cbam_lightning.errors import UsageError
-from cbam_lightning.weights import Header, load_checkpoint, read_training_state, save_checkpoint
+from cbam_lightning.weights import (
+    Header,
+    load_checkpoint,
+    read_state_dict,
+    read_training_state,
+    save_checkpoint,
+)
 
 # torch has its say on pickles of other protocols than its own
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol:UserWarning")
@@ -277,3 +285,79 @@ def test_a_shared_file_of_others_is_refused(tmp_path):
     assert "has no cbam_lightning header" in refusal(tmp_path / "theirs.safetensors")
     save_file(VALUES, tmp_path / "theirs.safetensors", metadata={"cbam_lightning": "{]"})
     assert "has a damaged header" in refusal(tmp_path / "theirs.safetensors")
+
+
+def test_a_tensor_under_two_names_is_written_twice(tmp_path):
+    save_checkpoint(tmp_path / "x.safetensors", {"a": VALUES["fc.bias"], "b": VALUES["fc.bias"]}, HEADER)
+    assert_same_bits(
+        load_checkpoint(tmp_path / "x.safetensors").state_dict, dict.fromkeys("ab", VALUES["fc.bias"])
+    )
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.eye(3).to_sparse(),
+        lambda: torch.eye(3).to_sparse_csr(),
+        lambda: torch.empty(3, device="meta"),
+        lambda: torch.ones(3, dtype=torch.complex128),
+        lambda: torch.zeros(1).expand(10**6, 10**6),
+        lambda: torch.nested.nested_tensor([torch.ones(3), torch.ones(2)]),
+    ],
+    ids=["sparse", "csr", "meta", "complex", "expanded", "nested"],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_a_tensor_that_is_no_array_in_the_file_is_refused(ckpt, make):
+    torch.save(training_state(state_dict={"network.fc.weight": make()}), ckpt)
+    assert "'fc.weight' is a Tensor, not a tensor of numbers that are all there" in refusal(ckpt)
+    torch.save({"fc.weight": make()}, ckpt)
+    with pytest.raises(UsageError, match="not a tensor of numbers that are all there"):
+        read_state_dict(ckpt)
+
+
+class _Dictionary(dict):
+    """Unpickling this makes an OrderedDict with attributes in place of its methods."""
+
+    def __reduce__(self):
+        return OrderedDict, (), dict.fromkeys(("items", "get", "keys"), 5), None, iter(self.items())
+
+
+def test_attributes_of_the_file_do_not_stand_in_place_of_methods(ckpt):
+    parameter = torch.nn.Parameter(torch.ones(3))
+    vars(parameter).update(dict.fromkeys(("numel", "detach", "cpu", "is_contiguous"), 5))
+    state_dict = _Dictionary({"network.fc.bias": parameter})
+    torch.save(_Dictionary(training_state(state_dict=state_dict)), ckpt)
+    read = load_checkpoint(ckpt).state_dict
+    assert_same_bits(read, {"fc.bias": torch.ones(3)})
+    save_checkpoint("x.safetensors", read, HEADER)
+
+
+def test_a_compressed_archive_is_refused_before_it_is_unpacked(ckpt):
+    whole = zipfile.ZipFile(ckpt)
+    contents = {name: whole.read(name) for name in whole.namelist()}
+    with zipfile.ZipFile(ckpt, "w", zipfile.ZIP_DEFLATED) as bomb:
+        for name, content in contents.items():
+            bomb.writestr(name, content + bytes(1 << 20 if "/data/" in name else 0))
+    assert "its records have" in refusal(ckpt)
+    assert "more than the file" in refusal(ckpt)
+
+
+@pytest.mark.parametrize("key", ["\x1b[31m", "a\nb", ""])
+def test_a_key_with_control_characters_is_refused_without_them(tmp_path, key):
+    for name, save in (("x.safetensors", save_file), ("x.pth", torch.save)):
+        save({key + "\r": torch.ones(1)}, tmp_path / name)
+        with pytest.raises(UsageError, match="one of its keys is no name") as caught:
+            read_state_dict(tmp_path / name)
+        assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("shape", [[0, 2**63], [2**64 - 1, 0]])
+def test_a_shape_that_torch_cannot_have_is_refused(tmp_path, shape):
+    table = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}).encode()
+    (tmp_path / "x.safetensors").write_bytes(len(table).to_bytes(8, "little") + table)
+    assert "truncated or damaged" in refusal(tmp_path / "x.safetensors")
+
+
+def test_the_name_of_what_a_pickle_calls_has_no_control_characters(ckpt):
+    ckpt.write_bytes(b"\x80\x02cos\x1b[31m\nsystem\n)R.")
+    assert refusal(ckpt).isprintable()

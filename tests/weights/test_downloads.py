@@ -166,3 +166,28 @@ def test_the_cache_moves_with_torch_home(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "hub" / "cbam_lightning"
     assert str(cache_folder()).startswith(torch.hub.get_dir())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 302 Found\r\nLocation: http://[\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: http://a..b/\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n",
+        b"HTTP/1.1 404 \x1b[31m\r\n\r\n",
+    ],
+    ids=["address", "host", "length", "reason"],
+)
+def test_a_hostile_answer_is_one_printable_line(target, answer):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def respond():
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(answer)
+
+        threading.Thread(target=respond, daemon=True).start()
+        with pytest.raises(OSError, match="could not download http://127") as caught:
+            fetch(f"http://127.0.0.1:{listener.getsockname()[1]}/x", SHA256, target)
+    assert str(caught.value).isprintable()

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, replace
 
 import pytest
+import torch
 
 from cbam_lightning.errors import UsageError
 from cbam_lightning.weights import Header
@@ -125,6 +126,35 @@ def test_a_value_of_the_wrong_type_is_refused_by_name(name, value):
 def test_a_list_of_the_wrong_length_or_content_is_refused(name, value, length):
     with pytest.raises(
         UsageError, match=f"^run.ckpt has a damaged header: {name} should hold {length} (names|numbers)"
+    ):
+        Header.from_dict(REQUIRED | {name: value}, "run.ckpt")
+
+
+def tower(kind):
+    """A few bytes of a pickle that take longer to write down than anybody waits."""
+    value = kind("x")
+    for _ in range(60):
+        value = kind([value, value, value])
+    return value
+
+
+@pytest.mark.parametrize("case", range(11))
+def test_what_only_a_pickle_can_hold_is_refused_by_name(case):
+    name, value = [
+        ("network", tower(list)),
+        ("network_options", {"widths": tower(list)}),
+        ("network_options", {"widths": tower(tuple)}),
+        ("network_options", {"widths": torch.ones(3)}),
+        ("network_options", {"stem": {1, 2}}),
+        ("network_options", {1: 2}),
+        ("network_options", torch.ones(3)),
+        ("attention_options", {"reduction": 10**5000}),
+        ("metrics", {None: 1.0}),
+        ("num_classes", 10**5000),
+        ("seed", -(2**63)),
+    ][case]
+    with pytest.raises(
+        UsageError, match=f"^run.ckpt has a damaged header: {name} is (of type|more than a few)"
     ):
         Header.from_dict(REQUIRED | {name: value}, "run.ckpt")
 

@@ -148,6 +148,18 @@ def test_two_entries_of_one_name_are_refused(table, checkpoint):
         ({"file": "small.pt"}, "file"),
         ({"file": None}, "file or url"),
         ({"url": "http://x/y.safetensors"}, "file or url"),
+        ({"name": 5}, "name"),
+        ({"sha256": int("1" * 64)}, "sha256"),
+        ({"num_bytes": 10**400}, "num_bytes"),
+        ({"metrics": {"loss": 10**400}}, "metrics"),
+        ({"metrics": {"loss": float("inf")}}, "metrics"),
+        ({"metrics": {"\x1b[31m": 1}}, "metrics"),
+        ({"licence": "MIT\x1b[31m"}, "licence"),
+        ({"command": "a\nb"}, "command"),
+        ({"file": "\x00.safetensors"}, "file"),
+        ({"file": None, "url": "http://x/ y"}, "url"),
+        ({"file": None, "url": "http://x/\r\nHost: y"}, "url"),
+        ({"file": None, "url": "http://☃/y"}, "url"),
         ({"file": None, "url": "ftp://x/y"}, "url"),
     ],
 )
@@ -186,3 +198,21 @@ def test_the_table_of_the_package_is_right():
         if find(name).file:
             assert load_checkpoint(checkpoint_path(name)).header.dataset == find(name).dataset
             assert checkpoint_path(name).stat().st_size == find(name).num_bytes
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is no table of checkpoints"),
+        (b"\xff", "is no table of checkpoints"),
+        (b"[" * 100_000, "is no table of checkpoints"),
+        (b"{}", "should be a list of objects"),
+        (b"[5]", "should be a list of objects"),
+        (b'[{"name": "a"}]', "a checkpoint without command, dataset, licence, num_bytes, sha256"),
+    ],
+    ids=["empty", "bytes", "deep", "object", "number", "incomplete"],
+)
+def test_what_is_no_table_is_refused(table, content, reason):
+    registry.TABLE.write_bytes(content)
+    with pytest.raises(UsageError, match=rf"registry\.json .*{reason}"):
+        list_weights()
