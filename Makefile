@@ -2,6 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
+ON_ALL_CORES := --numprocesses auto --maxprocesses 8 --dist worksteal
 EXPERIMENT ?= experiments/fashion_mnist/resnet20_cbam.yaml
 
 .DEFAULT_GOAL := help
@@ -25,10 +26,10 @@ train: $(BIN)/.package  ## Train EXPERIMENT (default: CBAM ResNet-20 on the embe
 	$(BIN)/cbam-lightning fit --config $(EXPERIMENT)
 
 test: $(BIN)/.dev  ## Run the tests, without the slow ones
-	$(BIN)/pytest
+	$(BIN)/pytest $(ON_ALL_CORES)
 
 test-all: $(BIN)/.dev  ## Run all tests
-	$(BIN)/pytest -m ''
+	$(BIN)/pytest $(ON_ALL_CORES) -m ''
 
 lint: $(BIN)/.dev  ## Check style and types
 	$(BIN)/ruff check

@@ -8,13 +8,14 @@ import sys
 from collections.abc import Callable, Sequence
 
 from cbam_lightning import __version__, benchmark_cli, commands
-from cbam_lightning.errors import UsageError, unknown_name
+from cbam_lightning.errors import RunStopped, UsageError, unknown_name
 
 _TRAINER_COMMANDS = {
     "fit": "train a network, then test its best checkpoint",
     "validate": "evaluate a checkpoint on the validation images",
     "test": "evaluate a checkpoint on the test images",
     "predict": "write class and probability of images as CSV",
+    "resume": "go on with a training that was cut off, as if nothing had happened",
 }
 _PLAIN_COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "models": ("list the networks, and where attention would go in them", commands.models),
@@ -45,9 +46,12 @@ def _parser() -> commands.Parser:
 
 
 def _train(args: list[str]) -> None:
-    from cbam_lightning.trainer_cli import run_trainer
+    from cbam_lightning.trainer_cli import resume_run, run_trainer
 
-    run_trainer(args)
+    if args[0] == "resume":
+        resume_run(args[1:])
+    else:
+        run_trainer(args)
 
 
 def _print(command: Callable[[list[str]], None], args: list[str]) -> None:
@@ -74,6 +78,12 @@ def _dispatch(args: list[str]) -> None:
         raise unknown_name(kind="command", given=command, allowed=[*_TRAINER_COMMANDS, *_PLAIN_COMMANDS])
 
 
+def _one_line(error: Exception) -> str:
+    """Return the text without line breaks and control characters, which names of files may hold."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command.
 
@@ -81,17 +91,21 @@ def main(args: Sequence[str] | None = None) -> int:
         args: The command line without the program's name; left out, it is the process's.
 
     Returns:
-        The exit code: 0, 2 for a mistake of the user, 1 for a failure of the machine such as a full disk.
-        With the environment variable ``CBAM_LIGHTNING_DEBUG`` set, errors keep their traceback.
+        The exit code: 0, 2 for a mistake of the user, 1 for a failure of the machine such as a full disk,
+        3 for a loss that is no number any more, 128 + its number for a signal that ended the training. With
+        the environment variable ``CBAM_LIGHTNING_DEBUG`` set, errors keep their traceback.
     """
     try:
         _dispatch(list(sys.argv[1:] if args is None else args))
     except (UsageError, OSError) as error:
         if os.environ.get("CBAM_LIGHTNING_DEBUG"):
             raise
-        text = " ".join(str(error).split()) or type(error).__name__
-        print(f"cbam-lightning: error: {text}", file=sys.stderr)
+        print(f"cbam-lightning: error: {_one_line(error)}", file=sys.stderr)
         return EXIT_USER if isinstance(error, UsageError) else EXIT_MACHINE
+    except RunStopped as stop:
+        if str(stop):
+            print(f"cbam-lightning: {_one_line(stop)}", file=sys.stderr)
+        return stop.exit_code
     except SystemExit as stop:  # --help and --version
         return stop.code if isinstance(stop.code, int) else 0
     return 0

@@ -1,8 +1,8 @@
 """What the user did wrong, as an exception of its own.
 
 The command turns a ``UsageError`` into one line and exit code 2, and an ``OSError`` (disk full, no
-permission, a broken connection) into one line and exit code 1. Any other exception is a defect of ours
-and keeps its traceback.
+permission, a broken connection) into one line and exit code 1. A ``RunStopped`` says its own. Any other
+exception is a defect of ours and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -13,6 +13,19 @@ from collections.abc import Iterable
 
 class UsageError(ValueError):
     """A mistake in what the user gave: the message says what was given, what is allowed, and what to do."""
+
+
+class RunStopped(Exception):  # noqa: N818 - a training that a signal ends has made no error
+    """A training has ended early, and why is no defect of the program.
+
+    Args:
+        message: What happened and how to go on; empty on all processes but one.
+        exit_code: Of the command.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> UsageError:

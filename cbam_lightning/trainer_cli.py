@@ -1,14 +1,10 @@
-"""``fit``, ``validate``, ``test`` and ``predict``: Lightning's own command with our defaults.
+"""``fit``, ``validate``, ``test``, ``predict``, ``resume``: Lightning's own command with our defaults.
 
 Importing the tasks and the data modules here is what lets YAML and the command line use bare class names.
 """
 
 from __future__ import annotations
 
-import importlib
-import logging
-import sys
-import warnings
 from argparse import SUPPRESS, ArgumentError
 from collections.abc import Sequence
 from itertools import pairwise
@@ -25,15 +21,18 @@ from pytorch_lightning.trainer import Trainer
 import cbam_lightning.data
 import cbam_lightning.tasks  # noqa: F401
 from cbam_lightning import __version__
-from cbam_lightning.cli_errors import explain
-from cbam_lightning.errors import UsageError
-from cbam_lightning.runs.checkpointing import AtomicCheckpointIO
+from cbam_lightning.cli_errors import broken_yaml, explain
+from cbam_lightning.errors import RunStopped, UsageError
+from cbam_lightning.runs.checkpointing import AtomicCheckpointIO, SaveOptions
 from cbam_lightning.runs.directory import RunDirectory, RunOptions, experiment_name
 from cbam_lightning.runs.pictures import RunPictures
 from cbam_lightning.runs.predictions import PredictionWriter
 from cbam_lightning.runs.record import RunRecord
 from cbam_lightning.runs.report import fit_report
+from cbam_lightning.runs.resuming import Survival, read_points
 from cbam_lightning.runs.tracking import WandbOptions, build_loggers, finish_wandb
+from cbam_lightning.tasks.layer_sync import BatchNormSync
+from cbam_lightning.trainer_setup import import_modules, quieten, refuse_functions, require_known_class
 from cbam_lightning.weights import read_training_state
 
 # What the model learns of its data. `dataset_name` and `dataset` are one thing, named from two sides.
@@ -52,7 +51,6 @@ _DEFAULTS = {
     "checkpoint.monitor": "val/top1",
     "checkpoint.mode": "max",
     "checkpoint.filename": "best",
-    "checkpoint.save_last": True,
     "checkpoint.enable_version_counter": False,
 }
 
@@ -62,10 +60,12 @@ class TrainerCLI(LightningCLI):
 
     Args:
         args: The command line without the program's name.
+        resumed: The run to go on with; left out, a new one is made.
     """
 
-    def __init__(self, args: Sequence[str]) -> None:
+    def __init__(self, args: Sequence[str], resumed: RunDirectory | None = None) -> None:
         self._args = list(args)
+        self._resumed = resumed
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -95,11 +95,14 @@ class TrainerCLI(LightningCLI):
         Raises:
             UsageError: An option, a name or a value is wrong.
         """
+        configs = [b for a, b in pairwise(args) if a in ("-c", "--config")]
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as error:
-            configs = [b for a, b in pairwise(args) if a in ("-c", "--config")]
             raise UsageError(explain(str(error), self._options(), configs)) from None
+        except UnicodeDecodeError as error:
+            raise UsageError(broken_yaml(configs) or str(error)) from None
+        refuse_functions(self.config[self.config["subcommand"]])
 
     def _options(self) -> list[str]:
         parsers = self._subcommand_parsers.values()
@@ -115,7 +118,12 @@ class TrainerCLI(LightningCLI):
         )
         parser.add_class_arguments(RunOptions, "run")
         parser.add_class_arguments(WandbOptions, "wandb")
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_class_arguments(SaveOptions, "save")
+        # the last state is saved by Survival, in its own way
+        parser.add_class_arguments(
+            ModelCheckpoint, "checkpoint", fail_untyped=False, sub_configs=True, skip={"save_last"}
+        )
+        parser.callback_keys.append("checkpoint")
         parser.set_defaults(_DEFAULTS)
         for source, target in _LINKS.items():
             parser.link_arguments(f"data.{source}", f"model.init_args.{target}", apply_on="instantiate")
@@ -131,6 +139,8 @@ class TrainerCLI(LightningCLI):
             return
         known = read_training_state(path).get("hyper_parameters", {})
         class_path = known.get("_class_path", _CLASSIFIER)
+        import_modules(self.config[command]["imports"])
+        require_known_class(str(class_path), str(path))
         values = {k: v for k, v in known.items() if not k.startswith("_") and k not in _LINKS.values()}
         self._parser(command).set_defaults({"model": {"class_path": class_path, "init_args": values}})
         self.parse_arguments(self.parser, self._args)
@@ -140,16 +150,21 @@ class TrainerCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Import the user's modules, and name the experiment, in the saved configuration, too."""
         config = self.config[self.subcommand]
-        _import_modules(config["imports"])
+        import_modules(config["imports"])
         if config["run"]["experiment"] is None:
             config["run"]["experiment"] = experiment_name([str(path) for path in config.get("config") or []])
         self.experiment: str = config["run"]["experiment"]
+        init_args = config["model"].get("init_args", {})
+        self._weights = init_args.get("weights") if self._resumed else None
+        if self._weights is not None and self._resumed and self._resumed.last.is_file():
+            init_args["weights"] = None  # the checkpoint has all values, and the file may be gone
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer around the run's directory."""
         options: RunOptions = self._get(self.config_init, "run")
         self.run_options = RunOptions(**vars(options))
-        self.run = RunDirectory.create(self.run_options.root, self.experiment)
+        self.run = self._resumed or self._new_run()
+        points = read_points(self.run) if self._resumed else {}
         self.checkpoint: ModelCheckpoint = self._get(self.config_init, "checkpoint")
         if self.checkpoint.dirpath is None:
             self.checkpoint.dirpath = str(self.run.checkpoints.absolute())
@@ -157,18 +172,40 @@ class TrainerCLI(LightningCLI):
         trainer = dict(self._get(self.config_init, "trainer"))
         if trainer.get("default_root_dir") is None:
             kwargs["default_root_dir"] = str(self.run.path)
-        kwargs["plugins"] = [*_as_list(trainer.get("plugins")), AtomicCheckpointIO()]
+        self._checkpoint_io = AtomicCheckpointIO()
+        kwargs["plugins"] = [*_as_list(trainer.get("plugins")), self._checkpoint_io]
+        if trainer.get("sync_batchnorm"):
+            kwargs["plugins"].append(BatchNormSync())
         if trainer.get("logger") is None and not trainer.get("fast_dev_run"):
             wandb_options = WandbOptions(**vars(self._get(self.config_init, "wandb")))
-            kwargs["logger"] = build_loggers(self.run, self.experiment, wandb_options, str(self.subcommand))
+            kwargs["logger"] = build_loggers(
+                self.run, self.experiment, wandb_options, str(self.subcommand), points
+            )
         logs = bool(kwargs.get("logger") or trainer.get("logger"))
-        kwargs["callbacks"] = [*_as_list(trainer.get("callbacks")), *self._callbacks(logs)]
+        own = self._callbacks(logs, bool(trainer.get("fast_dev_run")))
+        # first, so that what others log at a moment comes after it is saved
+        kwargs["callbacks"] = [*own[:1], *_as_list(trainer.get("callbacks")), *own[1:]]
         return super().instantiate_trainer(**kwargs)
 
-    def _callbacks(self, logs: bool) -> list[Any]:
+    def _new_run(self) -> RunDirectory:
+        """Make the run's directory, or go on with the training of the name that was given."""
+        options, fits = self.run_options, self.subcommand == "fit"
+        run = RunDirectory.create(options.root, self.experiment, options.name if fits else None)
+        if fits and options.name and run.last.is_file():
+            self._resumed = run
+        return run
+
+    def _callbacks(self, logs: bool, is_trial: bool) -> list[Any]:
         config = self.config[self.subcommand]
-        record = RunRecord(self._parser(self.subcommand), config, self.run, self.experiment, __version__)
-        callbacks = [record, RunPictures(self.run)]
+        callbacks: list[Any] = []
+        if self.subcommand == "fit" and not is_trial:
+            save_options = SaveOptions(**vars(self._get(self.config_init, "save")))
+            callbacks.append(Survival(self.run, save_options, self._checkpoint_io))
+        parser = self._parser(self.subcommand)
+        callbacks += [
+            RunRecord(parser, config, self.run, self.experiment, __version__),
+            RunPictures(self.run),
+        ]
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter(self.run))
         if logs and self.subcommand == "fit":
@@ -178,6 +215,8 @@ class TrainerCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Write into the configuration which network it came to, so that it stands without other files."""
         resolved = self.config[self.subcommand]["model"]["init_args"]
+        if self._weights is not None:
+            resolved["weights"] = self._weights
         for name in ("network", "attention", "attention_options", "network_options"):
             if name in resolved and name in self.model.hparams:
                 resolved[name] = self.model.hparams[name]
@@ -185,7 +224,8 @@ class TrainerCLI(LightningCLI):
     def after_fit(self) -> None:
         """Test the best checkpoint and say where everything is."""
         trainer = self.trainer
-        best = Path(self.checkpoint.best_model_path) if self.checkpoint.best_model_path else None
+        path = self.checkpoint.best_model_path
+        best = Path(path) if path and self._checkpoint_io.is_current(path) else None
         if self.run_options.test_after_fit and not trainer.interrupted:
             trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True)
         if trainer.is_global_zero:
@@ -207,30 +247,24 @@ class TrainerCLI(LightningCLI):
         if self.trainer.is_global_zero:
             print(f"Written: {path}")
 
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Add the checkpoint to go on from."""
+        arguments = super()._prepare_subcommand_kwargs(subcommand)
+        if self._resumed and self._resumed.last.is_file():
+            arguments["ckpt_path"] = str(self._resumed.last)
+        return arguments
+
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it, and end the tracking whatever happens."""
         exit_code = 1
         try:
             super()._run_subcommand(subcommand)
             exit_code = 0
+        except RunStopped as stop:
+            exit_code = stop.exit_code
+            raise
         finally:
             finish_wandb(exit_code)
-
-
-def _import_modules(names: Sequence[str]) -> None:
-    """Import modules from the current folder or from what is installed; only the user can name them.
-
-    Raises:
-        UsageError: There is no such module.
-    """
-    if names and "" not in sys.path:
-        sys.path.insert(0, "")  # as `python -m` does; a console script's path starts with its own folder
-    for name in names:
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            message = f"--imports: {error}; give modules that lie in {Path.cwd()} or are installed."
-            raise UsageError(message) from None
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -239,19 +273,41 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def run_trainer(args: Sequence[str]) -> None:
+def resume_run(args: Sequence[str]) -> None:
+    """Run ``resume``: ``fit`` once more, in the directory of a run and from its last checkpoint.
+
+    Args:
+        args: The directory, and options of ``fit`` to change.
+
+    Raises:
+        UsageError: The directory is none of a run, or what ``run_trainer`` raises.
+    """
+    if not args or args[0].startswith("-"):
+        message = "usage: cbam-lightning resume RUN_DIR [options of fit, such as --trainer.max_epochs 20]"
+        if args and args[0] in ("-h", "--help"):
+            print(message)
+            return
+        raise UsageError(message)
+    run = RunDirectory.open(args[0])
+    run.announce()
+    run_trainer(["fit", "--config", str(run.config), *args[1:]], run)
+
+
+def run_trainer(args: Sequence[str], resumed: RunDirectory | None = None) -> None:
     """Run ``fit``, ``validate``, ``test`` or ``predict``.
 
     Args:
         args: The command line without the program's name.
+        resumed: The run to go on with, if it is none of its own.
 
     Raises:
+        RunStopped: The training ended early, and said why.
         UsageError: Something that the user gave is wrong.
         OSError: The machine failed: the disk is full, a download broke off, and the like.
     """
-    _quieten()
+    quieten()
     try:
-        TrainerCLI(args)
+        TrainerCLI(args, resumed)
     except MisconfigurationException as error:  # Lightning's own word for a mistake of the user
         raise UsageError(str(error)) from None
     except wandb.Error as error:
@@ -267,21 +323,3 @@ def _user_error_behind(error: BaseException) -> BaseException:
     while behind is not None and not isinstance(behind, UsageError):
         behind = behind.__cause__ or behind.__context__
     return behind or error
-
-
-def _is_worth_telling(record: logging.LogRecord) -> bool:
-    text = record.getMessage()
-    return "Tip:" not in text and "TPU" not in text
-
-
-def _quieten() -> None:
-    """Silence what tells the user nothing: advertisements, and warnings about our own deliberate choices."""
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_is_worth_telling)
-    for text in (
-        ".*args parameter is intended to run from within Python.*",
-        ".*Experiment logs directory.*exists and is not empty.*",  # config.yaml is there before metrics.csv
-        ".*does not have many workers.*",  # images in memory are cut in the main process, a batch at a time
-        ".*The dirpath has changed from.*",  # evaluating the checkpoint of another run is what one does
-        ".*LeafSpec.*is deprecated.*",
-    ):
-        warnings.filterwarnings("ignore", text)

@@ -7,6 +7,9 @@ import pytest
 import torch
 
 mpl.use("agg")
+# the tests run on all cores already; this is for the processes that they start
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
@@ -22,5 +25,6 @@ def isolated(tmp_path, monkeypatch):
     torch.set_num_threads(threads)
     torch.set_rng_state(state)
     # the command sets them for processes that it starts
-    for name in ("WANDB_DIR", "CBAM_LIGHTNING_RUN", "PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+    own = ("WANDB_DIR", "CBAM_LIGHTNING_RUN", "PL_GLOBAL_SEED", "PL_SEED_WORKERS")
+    for name in (*own, "MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):
         os.environ.pop(name, None)

@@ -212,9 +212,9 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @property
     def seed(self) -> int:
-        """The seed of the run, from when it was first asked for, or that of the run that is resumed."""
+        """The seed of the run, the same on all devices; that of the run that is resumed, if one is."""
         if self._seed is None:
-            self._seed = run_seed()
+            self._seed = run_seed() if self.trainer is None else self.trainer.strategy.broadcast(run_seed())
         return self._seed
 
     def state_dict(self) -> dict[str, Any]:

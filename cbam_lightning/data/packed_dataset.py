@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from cbam_lightning.data.batch import BadImage
 from cbam_lightning.data.decoding import UndecodableError
-from cbam_lightning.data.shard_order import shard_share
+from cbam_lightning.data.shard_order import SHARDS_AT_ONCE, shard_share
 from cbam_lightning.data.shards import (
     DamagedShardError,
     Encoding,
@@ -35,6 +36,9 @@ from cbam_lightning.data.transforms import Transform
 # Of a part's images. A data set of fewer, such as a held-out hundredth, reads each by itself from an object
 # store: nearly every shard has one of them, and fetching the shards would fetch the whole part.
 SPARSE_SHARE = 1 / 8
+
+# Shards that one process has mapped into memory, of up to 64 MiB each. More than are read at any time.
+OPEN_SHARDS = 4 * SHARDS_AT_ONCE
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ class PackedDataset(TransformedDataset):
         self.files = files
         self.positions = positions
         self.is_sparse = len(positions) < SPARSE_SHARE * len(files.places)
-        self._shards: dict[int, Shard] = {}
+        self._shards: OrderedDict[int, Shard] = OrderedDict()  # the longest unused first
 
     def read(self, index: int) -> Tensor | BadImage:
         """Decode an image: uint8 (C, H, W)."""
@@ -121,8 +125,8 @@ class PackedDataset(TransformedDataset):
         return self.files.name(int(self.positions[index]))
 
     def train_share(self, generator: torch.Generator, num_replicas: int, rank: int) -> Tensor:
-        """Return an order that reads few shards at a time if they have to be fetched."""
-        if not self.files.store.is_remote:
+        """Return an order that reads few shards at a time, if they have to be fetched or are many."""
+        if not self.files.store.is_remote and len(self.files.shards) <= OPEN_SHARDS:
             return super().train_share(generator, num_replicas, rank)
         starts = torch.tensor(self.files.starts)
         shard_of = torch.searchsorted(starts, self.files.places[self.positions], right=True) - 1
@@ -132,6 +136,9 @@ class PackedDataset(TransformedDataset):
         if number not in self._shards:
             info = self.files.shards[number]
             self._shards[number] = Shard(self._reader(self.files.prefix + info.name, info), info)
+            if len(self._shards) > OPEN_SHARDS:
+                self._shards.popitem(last=False)
+        self._shards.move_to_end(number)
         return self._shards[number]
 
     def _reader(self, name: str, info: ShardInfo) -> Read:
@@ -141,4 +148,4 @@ class PackedDataset(TransformedDataset):
         return map_file(store.path(name), info)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_shards": {}}  # a spawned worker process maps them again
+        return self.__dict__ | {"_shards": OrderedDict()}  # a spawned worker process maps them again

@@ -12,6 +12,7 @@ from pathlib import Path
 from pytorch_lightning.utilities import rank_zero_only
 
 from cbam_lightning.errors import UsageError
+from cbam_lightning.weights import atomic_write
 
 # Processes that Lightning starts for further devices learn the directory from the first one.
 _ENVIRONMENT_NAME = "CBAM_LIGHTNING_RUN"
@@ -25,11 +26,14 @@ class RunOptions:
         root: Folder of all runs.
         experiment: Folder below ``root``; left out, it is the path of the first ``--config`` file below
             ``experiments/`` without its ending, or ``default``.
+        name: The run's own folder below ``experiment``; a training of that name that is there already goes
+            on. Left out, it is the time and a random number.
         test_after_fit: Whether training ends with a test of the best checkpoint.
     """
 
     root: str = "runs"
     experiment: str | None = None
+    name: str | None = None
     test_after_fit: bool = True
 
 
@@ -45,8 +49,12 @@ class RunDirectory:
 
     @property
     def id(self) -> str:
-        """Its name, which is the id of the W&B run, too."""
-        return self.path.name
+        """The id of the W&B run: the directory's name, made unique if the user has chosen it."""
+        return self._id_file.read_text() if self._id_file.is_file() else self.path.name
+
+    @property
+    def _id_file(self) -> Path:
+        return self.path / ".wandb-id"
 
     @property
     def config(self) -> Path:
@@ -59,6 +67,11 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def last(self) -> Path:
+        """The checkpoint that ``resume`` goes on from."""
+        return self.checkpoints / "last.ckpt"
+
+    @property
     def best(self) -> Path:
         """The checkpoint with the highest ``val/top1``."""
         return self.checkpoints / "best.ckpt"
@@ -67,6 +80,16 @@ class RunDirectory:
     def metrics(self) -> Path:
         """Every logged metric as CSV."""
         return self.path / "metrics.csv"
+
+    @property
+    def history(self) -> Path:
+        """What was sent to W&B, one point a line; pictures are in the folder of the same name."""
+        return self.path / "history.jsonl"
+
+    @property
+    def divergence(self) -> Path:
+        """Where a training ended whose loss was no number any more, as JSON."""
+        return self.path / "divergence.json"
 
     @property
     def results(self) -> Path:
@@ -84,8 +107,8 @@ class RunDirectory:
         return self.path / "predictions.csv"
 
     @classmethod
-    def create(cls, root: str, experiment: str) -> RunDirectory:
-        """Make a directory that no other run has.
+    def create(cls, root: str, experiment: str, name: str | None = None) -> RunDirectory:
+        """Make a directory that no other run has, or that of a name.
 
         Only the first of several processes makes one; the others are told, or never use theirs.
 
@@ -95,11 +118,19 @@ class RunDirectory:
         rank = getattr(rank_zero_only, "rank", 0)
         if rank != 0 and _ENVIRONMENT_NAME in os.environ:
             return cls(Path(os.environ[_ENVIRONMENT_NAME]))
-        path = Path(root) / experiment / f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        unique = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        run = cls(Path(root) / experiment / (name or unique))
         if rank == 0:
-            path.mkdir(parents=True)
-            os.environ[_ENVIRONMENT_NAME] = str(path.absolute())
-        return cls(path)
+            run.path.mkdir(parents=True, exist_ok=name is not None)
+            if name and not run._id_file.is_file():
+                with atomic_write(run._id_file) as file:
+                    file.write(f"{name}-{secrets.token_hex(3)}".encode())
+            run.announce()
+        return run
+
+    def announce(self) -> None:
+        """Tell the processes that Lightning starts for further devices."""
+        os.environ[_ENVIRONMENT_NAME] = str(self.path.absolute())
 
     @classmethod
     def open(cls, path: str | Path) -> RunDirectory:

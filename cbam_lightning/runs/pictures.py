@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -68,6 +69,13 @@ class RunPictures(Callback):
         figures = {"predictions": draw_predictions(self._shown, names, pl_module.hparams)}
         if counts is not None:
             figures["confusion_matrix"] = draw_confusion(counts, names)
+        try:
+            self._write(trainer, split, figures)
+        except OSError as error:  # a full disk is no reason to end a training
+            warnings.warn(f"{self.run.pictures} cannot be written ({error.strerror}).", stacklevel=2)
+        self._log_tables(trainer, split, names, counts)
+
+    def _write(self, trainer: Trainer, split: str, figures: dict[str, Figure]) -> None:
         self.run.pictures.mkdir(exist_ok=True)
         for name, figure in figures.items():
             path = self.run.pictures / f"{split}_{name}.png"
@@ -76,7 +84,6 @@ class RunPictures(Callback):
                 if isinstance(logger, WandbLogger):
                     with Image.open(path) as image:
                         logger.log_image(f"{split}/{name}", [image.copy()])
-        self._log_tables(trainer, split, names, counts)
 
     def _log_tables(
         self, trainer: Trainer, split: str, names: tuple[str, ...], counts: Tensor | None

@@ -31,6 +31,10 @@ class PredictionWriter(Callback):
     def _part(self, rank: int) -> Path:
         return self.run.path / f".predictions.{rank}.csv"
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let all processes write into the directory of the first, whoever has started them."""
+        self.run = RunDirectory(Path(trainer.strategy.broadcast(str(self.run.path))))
+
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open this process's part."""
         self.run.path.mkdir(parents=True, exist_ok=True)

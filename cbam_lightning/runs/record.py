@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -42,6 +43,8 @@ class RunRecord(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write ``config.yaml``, and send the configuration and the parameter counts to W&B."""
         text = self.parser.dump(self.config, skip_unset=False)
+        if self.run.config.is_file() and self.run.config.read_text() != text:
+            self._keep_old_config()
         with atomic_write(self.run.config) as file:
             file.write(text.encode())
         for logger in trainer.loggers:
@@ -50,6 +53,11 @@ class RunRecord(SaveConfigCallback):
                 logger.experiment.log_artifact(
                     str(self.run.config), name=f"config-{self.run.id}", type="config"
                 )
+
+    def _keep_old_config(self) -> None:
+        """Keep the configuration of a run that goes on with other options."""
+        names = (self.run.config.with_suffix(f".{number}.yaml") for number in itertools.count(1))
+        self.run.config.rename(next(path for path in names if not path.exists()))
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import wandb
-from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
 
 from cbam_lightning.runs.directory import RunDirectory
+from cbam_lightning.runs.loggers import MetricsFile, WandbJournal
 from cbam_lightning.runs.programs import program
 
 
@@ -45,7 +48,13 @@ def is_offline() -> bool:
     return not wandb.login(prompt=False, verify=False)
 
 
-def build_loggers(run: RunDirectory, experiment: str, options: WandbOptions, job_type: str) -> list[Logger]:
+def build_loggers(
+    run: RunDirectory,
+    experiment: str,
+    options: WandbOptions,
+    job_type: str,
+    points: Mapping[str, int] | None = None,
+) -> list[Logger]:
     """Return the loggers of a run.
 
     Args:
@@ -53,34 +62,56 @@ def build_loggers(run: RunDirectory, experiment: str, options: WandbOptions, job
         experiment: Name shown in W&B.
         options: How to use W&B.
         job_type: The sub-command.
+        points: How many points of each logger stay, by the class's name; the rest was logged after the
+            checkpoint of the run that is resumed.
     """
+    keep = dict(points or {})
     loggers: list[Logger] = []
     if options.enabled:
-        offline = is_offline()
-        # absolute, since wandb's service may have been started in another folder
-        folder = str(run.path.absolute())
-        # wandb writes its own service files to WANDB_DIR, whatever `save_dir` says
-        os.environ["WANDB_DIR"] = folder
-        logger = WandbLogger(
-            name=experiment,
-            save_dir=folder,
-            id=run.id,
-            project=options.project,
-            entity=options.entity,
-            group=options.group or experiment,
-            tags=options.tags,
-            notes=options.notes,
-            job_type=job_type,
-            log_model=options.log_model and not offline,
-            mode="offline" if offline else None,
-            settings=wandb.Settings(silent=offline, console="off"),
-        )
-        # Lightning 2.6 always passes it, and wandb 0.31 warns about it
-        logger._wandb_init.pop("anonymous", None)
-        loggers.append(logger)
-    # an empty name and version put metrics.csv straight into the directory
-    loggers.append(CSVLogger(save_dir=run.path, name="", version=""))
+        loggers.append(_wandb_logger(run, experiment, options, job_type, keep.get(WandbJournal.__name__, 0)))
+    loggers.append(MetricsFile(run.metrics, keep.get(MetricsFile.__name__, 0)))
     return loggers
+
+
+def _wandb_logger(
+    run: RunDirectory, experiment: str, options: WandbOptions, job_type: str, keep_points: int
+) -> WandbJournal:
+    offline = is_offline()
+    # absolute, since wandb's service may have been started in another folder
+    folder = str(run.path.absolute())
+    # wandb writes its own service files to WANDB_DIR, whatever `save_dir` says
+    os.environ["WANDB_DIR"] = folder
+    _set_aside_recordings(run)
+    logger = WandbJournal(
+        run,
+        keep_points,
+        name=experiment,
+        save_dir=folder,
+        id=run.id,
+        project=options.project,
+        entity=options.entity,
+        group=options.group or experiment,
+        tags=options.tags,
+        notes=options.notes,
+        job_type=job_type,
+        log_model=options.log_model and not offline,
+        mode="offline" if offline else None,
+        resume=None if offline else "allow",
+        settings=wandb.Settings(silent=offline, console="off"),
+    )
+    # Lightning 2.6 always passes it, and wandb 0.31 warns about it
+    logger._wandb_init.pop("anonymous", None)
+    return logger
+
+
+@rank_zero_only
+def _set_aside_recordings(run: RunDirectory) -> None:
+    """Leave one recording to upload: the new one gets all points of those before."""
+    wandb_folder = run.path / "wandb"
+    for recording in wandb_folder.glob("offline-run-*"):
+        target = wandb_folder / "superseded" / recording.name
+        target.parent.mkdir(exist_ok=True)
+        recording.rename(target)
 
 
 def wandb_lines(loggers: list[Logger]) -> list[str]:

@@ -66,6 +66,12 @@ class EMA(WeightAveraging):
         self._raw_top1 = None
         super().setup(trainer, pl_module, stage)
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Hold the average no less precisely than the weights, which may be of another type by now."""
+        super().on_fit_start(trainer, pl_module)
+        if self._average_model is not None:
+            self._average_model.to(torch.promote_types(pl_module.dtype, torch.float32))  # type: ignore[arg-type]
+
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         """Say whether to average now: after every optimiser step once ``start_epoch`` is reached."""
         return step_idx is not None and self._epoch >= self.start_epoch
@@ -102,7 +108,8 @@ class EMA(WeightAveraging):
     ) -> None:
         """Measure the raw weights, which sit in the averaged copy while validation runs."""
         if self._raw_top1 is not None and self._average_model is not None and len(batch.images):
-            self._raw_top1.update(self._average_model.module(batch.images), batch.labels)
+            images = batch.images.to(next(self._average_model.parameters()).dtype)
+            self._raw_top1.update(self._average_model.module(images), batch.labels)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring back the raw weights."""

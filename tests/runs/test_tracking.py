@@ -13,33 +13,7 @@ from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.tracking import WandbOptions, build_loggers, is_offline
 from cbam_lightning.weights import load_checkpoint
 from tests.command import NO_WANDB, SHORT, SMALL, call, only_run
-
-WANDB = [sys.executable, "-m", "wandb"]
-
-
-def read_back(run):
-    """Read an offline run with wandb's own reader."""
-    (folder,) = (run / "wandb").glob("offline-run-*")
-    command = [*WANDB, "leet", "inspect", "--json", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return folder, [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def history(records):
-    """Return {metric: [values]} of every logged point."""
-    found = {}
-    for record in records:
-        for key, value in record.get("history", {}).get("item", {}).items():
-            found.setdefault(key, []).append(value)
-    return found
-
-
-def config(records):
-    """Return everything sent as configuration."""
-    found = {}
-    for record in records:
-        found |= record.get("config", {}).get("update", {})
-    return found
+from tests.runs.recordings import WANDB, config, history, read_back
 
 
 def test_an_offline_run_holds_config_metrics_and_media(capsys):
@@ -136,14 +110,14 @@ def test_the_run_is_offline_exactly_when_there_is_no_key(monkeypatch, tmp_path):
 
 def test_the_options_reach_wandb(tmp_path):
     options = WandbOptions(project="p", entity="e", group="g", log_model=True)
-    wandb_logger, csv_logger = build_loggers(RunDirectory(tmp_path), "x/y", options, "test")
+    wandb_logger, metrics_file = build_loggers(RunDirectory(tmp_path), "x/y", options, "test")
     sent = wandb_logger._wandb_init
     assert (sent["project"], sent["entity"], sent["group"], sent["name"]) == ("p", "e", "g", "x/y")
     assert (sent["id"], sent["dir"], sent["job_type"]) == (tmp_path.name, str(tmp_path), "test")
     # checkpoints cannot be uploaded without a connection
     assert sent["mode"] == "offline"
     assert wandb_logger._log_model is False
-    assert Path(csv_logger.log_dir) == tmp_path
+    assert Path(metrics_file.save_dir) == tmp_path
 
 
 def test_a_run_that_fails_is_shown_as_failed():

@@ -1,0 +1,204 @@
+"""The loggers of a run, which can be set back to a checkpoint without doubled or lost points."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import wandb
+from PIL import Image
+from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.loggers.logger import rank_zero_experiment  # type: ignore[attr-defined]
+from pytorch_lightning.utilities import rank_zero_only
+
+from cbam_lightning.runs.directory import RunDirectory
+from cbam_lightning.runs.lines import LineFile
+
+# Counts the points of a run in W&B, so that one that is resumed knows which are there.
+POINT = "trainer/point"
+
+
+class MetricsFile(Logger):
+    """Every logged metric as CSV, a row for each time something was logged.
+
+    Lightning's ``CSVLogger`` deletes the file of a run that goes on, and writes it anew, for a moment losing
+    all of it, when a metric comes up for the first time.
+
+    Args:
+        path: The file.
+        keep_points: Rows at its beginning that stay.
+    """
+
+    def __init__(self, path: Path, keep_points: int = 0) -> None:
+        super().__init__()
+        self.points = keep_points
+        self._path, self._keep = path, keep_points
+        self._file: LineFile | None = None
+        self._names: list[str] = []
+
+    @property
+    def name(self) -> None:
+        """The directory names the run."""
+
+    @property
+    def version(self) -> None:
+        """The directory names the run."""
+
+    @property
+    def save_dir(self) -> str:
+        """The run's directory."""
+        return str(self._path.parent)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: ``config.yaml`` has them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write a row."""
+        row = {**metrics, "step": self.points if step is None else step}
+        file = self._opened()
+        if row.keys() - set(self._names):
+            self._widen(file, row)
+        file.append(_csv_line([row.get(name, "") for name in self._names]))
+        self.points += 1
+
+    def _opened(self) -> LineFile:
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = LineFile(self._path, self._keep + 1 if self._keep else 0)
+            if lines := self._file.lines():
+                self._keep_used_columns(lines)
+        return self._file
+
+    def _keep_used_columns(self, lines: list[str]) -> None:
+        """Drop the columns of metrics that came up after the checkpoint only."""
+        names, *rows = csv.reader(lines)
+        used = [i for i in range(len(names)) if any(row[i] for row in rows)]
+        self._names = [names[i] for i in used]
+        kept = [_csv_line([row[i] for i in used]) for row in rows]
+        assert self._file is not None
+        self._file.replace([_csv_line(self._names), *kept])
+
+    def _widen(self, file: LineFile, row: Mapping[str, Any]) -> None:
+        """Give new metrics their columns, in all rows."""
+        names = sorted({*self._names, *row})
+        rows = list(csv.DictReader(file.lines()))
+        lines = [_csv_line(names), *(_csv_line([old.get(name, "") for name in names]) for old in rows)]
+        try:
+            file.replace(lines)
+        except OSError as error:
+            new = ", ".join(sorted(row.keys() - set(self._names)))
+            warnings.warn(f"{file.path} cannot take up {new} now ({error.strerror}).", stacklevel=2)
+        else:
+            self._names = names
+
+    @rank_zero_only
+    def sync(self) -> None:
+        """Wait until the rows are on the disk."""
+        self._opened().sync()
+
+
+def _csv_line(values: list[Any]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(values)
+    return text.getvalue()
+
+
+class WandbJournal(WandbLogger):
+    """W&B, with a journal in the run's directory of everything that was sent there.
+
+    A run that is resumed sends what W&B has lost of the journal, or all of it to the new recording of a run
+    that is offline, and goes on at the point of the checkpoint.
+
+    Args:
+        run: Its ``history.jsonl`` and its folder ``history`` hold the journal.
+        keep_points: Points of the journal that stay.
+        **options: Of ``WandbLogger``.
+    """
+
+    def __init__(self, run: RunDirectory, keep_points: int = 0, **options: Any) -> None:
+        super().__init__(**options)
+        self.points = keep_points
+        self._run = run
+        self._journal: LineFile | None = None
+        self._failed = False
+        self._last_there = -1  # the last point that W&B had before
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The run of W&B, which knows all points of the journal once it is there."""
+        if self._experiment is None:
+            experiment = super().experiment
+            self._journal = LineFile(self._run.history, self.points)
+            self._last_there = int(experiment.summary.get(POINT, -1))
+            for point, line in enumerate(self._journal.lines()):
+                if point > self._last_there:
+                    experiment.log({**self._decode(json.loads(line)), POINT: point})
+        return self._experiment
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Write a point into the journal, then send it; training goes on if it cannot be sent."""
+        point = dict(metrics) if step is None else {**metrics, "trainer/global_step": step}
+        experiment = self.experiment
+        assert self._journal is not None
+        self._journal.append(json.dumps(self._encode(point)))
+        if self.points > self._last_there:
+            self._send(experiment, {**point, POINT: self.points})
+        self.points += 1
+
+    def _send(self, experiment: Any, point: dict[str, Any]) -> None:
+        try:
+            experiment.log(point)
+        except Exception as error:  # its service is another process, and may be gone
+            if not self._failed:
+                text = f"W&B takes no more points ({error}); `cbam-lightning resume` sends them."
+                warnings.warn(text, stacklevel=2)
+            self._failed = True
+
+    def _encode(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """Turn a point into what JSON can hold; pictures become files."""
+        encoded: dict[str, Any] = {"values": {}, "images": {}, "tables": {}}
+        for key, value in point.items():
+            if isinstance(value, list) and value and all(isinstance(item, wandb.Image) for item in value):
+                encoded["images"][key] = [self._keep(key, i, image) for i, image in enumerate(value)]
+            elif isinstance(value, wandb.Table):
+                encoded["tables"][key] = {"columns": value.columns, "data": value.data}
+            elif isinstance(value, (int, float, str)):
+                encoded["values"][key] = value
+        return encoded
+
+    def _keep(self, key: str, number: int, image: wandb.Image) -> str:
+        name = f"{self.points:06d}_{key.replace('/', '_')}_{number}.png"
+        folder = self._run.history.with_suffix("")
+        try:
+            folder.mkdir(exist_ok=True)
+            picture = image.image
+            assert picture is not None  # of a file that is gone
+            picture.save(folder / name)
+        except OSError as error:
+            warnings.warn(f"{folder / name} cannot be written ({error.strerror}).", stacklevel=2)
+        return name
+
+    def _decode(self, encoded: Mapping[str, Any]) -> dict[str, Any]:
+        folder = self._run.history.with_suffix("")
+        point: dict[str, Any] = dict(encoded["values"])
+        for key, names in encoded["images"].items():
+            found = [Image.open(folder / name) for name in names if (folder / name).is_file()]
+            point[key] = [wandb.Image(image) for image in found]
+        for key, table in encoded["tables"].items():
+            point[key] = wandb.Table(columns=table["columns"], data=table["data"])
+        return point
+
+    @rank_zero_only
+    def sync(self) -> None:
+        """Wait until the journal is on the disk."""
+        if self._journal is not None:
+            self._journal.sync()

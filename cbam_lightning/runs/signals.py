@@ -1,0 +1,78 @@
+"""Signals that ask a training to stop: they are noted, and heeded when the batch is done."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from types import FrameType
+from typing import Any
+
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from pytorch_lightning import Trainer
+
+# What schedulers, service managers and Ctrl-C send.
+_SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
+
+
+class StopSignals:
+    """Notes SIGTERM, SIGINT, SIGUSR1 and SLURM's requeue signal; a second SIGINT stops at once.
+
+    Attributes:
+        received: The first signal that came.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._requeue: signal.Signals | None = None
+
+    def install(self, trainer: Trainer) -> None:
+        """Take over from Lightning's handlers, which save in the middle of a batch, or not at all.
+
+        Lightning itself sets back what was there before when the training ends.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return
+        environment = trainer._accelerator_connector.cluster_environment
+        numbers = {getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)}
+        if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
+            self._requeue = environment.requeue_signal or signal.SIGUSR1
+            numbers.add(self._requeue)
+        for number in numbers:
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            signal.default_int_handler(number, frame)
+        if self.received is None:
+            self.received = signal.Signals(number)
+            text = f"\n{self.received.name}: finishing the batch, then saving. Ctrl-C again stops at once.\n"
+            os.write(sys.stderr.fileno(), text.encode()) if _has_descriptor(sys.stderr) else None
+
+    @property
+    def asks_to_requeue(self) -> bool:
+        """Whether the signal was SLURM's, which wants the job to be queued again."""
+        return self.received is not None and self.received == self._requeue
+
+
+def requeue() -> None:
+    """Queue this SLURM job again; it has to be one that may be."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    job = f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID", "")
+    if not re.fullmatch(r"\d+(_\d+)?", job):
+        warnings.warn(f"cannot queue the job again: SLURM's job id is {job!r}.", stacklevel=2)
+        return
+    done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
+    if done.returncode:
+        warnings.warn(f"scontrol requeue {job}: {done.stderr.strip()}", stacklevel=2)
+
+
+def _has_descriptor(stream: Any) -> bool:
+    try:
+        return isinstance(stream.fileno(), int)
+    except (AttributeError, OSError, ValueError):
+        return False

@@ -1,0 +1,95 @@
+"""Runs as processes of their own that are killed, forked from one that has imported everything already.
+
+    python -m tests.runs.survivors KILLS SEED [OPTIONS OF FIT]
+
+trains ``runs/default/whole`` without a break and ``runs/default/killed`` with breaks at random moments.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import torch
+import wandb.sdk.launch  # noqa: F401 - wandb.init imports it, for seconds
+
+import cbam_lightning.trainer_cli  # noqa: F401
+from cbam_lightning.cli import main
+
+TRAINING = (
+    "fit --data FashionMNIST --data.batch_size 32 --data.mixup_alpha 0.2 "
+    "--model.network resnet20 --model.attention cbam "
+    "--model.network_options.depths [1,1,1] --model.network_options.widths [8,16,32] "
+    "--model.schedule WarmupCosine --model.schedule.warmup_epochs 0.5 "
+    "--trainer.max_epochs 4 --trainer.limit_train_batches 12 --trainer.limit_val_batches 3 "
+    "--trainer.limit_test_batches 2 --trainer.log_every_n_steps 1 --trainer.enable_progress_bar false "
+    "--trainer.enable_model_summary false --trainer.callbacks+=EMA --save.every_steps 2"
+)
+
+
+def child(words, log):
+    """Run the command in a forked process; returns its id."""
+    sys.stdout.flush()
+    process = os.fork()
+    if process:
+        return process
+    with Path(log).open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    warnings.showwarning = lambda message, *_: print(message, file=sys.stderr)  # pytest keeps them
+    torch.set_num_threads(1)
+    try:
+        code = main(words)
+    except BaseException as error:
+        print(repr(error))
+        code = 70
+    os._exit(code)
+
+
+def wait(process):
+    """Return the exit code, or minus the number of the signal."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def rows(run):
+    """Return how often something was logged."""
+    path = run / "metrics.csv"
+    return path.read_bytes().count(b"\n") if path.is_file() else 0
+
+
+def kill_somewhere(process, run, chance, longest_s):
+    """Kill a process at a random moment after it has begun to train; returns the row it got to."""
+    before, end = rows(run), None
+    while os.waitpid(process, os.WNOHANG) == (0, 0):
+        if end is None and rows(run) != before:
+            end = time.monotonic() + chance.uniform(0, longest_s)
+        if end is not None and time.monotonic() >= end:
+            os.kill(process, signal.SIGKILL)
+            assert wait(process) == -signal.SIGKILL
+            return rows(run)
+        time.sleep(0.002)
+    return None  # it was faster
+
+
+def survive(name, words, kills, seed, longest_s):
+    """Kill a run again and again, then let it end; returns the rows it got to, and the exit code."""
+    chance, got_to, run = random.Random(seed), [], Path("runs/default", name)
+    for _ in range(kills):
+        command = ["resume", str(run)] if run.joinpath("config.yaml").is_file() else words
+        got_to.append(kill_somewhere(child(command, f"{name}.log"), run, chance, longest_s))
+    return got_to, wait(child(["resume", str(run)], f"{name}.log"))
+
+
+if __name__ == "__main__":
+    kills, seed, *options = sys.argv[1:]
+    words = [*TRAINING.split(), *options, "--run.name"]
+    whole = wait(child([*words, "whole"], "whole.log"))
+    got_to, killed = survive("killed", [*words, "killed"], int(kills), int(seed), longest_s=1.5)
+    print(json.dumps({"whole": whole, "killed": killed, "got_to": got_to}))

@@ -1,0 +1,79 @@
+"""What one process computes, two compute too, by the commands of the README."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+ENVIRONMENT = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+COMMAND = [sys.executable, "-m", "cbam_lightning"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "cbam_lightning"]
+TRAINING = (
+    "fit --data FashionMNIST --data.global_batch_size 32 --model.network resnet20 --model.attention cbam "
+    "--model.network_options.depths [1,1,1] --model.network_options.widths [8,16,32] "
+    "--model.optimizer SGD --model.optimizer.lr 0.01 --model.optimizer.momentum 0.9 "
+    "--trainer.max_epochs 2 --trainer.limit_train_batches 10 --trainer.limit_val_batches 3 "
+    "--trainer.limit_test_batches 3 --trainer.sync_batchnorm true "
+    # in float32 a ReLU near 0 tips over sooner or later, as it does when one process permutes its images
+    "--trainer.precision 64-true "
+)
+QUIET = (
+    "--trainer.accelerator cpu --trainer.log_every_n_steps 1 --trainer.enable_progress_bar false "
+    "--trainer.enable_model_summary false --wandb.enabled false"
+)
+DEVICES = "--trainer.strategy ddp --trainer.devices 2"
+
+
+def run(name, launcher, *options):
+    words = " ".join([*options, QUIET]).split()
+    done = subprocess.run(
+        [*launcher, *words],
+        env=os.environ | ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    assert done.returncode == 0, (name, done.stderr[-4000:])
+    return done
+
+
+def logged(name, metric):
+    with (Path("runs/default") / name / "metrics.csv").open(newline="") as file:
+        return [float(row[metric]) for row in csv.DictReader(file) if row.get(metric)]
+
+
+def test_two_processes_train_as_one():
+    run("one", COMMAND, TRAINING, "--run.name one")
+    for name, launcher in (("two", COMMAND), ("torchrun", TORCHRUN)):
+        run(name, launcher, TRAINING, DEVICES, "--run.name", name)
+        assert logged(name, "train/loss") == pytest.approx(logged("one", "train/loss"), abs=1e-12)
+        assert len(logged(name, "train/loss")) == 20
+        assert logged(name, "val/loss") == pytest.approx(logged("one", "val/loss"), abs=1e-6)
+        for metric in ("train/top1", "val/top1", "val/top5", "test/top1"):
+            assert logged(name, metric) == logged("one", metric), metric
+    # a directory each, from the first process
+    assert sorted(path.name for path in Path("runs/default").iterdir()) == ["one", "torchrun", "two"]
+    assert sorted(path.name for path in Path("runs/default/two/checkpoints").iterdir()) == [
+        "best.ckpt",
+        "last.ckpt",
+    ]
+
+
+def test_a_test_counts_every_image_once_on_however_many_processes():
+    weights = "--model.weights resnet20_fashion_mnist --data FashionMNIST --data.batch_size 37"
+    found = {}
+    for processes in (1, 3):
+        devices = f"--trainer.strategy ddp --trainer.devices {processes}" if processes > 1 else ""
+        run(str(processes), COMMAND, "test", weights, devices, f"--run.experiment {processes}")
+        (path,) = Path("runs", str(processes)).glob("*/results.json")
+        found[processes] = json.loads(path.read_text())["metrics"]
+    assert found[1] == found[3]
+    # all 2,000, not as many as fill the batches: thousandths and half thousandths
+    assert found[1]["test/top1"] * 2000 == pytest.approx(round(found[1]["test/top1"] * 2000), abs=1e-3)
+    assert found[1]["test/top1"] > 0.9
