@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import re
 from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import yaml
+
+_MAX_VALUES = 100_000  # in a configuration
 
 _OPTION = re.compile(r"Option '([^']+)' is not accepted")
 _UNKNOWN_KEY = re.compile(r"does not accept option '([^']+)'")
@@ -127,14 +131,39 @@ def _subclasses(base: type | None) -> set[str]:
 
 
 def broken_yaml(configs: Iterable[str | Path]) -> str | None:
-    """Say what is wrong with the first of these files that is no YAML; ``None`` if there is no such file."""
+    """Say what is wrong with the first of these files that is no YAML of reasonable size."""
     for path in configs:
         try:
-            yaml.safe_load(Path(path).read_text())
+            _expanded_size(yaml.compose(Path(path).read_text(), yaml.SafeLoader), {})
         except yaml.YAMLError as error:
             return f"{path} is no valid YAML: {_one_line(str(error))}."
         except RecursionError:
             return f"{path} cannot be read: its values stand too deep in others."
+        except OverflowError as error:
+            return f"{path} cannot be read: {error}."
+        except FileNotFoundError:
+            return f"there is no configuration file {path}; check the path after --config."
         except (OSError, UnicodeDecodeError) as error:
             return f"{path} cannot be read: {error}."
     return None
+
+
+def _expanded_size(node: Any, sizes: dict[int, float]) -> float:
+    """Count the values of a document with every alias written out, which a few lines can make billions.
+
+    Args:
+        node: Of the document.
+        sizes: Of the nodes seen before, by their ``id``; infinite for those that this one stands in.
+
+    Raises:
+        OverflowError: There are too many, or a value stands in itself.
+    """
+    if id(node) not in sizes:
+        sizes[id(node)] = math.inf
+        children = node.value if isinstance(node, yaml.CollectionNode) else []
+        flat = [child for item in children for child in (item if isinstance(item, tuple) else (item,))]
+        sizes[id(node)] = 1 + sum(_expanded_size(child, sizes) for child in flat)
+    if sizes[id(node)] > _MAX_VALUES:
+        message = "its aliases (*) make it endless, or far too long"
+        raise OverflowError(message)
+    return sizes[id(node)]

@@ -96,12 +96,12 @@ class TrainerCLI(LightningCLI):
             UsageError: An option, a name or a value is wrong.
         """
         configs = [b for a, b in pairwise(args) if a in ("-c", "--config")]
+        if problem := broken_yaml(configs):
+            raise UsageError(problem)
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as error:
             raise UsageError(explain(str(error), self._options(), configs)) from None
-        except UnicodeDecodeError as error:
-            raise UsageError(broken_yaml(configs) or str(error)) from None
         refuse_functions(self.config[self.config["subcommand"]])
 
     def _options(self) -> list[str]:
@@ -137,7 +137,11 @@ class TrainerCLI(LightningCLI):
         path = self.config[command].get("ckpt_path")
         if not path or path in ("best", "last", "hpc") or "://" in path:
             return
-        known = read_training_state(path).get("hyper_parameters", {})
+        state = read_training_state(path)
+        if "pytorch-lightning_version" not in state:
+            message = f"{path} was not written by Lightning's trainer; start from it with --model.weights."
+            raise UsageError(message)
+        known = state.get("hyper_parameters", {})
         class_path = known.get("_class_path", _CLASSIFIER)
         import_modules(self.config[command]["imports"])
         require_known_class(str(class_path), str(path))

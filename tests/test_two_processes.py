@@ -77,3 +77,11 @@ def test_a_test_counts_every_image_once_on_however_many_processes():
     # all 2,000, not as many as fill the batches: thousandths and half thousandths
     assert found[1]["test/top1"] * 2000 == pytest.approx(round(found[1]["test/top1"] * 2000), abs=1e-3)
     assert found[1]["test/top1"] > 0.9
+
+
+def test_predictions_of_processes_that_others_have_started_are_in_one_file():
+    options = "predict --model.weights resnet20_fashion_mnist --data FashionMNIST --data.batch_size 500"
+    run("predict", TORCHRUN, options, DEVICES)
+    (path,) = Path("runs/default").iterdir()
+    names = [line.split(",")[0] for line in (path / "predictions.csv").read_text().splitlines()[1:]]
+    assert sorted(names) == [f"fashion_mnist/test/{i:05d}" for i in range(2000)]

@@ -27,6 +27,8 @@ NETWORK_PREFIX = "network."
 PROVENANCE_KEY = "cbam_lightning"
 # Where others keep the network in a file, the moving average of training (EMA) before the raw values.
 _CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+# What a header may say of any file: a reduction can be larger than a small network has values.
+_ANY_SIZE = 1000
 # What the values of a network can be; other types lack operations that loading and saving need.
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _DTYPES = (*_FLOATS, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
@@ -174,7 +176,38 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         UsageError: The file does not exist, is damaged, holds code, or says nothing of its network.
     """
     path = existing_file(path)
-    return _from_safetensors(path) if path.suffix == ".safetensors" else _from_training_state(path)
+    read = _from_safetensors if path.suffix == ".safetensors" else _from_training_state
+    checkpoint = read(path)
+    _check_sizes(checkpoint, path)
+    return checkpoint
+
+
+def _check_sizes(checkpoint: Checkpoint, path: Path) -> None:
+    """Refuse a header that would have a network built of which the file holds a small part at most.
+
+    Raises:
+        UsageError: A number in it is larger than any network of that many values can have.
+    """
+    header, state = checkpoint.header, checkpoint.state_dict
+    depths = _integers(header.network_options.get("depths"))
+    rest = {key: value for key, value in header.network_options.items() if key != "depths"}
+    sizes = _integers([header.num_classes, header.in_channels, rest, header.attention_options])
+    num_values = sum(value.numel() for value in state.values())
+    for numbers, limit in ((depths, len(state)), (sizes, num_values)):
+        if max(numbers, default=0) > max(limit, _ANY_SIZE):
+            message = (
+                f"{path} has a damaged header: it says {max(numbers)}, and the file has {num_values} values."
+            )
+            raise UsageError(message)
+
+
+def _integers(value: Any) -> list[int]:
+    """Return the integers anywhere in a value."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return [number for item in value for number in _integers(item)]
+    return [value] if isinstance(value, int) else []
 
 
 def save_checkpoint(path: str | Path, state_dict: Mapping[str, Tensor], header: Header) -> None:

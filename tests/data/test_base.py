@@ -196,6 +196,25 @@ def test_setup_loads_what_a_stage_needs_once():
     assert "predict_set" in vars(data)
 
 
+def test_overfitting_sees_the_same_images_every_epoch():
+    data, probe = FashionMNIST(batch_size=16, hflip=False), Probe(1, 10)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    run = Trainer(accelerator="cpu", max_epochs=2, overfit_batches=2, enable_model_summary=False, **quiet)
+    run.fit(probe, data)
+    epochs = [torch.cat([b.indices for b in probe.seen["train"][i : i + 2]]).tolist() for i in (0, 2)]
+    assert epochs[0] == epochs[1] == list(range(32))
+
+
+def test_the_seed_goes_with_the_checkpoint():
+    torch.manual_seed(3)
+    data, other = FashionMNIST(), FashionMNIST()
+    state = data.state_dict()
+    torch.manual_seed(4)
+    other.load_state_dict(state)
+    orders = [[b.indices.tolist() for b in module.train_dataloader()] for module in (data, other)]
+    assert orders[0] == orders[1]
+
+
 def test_loaders_keep_their_workers():
     data = FashionMNIST(num_workers=1)
     assert data.val_dataloader().persistent_workers

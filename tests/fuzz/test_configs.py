@@ -1,5 +1,6 @@
 """Configuration files and command lines of any content end in a run or in one line, and run nothing else."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,20 @@ def test_no_control_character_reaches_the_terminal(capsys):
 def test_a_deep_configuration(content, run):
     Path("c.yaml").write_bytes(content)
     with pytest.raises(UsageError, match=r"c\.yaml cannot be read: its values stand too deep in others"):
+        run("fit", "--config", "c.yaml")
+
+
+LAUGHS = "a: &a [1, 1, 1, 1]\n" + "".join(
+    f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}]\n" for a, b in pairwise("abcdefghij")
+)
+
+
+@pytest.mark.parametrize("content", ["&a {x: *a}", "model: &a [*a]", LAUGHS], ids=["dict", "list", "laughs"])
+def test_aliases_without_an_end(content, run):
+    Path("c.yaml").write_text(content)
+    with pytest.raises(
+        UsageError, match=r"c\.yaml cannot be read: its aliases \(\*\) make it endless, or far too long"
+    ):
         run("fit", "--config", "c.yaml")
 
 

@@ -88,24 +88,34 @@ def test_switched_off_nothing_of_wandb_is_written(tmp_path):
     assert (only_run() / "metrics.csv").is_file()
 
 
+# wandb keeps what it has found out, so each question has a process of its own
+ASK = """
+import json, os, sys
+from cbam_lightning.runs.tracking import is_offline
+for variables in json.loads(sys.argv[1]):
+    if os.fork() == 0:
+        os.environ.update(variables)
+        print(is_offline(), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
 def test_the_run_is_offline_exactly_when_there_is_no_key(monkeypatch, tmp_path):
     monkeypatch.delenv("WANDB_MODE")
     assert is_offline()
     netrc = tmp_path / "netrc"
     netrc.write_text(f"machine api.wandb.ai\n  login user\n  password {'0' * 40}\n")
     netrc.chmod(0o600)
-    code = "from cbam_lightning.runs.tracking import is_offline; print(is_offline())"
-    for variables, expected in (
+    cases = (
         ({"WANDB_API_KEY": "0" * 40}, "False"),
         ({"NETRC": str(netrc)}, "False"),
         ({"NETRC": str(netrc), "WANDB_MODE": "offline"}, "True"),
         ({"WANDB_MODE": "online"}, "False"),
-    ):
-        with monkeypatch.context() as patch:
-            for name, value in variables.items():
-                patch.setenv(name, value)
-            done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        assert done.stdout.split()[-1] == expected, variables
+    )
+    words = [sys.executable, "-c", ASK, json.dumps([variables for variables, _ in cases])]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-4:] == [expected for _, expected in cases]
 
 
 def test_the_options_reach_wandb(tmp_path):

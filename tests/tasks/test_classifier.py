@@ -200,6 +200,16 @@ def test_predictions_are_probabilities():
     torch.testing.assert_close(predicted.log(), logits.log_softmax(1), rtol=1e-5, atol=1e-5)
 
 
+def test_an_empty_batch_has_gradients_of_zero_where_other_devices_wait_for_them(monkeypatch):
+    module = classifier()
+    module.trainer = trainer()
+    monkeypatch.setattr(type(module.trainer), "world_size", 2)
+    output = module.training_step(batch(4)._replace(images=torch.empty(0, 1, 14, 14)), 0)
+    output["loss"].backward()
+    assert output["loss"] == 0
+    assert all(torch.equal(p.grad, torch.zeros_like(p)) for p in module.network.parameters())
+
+
 def test_an_empty_batch_is_predicted_as_nothing():
     predicted = trainer().predict(classifier(), batches(batch(2), EMPTY))
     assert [tuple(part.shape) for part in predicted] == [(2, 10), (0, 10)]

@@ -305,3 +305,16 @@ def test_a_checkpoint_without_an_average_starts_one(tmp_path):
         model, _ = fit(EMA(0.9, warmup=False), raw, ckpt_path=tmp_path / "epoch=0.ckpt", max_epochs=2)
     assert [int(s["network.bn1.num_batches_tracked"]) for s in raw.states] == [4, 5, 6, 7, 8]
     assert_close(model.state_dict(), literal_average(raw.states[1:], 0.9, warmup=False))
+
+
+def test_in_double_precision_neither_copy_is_rounded():
+    raw = Raw()
+    average = EMA(decay=0.5)
+    module = classifier()
+    run = trainer(raw, average, precision="64-true", max_epochs=2)
+    run.fit(module, loader(8), loader(4, start=20))
+    assert all(value.dtype == torch.float64 for value in raw.states[-1].values() if value.is_floating_point())
+    expected = literal_average(raw.states[1:], 0.5)
+    for key, value in snapshot(module).items():  # the average, after the training
+        if key.startswith("network.") and value.is_floating_point():
+            assert torch.allclose(value, expected[key], rtol=0, atol=1e-13), key

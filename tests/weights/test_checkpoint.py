@@ -6,6 +6,7 @@ import pickle
 import random
 import zipfile
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -361,3 +362,20 @@ def test_a_shape_that_torch_cannot_have_is_refused(tmp_path, shape):
 def test_the_name_of_what_a_pickle_calls_has_no_control_characters(ckpt):
     ckpt.write_bytes(b"\x80\x02cos\x1b[31m\nsystem\n)R.")
     assert refusal(ckpt).isprintable()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"num_classes": 10**12, "class_names": None},
+        {"network_options": {"depths": [10**9, 1, 1]}},
+        {"network_options": {"widths": [10**6] * 3}},
+        {"attention_options": {"kernel_size": 10**6 + 1}},
+    ],
+    ids=str,
+)
+def test_a_header_of_a_far_larger_network_is_refused_before_that_is_built(tmp_path, values):
+    path = tmp_path / "x.safetensors"
+    save_checkpoint(path, {"weight": torch.zeros(100)}, replace(HEADER, **values))
+    with pytest.raises(UsageError, match=r"damaged header: it says 10+1?, and the file has 100 values"):
+        load_checkpoint(path)
