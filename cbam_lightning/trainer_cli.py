@@ -168,6 +168,8 @@ class TrainerCLI(LightningCLI):
         options: RunOptions = self._get(self.config_init, "run")
         self.run_options = RunOptions(**vars(options))
         self.run = self._resumed or self._new_run()
+        if self.subcommand == "fit":
+            self.run.occupy()
         points = read_points(self.run) if self._resumed else {}
         self.checkpoint: ModelCheckpoint = self._get(self.config_init, "checkpoint")
         if self.checkpoint.dirpath is None:

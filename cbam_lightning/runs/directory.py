@@ -8,11 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import IO
 
 from pytorch_lightning.utilities import rank_zero_only
 
 from cbam_lightning.errors import UsageError
 from cbam_lightning.weights import atomic_write
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
+
+_OPEN_FILES: list[IO[str]] = []  # a lock ends when its file is closed
 
 # Processes that Lightning starts for further devices learn the directory from the first one.
 _ENVIRONMENT_NAME = "CBAM_LIGHTNING_RUN"
@@ -131,6 +139,23 @@ class RunDirectory:
     def announce(self) -> None:
         """Tell the processes that Lightning starts for further devices."""
         os.environ[_ENVIRONMENT_NAME] = str(self.path.absolute())
+
+    def occupy(self) -> None:
+        """Keep other processes from training in this directory, until this one ends in whatever way.
+
+        Raises:
+            UsageError: Another process trains in it.
+        """
+        if fcntl is None or getattr(rank_zero_only, "rank", 0) != 0:
+            return
+        file = (self.path / ".occupied").open("w")
+        _OPEN_FILES.append(file)
+        try:
+            # unlike flock, nothing that worker processes inherit and keep when this one is killed
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            message = f"another process is training in {self.path}; let it end, or stop it, first."
+            raise UsageError(message) from None
 
     @classmethod
     def open(cls, path: str | Path) -> RunDirectory:

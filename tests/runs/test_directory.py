@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 
 import pytest
 from pytorch_lightning.utilities import rank_zero_only
@@ -41,3 +43,26 @@ def test_other_processes_use_the_directory_of_the_first(tmp_path, monkeypatch):
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"no config\.yaml"):
         RunDirectory.open(tmp_path)
+
+
+def test_two_processes_do_not_train_in_one_directory(tmp_path):
+    run = RunDirectory(tmp_path)
+    code = "import sys; from cbam_lightning.runs.directory import RunDirectory; from pathlib import Path; "
+    code += "RunDirectory(Path(sys.argv[1])).occupy(); print('in', flush=True); input()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout.readline() == "in\n"
+    with pytest.raises(UsageError, match=r"another process is training in .*; let it end, or stop it, first"):
+        run.occupy()
+    other.kill()
+    other.wait()
+    run.occupy()
+    run.occupy()  # the same process may
+
+
+def test_a_run_with_a_name_of_the_user_has_an_id_of_its_own(tmp_path, monkeypatch):
+    runs = [RunDirectory.create(str(tmp_path), experiment, "again") for experiment in ("a", "b", "a")]
+    assert runs[0].path == runs[2].path == tmp_path / "a" / "again"
+    assert runs[0].id == runs[2].id != runs[1].id
+    assert all(run.id.startswith("again-") for run in runs)
