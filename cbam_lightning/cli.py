@@ -46,7 +46,7 @@ def _parser() -> commands.Parser:
 
 
 def _train(args: list[str]) -> None:
-    from cbam_lightning.trainer_cli import resume_run, run_trainer
+    from cbam_lightning.trainer_commands import resume_run, run_trainer
 
     if args[0] == "resume":
         resume_run(args[1:])

@@ -11,8 +11,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import wandb
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -32,7 +30,7 @@ from cbam_lightning.runs.report import fit_report
 from cbam_lightning.runs.resuming import Survival, read_points
 from cbam_lightning.runs.tracking import WandbOptions, build_loggers, finish_wandb
 from cbam_lightning.tasks.layer_sync import BatchNormSync
-from cbam_lightning.trainer_setup import import_modules, quieten, refuse_functions, require_known_class
+from cbam_lightning.trainer_setup import import_modules, refuse_functions, require_known_class
 from cbam_lightning.weights import read_training_state
 
 # What the model learns of its data. `dataset_name` and `dataset` are one thing, named from two sides.
@@ -277,55 +275,3 @@ def _as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def resume_run(args: Sequence[str]) -> None:
-    """Run ``resume``: ``fit`` once more, in the directory of a run and from its last checkpoint.
-
-    Args:
-        args: The directory, and options of ``fit`` to change.
-
-    Raises:
-        UsageError: The directory is none of a run, or what ``run_trainer`` raises.
-    """
-    if not args or args[0].startswith("-"):
-        message = "usage: cbam-lightning resume RUN_DIR [options of fit, such as --trainer.max_epochs 20]"
-        if args and args[0] in ("-h", "--help"):
-            print(message)
-            return
-        raise UsageError(message)
-    run = RunDirectory.open(args[0])
-    run.announce()
-    run_trainer(["fit", "--config", str(run.config), *args[1:]], run)
-
-
-def run_trainer(args: Sequence[str], resumed: RunDirectory | None = None) -> None:
-    """Run ``fit``, ``validate``, ``test`` or ``predict``.
-
-    Args:
-        args: The command line without the program's name.
-        resumed: The run to go on with, if it is none of its own.
-
-    Raises:
-        RunStopped: The training ended early, and said why.
-        UsageError: Something that the user gave is wrong.
-        OSError: The machine failed: the disk is full, a download broke off, and the like.
-    """
-    quieten()
-    try:
-        TrainerCLI(args, resumed)
-    except MisconfigurationException as error:  # Lightning's own word for a mistake of the user
-        raise UsageError(str(error)) from None
-    except wandb.Error as error:
-        message = f"W&B: {error}. Set WANDB_MODE=offline to record the run here and upload it later."
-        raise ConnectionError(message) from None
-    except ValueError as error:
-        raise _user_error_behind(error) from None
-
-
-def _user_error_behind(error: BaseException) -> BaseException:
-    """Find the mistake that jsonargparse wraps in an error about types when a class cannot be made."""
-    behind: BaseException | None = error
-    while behind is not None and not isinstance(behind, UsageError):
-        behind = behind.__cause__ or behind.__context__
-    return behind or error

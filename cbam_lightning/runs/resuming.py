@@ -103,7 +103,8 @@ class Survival(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save before a validation, which may take long."""
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+        trains = trainer.state.fn == "fit" and not trainer.sanity_checking
+        if trains and not trainer.fit_loop._should_accumulate():
             self._pause(trainer, Moment.VALIDATION)
 
     def on_validation_batch_start(
@@ -171,7 +172,7 @@ class Survival(Callback):
                 logger.sync()
         self._moment = moment
         try:
-            trainer.save_checkpoint(self.run.last)
+            trainer.save_checkpoint(self.run.last, weights_only=False)
         finally:
             self._moment = None
         self._saved_step, self._saved_at_s = trainer.global_step, time.monotonic()
@@ -224,7 +225,9 @@ class Survival(Callback):
 
 
 def _agree(trainer: Trainer, code: int) -> int:
-    """Return the largest of the codes of all processes."""
+    """Return the largest of the codes of all processes; one alone does not wait for its GPU."""
+    if trainer.world_size == 1:
+        return code
     wish = torch.tensor(code, device=trainer.strategy.root_device)
     return int(trainer.strategy.reduce(wish, reduce_op="max"))
 

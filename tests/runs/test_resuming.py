@@ -20,6 +20,8 @@ CASES = {
     "steps": EPOCHS.replace("max_epochs 3", "max_epochs -1") + " --trainer.max_steps 15",
     "accumulated": EPOCHS + " --trainer.accumulate_grad_batches 4",
     "validated twice an epoch": EPOCHS + " --trainer.val_check_interval 0.5",
+    "validated between accumulated batches": EPOCHS
+    + " --trainer.val_check_interval 0.5 --trainer.accumulate_grad_batches 2",
     "validated every second epoch": EPOCHS + " --trainer.check_val_every_n_epoch 2",
     "plateau": EPOCHS
     + " --model.schedule TorchSchedule --model.schedule.scheduler torch.optim.lr_scheduler.ReduceLROnPlateau"
