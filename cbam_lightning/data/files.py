@@ -91,11 +91,19 @@ def visible_entries(folder: str | Path) -> list[Path]:
     return [e for e in entries if not e.name.startswith(".") and e.name.lower() not in IGNORED_NAMES]
 
 
-def find_files(folder: str | Path) -> list[str]:
-    """List the visible files in a folder and in the folders below it, sorted by path."""
+def find_files(folder: str | Path, above: tuple[str, ...] = ()) -> list[str]:
+    """List the visible files in a folder and in the folders below it, sorted by path.
+
+    Args:
+        folder: Where to look; links are followed, except back to a folder that the link stands in.
+        above: The real paths of the folders that this one stands in.
+    """
+    real = os.path.realpath(folder)
+    if real in above:
+        return []
     files: list[str] = []
     for entry in visible_entries(folder):
-        files += find_files(entry) if entry.is_dir() else [str(entry)]
+        files += find_files(entry, (*above, real)) if entry.is_dir() else [str(entry)]
     return files
 
 

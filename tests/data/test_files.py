@@ -1,4 +1,5 @@
 import errno
+from pathlib import Path
 
 import pytest
 import torch
@@ -97,3 +98,14 @@ def test_names_survive_any_character(tmp_path):
 
 def test_default_number_of_workers(files):
     assert dataset(files).default_num_workers == min(8, usable_cores())
+
+
+def test_a_link_back_is_not_followed_and_others_are(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("a/1.png", "a/b/2.png", "elsewhere/3.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "a" / "b" / "back").symlink_to(tmp_path / "a")
+    (tmp_path / "a" / "b" / "to").symlink_to(tmp_path / "elsewhere")
+    found = [str(Path(path).relative_to(tmp_path / "a")) for path in find_files(tmp_path / "a")]
+    assert found == ["1.png", "b/2.png", "b/to/3.png"]
