@@ -134,7 +134,9 @@ def broken_yaml(configs: Iterable[str | Path]) -> str | None:
     """Say what is wrong with the first of these files that is no YAML of reasonable size."""
     for path in configs:
         try:
-            _expanded_size(yaml.compose(Path(path).read_text(), yaml.SafeLoader), {})
+            text = Path(path).read_text()
+            _expanded_size(yaml.compose(text, yaml.SafeLoader), {})
+            yaml.safe_load(text)
         except yaml.YAMLError as error:
             return f"{path} is no valid YAML: {_one_line(str(error))}."
         except RecursionError:
