@@ -64,7 +64,7 @@ def test_the_whole_way_of_a_run(capsys, caplog):
     assert call("fit", SMALL, SHORT, NO_WANDB, "--model.channels_last true --model.optimizer.lr 0.02") == 0
     printed = capsys.readouterr().out
     run = only_run()
-    assert sorted(p.name for p in run.iterdir()) == [
+    assert sorted(p.name for p in run.iterdir() if not p.name.startswith(".")) == [
         "checkpoints",
         "config.yaml",
         "metrics.csv",
