@@ -70,7 +70,8 @@ def _one_line(text: str) -> str:
 
 
 def _plain(type_text: str) -> str:
-    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", type_text).replace("typing.", "")
+    text = re.sub(r"Literal\[([^\]]+)\]", lambda found: found[1].replace(", ", " or "), type_text)
+    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text).replace("typing.", "")
     return text.replace("NoneType", "null")
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import warnings
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -72,18 +73,18 @@ class MetricsFile(Logger):
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = LineFile(self._path, self._keep + 1 if self._keep else 0)
-            if lines := self._file.lines():
-                self._keep_used_columns(lines)
+            self._keep_used_columns(self._file)
         return self._file
 
-    def _keep_used_columns(self, lines: list[str]) -> None:
+    def _keep_used_columns(self, file: LineFile) -> None:
         """Drop the columns of metrics that came up after the checkpoint only."""
-        names, *rows = csv.reader(lines)
+        if not file.lines():
+            return
+        names, *rows = csv.reader(file.lines())
         used = [i for i in range(len(names)) if any(row[i] for row in rows)]
         self._names = [names[i] for i in used]
         kept = [_csv_line([row[i] for i in used]) for row in rows]
-        assert self._file is not None
-        self._file.replace([_csv_line(self._names), *kept])
+        file.replace([_csv_line(self._names), *kept])
 
     def _widen(self, file: LineFile, row: Mapping[str, Any]) -> None:
         """Give new metrics their columns, in all rows."""
@@ -126,7 +127,6 @@ class WandbJournal(WandbLogger):
         super().__init__(**options)
         self.points = keep_points
         self._run = run
-        self._journal: LineFile | None = None
         self._failed = False
         self._last_there = -1  # the last point that W&B had before
 
@@ -136,19 +136,21 @@ class WandbJournal(WandbLogger):
         """The run of W&B, which knows all points of the journal once it is there."""
         if self._experiment is None:
             experiment = super().experiment
-            self._journal = LineFile(self._run.history, self.points)
             self._last_there = int(experiment.summary.get(POINT, -1))
             for point, line in enumerate(self._journal.lines()):
                 if point > self._last_there:
                     experiment.log({**self._decode(json.loads(line)), POINT: point})
         return self._experiment
 
+    @cached_property
+    def _journal(self) -> LineFile:
+        return LineFile(self._run.history, self.points)
+
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Write a point into the journal, then send it; training goes on if it cannot be sent."""
         point = dict(metrics) if step is None else {**metrics, "trainer/global_step": step}
         experiment = self.experiment
-        assert self._journal is not None
         self._journal.append(json.dumps(self._encode(point)))
         if self.points > self._last_there:
             self._send(experiment, {**point, POINT: self.points})
@@ -180,9 +182,8 @@ class WandbJournal(WandbLogger):
         folder = self._run.history.with_suffix("")
         try:
             folder.mkdir(exist_ok=True)
-            picture = image.image
-            assert picture is not None  # of a file that is gone
-            picture.save(folder / name)
+            if image.image is not None:  # else it was made of a file that is gone
+                image.image.save(folder / name)
         except OSError as error:
             warnings.warn(f"{folder / name} cannot be written ({error.strerror}).", stacklevel=2)
         return name
@@ -200,5 +201,4 @@ class WandbJournal(WandbLogger):
     @rank_zero_only
     def sync(self) -> None:
         """Wait until the journal is on the disk."""
-        if self._journal is not None:
-            self._journal.sync()
+        self._journal.sync()

@@ -18,6 +18,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from cbam_lightning.attention.registry import option_names
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models import build, open_checkpoint, resolve_names
+from cbam_lightning.tasks.compatibility import first_names, require_same_network
 from cbam_lightning.tasks.mean_loss import MeanLoss
 from cbam_lightning.tasks.optimizers import freeze as freeze_modules
 from cbam_lightning.tasks.optimizers import parameter_groups, scale_learning_rate
@@ -117,6 +118,9 @@ class Classifier(LightningModule):
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
 
+        self._create_metrics(num_classes)
+
+    def _create_metrics(self, num_classes: int) -> None:
         top_k = {"top1": 1, "top5": min(5, num_classes)}
         metrics = MetricCollection(
             {name: MulticlassAccuracy(num_classes, top_k=k, average="micro") for name, k in top_k.items()},
@@ -159,8 +163,8 @@ class Classifier(LightningModule):
             )
         if not same:
             self._new_classifier = (
-                f"{source} knows {start.header.num_classes} classes{_sample(theirs)}, the data have "
-                f"{self.num_classes}{_sample(self.class_names)}"
+                f"{source} knows {start.header.num_classes} classes{first_names(theirs)}, the data have "
+                f"{self.num_classes}{first_names(self.class_names)}"
             )
             rank_zero_info(f"  new classifier: {self._new_classifier}")
 
@@ -191,22 +195,7 @@ class Classifier(LightningModule):
         Raises:
             UsageError: Says what differs.
         """
-        theirs = checkpoint.get("hyper_parameters", {})
-        same = ("network", "network_options", "attention", "attention_options", "num_classes", "in_channels")
-        for name in same:
-            if name in theirs and _function(theirs[name]) != _function(self.hparams[name]):
-                message = (
-                    f"the checkpoint has {name} {theirs[name]!r} and this run {self.hparams[name]!r}; they "
-                    "have to be the same. To fine-tune, start from --model.weights instead of --ckpt_path."
-                )
-                raise UsageError(message)
-        names = theirs.get("class_names")
-        if names and self.class_names and tuple(names) != self.class_names:
-            message = (
-                f"the checkpoint's classes{_sample(tuple(names))} differ from the "
-                f"data's{_sample(self.class_names)}. To fine-tune, start from --model.weights."
-            )
-            raise UsageError(message)
+        require_same_network(checkpoint.get("hyper_parameters", {}), self.hparams)
         self._new_classifier = None
 
     def on_train_start(self) -> None:
@@ -297,14 +286,3 @@ class Classifier(LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": schedule.build(optimizer, steps, max_epochs(self.trainer, steps)),
         }
-
-
-def _function(value: Any) -> Any:
-    """Leave the implementation out of an attention's options: it is the same function in another way."""
-    if isinstance(value, Mapping):
-        return {name: option for name, option in value.items() if name != "implementation"}
-    return value
-
-
-def _sample(names: tuple[str, ...] | None) -> str:
-    return f" ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else ""

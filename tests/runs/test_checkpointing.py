@@ -42,5 +42,5 @@ def test_a_failed_write_leaves_the_old_checkpoint_and_ends_nothing(tmp_path, mon
     "options", [{"every_minutes": 0}, {"every_minutes": float("nan")}, {"every_steps": -1}]
 )
 def test_bad_options_are_refused(options):
-    with pytest.raises(UsageError, match=r"save\.every_\w+ is .*; allowed: more than 0, or null"):
+    with pytest.raises(UsageError, match=r"--save\.every_\w+ is .*; allowed: more than 0, or null"):
         SaveOptions(**options)

@@ -1,0 +1,48 @@
+"""Whether a checkpoint belongs to the network and the classes of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cbam_lightning.errors import UsageError
+
+_SAME = ("network", "network_options", "attention", "attention_options", "num_classes", "in_channels")
+
+
+def require_same_network(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Refuse to go on with a checkpoint of another network or of other classes.
+
+    Args:
+        theirs: Hyperparameters of the checkpoint; what they leave out may be anything.
+        ours: Hyperparameters of the run.
+
+    Raises:
+        UsageError: Says what differs.
+    """
+    for name in _SAME:
+        if name in theirs and _function(theirs[name]) != _function(ours[name]):
+            message = (
+                f"the checkpoint has {name} {theirs[name]!r} and this run {ours[name]!r}; they "
+                "have to be the same. To fine-tune, start from --model.weights instead of --ckpt_path."
+            )
+            raise UsageError(message)
+    their_names, our_names = (tuple(values.get("class_names") or ()) for values in (theirs, ours))
+    if their_names and our_names and their_names != our_names:
+        message = (
+            f"the checkpoint's classes{first_names(their_names)} differ from the "
+            f"data's{first_names(our_names)}. To fine-tune, start from --model.weights."
+        )
+        raise UsageError(message)
+
+
+def first_names(names: tuple[str, ...] | None) -> str:
+    """Return " (cat, dog, fox, …)", or nothing where there are no names."""
+    return f" ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else ""
+
+
+def _function(value: Any) -> Any:
+    """Leave the implementation out of an attention's options: it is the same function in another way."""
+    if isinstance(value, Mapping):
+        return {name: option for name, option in value.items() if name != "implementation"}
+    return value
