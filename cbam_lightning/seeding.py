@@ -76,3 +76,16 @@ def spared_generator() -> Iterator[torch.Generator]:
         yield torch.default_generator
     finally:
         torch.set_rng_state(state)
+
+
+@contextmanager
+def own_stream() -> Iterator[None]:
+    """Seed torch's global CPU generator by one number drawn from it, and let it go on behind that number.
+
+    How much is drawn within changes nothing that is drawn afterwards: two networks that differ in one part
+    have the same initial values in all others.
+    """
+    seed = int(torch.randint(2**63 - 1, (), generator=torch.default_generator, device="cpu"))
+    with spared_generator() as generator:
+        generator.manual_seed(seed)
+        yield

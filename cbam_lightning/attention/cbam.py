@@ -42,6 +42,7 @@ from cbam_lightning.attention.gate import (
 )
 from cbam_lightning.attention.implementation import Implementation, check_implementation, runs_fused
 from cbam_lightning.errors import UsageError
+from cbam_lightning.seeding import own_stream
 
 Arrangement = Literal["channel-spatial", "spatial-channel", "parallel", "channel", "spatial"]
 SpatialPool = Literal["avg+max", "conv1x1"]
@@ -228,10 +229,12 @@ class CBAM(nn.Module):
         positions.check_dims(dims)
         self.arrangement = arrangement
         self.implementation = implementation
-        if arrangement != "spatial":
-            self.channel = ChannelAttention(channels, reduction, pools, gate)
-        if arrangement != "channel":
-            self.spatial = SpatialAttention(channels, kernel_size, spatial_pool, spatial_relu, gate, dims)
+        with own_stream():  # a half starts from the same values, whatever the other one is
+            if arrangement != "spatial":
+                self.channel = ChannelAttention(channels, reduction, pools, gate)
+        with own_stream():
+            if arrangement != "channel":
+                self.spatial = SpatialAttention(channels, kernel_size, spatial_pool, spatial_relu, gate, dims)
 
     def gate_map(self, x: Tensor) -> Tensor:
         """Return the product of both gates, (N, C, *positions), or the one gate of a half alone, as it is."""

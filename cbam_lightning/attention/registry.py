@@ -13,6 +13,7 @@ from cbam_lightning.attention.eca import ECA
 from cbam_lightning.attention.sagan import SAGAN
 from cbam_lightning.attention.squeeze_excite import SqueezeExcite
 from cbam_lightning.errors import UsageError, unknown_name
+from cbam_lightning.seeding import own_stream
 
 # The first positional argument of every class is its number of channels.
 _ATTENTION: dict[str, type[nn.Module]] = {
@@ -59,7 +60,8 @@ def create_attention(name: str, channels: int, /, **options: Any) -> nn.Module:
     """Build an attention module, (N, C, *positions) to the same, by its name.
 
     Positions are (L,), (H, W) or (D, H, W); a module with an option ``dims`` is made for one of them, by
-    default for (H, W).
+    default for (H, W). Its initial values depend on torch's generator, which goes on by one number whatever
+    the module draws.
 
     Args:
         name: One of ``list_attention()``; ``none`` is the identity.
@@ -76,7 +78,8 @@ def create_attention(name: str, channels: int, /, **options: Any) -> nn.Module:
     for option in options:
         if option not in allowed:
             raise unknown_name(kind=f"{name} option", given=option, allowed=allowed)
-    return _ATTENTION[name](channels, **options)
+    with own_stream():
+        return _ATTENTION[name](channels, **options)
 
 
 def _check_name(name: str) -> None:

@@ -15,6 +15,18 @@ from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.weights import atomic_write
 from cbam_lightning.weights.checkpoint import PROVENANCE_KEY
 
+# What `compare` has to know to build the network once more, the part that the data decided included.
+_NETWORK = (
+    "network",
+    "attention",
+    "attention_options",
+    "network_options",
+    "num_classes",
+    "in_channels",
+    "size_px",
+    "channels_last",
+)
+
 
 class RunRecord(SaveConfigCallback):
     """Write the resolved configuration, the origin of every checkpoint, and the results.
@@ -74,17 +86,21 @@ class RunRecord(SaveConfigCallback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the results of a validation that is no part of training."""
         if trainer.state.fn == "validate":
-            self._write_results(trainer, "val/")
+            self._write_results(trainer, pl_module, "val/")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the results of a test."""
-        self._write_results(trainer, "test/")
+        self._write_results(trainer, pl_module, "test/")
 
-    def _write_results(self, trainer: Trainer, prefix: str) -> None:
+    def _write_results(self, trainer: Trainer, module: LightningModule, prefix: str) -> None:
         if not trainer.is_global_zero:
             return
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
-        results = {"checkpoint": trainer.ckpt_path and str(trainer.ckpt_path), "metrics": metrics}
+        results = {
+            "checkpoint": trainer.ckpt_path and str(trainer.ckpt_path),
+            "metrics": metrics,
+            "network": {name: module.hparams[name] for name in _NETWORK if name in module.hparams},
+        }
         with atomic_write(self.run.results) as file:
             file.write(json.dumps(results, indent=2).encode())
 
