@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from cbam_lightning import __version__, benchmark_cli, commands
+from cbam_lightning import __version__, benchmark_cli, commands, study_cli
 from cbam_lightning.errors import RunStopped, UsageError, unknown_name
 
 _TRAINER_COMMANDS = {
@@ -23,6 +23,7 @@ _PLAIN_COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "weights": ("list, show, verify, import and export checkpoints", commands.weights),
     "data": ("write class folders as shards, which are read faster", commands.data),
     "export": ("write a network as ONNX or torch.export program", commands.export),
+    "study": ("train a grid of arms and seeds, or what is left of it", study_cli.study),
     "benchmark": (
         "measure attention, networks, reading images and the training loop",
         benchmark_cli.benchmark,

@@ -1,0 +1,81 @@
+"""A resolved configuration as a flat table, in which two of them can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+Settings = dict[str, Any]
+
+# How a run is filed, watched and saved, not what it computes.
+_FILING = (
+    "config",
+    "run",
+    "wandb",
+    "save",
+    "checkpoint.dirpath",
+    "checkpoint.verbose",
+    "trainer.default_root_dir",
+    "trainer.enable_model_summary",
+    "trainer.enable_progress_bar",
+    "trainer.log_every_n_steps",
+    "trainer.logger",
+)
+
+
+def flatten(config: Mapping[str, Any]) -> Settings:
+    """Return every single setting under its dotted name, as the command line has it.
+
+    ``{"data": {"class_path": "CIFAR10", "init_args": {"batch_size": 64}}}`` gives ``{"data": "CIFAR10",
+    "data.batch_size": 64}``. An empty dictionary sets nothing.
+
+    Args:
+        config: Of a sub-command, from YAML or JSON.
+    """
+    settings: Settings = {}
+    for key, value in config.items():
+        _add(settings, str(key), value)
+    return settings
+
+
+def _add(settings: Settings, key: str, value: Any) -> None:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            below = key if name in ("class_path", "init_args") else f"{key}.{name}"
+            _add(settings, below, inner)
+    elif isinstance(value, (list, tuple)) and any(isinstance(item, Mapping) for item in value):
+        for position, item in enumerate(value):
+            _add(settings, f"{key}.{position}", item)
+    else:
+        settings[key] = list(value) if isinstance(value, tuple) else value
+
+
+def is_below(key: str, names: Iterable[str]) -> bool:
+    """Say whether a setting is one of the named ones, or part of one."""
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def without_filing(settings: Settings) -> Settings:
+    """Leave out where a run is kept, how it is watched and how often it is saved."""
+    return {key: value for key, value in settings.items() if not is_below(key, _FILING)}
+
+
+def same_value(given: Any, resolved: Any) -> bool:
+    """Say whether a setting as somebody writes it is the one that a run resolved it to.
+
+    A class may be named without its module, and YAML reads ``1e-4`` as text.
+
+    Args:
+        given: From a YAML file or an option.
+        resolved: From a run's ``config.yaml``.
+    """
+    if given == resolved:
+        return True
+    if isinstance(given, str) and isinstance(resolved, str):
+        return resolved.endswith(f".{given}")
+    if isinstance(given, str) and isinstance(resolved, (int, float)):
+        try:
+            return float(given) == resolved
+        except ValueError:
+            return False
+    return False
