@@ -17,7 +17,7 @@ from cbam_lightning.attention.gate import check_choice
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models.factory import rebuild
 from cbam_lightning.models.pretrained import open_checkpoint
-from cbam_lightning.weights import Header, atomic_write
+from cbam_lightning.weights import Header, atomic_write, list_weights
 
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}
 TOLERANCE = 1e-4  # absolute, of logits that are scaled to at most 1
@@ -63,7 +63,11 @@ def export_network(source: str | Path, out: str | Path | None = None, to: str = 
         OSError: The file cannot be written.
     """
     check_choice("format", to, SUFFIXES)
-    out = Path(out) if out is not None else Path(source).with_suffix(SUFFIXES[to])
+    if out is None:  # a name with a dot has no ending
+        out = (
+            f"{source}{SUFFIXES[to]}" if source in list_weights() else Path(source).with_suffix(SUFFIXES[to])
+        )
+    out = Path(out)
     if out.suffix != SUFFIXES[to]:
         message = f"{out} should end in {SUFFIXES[to]}, the ending of {to} files."
         raise UsageError(message)

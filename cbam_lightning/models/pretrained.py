@@ -17,6 +17,7 @@ from cbam_lightning import __version__
 from cbam_lightning.errors import UsageError, unknown_name
 from cbam_lightning.models.registry import MODELS
 from cbam_lightning.weights import Checkpoint, Header, checkpoint_path, list_weights, load_checkpoint
+from cbam_lightning.weights.files import FILE_ENDINGS
 from cbam_lightning.weights.translate import complete
 from cbam_lightning.weights.unpickle import refusal
 
@@ -27,8 +28,8 @@ def open_checkpoint(source: str | Path, network: str | None = None) -> Checkpoin
     Args:
         source: One of ``cbam_lightning.weights.list_weights()``; the name of an entry of torchvision's
             ``WeightsEnum`` such as ``IMAGENET1K_V2``, or ``DEFAULT`` for torchvision's or timm's best; or the
-            path of a ``.safetensors`` or ``.ckpt`` file. A file without an ending that is called like a
-            registered checkpoint is opened as ``./NAME``.
+            path of a ``.safetensors`` or ``.ckpt`` file. A file that is called like a registered checkpoint
+            is opened as ``./NAME``.
         network: Whose weights to take, where the library has them for many: a name of ours,
             ``torchvision/NAME`` or ``timm/NAME``.
 
@@ -43,7 +44,8 @@ def open_checkpoint(source: str | Path, network: str | None = None) -> Checkpoin
     name = str(source)
     if isinstance(source, str) and name in list_weights():
         return load_checkpoint(checkpoint_path(name))
-    if isinstance(source, Path) or os.sep in name or Path(name).suffix or Path(name).is_file():
+    named_as_file = os.sep in name or name.lower().endswith(FILE_ENDINGS)
+    if isinstance(source, Path) or named_as_file or Path(name).is_file():
         return load_checkpoint(source)
     if network and network.startswith("timm/") and name == "DEFAULT":
         return _from_timm(network)

@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+# What files with weights end in, and no registered name does, so that a text is either a name or a path.
+FILE_ENDINGS = (".safetensors", ".ckpt", ".pth", ".pt", ".bin", ".tar")
+
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:

@@ -1,15 +1,13 @@
 """Checkpoints by name: the table in ``registry.json``, and the files behind it.
 
-To add one: put the file into ``files/`` or at a URL, call ``make_entry`` on it, and append ``to_dict()`` of
-the result to ``registry.json``.
+``python -m cbam_lightning.tasks.shipping`` adds the network of finished runs. To add another file, put it
+into ``files/`` or at a URL, and hand ``make_entry`` of it to ``register``.
 """
 
 from __future__ import annotations
 
 import json
-import re
-import sys
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -17,80 +15,10 @@ from typing import Any
 from cbam_lightning.errors import UsageError, unknown_name
 from cbam_lightning.weights.checkpoint import load_checkpoint
 from cbam_lightning.weights.downloads import cache_folder, fetch, sha256_of
+from cbam_lightning.weights.entry import Entry
+from cbam_lightning.weights.files import atomic_write
 
 TABLE = Path(__file__).with_name("registry.json")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A checkpoint that is known by name.
-
-    Attributes:
-        name: Letters, digits, ``_`` and ``-``.
-        sha256: Of the file, 64 lower-case hexadecimal digits.
-        num_bytes: Size of the file.
-        licence: Of the values, as an SPDX identifier (https://spdx.org/licenses).
-        dataset: What the network was trained on.
-        command: What made the file.
-        metrics: Measured figures as fractions, for example ``{"test/top1": 0.91}``.
-        file: Name in the folder ``files`` beside the table; either this or ``url``.
-        url: Where the file is downloaded from.
-
-    Raises:
-        UsageError: A value is not as described, or a text has control characters.
-    """
-
-    name: str
-    sha256: str
-    num_bytes: int
-    licence: str
-    dataset: str
-    command: str
-    metrics: dict[str, float] = field(default_factory=dict)
-    file: str | None = None
-    url: str | None = None
-
-    def __post_init__(self) -> None:
-        rules = {
-            "name": _matches(r"[A-Za-z0-9_-]+", self.name),
-            "sha256": _matches(r"[0-9a-f]{64}", self.sha256),
-            "num_bytes": isinstance(self.num_bytes, int) and 0 < self.num_bytes < 1 << 63,
-            "metrics": isinstance(self.metrics, dict)
-            and all(_matches(".+", key) and _is_number(number) for key, number in self.metrics.items()),
-            "file": self.file is None or _matches(r"[^/\\]+\.safetensors", self.file),
-            "url": self.url is None or _matches(r"https?://[!-~]+", self.url),
-            "file or url": (self.file is None) != (self.url is None),
-            **{name: _matches(".*", getattr(self, name)) for name in ("licence", "dataset", "command")},
-        }
-        wrong = [name for name, fits in rules.items() if not fits]
-        if wrong:
-            given = ", ".join(f"{name} is {getattr(self, name, 'both or none')!r:.80}" for name in wrong)
-            message = f"the registered checkpoint {self.name!r:.80} is not as Entry describes it: {given}."
-            raise UsageError(message)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the entry as an object of the table."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
-
-    def summary(self) -> str:
-        """Return data set, figures, size in megabytes and licence in one line."""
-        return f"{self.dataset}; {self._figures()}; {self.num_bytes / 1e6:.1f} MB; {self.licence}"
-
-    def describe(self) -> str:
-        """Return the entry for people, a line a field."""
-        values = self.to_dict() | {"metrics": self._figures()}
-        return "\n".join(f"{name:<18}{value}" for name, value in values.items())
-
-    def _figures(self) -> str:
-        return ", ".join(f"{name}={value:.4f}" for name, value in self.metrics.items()) or "not measured"
-
-
-def _matches(pattern: str, value: Any) -> bool:
-    return isinstance(value, str) and value.isprintable() and re.fullmatch(pattern, value) is not None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and 0 <= value <= sys.float_info.max
 
 
 def _read_table() -> list[dict[str, Any]]:
@@ -167,7 +95,7 @@ def verify(entry: Entry) -> Path:
     """
     if entry.url is not None:
         return fetch(entry.url, entry.sha256, cache_folder() / f"{entry.name}.safetensors")
-    path = TABLE.parent / "files" / str(entry.file)
+    path = files_folder() / str(entry.file)
     found = sha256_of(path)
     if found != entry.sha256:
         message = f"{path} is damaged: its SHA-256 is {found}, not {entry.sha256}. Install the package again."
@@ -175,8 +103,37 @@ def verify(entry: Entry) -> Path:
     return path
 
 
+def files_folder() -> Path:
+    """Return the folder of the checkpoints that the package ships, and of their model cards."""
+    return TABLE.parent / "files"
+
+
+def card_path(name: str) -> Path:
+    """Return where the model card of a checkpoint is, if it has one."""
+    return files_folder() / f"{name}.md"
+
+
+def register(entry: Entry) -> None:
+    """Put a checkpoint into the table, in place of the one of the same name if there is one.
+
+    Raises:
+        UsageError: The table as it is cannot be read.
+        OSError: It cannot be written; it is unchanged then.
+    """
+    entries = {**_entries(), entry.name: entry}
+    table = [entries[name].to_dict() for name in sorted(entries)]
+    with atomic_write(TABLE) as file:
+        file.write(f"{json.dumps(table, indent=2)}\n".encode())
+
+
 def make_entry(
-    path: str | Path, *, licence: str, command: str, name: str | None = None, url: str | None = None
+    path: str | Path,
+    *,
+    licence: str,
+    command: str,
+    name: str | None = None,
+    url: str | None = None,
+    seeds: dict[str, float] | None = None,
 ) -> Entry:
     """Describe a checkpoint for the table; data set and metrics are what its header says.
 
@@ -186,6 +143,7 @@ def make_entry(
         command: What made it.
         name: What it shall be called; left out, it is the file's name.
         url: Where it will be downloaded from; left out, it lies in the folder ``files`` beside the table.
+        seeds: ``test/top1`` of the runs that it was chosen from, by their seeds.
 
     Raises:
         UsageError: The file is no checkpoint of ours, or its header names no data set.
@@ -203,6 +161,7 @@ def make_entry(
         dataset=header.dataset,
         command=command,
         metrics=dict(header.metrics),
+        seeds=seeds or {},
         file=None if url else path.name,
         url=url,
     )

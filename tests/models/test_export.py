@@ -1,6 +1,7 @@
 """Exported files answer like the network, at other batches and sizes than those they were traced with."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from cbam_lightning import create_model, list_attention
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models import export as export_module
 from cbam_lightning.models.export import export_network
-from cbam_lightning.weights import Header, save_checkpoint
+from cbam_lightning.weights import Header, load_checkpoint, save_checkpoint
 from tests.command import call
 
 OPTIONS = {"depths": [1, 1], "widths": [8, 16]}
@@ -47,6 +48,13 @@ def assert_agrees(run, network):
             expected = network(images)
         assert expected.std() > 1e-3
         torch.testing.assert_close(run(images), expected, rtol=0, atol=1e-4)
+
+
+def test_a_registered_name_keeps_what_stands_after_its_dot(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(export_module, "list_weights", lambda: ["net.flowers"])
+    monkeypatch.setattr(export_module, "open_checkpoint", lambda _: load_checkpoint(checkpoint))
+    assert export_network("net.flowers", to="torch_export").path == Path("net.flowers.pt2")
+    assert Path("net.flowers.pt2").is_file()
 
 
 @pytest.mark.parametrize("attention", list_attention())

@@ -164,6 +164,30 @@ def test_a_registered_name_comes_first(monkeypatch, tmp_path):
         open_checkpoint("smal")
 
 
+def test_a_name_with_a_dot_is_no_file_and_brings_its_attention(monkeypatch, tmp_path):
+    options = {"depths": [1, 1, 1], "widths": [4, 8, 16]}
+    torch.manual_seed(3)
+    network = create_model("resnet20", attention="cbam", num_classes=3, **options)
+    path = tmp_path / "files" / "resnet20_cbam.cifar10.safetensors"
+    save_checkpoint(path, network.state_dict(), Header("resnet20", "cbam", 3, 3, options, dataset="cifar10"))
+    entry = make_entry(path, licence="MIT", command="x")
+    assert entry.name == "resnet20_cbam.cifar10"
+    (tmp_path / "registry.json").write_text(json.dumps([entry.to_dict()]))
+    monkeypatch.setattr(registry, "TABLE", tmp_path / "registry.json")
+    for name in ("resnet20", None):
+        state = create_model(name, weights="resnet20_cbam.cifar10").state_dict()
+        assert any(".attention." in key for key in state)
+        assert state.keys() == network.state_dict().keys()
+        assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+    with pytest.raises(UsageError, match="belongs to another network"):
+        create_model("resnet20", attention="none", weights="resnet20_cbam.cifar10")
+    with pytest.raises(UsageError, match=r"Did you mean 'resnet20_cbam\.cifar10'"):
+        create_model("resnet20", weights="resnet20_cbam.cifar")
+    (tmp_path / "odd.ending").write_bytes(b"no checkpoint")
+    with pytest.raises(UsageError, match=r"odd\.ending is refused"):
+        open_checkpoint("odd.ending")
+
+
 @pytest.mark.parametrize(
     ("source", "network", "expected"),
     [

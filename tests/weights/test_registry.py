@@ -24,6 +24,22 @@ OPTIONS = {"depths": [1, 1, 1], "widths": [4, 8, 16]}
 HEADER = Header(
     "resnet20", "cbam", 3, 3, network_options=OPTIONS, dataset="cifar10", metrics={"test/top1": 0.9125}
 )
+HOSTILE_NAMES = (
+    "",
+    ".",
+    "..",
+    ".x",
+    "x.",
+    "a..b",
+    "a.b.c",
+    "../x",
+    "a/.x",
+    "..\\x",
+    "a.b\n",
+    "a.\x00",
+    "a b.c",
+    "ä.b",
+)
 MADE = {"licence": "MIT", "command": "cbam-lightning fit --config experiments/x.yaml"}
 
 
@@ -126,6 +142,52 @@ def test_an_unknown_name_shows_the_known_ones(table, checkpoint):
         find("smal")
 
 
+def test_a_name_may_hold_the_data_set_after_a_dot(table, checkpoint, server):
+    name = "resnet20_cbam.cifar-10"
+    table(make_entry(checkpoint, **MADE, name=name, url=server.url + "small.safetensors"))
+    assert list_weights() == [name]
+    assert checkpoint_path(name) == cache_folder() / f"{name}.safetensors"
+    assert [path.name for path in cache_folder().iterdir() if path.suffix != ".lock"] == [
+        f"{name}.safetensors"
+    ]
+
+
+def test_an_entry_takes_the_place_of_the_one_of_its_name(table, checkpoint):
+    entries = {name: make_entry(checkpoint, **MADE, name=name) for name in ("b", "a.x")}
+    table(entries["b"])
+    registry.register(entries["a.x"])
+    assert {name: find(name) for name in list_weights()} == entries
+    entries["b"] = make_entry(checkpoint, licence="BSD-3-Clause", command="y", name="b", seeds={"3": 0.5})
+    registry.register(entries["b"])
+    assert {name: find(name) for name in list_weights()} == entries
+    assert [values["name"] for values in json.loads(registry.TABLE.read_text())] == ["a.x", "b"]
+
+
+def test_an_entry_that_cannot_be_added_leaves_the_table_as_it_was(table, checkpoint):
+    registry.TABLE.write_text("[5]")
+    with pytest.raises(UsageError, match="should be a list of objects"):
+        registry.register(make_entry(checkpoint, **MADE))
+    assert registry.TABLE.read_text() == "[5]"
+
+
+@pytest.mark.parametrize(
+    ("seeds", "expected"),
+    [
+        ({"0": 0.91, "1": 0.95, "2": 0.93}, "median of 3 seeds 0.9300, lowest 0.9100, highest 0.9500"),
+        (
+            {"4": 0.95, "0": 0.91, "1": 0.94, "2": 0.93},
+            "median of 4 seeds 0.9300, lowest 0.9100, highest 0.9500",
+        ),
+    ],
+)
+def test_an_entry_states_what_all_seeds_came_to(checkpoint, seeds, expected):
+    entry = make_entry(checkpoint, **MADE, seeds=seeds)
+    assert entry.summary() == f"cifar10; test/top1=0.9125; {expected}; 0.0 MB; MIT"
+    lines = dict(line.split(maxsplit=1) for line in entry.describe().splitlines())
+    assert lines["seeds"] == expected
+    assert Entry(**entry.to_dict()) == entry
+
+
 def test_two_entries_of_one_name_are_refused(table, checkpoint):
     table(*[make_entry(checkpoint, **MADE)] * 2)
     with pytest.raises(UsageError, match="two checkpoints named small"):
@@ -144,6 +206,11 @@ def test_two_entries_of_one_name_are_refused(table, checkpoint):
         ({"metrics": []}, "metrics"),
         ({"name": "a/b"}, "name"),
         ({"name": "a.pt"}, "name"),
+        ({"name": "a.Safetensors"}, "name"),
+        *(({"name": name}, "name") for name in HOSTILE_NAMES),
+        ({"seeds": {"0": 1.01}}, "seeds"),
+        ({"seeds": {"zero": 0.9}}, "seeds"),
+        ({"seeds": [0.9]}, "seeds"),
         ({"file": "../small.safetensors"}, "file"),
         ({"file": "small.pt"}, "file"),
         ({"file": None}, "file or url"),
@@ -187,7 +254,7 @@ def test_an_entry_is_described_by_all_it_holds(checkpoint):
     lines = dict(line.split(maxsplit=1) for line in entry.describe().splitlines())
     assert lines["sha256"] == entry.sha256
     assert lines["metrics"] == "test/top1=0.9125"
-    assert "url" not in lines
+    assert not {"url", "seeds"} & lines.keys()
     assert entry.summary().startswith("cifar10; test/top1=0.9125; 0.0 MB; MIT")
 
 

@@ -1,0 +1,105 @@
+"""What is known of a registered checkpoint: one object of the table in ``registry.json``."""
+
+from __future__ import annotations
+
+import re
+import sys
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from cbam_lightning.errors import UsageError
+from cbam_lightning.weights.files import FILE_ENDINGS
+
+_NAME = r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)?"  # it becomes a file's name in the cache
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A checkpoint that is known by name.
+
+    Attributes:
+        name: ``<network>_<attention>.<dataset>``: letters, digits, ``_`` and ``-``, with at most one dot
+            between them, and not the ending of a checkpoint file.
+        sha256: Of the file, 64 lower-case hexadecimal digits.
+        num_bytes: Size of the file.
+        licence: Of the values, as an SPDX identifier (https://spdx.org/licenses).
+        dataset: What the network was trained on.
+        command: What made the file.
+        metrics: Measured figures as fractions, for example ``{"test/top1": 0.91}``.
+        seeds: ``test/top1`` of every run that the file was chosen from, by its seed: the file is that of the
+            median, of an even number the lower one. Empty if there was one run only.
+        file: Name in the folder ``files`` beside the table; either this or ``url``.
+        url: Where the file is downloaded from.
+
+    Raises:
+        UsageError: A value is not as described, or a text has control characters.
+    """
+
+    name: str
+    sha256: str
+    num_bytes: int
+    licence: str
+    dataset: str
+    command: str
+    metrics: dict[str, float] = field(default_factory=dict)
+    seeds: dict[str, float] = field(default_factory=dict)
+    file: str | None = None
+    url: str | None = None
+
+    def __post_init__(self) -> None:
+        rules = {
+            "name": _matches(_NAME, self.name) and not self.name.lower().endswith(FILE_ENDINGS),
+            "sha256": _matches(r"[0-9a-f]{64}", self.sha256),
+            "num_bytes": isinstance(self.num_bytes, int) and 0 < self.num_bytes < 1 << 63,
+            "metrics": _are_numbers(".+", self.metrics, sys.float_info.max),
+            "seeds": _are_numbers("[0-9]+", self.seeds, 1),
+            "file": self.file is None or _matches(r"[^/\\]+\.safetensors", self.file),
+            "url": self.url is None or _matches(r"https?://[!-~]+", self.url),
+            "file or url": (self.file is None) != (self.url is None),
+            **{name: _matches(".*", getattr(self, name)) for name in ("licence", "dataset", "command")},
+        }
+        wrong = [name for name, fits in rules.items() if not fits]
+        if wrong:
+            given = ", ".join(f"{name} is {getattr(self, name, 'both or none')!r:.80}" for name in wrong)
+            message = f"the registered checkpoint {self.name!r:.80} is not as Entry describes it: {given}."
+            raise UsageError(message)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entry as an object of the table."""
+        return {key: value for key, value in asdict(self).items() if value not in (None, {})}
+
+    def summary(self) -> str:
+        """Return data set, accuracies, size in megabytes and licence in one line."""
+        top1 = {name: value for name, value in self.metrics.items() if name.endswith("/top1")}
+        size = f"{self.num_bytes / 1e6:.1f} MB"
+        parts = (self.dataset, _figures(top1), self.spread(), size, self.licence)
+        return "; ".join(part for part in parts if part)
+
+    def describe(self) -> str:
+        """Return the entry for people, a line a field."""
+        texts = {"metrics": _figures(self.metrics), "seeds": self.spread()}
+        values = self.to_dict() | {name: text for name, text in texts.items() if text}
+        return "\n".join(f"{name:<18}{value}" for name, value in values.items())
+
+    def spread(self) -> str:
+        """Return what all seeds came to, or nothing if that is not known."""
+        if not self.seeds:
+            return ""
+        found = sorted(self.seeds.values())
+        median = found[(len(found) - 1) // 2]
+        return f"median of {len(found)} seeds {median:.4f}, lowest {found[0]:.4f}, highest {found[-1]:.4f}"
+
+
+def _matches(pattern: str, value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable() and re.fullmatch(pattern, value) is not None
+
+
+def _are_numbers(pattern: str, values: Any, most: float) -> bool:
+    return isinstance(values, dict) and all(
+        _matches(pattern, name) and isinstance(number, (int, float)) and 0 <= number <= most
+        for name, number in values.items()
+    )
+
+
+def _figures(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name}={value:.4f}" for name, value in metrics.items()) or "not measured"
