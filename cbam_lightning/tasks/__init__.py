@@ -2,6 +2,16 @@
 
 from cbam_lightning.tasks.classifier import Classifier
 from cbam_lightning.tasks.ema import EMA
+from cbam_lightning.tasks.finetuning import GradualUnfreezing
 from cbam_lightning.tasks.schedules import Constant, MultiStep, Schedule, TorchSchedule, WarmupCosine
 
-__all__ = ["EMA", "Classifier", "Constant", "MultiStep", "Schedule", "TorchSchedule", "WarmupCosine"]
+__all__ = [
+    "EMA",
+    "Classifier",
+    "Constant",
+    "GradualUnfreezing",
+    "MultiStep",
+    "Schedule",
+    "TorchSchedule",
+    "WarmupCosine",
+]

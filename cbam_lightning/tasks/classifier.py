@@ -19,6 +19,7 @@ from cbam_lightning.attention.registry import option_names
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models import build, open_checkpoint, resolve_names
 from cbam_lightning.tasks.compatibility import first_names, require_same_network
+from cbam_lightning.tasks.finetuning import divide_by_stage
 from cbam_lightning.tasks.mean_loss import MeanLoss
 from cbam_lightning.tasks.optimizers import freeze as freeze_modules
 from cbam_lightning.tasks.optimizers import parameter_groups, scale_learning_rate
@@ -280,6 +281,7 @@ class Classifier(LightningModule):
         """Build the optimiser over what is not frozen, and the schedule over the length of the training."""
         optimizer = self.optimizer(parameter_groups(self.network, self.decay_norm_and_bias))
         scale_learning_rate(optimizer, self.trainer, self.lr_batch_size)
+        divide_by_stage(optimizer, self.trainer)
         schedule = self.schedule or WarmupCosine()
         steps = steps_per_epoch(self.trainer)
         return {

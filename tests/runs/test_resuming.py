@@ -31,6 +31,7 @@ CASES = {
     + " --model.network dropout_net --model.attention none"
     + " --model.network_options null",
     "adamw": EPOCHS + " --model.optimizer AdamW --model.optimizer.lr 0.001",
+    "unfreezing": EPOCHS + " --trainer.callbacks+=GradualUnfreezing",
 }
 SAVING = "--save.every_steps 2"
 
@@ -83,7 +84,7 @@ def break_off_twice(whole, case, place):
     assert differences(run_of("cut"), whole(case)) == []
 
 
-@pytest.mark.parametrize("case", ["steps", "accumulated", "plateau", "dropout"])
+@pytest.mark.parametrize("case", ["steps", "accumulated", "plateau", "dropout", "unfreezing"])
 def test_whatever_is_trained(whole, case):
     break_off_twice(whole, case, (1, 1, "val"))
 

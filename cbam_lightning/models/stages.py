@@ -1,0 +1,69 @@
+"""The stages of any convolutional network: what works at one resolution, and the classifier."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from cbam_lightning.models.dataflow import record
+from cbam_lightning.models.places import plan_insertion
+from cbam_lightning.weights.loading import classifier_name
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Modules of a network that hold parameters or buffers of their own.
+
+    Attributes:
+        name: ``stage1``, ``stage2``, … in the order of the forward pass; ``head`` for the classifier.
+        modules: By their names in the network. One that is inside another is listed beside it.
+    """
+
+    name: str
+    modules: dict[str, nn.Module]
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that the modules hold themselves."""
+        return [p for module in self.modules.values() for p in module.parameters(recurse=False)]
+
+    def __str__(self) -> str:
+        first, *_, last = [*self.modules, next(reversed(self.modules))]
+        return f"{self.name} ({first if first == last else f'{first} to {last}'})"
+
+
+def find_stages(network: nn.Module, example: Sequence[int] | None = None) -> list[Stage]:
+    """Divide a network into one stage for each resolution of its feature maps, and its classifier.
+
+    A stage ends where ``plan_insertion`` with ``where="stage"`` would put attention; what comes after the
+    last feature map and before the classifier is of the last stage.
+
+    Args:
+        network: Of one input; it is only looked at.
+        example: Shape of an input, (N, C, *positions); left out, as for ``plan_insertion``.
+
+    Returns:
+        The stages from the images to the classifier. Each parameter of the network is in one of them.
+
+    Raises:
+        UsageError: The network does not run on the example.
+    """
+    reached = list(record(network, example).outputs)
+    ends = [reached.index(place.name) for place in plan_insertion(network, "stage", example)]
+    position = {name: index for index, name in enumerate(reached)}
+    head = classifier_name(network)
+    stages: dict[str, dict[str, nn.Module]] = {f"stage{i + 1}": {} for i in range(max(len(ends), 1))}
+    stages["head"] = {}
+    index = 0
+    for name, module in network.named_modules():
+        # a module that is not called, since its parent uses its values itself, stays with the one before it
+        index = position.get(name, index)
+        if not module._parameters and not module._buffers:
+            continue
+        is_head = name == head or name.startswith(f"{head}.")
+        stage = "head" if is_head else f"stage{bisect_left(ends[:-1], index) + 1}"
+        stages[stage][name] = module
+    return [Stage(name, modules) for name, modules in stages.items() if modules]
