@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 REPOSITORY = Path(__file__).parents[1]
 ENVIRONMENT = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
@@ -63,6 +64,24 @@ def test_two_processes_train_as_one():
         "best.ckpt",
         "last.ckpt",
     ]
+
+
+def test_two_processes_unfreeze_as_one():
+    unfreezing = "--trainer.callbacks+=GradualUnfreezing --trainer.limit_train_batches 4"
+    run("one", COMMAND, TRAINING, unfreezing, "--run.name one")
+    devices = DEVICES.replace("ddp", "ddp_find_unused_parameters_true")
+    run("two", COMMAND, TRAINING, unfreezing, devices, "--run.name two")
+    assert logged("two", "train/loss") == pytest.approx(logged("one", "train/loss"), abs=1e-12)
+    assert len(logged("two", "train/loss")) == 8
+    states = [
+        torch.load(f"runs/default/{n}/checkpoints/last.ckpt", weights_only=True) for n in ("one", "two")
+    ]
+    first, second = (state["state_dict"] for state in states)
+    for key, value in first.items():
+        torch.testing.assert_close(second[key], value, rtol=0, atol=1e-9, msg=key)
+        # two epochs do not get to the first two stages
+        if key.startswith(("network.layer1", "network.layer2")) and "num_batches" in key:
+            assert second[key] == 0, key
 
 
 def test_a_test_counts_every_image_once_on_however_many_processes():
