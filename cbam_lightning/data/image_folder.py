@@ -15,7 +15,7 @@ from cbam_lightning.data.class_folders import (
 )
 from cbam_lightning.data.options import require
 from cbam_lightning.data.sources import ImageSource, LabelledImages
-from cbam_lightning.data.splits import stratified_split
+from cbam_lightning.data.splits import choose_per_class, stratified_split
 from cbam_lightning.errors import UsageError
 
 
@@ -38,6 +38,8 @@ class ImageFolder(ClassFolderModule):
         crop_scale: Smallest and largest part of an image's area that training cuts out.
         hflip: Whether training mirrors images left to right with probability 1/2.
         test_fraction: Part of the images of each class held out for the test, if they have no folder.
+        images_per_class: How many images of each class to train on, chosen by ``split_seed`` from those that
+            are not held out; what is held out stays the same. Left out, all of them.
         **kwargs: Options of ``ImageDataModule``.
     """
 
@@ -51,6 +53,7 @@ class ImageFolder(ClassFolderModule):
         crop_scale: tuple[float, float] = (0.08, 1.0),
         hflip: bool = True,
         test_fraction: float = 0.1,
+        images_per_class: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(root=root, size_px=size_px, crop_scale=crop_scale, hflip=hflip, **kwargs)
@@ -59,6 +62,9 @@ class ImageFolder(ClassFolderModule):
         require(0 < test_fraction < largest, "test_fraction", test_fraction, allowed)
         require(in_channels in (1, 3), "in_channels", in_channels, "1 or 3")
         self.test_fraction = test_fraction
+        given = images_per_class is None or images_per_class >= 1
+        require(given, "images_per_class", images_per_class, "1 or more, or null")
+        self.images_per_class = images_per_class
         self.in_channels = in_channels
         self.mean = _per_channel("mean", mean, IMAGENET_MEAN, in_channels)
         self.std = _per_channel("std", std, IMAGENET_STD, in_channels)
@@ -90,7 +96,20 @@ class ImageFolder(ClassFolderModule):
         fractions = {"val": self.val_fraction, "test": self.test_fraction}
         held_out = [0.0 if split in self._held_out else part for split, part in fractions.items()]
         shares = stratified_split(images.labels, held_out, self.split_seed)
+        if self.images_per_class is not None:
+            shares[0] = self._choose(images.labels, shares[0], self.images_per_class)
         return images, dict(zip(("train", *fractions), shares, strict=True))
+
+    def _choose(self, labels: Tensor, positions: Tensor, count: int) -> Tensor:
+        """Return ``count`` positions of each class.
+
+        Raises:
+            UsageError: A class has fewer.
+        """
+        fewest, label = labels[positions].bincount(minlength=self.num_classes).min(0)
+        allowed = f"at most {fewest}, since {self.class_names[label]} has no more images to train on"
+        require(count <= int(fewest), "images_per_class", count, allowed)
+        return positions[choose_per_class(labels[positions], count, self.split_seed)]
 
     def _find_held_out(self) -> dict[str, str]:
         """Return the parts that hold the validation and the test images, as far as there are any."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -55,3 +56,18 @@ def stratified_split(labels: Tensor, fractions: Sequence[float], seed: int) -> l
             start += count
         parts[0] += positions[start:]
     return [torch.tensor(sorted(part), dtype=torch.int64) for part in parts]
+
+
+def choose_per_class(labels: Tensor, count: int, seed: int) -> Tensor:
+    """Choose as many images of every class; fewer ones are among more ones, with the same seed.
+
+    Args:
+        labels: int64 (M,), the class of each image.
+        count: Images of each class; of a smaller class all.
+        seed: Seed of the choice; nothing else influences it.
+
+    Returns:
+        int64 positions in ascending order.
+    """
+    chosen = [positions[:count] for positions in shuffled_by_class(labels.tolist(), seed).values()]
+    return torch.tensor(sorted(chain.from_iterable(chosen)), dtype=torch.int64)

@@ -74,6 +74,41 @@ def test_without_val_a_part_of_train_is_held_out(tmp_path):
     assert files["val"] == files["test"]
 
 
+@pytest.mark.parametrize("below", ["", "train"])
+def test_some_images_of_each_class_are_chosen_by_the_seed_of_the_split(tmp_path, below):
+    write_image_folder(tmp_path / below, CLASSES, images_per_class=12)
+    every = files_of(ImageFolder(str(tmp_path)))
+    few, more = (files_of(ImageFolder(str(tmp_path), images_per_class=count)) for count in (2, 5))
+    for files, count in ((few, 2), (more, 5)):
+        assert (files["val"], files["test"]) == (every["val"], every["test"])
+        assert [Path(f).parent.name for f in files["train"]] == [c for c in CLASSES for _ in range(count)]
+    assert set(few["train"]) < set(more["train"]) < set(every["train"])
+    assert few["train"] == sorted(few["train"])
+    torch.manual_seed(1)
+    assert files_of(ImageFolder(str(tmp_path), images_per_class=2)) == few
+
+
+def test_another_seed_chooses_other_images_to_train_on_and_leaves_the_test_folder(tmp_path):
+    for part, count in {"train": 20, "test": 3}.items():
+        write_image_folder(tmp_path / part, CLASSES, count)
+    files = [
+        files_of(ImageFolder(str(tmp_path), val_fraction=0, images_per_class=4, split_seed=seed))
+        for seed in (0, 1)
+    ]
+    assert len({tuple(f["train"]) for f in files}) == 2
+    assert [f["test"] for f in files] == [images_below(tmp_path / "test")] * 2
+
+
+def test_a_class_with_too_few_images_is_named(tmp_path):
+    write_image_folder(tmp_path / "train", CLASSES[:2], 5)
+    write_image_folder(tmp_path / "train", CLASSES[2:], 4)
+    write_image_folder(tmp_path / "test", CLASSES, 2)
+    message = r"images_per_class is 4; allowed: at most 3, since fox has no more images to train on\. Change"
+    with pytest.raises(UsageError, match=message):
+        ImageFolder(str(tmp_path), images_per_class=4).setup("fit")
+    assert len(ImageFolder(str(tmp_path), images_per_class=4, val_fraction=0).train_set) == 12
+
+
 def test_each_class_keeps_an_image_to_train_on(tmp_path):
     write_image_folder(tmp_path, ["cat"], 1)
     write_image_folder(tmp_path, ["dog"], 3)
@@ -111,6 +146,7 @@ def test_surface_is_known_before_setup(tmp_path):
         ({"size_px": 0}, "size_px is 0; allowed: 1 or more"),
         ({"crop_scale": (0.5, 0.2)}, "crop_scale is .*two ascending parts"),
         ({"in_channels": 2}, "in_channels is 2; allowed: 1 or 3"),
+        ({"images_per_class": 0}, "images_per_class is 0; allowed: 1 or more, or null"),
     ],
 )
 def test_bad_options_are_refused(tmp_path, options, message):
