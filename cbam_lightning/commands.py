@@ -114,26 +114,31 @@ def _file_argument(parser: argparse.ArgumentParser) -> None:
 
 def _show(given: argparse.Namespace) -> None:
     from cbam_lightning.models import open_checkpoint
-    from cbam_lightning.weights.registry import find, list_weights
+    from cbam_lightning.weights.registry import card_path, find, list_weights
 
     checkpoint = open_checkpoint(given.file)
     if given.file in list_weights():
         print(find(given.file).describe())
+        if card_path(given.file).is_file():
+            print(f"{'card':<18}{card_path(given.file)}")
     print(checkpoint.header.describe())
     print(f"{'values':<18}{sum(v.numel() for v in checkpoint.state_dict.values())}")
 
 
 def _verify_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", nargs="*", metavar="NAME_OR_FILE", help="left out: all of `weights list`")
+    parser.add_argument("files", nargs="*", metavar="NAME_OR_FILE", help="of `weights list`, or files")
+    parser.add_argument("--all", action="store_true", help="all of `weights list`")
 
 
 def _verify(given: argparse.Namespace) -> None:
-    from cbam_lightning.models import create_model
+    from cbam_lightning.tasks.verification import verify_all
     from cbam_lightning.weights.registry import list_weights
 
-    for file in given.files or list_weights():
-        create_model(weights=file)  # compares the SHA-256 of a registered file, and needs every key to fit
-        print(f"{file}: whole, and every value fits its network")
+    if given.all == bool(given.files):
+        message = "give the names or files of checkpoints to verify, or --all for all of `weights list`."
+        raise UsageError(message)
+    for line in verify_all(given.files or list_weights()):
+        print(line, flush=True)
 
 
 def _import_arguments(parser: argparse.ArgumentParser) -> None:
@@ -168,7 +173,7 @@ _Action = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argpar
 _WEIGHTS_ACTIONS: dict[str, _Action] = {
     "list": ("list the checkpoints that can be named", _list_arguments, _list),
     "show": ("print what a checkpoint says of itself", _file_argument, _show),
-    "verify": ("check that checkpoints are whole and fit", _verify_arguments, _verify),
+    "verify": ("load checkpoints, and measure their accuracy again", _verify_arguments, _verify),
     "import": ("translate the weights of other code", _import_arguments, _import),
     "export": ("write the network of a run or .ckpt as .safetensors", _export_arguments, _export),
 }

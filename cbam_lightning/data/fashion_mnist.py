@@ -55,8 +55,8 @@ class FashionMNIST(ArrayDataModule):
     )
     in_channels = 1
     size_px = 28
-    mean = (0.2860,)  # over all pixels of the 60,000 training images
-    std = (0.3530,)
+    mean: tuple[float, ...] = (0.2860,)  # over all pixels of the 60,000 training images
+    std: tuple[float, ...] = (0.3530,)
     dataset_name = "fashion_mnist"
 
     def __init__(
@@ -95,6 +95,11 @@ class FashionMNIST(ArrayDataModule):
             )
             raise UsageError(message)
         return torch.tensor(images)[:, None], torch.tensor(labels, dtype=torch.int64)
+
+    @property
+    def available(self) -> bool:
+        """Whether the files are on this machine."""
+        return bool(self._find_files())
 
     @cached_property
     def _files(self) -> dict[str, Path]:
