@@ -17,6 +17,7 @@ from cbam_lightning.tasks.verification import Measured, compare, measure, verify
 from cbam_lightning.weights import Header, list_weights, registry, save_checkpoint
 from cbam_lightning.weights.registry import make_entry
 from tests.command import call
+from tests.tasks.few_clothes import COUNT, write_few
 
 OPTIONS = {"depths": [1, 1], "widths": [4, 8]}
 MEAN, STD = 0.25, 0.5
@@ -90,14 +91,7 @@ def nowhere(monkeypatch, tmp_path):
 
 @pytest.fixture
 def full(tmp_path):
-    """The first 300 of the embedded images, where the full data set would be."""
-    folder = tmp_path / "datasets"
-    for stem in FILE_STEMS:
-        axes = (300, 28, 28) if "images" in stem else (300,)
-        values = gzip.decompress((EMBEDDED_DIR / f"{stem}.gz").read_bytes())[4 + 4 * len(axes) :]
-        start = bytes((0, 0, 8, len(axes))) + np.array(axes, ">i4").tobytes()
-        folder.mkdir(exist_ok=True)
-        (folder / stem).write_bytes(start + values[: math.prod(axes)])
+    write_few(tmp_path / "datasets")
 
 
 def write(metrics, name="small.safetensors", **changes):
@@ -166,11 +160,13 @@ def test_a_stated_accuracy_is_confirmed_by_the_image():
 
 
 def test_the_full_data_set_is_measured_where_it_is(full):
-    right = count_right(network(), 300).sum()
-    name = write({"embedded/top1": accuracy(), "test/top1": float(np.float32(right / 300))})
-    assert f"; test/top1 {right / 300:.4f} ({right} of 300), as stated; embedded/top1 " in verify(name)
-    name = write({"embedded/top1": accuracy(), "test/top1": (right + 1) / 300})
-    with pytest.raises(OSError, match=rf"test/top1 is .* \({right} of 300\), stated is .* \({right + 1}\)"):
+    right = count_right(network(), COUNT).sum()
+    name = write({"embedded/top1": accuracy(), "test/top1": float(np.float32(right / COUNT))})
+    assert f"; test/top1 {right / COUNT:.4f} ({right} of {COUNT}), as stated; embedded/top1 " in verify(name)
+    name = write({"embedded/top1": accuracy(), "test/top1": (right + 1) / COUNT})
+    with pytest.raises(
+        OSError, match=rf"test/top1 is .* \({right} of {COUNT}\), stated is .* \({right + 1}\)"
+    ):
         verify(name)
 
 

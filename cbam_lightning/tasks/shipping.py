@@ -1,0 +1,177 @@
+"""Adds the network of finished runs to the checkpoints that come with this package.
+
+    python -m cbam_lightning.tasks.shipping RUN_DIR ... --name NAME --licence MIT --command "cbam-lightning …"
+
+The runs are of one configuration, each with a seed of its own, trained and tested on the full Fashion-MNIST.
+That with the median ``test/top1`` (the lower one, if their number is even) is exported, measured again, and
+described by its entry in the table and by a model card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import yaml
+
+from cbam_lightning.errors import UsageError
+from cbam_lightning.models.factory import rebuild
+from cbam_lightning.runs.directory import RunDirectory
+from cbam_lightning.runs.export import export_weights
+from cbam_lightning.tasks.model_card import model_card
+from cbam_lightning.tasks.verification import SOURCES, Measured, compare, measure
+from cbam_lightning.weights import atomic_write, load_checkpoint, save_checkpoint
+from cbam_lightning.weights.entry import Entry
+from cbam_lightning.weights.registry import card_path, files_folder, make_entry, register
+
+# Where a run is filed and how it is watched has no influence on its network.
+_MAY_DIFFER = ("seed_everything", "run", "wandb", "save")
+
+
+class FinishedRun(NamedTuple):
+    """A run that has tested its best checkpoint.
+
+    Attributes:
+        path: Its directory.
+        seed: What was drawn at random follows from it.
+        top1: Its ``test/top1``.
+        config: All its options.
+    """
+
+    path: str
+    seed: int
+    top1: float
+    config: dict[str, Any]
+
+
+def ship(paths: Sequence[str], *, name: str, licence: str, command: str) -> Entry:
+    """Put the median of finished runs among the checkpoints that come with the package.
+
+    Args:
+        paths: The runs' directories.
+        name: What to call it, ``<network>_<attention>.<dataset>``; a checkpoint of that name is replaced.
+        licence: Of its values, as an SPDX identifier.
+        command: What trained the runs; the seed is added.
+
+    Returns:
+        The entry that was added to the table.
+
+    Raises:
+        UsageError: A run is not finished, the runs differ in more than their seeds, or the exported network
+            has another accuracy than the run.
+        OSError: A file cannot be written.
+    """
+    runs = [_finished(path) for path in paths]
+    _require_one_configuration(runs)
+    chosen = sorted(runs, key=lambda run: (run.top1, run.seed))[(len(runs) - 1) // 2]
+    with TemporaryDirectory() as folder:
+        draft = Path(folder, "draft.safetensors")
+        export_weights(chosen.path, str(draft))
+        measured = _measure(draft, chosen)
+        seeds = {str(run.seed): round(run.top1, 6) for run in sorted(runs, key=lambda run: run.seed)}
+        command = f"{command} --seed_everything {chosen.seed}"
+        entry = make_entry(draft, licence=licence, command=command, name=name, seeds=seeds)
+        entry = replace(entry, file=f"{name}.safetensors")
+        header, content = load_checkpoint(draft).header, draft.read_bytes()
+    card = model_card(entry, header, chosen.config, measured["test/top1"], measured["embedded/top1"])
+    # the table last: it names nothing that is not there
+    for path, data in ((files_folder() / f"{name}.safetensors", content), (card_path(name), card.encode())):
+        with atomic_write(path) as file:
+            file.write(data)
+    register(entry)
+    return entry
+
+
+def _finished(path: str) -> FinishedRun:
+    run = RunDirectory.open(path)
+    results = json.loads(run.results.read_text()) if run.results.is_file() else {}
+    top1 = results.get("metrics", {}).get("test/top1")
+    tested = Path(results.get("checkpoint") or "").name
+    if top1 is None or tested != run.best.name or not run.best.is_file():
+        message = f"{path} has not tested its best checkpoint; let it end, or `cbam-lightning resume {path}`."
+        raise UsageError(message)
+    config = yaml.safe_load(run.config.read_text())
+    seed = config.get("seed_everything")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        message = f"{path} has the seed {seed}; a run to ship needs a number, so that it can be repeated."
+        raise UsageError(message)
+    return FinishedRun(path, seed, top1, config)
+
+
+def _require_one_configuration(runs: Sequence[FinishedRun]) -> None:
+    first, *others = runs
+    seeds = {first.seed}
+    for run in others:
+        ours, theirs = (dict(_flat(config)) for config in (first.config, run.config))
+        if differing := sorted(key for key in ours.keys() | theirs if ours.get(key) != theirs.get(key)):
+            values = f"{ours.get(differing[0])!r} and {theirs.get(differing[0])!r}"
+            message = (
+                f"{first.path} and {run.path} differ in {differing[0]} ({values}); give runs that differ in "
+                "their seeds alone."
+            )
+            raise UsageError(message)
+        if run.seed in seeds:
+            message = f"{run.path} has the seed {run.seed}, as another run; give each seed once."
+            raise UsageError(message)
+        seeds.add(run.seed)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every option that matters by its name on the command line, with its value."""
+    for key, value in values.items():
+        if f"{prefix}{key}" in _MAY_DIFFER:
+            continue
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _measure(file: Path, run: FinishedRun) -> dict[str, Measured]:
+    """Measure an exported network, and write the accuracies into its header."""
+    checkpoint = load_checkpoint(file)
+    network = rebuild(checkpoint)
+    measured = {name: measure(network, checkpoint.header, source, name) for name, source in SOURCES.items()}
+    same, text = compare(run.top1, measured["test/top1"])
+    if not same:
+        message = f"test/top1 of {run.path} {text}. Was it tested on all images of the full Fashion-MNIST?"
+        raise UsageError(message)
+    figures = {name: result.top1 for name, result in measured.items()}
+    header = replace(checkpoint.header, metrics={**checkpoint.header.metrics, **figures})
+    save_checkpoint(file, checkpoint.state_dict, header)
+    return measured
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        args: Left out, they are the process's.
+
+    Returns:
+        The exit code.
+    """
+    parser = argparse.ArgumentParser(prog="python -m cbam_lightning.tasks.shipping")
+    parser.description = "Add the network of finished runs to the checkpoints that come with this package."
+    parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="of one configuration, a seed each")
+    parser.add_argument("--name", required=True, help="<network>_<attention>.<dataset>")
+    parser.add_argument("--licence", required=True, help="of the values, such as MIT")
+    parser.add_argument("--command", required=True, help="what trained the runs, without the seed")
+    given = parser.parse_args(args)
+    try:
+        entry = ship(given.runs, name=given.name, licence=given.licence, command=given.command)
+    except (UsageError, OSError) as error:
+        print(f"shipping: error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    print(f"{entry.describe()}\nWritten: {files_folder() / str(entry.file)} and {card_path(entry.name)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
