@@ -8,9 +8,12 @@ import shlex
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
+from sklearn.datasets import load_digits
 
 import cbam_lightning.data
 import cbam_lightning.tasks
@@ -18,7 +21,9 @@ from tests.command import call, only_run
 from tests.data import generate
 
 ROOT = Path(__file__).parents[1] / "experiments"
-FILES = sorted(ROOT.rglob("*.yaml"))
+EVERY = sorted(ROOT.rglob("*.yaml"))
+STUDIES = [path for path in EVERY if "arms" in yaml.safe_load(path.read_text())]  # many runs each
+FILES = [path for path in EVERY if path not in STUDIES]
 FRAGMENTS = [path for path in FILES if path.parent.name == "with"]
 EXPERIMENTS = [path for path in FILES if path not in FRAGMENTS]
 TWO_STEPS = (
@@ -32,6 +37,14 @@ def relative(path):
     return str(path.relative_to(ROOT))
 
 
+def program(path):
+    """Import one of the programs below experiments/."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def write_data(name, root):
     """Write small files in the real format, and return what lets the real readers accept them."""
     writers = {
@@ -39,6 +52,7 @@ def write_data(name, root):
         "CIFAR100": generate.write_cifar100,
         "ImageNet": generate.write_imagenet,
         "FashionMNIST": generate.write_fashion_mnist,
+        "ImageFolder": program("digits/write.py").write_digits,
     }
     writers[name](root)
     return generate.accept_checksums(root) if name.startswith("CIFAR") else contextlib.nullcontext()
@@ -102,6 +116,13 @@ def test_a_file_is_short_and_starts_with_its_command(path):
         assert words[:4] == ["cbam-lightning", "fit", "--config", f"experiments/{relative(path)}"]
 
 
+@pytest.mark.parametrize("path", STUDIES, ids=relative)
+def test_a_study_is_short_and_starts_with_its_command(path):
+    lines = path.read_text().splitlines()
+    assert len(lines) <= 30
+    assert lines[0].startswith(f"# cbam-lightning study experiments/{relative(path)}")
+
+
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=relative)
 def test_an_experiment_holds_only_what_differs_from_the_defaults(path):
     config = yaml.safe_load(path.read_text())
@@ -118,12 +139,9 @@ def test_an_experiment_holds_only_what_differs_from_the_defaults(path):
 
 
 @pytest.fixture
-def measure(tmp_path, monkeypatch):
+def measure():
     """The program of experiments/insertion, writing elsewhere."""
-    spec = importlib.util.spec_from_file_location("measure", ROOT / "insertion" / "measure.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return program("insertion/measure.py")
 
 
 def test_the_table_of_insertion_is_what_was_measured(measure):
@@ -151,3 +169,20 @@ def test_insertion_is_measured_drawn_and_not_measured_twice(measure, tmp_path, m
     monkeypatch.setattr(measure, "HERE", tmp_path)
     measure.plot({arm: measure.accuracies(arm)})
     assert (tmp_path / "results.png").stat().st_size > 10_000
+
+
+def test_the_digits_are_divided_the_same_for_everyone(tmp_path):
+    program("digits/write.py").write_digits(tmp_path)
+    files = sorted(tmp_path.rglob("*.png"))
+    assert len({path.name for path in files}) == 1797
+    counts = {
+        part: [len(list(tmp_path.glob(f"{part}/{k}/*"))) for k in range(10)] for part in ("train", "test")
+    }
+    assert counts == {"train": [100] * 10, "test": [78, 82, 77, 83, 81, 82, 81, 79, 74, 80]}
+    digits = load_digits()
+    for path in files[:: len(files) // 50]:
+        pixels = np.asarray(Image.open(path)) * (16 / 255)
+        assert np.abs(pixels - digits.images[int(path.stem)]).max() < 0.04
+        assert int(path.parent.name) == digits.target[int(path.stem)]
+    first = sorted(path.name for path in tmp_path.glob("test/0/*"))[:3]
+    assert first == ["0000.png", "0010.png", "0036.png"]

@@ -41,7 +41,7 @@ def test_the_commands_have_no_unknown_option(tmp_path, monkeypatch):
     text = README.replace("\\\n", " ")
     found = re.findall(r"^    (cbam-lightning .*)$", text, re.MULTILINE)
     commands = [c for c in found if "RUN/" not in c and c.split()[1] in TRAINING]
-    assert len(commands) == 6
+    assert len(commands) == 7
 
     class Parsed(Exception):
         pass
