@@ -24,6 +24,7 @@ _PLAIN_COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "data": ("write class folders as shards, which are read faster", commands.data),
     "export": ("write a network as ONNX or torch.export program", commands.export),
     "study": ("train a grid of arms and seeds, or what is left of it", study_cli.study),
+    "compare": ("compare finished runs: differences, intervals, costs", study_cli.compare),
     "benchmark": (
         "measure attention, networks, reading images and the training loop",
         benchmark_cli.benchmark,

@@ -3,7 +3,15 @@ import random
 import numpy as np
 import torch
 
-from cbam_lightning.seeding import Stream, derive_seed, image_seeds, run_seed, seed_all, spared_generator
+from cbam_lightning.seeding import (
+    Stream,
+    derive_seed,
+    image_seeds,
+    own_stream,
+    run_seed,
+    seed_all,
+    spared_generator,
+)
 
 
 def splitmix64(state, count):
@@ -65,3 +73,19 @@ def test_the_global_generator_is_set_back():
         inside = torch.rand(1)
     assert torch.equal(torch.rand(3), expected)
     assert torch.equal(inside, torch.rand(1, generator=torch.Generator().manual_seed(7)))
+
+
+def test_what_a_part_draws_moves_nothing_that_is_drawn_after_it():
+    later = []
+    for number in (0, 1, 1000):
+        torch.manual_seed(3)
+        with own_stream():
+            inside = torch.rand(number)
+        later.append(torch.rand(4))
+    assert torch.equal(later[0], later[1])
+    assert torch.equal(later[0], later[2])
+    torch.manual_seed(3)
+    with own_stream():
+        assert torch.equal(torch.rand(1000), inside)
+    with own_stream():
+        assert not torch.equal(torch.rand(1000), inside)

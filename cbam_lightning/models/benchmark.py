@@ -92,12 +92,13 @@ class TrainingStep:
     Args:
         network: Maps images to logits.
         images: (N, C, H, W).
+        num_classes: Number of logits.
     """
 
-    def __init__(self, network: nn.Module, images: Tensor) -> None:
+    def __init__(self, network: nn.Module, images: Tensor, num_classes: int = _NUM_CLASSES) -> None:
         self.network = network.train()
         self.images = images
-        self.labels = torch.arange(len(images), device=images.device) % _NUM_CLASSES
+        self.labels = torch.arange(len(images), device=images.device) % num_classes
         self.optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
 
     def __call__(self) -> None:

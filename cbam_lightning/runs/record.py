@@ -15,7 +15,9 @@ from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.weights import atomic_write
 from cbam_lightning.weights.checkpoint import PROVENANCE_KEY
 
-# What `compare` has to know to build the network once more, the part that the data decided included.
+# In results.json and in W&B: what `compare` has to know to build the network once more, the part that the
+# data decided included.
+NETWORK_KEY = "network"
 _NETWORK = (
     "network",
     "attention",
@@ -61,7 +63,8 @@ class RunRecord(SaveConfigCallback):
             file.write(text.encode())
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_hyperparams({**yaml.safe_load(text), "parameters": count_parameters(pl_module)})
+                known = {"parameters": count_parameters(pl_module), NETWORK_KEY: _described(pl_module)}
+                logger.log_hyperparams({**yaml.safe_load(text), **known})
                 logger.experiment.log_artifact(
                     str(self.run.config), name=f"config-{self.run.id}", type="config"
                 )
@@ -99,10 +102,14 @@ class RunRecord(SaveConfigCallback):
         results = {
             "checkpoint": trainer.ckpt_path and str(trainer.ckpt_path),
             "metrics": metrics,
-            "network": {name: module.hparams[name] for name in _NETWORK if name in module.hparams},
+            NETWORK_KEY: _described(module),
         }
         with atomic_write(self.run.results) as file:
             file.write(json.dumps(results, indent=2).encode())
+
+
+def _described(module: LightningModule) -> dict[str, Any]:
+    return {name: module.hparams[name] for name in _NETWORK if name in module.hparams}
 
 
 def count_parameters(module: LightningModule) -> dict[str, int]:

@@ -143,7 +143,7 @@ def read_study(path: str | Path) -> Study:
     known = [f for f in fields(Study) if f.name != "path"]
     for key in values:
         if key not in {f.name for f in known}:
-            raise unknown_name(f"key in {path}", str(key), [f.name for f in known])
+            raise unknown_name(kind=f"key in {path}", given=str(key), allowed=[f.name for f in known])
     required = [f.name for f in known if f.default is MISSING and f.default_factory is MISSING]
     if missing := [name for name in required if not values.get(name)]:
         message = f"{path} has no {' and no '.join(missing)}; a study needs config, arms and seeds."

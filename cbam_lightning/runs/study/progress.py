@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 
-import yaml
-
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.study.plan import StudyRun
 

@@ -1,0 +1,96 @@
+"""What the network of each arm costs: parameters, multiply-accumulates, time of a step, memory it keeps."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from cbam_lightning.errors import UsageError
+from cbam_lightning.measuring import alternate, choose_device
+from cbam_lightning.models.benchmark import TrainingStep
+from cbam_lightning.models.complexity import count
+from cbam_lightning.models.factory import build
+from cbam_lightning.runs.compare.arms import Arm
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a network costs.
+
+    Attributes:
+        params: Number of parameters.
+        macs: Multiply-accumulates for one image.
+        step_ms: Median time of a training step.
+        kept_bytes: Activations that a step's forward pass keeps for its backward pass.
+    """
+
+    params: int
+    macs: int
+    step_ms: float
+    kept_bytes: int
+
+
+def measure_costs(
+    arms: Sequence[Arm], batch_size: int = 32, repeats: int = 7, device: str = "cpu"
+) -> dict[str, Costs]:
+    """Build the network of every arm once more and measure it; times are taken in turns.
+
+    A step is as in ``benchmark network``: float32, cross-entropy, SGD with momentum, one batch of random
+    images of the size that the run had.
+
+    Args:
+        arms: Whose runs know their network.
+        batch_size: Images in the batch.
+        repeats: Measurements of each step.
+        device: Where to measure, such as ``cpu`` or ``cuda``.
+
+    Returns:
+        The costs of each arm, by its label.
+
+    Raises:
+        UsageError: A run does not say what its network was, or that network cannot be built here.
+    """
+    place = choose_device(device)
+    built = {arm.label: _described(arm) for arm in arms}
+    steps = {label: _step(network, batch_size, place) for label, network in built.items()}
+    seconds = alternate(steps, repeats, 1, place, "training steps")
+    costs = {}
+    for label, step in steps.items():
+        size = count(_network(built[label]), built[label]["size_px"], built[label]["in_channels"])
+        costs[label] = Costs(*size, 1e3 * statistics.median(seconds[label]), step.kept_bytes())
+    return costs
+
+
+def _described(arm: Arm) -> Mapping[str, Any]:
+    run = next(iter(arm.runs.values()))
+    if not run.network.get("size_px"):
+        message = (
+            f"{run.source} does not say what its network was, so its costs cannot be measured; evaluate it "
+            "again with `cbam-lightning test`, or leave the costs out with --no-costs."
+        )
+        raise UsageError(message)
+    return run.network
+
+
+def _network(described: Mapping[str, Any]) -> nn.Module:
+    return build(
+        described["network"],
+        described["attention"],
+        described["attention_options"],
+        described["network_options"],
+        described["num_classes"],
+        described["in_channels"],
+    )
+
+
+def _step(described: Mapping[str, Any], batch_size: int, device: torch.device) -> TrainingStep:
+    layout = torch.channels_last if described.get("channels_last") else torch.contiguous_format
+    size_px = described["size_px"]
+    images = torch.randn(batch_size, described["in_channels"], size_px, size_px, device=device)
+    network = _network(described).to(device, memory_format=layout)  # type: ignore[call-overload]
+    return TrainingStep(network, images.to(memory_format=layout), described["num_classes"])

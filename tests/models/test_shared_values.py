@@ -1,0 +1,45 @@
+"""Networks of one seed that differ in their attention start from the same values of all that they share."""
+
+import itertools
+
+import pytest
+import torch
+
+from cbam_lightning.models import create_model
+
+ARMS = {
+    "none": {},
+    "se": {"attention": "se"},
+    "bam": {"attention": "bam"},
+    "eca": {"attention": "eca"},
+    "cbam": {"attention": "cbam"},
+    "cbam, kernel 3": {"attention": "cbam", "attention_options": {"kernel_size": 3}},
+    "cbam, max": {"attention": "cbam", "attention_options": {"pools": ["max"]}},
+    "cbam, conv1x1": {"attention": "cbam", "attention_options": {"spatial_pool": "conv1x1"}},
+    "cbam, channel": {"attention": "cbam", "attention_options": {"arrangement": "channel"}},
+    "cbam, spatial": {"attention": "cbam", "attention_options": {"arrangement": "spatial"}},
+    "cbam, parallel": {"attention": "cbam", "attention_options": {"arrangement": "parallel"}},
+}
+
+
+def values(arm, network):
+    torch.manual_seed(5)
+    return create_model(network, num_classes=10, in_channels=1, **ARMS[arm]).state_dict()
+
+
+@pytest.mark.parametrize("network", ["resnet8", "torchvision/shufflenet_v2_x0_5"])
+def test_common_values_are_equal(network):
+    if "/" in network:
+        pytest.importorskip("torchvision")
+    found = {arm: values(arm, network) for arm in ARMS}
+    for one, other in itertools.combinations(ARMS, 2):
+        for key in found[one].keys() & found[other].keys():
+            if found[one][key].shape == found[other][key].shape:
+                assert torch.equal(found[one][key], found[other][key]), (one, other, key)
+
+
+def test_halves_of_cbam_are_among_what_is_shared():
+    whole, small, channel = (values(arm, "resnet8") for arm in ("cbam", "cbam, kernel 3", "cbam, channel"))
+    mlps = [key for key in whole if ".attention.channel." in key]
+    assert mlps
+    assert set(mlps) <= small.keys() & channel.keys()

@@ -1,0 +1,73 @@
+"""The command, with costs measured and files written."""
+
+import csv
+
+import pytest
+import torch
+
+from cbam_lightning.models import create_model
+from cbam_lightning.models.complexity import count
+from tests.command import call
+from tests.runs.compare.synthetic import write_run
+
+
+@pytest.fixture
+def runs(tmp_path):
+    for seed, (plain, better) in enumerate([(0.80, 0.85), (0.81, 0.86), (0.79, 0.8401)]):
+        write_run(tmp_path / "runs" / "none" / str(seed), "none", seed, plain)
+        write_run(tmp_path / "runs" / "cbam" / str(seed), "cbam", seed, better)
+    return tmp_path / "runs"
+
+
+def test_table_and_files_say_the_same(runs, tmp_path, capsys):
+    assert call(f"compare {runs} --batch-size 2 --repeats 1 --out {tmp_path / 'out'}") == 0
+    out = capsys.readouterr().out
+    assert "+5.00" in out
+    with (tmp_path / "out" / "comparison.csv").open() as file:
+        none, cbam = csv.DictReader(file)
+    assert float(cbam["difference"]) == pytest.approx((0.05 + 0.05 + 0.0501) / 3)
+    assert (none["verdict"], cbam["verdict"]) == ("", "higher")
+    network = create_model("resnet8", attention="cbam", num_classes=10, in_channels=1)
+    assert (int(cbam["params"]), int(cbam["macs"])) == count(network, 28, 1)
+    assert int(cbam["kept_bytes"]) > int(none["kept_bytes"]) > 0
+    assert float(cbam["step_ms"]) > 0
+    markdown = (tmp_path / "out" / "comparison.md").read_text()
+    assert "| cbam | 3 | 85.00 | 1.00 | 84.01 to 86.00 | +5.00 |" in markdown
+    assert (tmp_path / "out" / "comparison.png").stat().st_size > 10_000
+
+
+def test_nothing_is_overwritten(runs, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "comparison.csv").write_text("mine")
+    assert call(f"compare {runs} --no-costs --out {tmp_path / 'out'}") == 2
+    assert "comparison.csv already exists" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["comparison.csv"]
+
+
+def test_what_is_left_out_is_told(runs, capsys):
+    (runs / "cbam" / "2" / "results.json").unlink()
+    assert call(f"compare {runs} --no-costs") == 0
+    out = capsys.readouterr().out
+    assert "2 (2 paired)" not in out
+    assert f"Left out: {runs}/cbam/2: it is not finished." in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--baseline se", "unknown arm to compare with (--baseline) 'se'"),
+        ("--by data.root", "no run has a setting data.root"),
+        ("--repeats 0", "repeats"),
+        ("--device tpu", "device is 'tpu'"),
+        ("--metric test/top7", "Allowed: test/loss, test/top1"),
+    ],
+)
+def test_a_mistake_is_one_line(runs, options, words, capsys):
+    assert call(f"compare {runs} {options}") == 2
+    assert words in capsys.readouterr().err
+
+
+def test_the_threads_stay_as_they_are_without_an_option(runs):
+    before = torch.get_num_threads()
+    assert call(f"compare {runs} --batch-size 2 --repeats 1") == 0
+    assert torch.get_num_threads() == before
