@@ -29,11 +29,12 @@ def values(arm, network):
 
 @pytest.mark.parametrize("network", ["resnet8", "torchvision/shufflenet_v2_x0_5"])
 def test_common_values_are_equal(network):
-    if "/" in network:
-        pytest.importorskip("torchvision")
     found = {arm: values(arm, network) for arm in ARMS}
     for one, other in itertools.combinations(ARMS, 2):
-        for key in found[one].keys() & found[other].keys():
+        keys = found[one].keys() & found[other].keys()
+        if not (one.startswith("cbam") and other.startswith("cbam")):  # a name may mean two things
+            keys = {key for key in keys if ".attention." not in key}
+        for key in keys:
             if found[one][key].shape == found[other][key].shape:
                 assert torch.equal(found[one][key], found[other][key]), (one, other, key)
 
