@@ -99,7 +99,8 @@ class GradualUnfreezing(BaseFinetuning):
         self.finetune_function(pl_module, trainer.current_epoch)
         frozen = self._frozen_at(trainer.current_epoch)
         if frozen < self._frozen_at(trainer.current_epoch - 1):
-            rank_zero_info(f"Training from here on: {self.stages[frozen]}")
+            above = "" if frozen == len(self.stages) - 1 else " and all above"
+            rank_zero_info(f"Epoch {trainer.current_epoch}: training {self.stages[frozen]}{above}")
 
     def finetune_function(
         self, pl_module: LightningModule, epoch: int, optimizer: Optimizer | None = None
