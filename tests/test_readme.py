@@ -60,6 +60,8 @@ def test_the_commands_have_no_unknown_option(tmp_path, monkeypatch):
     [
         ("models torchvision/densenet121 --places", "features.transition1.conv"),
         ("weights list", "resnet20_fashion_mnist"),
+        ("weights show resnet20_fashion_mnist", "Ankle boot"),
+        pytest.param("weights verify --all", "as stated", marks=pytest.mark.slow),
     ],
 )
 def test_the_commands_that_need_nothing_run(command, expected, capsys):
