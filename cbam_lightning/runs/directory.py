@@ -57,12 +57,20 @@ class RunDirectory:
 
     @property
     def id(self) -> str:
-        """The id of the W&B run: the directory's name, made unique if the user has chosen it."""
+        """The id of the W&B run: the directory's name, made unique if a user chose it, or a sweep's."""
         return self._id_file.read_text() if self._id_file.is_file() else self.path.name
 
     @property
     def _id_file(self) -> Path:
         return self.path / ".wandb-id"
+
+    def _keep_id(self, name: str | None) -> None:
+        """Write down the id of the W&B run if it is not the directory's name."""
+        # the agent of a W&B sweep chooses it, and wandb.init takes no other one
+        swept = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+        if (swept or name) and not self._id_file.is_file():
+            with atomic_write(self._id_file) as file:
+                file.write((swept or f"{name}-{secrets.token_hex(3)}").encode())
 
     @property
     def config(self) -> Path:
@@ -130,9 +138,7 @@ class RunDirectory:
         run = cls(Path(root) / experiment / (name or unique))
         if rank == 0:
             run.path.mkdir(parents=True, exist_ok=name is not None)
-            if name and not run._id_file.is_file():
-                with atomic_write(run._id_file) as file:
-                    file.write(f"{name}-{secrets.token_hex(3)}".encode())
+            run._keep_id(name)
             run.announce()
         return run
 
