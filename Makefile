@@ -6,7 +6,7 @@ ON_ALL_CORES := --numprocesses auto --maxprocesses 8 --dist worksteal
 EXPERIMENT ?= experiments/fashion_mnist/resnet20_cbam.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test test-all lint format benchmark clean
+.PHONY: help install train study test test-all lint format benchmark clean
 
 help:  ## Show this help
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -24,6 +24,10 @@ install: $(BIN)/.dev  ## Install the package and its development tools into .ven
 
 train: $(BIN)/.package  ## Train EXPERIMENT (default: CBAM ResNet-20 on the embedded images)
 	$(BIN)/cbam-lightning fit --config $(EXPERIMENT)
+
+study: $(BIN)/.package  ## Train none and CBAM with two seeds each on the embedded images, and compare them
+	$(BIN)/cbam-lightning study experiments/fashion_mnist/study.yaml --jobs 2
+	$(BIN)/cbam-lightning compare runs/fashion_mnist/study
 
 test: $(BIN)/.dev  ## Run the tests, without the slow ones
 	$(BIN)/pytest $(ON_ALL_CORES)

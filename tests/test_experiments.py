@@ -17,11 +17,22 @@ from sklearn.datasets import load_digits
 
 import cbam_lightning.data
 import cbam_lightning.tasks
+from cbam_lightning.models import create_model
+from cbam_lightning.models.published.rows import published_rows
+from cbam_lightning.runs.study import read_study
 from tests.command import call, only_run
 from tests.data import generate
 
 ROOT = Path(__file__).parents[1] / "experiments"
-EVERY = sorted(ROOT.rglob("*.yaml"))
+OTHERS = ("results", "sweeps")
+
+
+def relative(path):
+    return str(path.relative_to(ROOT))
+
+
+# results are what runs left behind, and sweeps are tested in test_sweeps.py
+EVERY = [path for path in sorted(ROOT.rglob("*.yaml")) if relative(path).split("/")[0] not in OTHERS]
 STUDIES = [path for path in EVERY if "arms" in yaml.safe_load(path.read_text())]  # many runs each
 FILES = [path for path in EVERY if path not in STUDIES]
 FRAGMENTS = [path for path in FILES if path.parent.name == "with"]
@@ -31,10 +42,6 @@ TWO_STEPS = (
     "--trainer.num_sanity_val_steps 0 --trainer.enable_progress_bar false "
     "--data.batch_size 4 --data.num_workers 0"
 )
-
-
-def relative(path):
-    return str(path.relative_to(ROOT))
 
 
 def program(path):
@@ -121,6 +128,25 @@ def test_a_study_is_short_and_starts_with_its_command(path):
     lines = path.read_text().splitlines()
     assert len(lines) <= 30
     assert lines[0].startswith(f"# cbam-lightning study experiments/{relative(path)}")
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=relative)
+def test_every_arm_of_a_study_can_be_built(path):
+    study = read_study(path)
+    assert {run.seed for run in study.runs} == {*study.seeds}
+    for arm, given in study.arms.items():
+        attention = given.get("model.attention", "none")
+        options = given.get("model.attention_options", {})
+        create_model("resnet8", attention=attention, attention_options=options), arm
+
+
+def test_the_ablation_has_the_arms_of_the_paper():
+    rows = [row for row in published_rows() if row.attention == "cbam" and "ablation" in row.table]
+    study = read_study(ROOT / "ablation" / "study.yaml")
+    arms = [given.get("model.attention_options", {}) for given in study.arms.values()]
+    for row in rows:
+        wanted = {k: list(v) if isinstance(v, tuple) else v for k, v in row.attention_options.items()}
+        assert wanted in arms, row
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=relative)
