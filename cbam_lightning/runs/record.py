@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -100,12 +101,17 @@ class RunRecord(SaveConfigCallback):
             return
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
         results = {
-            "checkpoint": trainer.ckpt_path and str(trainer.ckpt_path),
+            "checkpoint": trainer.ckpt_path and self._shortened(Path(trainer.ckpt_path)),
             "metrics": metrics,
             NETWORK_KEY: _described(module),
         }
         with atomic_write(self.run.results) as file:
             file.write(json.dumps(results, indent=2).encode())
+
+    def _shortened(self, checkpoint: Path) -> str:
+        """Name a checkpoint of this run from its directory, which may be moved or published."""
+        checkpoint, folder = checkpoint.absolute(), self.run.path.absolute()
+        return str(checkpoint.relative_to(folder) if checkpoint.is_relative_to(folder) else checkpoint)
 
 
 def _described(module: LightningModule) -> dict[str, Any]:

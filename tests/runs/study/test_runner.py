@@ -52,7 +52,9 @@ def test_what_is_left_is_run_and_what_is_finished_stays(study, capsys):
     assert call("study study.yaml") == 0
     out = capsys.readouterr().out
     assert "1 of 2 runs are finished." in out
-    top1 = json.loads(results()["none"].read_text())["metrics"]["test/top1"]
+    found = json.loads(results()["none"].read_text())
+    assert found["checkpoint"] == "checkpoints/best.ckpt"
+    top1 = found["metrics"]["test/top1"]
     assert f"none, seed 0: test/top1 {top1:.4f}; 0 to go" in out
     assert results()["cbam"].stat().st_mtime_ns == before
     assert "test/top1" in (results()["none"].parent / "output.txt").read_text()
