@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import re
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cbam_lightning.commands import Parser
 from cbam_lightning.errors import RunStopped, UsageError
+
+if TYPE_CHECKING:
+    from cbam_lightning.runs.compare import Arm
 
 _DIVERGED = 3
 
@@ -43,7 +46,7 @@ def study(args: list[str]) -> None:
             print(f"{state:<9} {run.command}")
         return
     diverged = run_study(runs, given.jobs, plan.threads)
-    print(f"Compare them: cbam-lightning compare {Path(plan.root, plan.name)} --by model.attention")
+    print(f"Compare them: cbam-lightning compare {given.file}")
     if diverged:
         names = "; ".join(run.name for run in diverged)
         message = f"the loss became no number in {len(diverged)} of {len(runs)} runs: {names}."
@@ -67,12 +70,16 @@ def compare(args: list[str]) -> None:
     )
     parser = Parser(prog="cbam-lightning compare", description=text)
     parser.add_argument(
-        "runs", nargs="+", metavar="RUN", help="directories, also with runs below, or W&B's entity/project/id"
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="a study's file; or directories, also with runs below, and W&B runs as entity/project/id",
     )
     parser.add_argument(
-        "--by", nargs="+", default=["model.attention"], metavar="SETTING", help="default: model.attention"
+        "--by", nargs="+", metavar="SETTING", help="default: the arms of the study, or model.attention"
     )
-    parser.add_argument("--baseline", default="none", metavar="ARM", help="default: none")
+    parser.add_argument("--baseline", metavar="ARM", help="default: the first of the study, or none")
+    parser.add_argument("--arms", nargs="+", metavar="ARM", help="compare only these with the baseline")
     parser.add_argument("--metric", default="test/top1", help="default: test/top1")
     parser.add_argument("--ignore", nargs="+", default=[], metavar="SETTING", help="may differ as well")
     parser.add_argument("--out", metavar="DIR", help="write comparison.md, .csv and .png there")
@@ -88,7 +95,7 @@ def compare(args: list[str]) -> None:
 def _compare(given: argparse.Namespace) -> None:
     from cbam_lightning.attention.gate import check_positive
     from cbam_lightning.measuring import set_threads, this_machine
-    from cbam_lightning.runs.compare import compare, find_runs, group_arms, measure_costs, rendering
+    from cbam_lightning.runs.compare import compare, measure_costs, rendering
     from cbam_lightning.trainer_setup import import_modules
 
     for option in ("batch_size", "repeats"):
@@ -97,15 +104,32 @@ def _compare(given: argparse.Namespace) -> None:
         rendering.check_folder(given.out)
     set_threads(given.threads)
     import_modules(given.imports)
-    runs, left_out = find_runs(given.runs)
-    arms = group_arms(runs, given.by, given.ignore)
-    compare(arms, given.baseline, given.metric)  # a mistake shows before anything is measured
+    arms, baseline, left_out = _arms(given)
+    compare(arms, baseline, given.metric)  # a mistake shows before anything is measured
     costs, setting = {}, {}
     if not given.no_costs:
         costs = measure_costs(arms, given.batch_size, given.repeats, given.device)
         setting = {"batch": given.batch_size, "repeats": given.repeats, **this_machine()}
-    comparison = compare(arms, given.baseline, given.metric, costs)
+    comparison = compare(arms, baseline, given.metric, costs)
     comparison = replace(comparison, cost_setting=setting, notes=tuple(f"Left out: {w}." for w in left_out))
     print(rendering.terminal(comparison))
     if given.out:
         print("Written: " + ", ".join(map(str, rendering.save(comparison, given.out))))
+
+
+def _arms(given: argparse.Namespace) -> tuple[list[Arm], str, list[str]]:
+    """Return the arms, which of them is the baseline, and what was left out."""
+    from cbam_lightning.runs.compare import choose_arms, find_runs, group_arms, study_arms
+    from cbam_lightning.runs.study import read_study
+
+    first = given.runs[0]
+    if len(given.runs) == 1 and first.endswith((".yaml", ".yml")):
+        study = read_study(first)
+        runs, left_out = find_runs([str(study.folder)])
+        arms = group_arms(runs, given.by, given.ignore) if given.by else study_arms(study, runs, given.ignore)
+        default = arms[0].label
+    else:
+        runs, left_out = find_runs(given.runs)
+        arms, default = group_arms(runs, given.by or ["model.attention"], given.ignore), "none"
+    baseline = given.baseline or default
+    return choose_arms(arms, [baseline, *given.arms]) if given.arms else arms, baseline, left_out

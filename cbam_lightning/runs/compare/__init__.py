@@ -1,9 +1,10 @@
 """Comparing finished runs: what differs, by how much, and whether that is more than noise."""
 
-from cbam_lightning.runs.compare.arms import Arm, group_arms
+from cbam_lightning.runs.compare.arms import Arm, choose_arms, group_arms
 from cbam_lightning.runs.compare.comparison import Comparison, Row, compare
 from cbam_lightning.runs.compare.costs import Costs, measure_costs
 from cbam_lightning.runs.compare.finished import FinishedRun, find_runs
+from cbam_lightning.runs.compare.study_arms import study_arms
 
 __all__ = [
     "Arm",
@@ -11,8 +12,10 @@ __all__ = [
     "Costs",
     "FinishedRun",
     "Row",
+    "choose_arms",
     "compare",
     "find_runs",
     "group_arms",
     "measure_costs",
+    "study_arms",
 ]

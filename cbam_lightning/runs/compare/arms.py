@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cbam_lightning.errors import UsageError
+from cbam_lightning.errors import UsageError, unknown_name
 from cbam_lightning.runs.compare.finished import FinishedRun
 from cbam_lightning.runs.settings import is_below
 
@@ -66,6 +66,19 @@ def group_arms(
         raise UsageError(message)
     labels = _labels([_chosen(group[0], by) for group in groups.values()])
     return [Arm(label, _by_seed(group)) for label, group in zip(labels, groups.values(), strict=True)]
+
+
+def choose_arms(arms: Sequence[Arm], labels: Sequence[str]) -> list[Arm]:
+    """Return the arms of these labels, in their order.
+
+    Raises:
+        UsageError: There is no such arm.
+    """
+    known = {arm.label: arm for arm in arms}
+    for label in labels:
+        if label not in known:
+            raise unknown_name(kind="arm", given=label, allowed=known)
+    return [known[label] for label in dict.fromkeys(labels)]
 
 
 def _seeds_by_another_name(runs: Sequence[FinishedRun]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 from scipy import stats
 
 from cbam_lightning.errors import UsageError, unknown_name
-from cbam_lightning.runs.compare.arms import Arm
+from cbam_lightning.runs.compare.arms import Arm, choose_arms
 from cbam_lightning.runs.compare.costs import Costs
 
 ERROR_RATE = 0.05
@@ -102,7 +102,7 @@ def compare(
         UsageError: There is no such arm, a run has no such metric, or an arm shares no seed with the
             baseline.
     """
-    base = _find(arms, baseline)
+    (base,) = choose_arms(arms, [baseline])
     _check_metric(arms, metric)
     others = [arm for arm in arms if arm is not base]
     confidence = 1 - ERROR_RATE / len(others)
@@ -110,13 +110,6 @@ def compare(
     rows = [_row(base, metric, {}, known)]
     rows += [_row(arm, metric, _paired(arm, base, metric, confidence), known) for arm in others]
     return Comparison(metric, base.label, tuple(rows), confidence)
-
-
-def _find(arms: Sequence[Arm], label: str) -> Arm:
-    for arm in arms:
-        if arm.label == label:
-            return arm
-    raise unknown_name(kind="arm to compare with (--baseline)", given=label, allowed=[a.label for a in arms])
 
 
 def _check_metric(arms: Sequence[Arm], metric: str) -> None:

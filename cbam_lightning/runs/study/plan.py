@@ -100,6 +100,16 @@ class Study:
         """Folder of the study below ``root``."""
         return experiment_name([self.path])
 
+    @property
+    def folder(self) -> Path:
+        """Folder of all runs of the study."""
+        return Path(self.root, self.name)
+
+    @property
+    def compared(self) -> list[str]:
+        """Names of the settings in which arms may differ."""
+        return list(dict.fromkeys(name for options in self.arms.values() for name in options))
+
     @cached_property
     def runs(self) -> tuple[StudyRun, ...]:
         """Every run, all arms of a seed before the next seed: whatever is finished can be paired."""
@@ -113,7 +123,7 @@ class Study:
         options = ["--config", str(self.config)]
         for key, value in {**values, "seed_everything": seed, **filed}.items():
             options += [f"--{key}", _text(value)]
-        directory = RunDirectory(Path(self.root, self.name, arm, f"seed_{seed}"))
+        directory = RunDirectory(self.folder / arm / f"seed_{seed}")
         return StudyRun(arm, seed, tuple(options), directory, {**base, **flatten(values)})
 
     def part(self, number: int, of: int) -> tuple[StudyRun, ...]:

@@ -36,6 +36,45 @@ def test_table_and_files_say_the_same(runs, tmp_path, capsys):
     assert (tmp_path / "out" / "comparison.png").stat().st_size > 10_000
 
 
+@pytest.fixture
+def study(runs, tmp_path):
+    """A study whose runs are these."""
+    (tmp_path / "base.yaml").write_text("model: {class_path: Classifier}")
+    (tmp_path / "study.yaml").write_text(
+        "{config: base.yaml, root: ., seeds: [0, 1, 2], arms: {with: {model.attention: cbam}, without: {}}}"
+    )
+    for number, arm in (("none", "without"), ("cbam", "with")):
+        for seed in range(3):
+            target = tmp_path / "study" / arm / f"seed_{seed}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (runs / number / str(seed)).rename(target)
+
+
+def test_a_study_is_compared_under_its_own_names(study, capsys):
+    assert call("compare study.yaml --no-costs") == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert (lines[1][0], lines[2][0], lines[2][7]) == ("with", "without", "-5.00")
+    assert call("compare study.yaml --no-costs --baseline without --arms with") == 0
+    assert "+5.00" in capsys.readouterr().out
+    assert call("compare study.yaml --no-costs --by model.attention --baseline none") == 0
+    assert "\ncbam " in capsys.readouterr().out
+    assert call("compare study.yaml --no-costs --arms wiht") == 2
+    assert "Did you mean 'with'" in capsys.readouterr().err
+
+
+def test_a_run_that_the_study_does_not_know_is_refused(study, tmp_path, capsys):
+    write_run(tmp_path / "study" / "with" / "seed_7", "cbam", 7)
+    assert call("compare study.yaml --no-costs") == 2
+    assert "seed_7 is no run of study.yaml" in capsys.readouterr().err
+
+
+def test_arms_of_the_same_settings_are_refused(study, tmp_path, capsys):
+    text = (tmp_path / "study.yaml").read_text()
+    (tmp_path / "study.yaml").write_text(text.replace("{model.attention: cbam}", "{model.network: resnet8}"))
+    assert call("compare study.yaml --no-costs") == 2
+    assert "differ in more than what is compared" in capsys.readouterr().err
+
+
 def test_nothing_is_overwritten(runs, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "comparison.csv").write_text("mine")
@@ -55,7 +94,7 @@ def test_what_is_left_out_is_told(runs, capsys):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("--baseline se", "unknown arm to compare with (--baseline) 'se'"),
+        ("--baseline se", "unknown arm 'se'"),
         ("--by data.root", "no run has a setting data.root"),
         ("--repeats 0", "repeats"),
         ("--device tpu", "device is 'tpu'"),
