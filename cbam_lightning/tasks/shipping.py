@@ -10,18 +10,17 @@ described by its entry in the table and by a model card.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
 
 import yaml
 
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models.factory import rebuild
+from cbam_lightning.runs.compare import FinishedRun, by_seed, find_runs, require_same
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.export import export_weights
 from cbam_lightning.tasks.model_card import model_card
@@ -30,31 +29,12 @@ from cbam_lightning.weights import atomic_write, load_checkpoint, save_checkpoin
 from cbam_lightning.weights.entry import Entry
 from cbam_lightning.weights.registry import card_path, files_folder, make_entry, register
 
-# Where a run is filed and how it is watched has no influence on its network.
-_MAY_DIFFER = ("seed_everything", "run", "wandb", "save")
-
-
-class FinishedRun(NamedTuple):
-    """A run that has tested its best checkpoint.
-
-    Attributes:
-        path: Its directory.
-        seed: What was drawn at random follows from it.
-        top1: Its ``test/top1``.
-        config: All its options.
-    """
-
-    path: str
-    seed: int
-    top1: float
-    config: dict[str, Any]
-
 
 def ship(paths: Sequence[str], *, name: str, licence: str, command: str) -> Entry:
     """Put the median of finished runs among the checkpoints that come with the package.
 
     Args:
-        paths: The runs' directories.
+        paths: The runs' directories, or a folder of them.
         name: What to call it, ``<network>_<attention>.<dataset>``; a checkpoint of that name is replaced.
         licence: Of its values, as an SPDX identifier.
         command: What trained the runs; the seed is added.
@@ -67,19 +47,19 @@ def ship(paths: Sequence[str], *, name: str, licence: str, command: str) -> Entr
             has another accuracy than the run.
         OSError: A file cannot be written.
     """
-    runs = [_finished(path) for path in paths]
-    _require_one_configuration(runs)
-    chosen = sorted(runs, key=lambda run: (run.top1, run.seed))[(len(runs) - 1) // 2]
+    runs = _finished(paths)
+    chosen = sorted(runs, key=lambda run: (_top1(run), run.seed))[(len(runs) - 1) // 2]
     with TemporaryDirectory() as folder:
         draft = Path(folder, "draft.safetensors")
-        export_weights(chosen.path, str(draft))
+        export_weights(chosen.source, str(draft))
         measured = _measure(draft, chosen)
-        seeds = {str(run.seed): round(run.top1, 6) for run in sorted(runs, key=lambda run: run.seed)}
+        seeds = {str(run.seed): round(_top1(run), 6) for run in sorted(runs, key=lambda run: run.seed)}
         command = f"{command} --seed_everything {chosen.seed}"
         entry = make_entry(draft, licence=licence, command=command, name=name, seeds=seeds)
         entry = replace(entry, file=f"{name}.safetensors")
         header, content = load_checkpoint(draft).header, draft.read_bytes()
-    card = model_card(entry, header, chosen.config, measured["test/top1"], measured["embedded/top1"])
+    config = yaml.safe_load(RunDirectory(Path(chosen.source)).config.read_text())
+    card = model_card(entry, header, config, measured["test/top1"], measured["embedded/top1"])
     # the table last: it names nothing that is not there
     for path, data in ((files_folder() / f"{name}.safetensors", content), (card_path(name), card.encode())):
         with atomic_write(path) as file:
@@ -88,49 +68,21 @@ def ship(paths: Sequence[str], *, name: str, licence: str, command: str) -> Entr
     return entry
 
 
-def _finished(path: str) -> FinishedRun:
-    run = RunDirectory.open(path)
-    results = json.loads(run.results.read_text()) if run.results.is_file() else {}
-    top1 = results.get("metrics", {}).get("test/top1")
-    tested = Path(results.get("checkpoint") or "").name
-    if top1 is None or tested != run.best.name or not run.best.is_file():
-        message = f"{path} has not tested its best checkpoint; let it end, or `cbam-lightning resume {path}`."
+def _finished(paths: Sequence[str]) -> list[FinishedRun]:
+    runs, left_out = find_runs(paths)
+    if left_out:
+        message = f"{left_out[0]}; let it end, or leave it out."
         raise UsageError(message)
-    config = yaml.safe_load(run.config.read_text())
-    seed = config.get("seed_everything")
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        message = f"{path} has the seed {seed}; a run to ship needs a number, so that it can be repeated."
+    by_seed(runs)
+    require_same(runs)
+    return runs
+
+
+def _top1(run: FinishedRun) -> float:
+    if "test/top1" not in run.metrics:
+        message = f"{run.source} has no test/top1, by which the median is chosen."
         raise UsageError(message)
-    return FinishedRun(path, seed, top1, config)
-
-
-def _require_one_configuration(runs: Sequence[FinishedRun]) -> None:
-    first, *others = runs
-    seeds = {first.seed}
-    for run in others:
-        ours, theirs = (dict(_flat(config)) for config in (first.config, run.config))
-        if differing := sorted(key for key in ours.keys() | theirs if ours.get(key) != theirs.get(key)):
-            values = f"{ours.get(differing[0])!r} and {theirs.get(differing[0])!r}"
-            message = (
-                f"{first.path} and {run.path} differ in {differing[0]} ({values}); give runs that differ in "
-                "their seeds alone."
-            )
-            raise UsageError(message)
-        if run.seed in seeds:
-            message = f"{run.path} has the seed {run.seed}, as another run; give each seed once."
-            raise UsageError(message)
-        seeds.add(run.seed)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every option that matters by its name on the command line, with its value."""
-    for key, value in values.items():
-        if f"{prefix}{key}" in _MAY_DIFFER:
-            continue
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    return run.metrics["test/top1"]
 
 
 def _measure(file: Path, run: FinishedRun) -> dict[str, Measured]:
@@ -138,9 +90,12 @@ def _measure(file: Path, run: FinishedRun) -> dict[str, Measured]:
     checkpoint = load_checkpoint(file)
     network = rebuild(checkpoint)
     measured = {name: measure(network, checkpoint.header, source, name) for name, source in SOURCES.items()}
-    same, text = compare(run.top1, measured["test/top1"])
+    same, text = compare(_top1(run), measured["test/top1"])
     if not same:
-        message = f"test/top1 of {run.path} {text}. Was it tested on all images of the full Fashion-MNIST?"
+        message = (
+            f"test/top1 of {run.source} {text}. Was its best checkpoint tested, and on all images of the full "
+            "Fashion-MNIST?"
+        )
         raise UsageError(message)
     figures = {name: result.top1 for name, result in measured.items()}
     header = replace(checkpoint.header, metrics={**checkpoint.header.metrics, **figures})

@@ -1,6 +1,6 @@
 """Comparing finished runs: what differs, by how much, and whether that is more than noise."""
 
-from cbam_lightning.runs.compare.arms import Arm, choose_arms, group_arms
+from cbam_lightning.runs.compare.arms import Arm, by_seed, choose_arms, group_arms, require_same
 from cbam_lightning.runs.compare.comparison import Comparison, Row, compare
 from cbam_lightning.runs.compare.costs import Costs, measure_costs
 from cbam_lightning.runs.compare.finished import FinishedRun, find_runs
@@ -12,10 +12,12 @@ __all__ = [
     "Costs",
     "FinishedRun",
     "Row",
+    "by_seed",
     "choose_arms",
     "compare",
     "find_runs",
     "group_arms",
     "measure_costs",
+    "require_same",
     "study_arms",
 ]

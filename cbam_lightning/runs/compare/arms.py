@@ -57,15 +57,66 @@ def group_arms(
     for run in kept:
         groups.setdefault(repr(_chosen(run, by)), []).append(run)
     for group in groups.values():
-        _check_same(group, ())
+        require_same(group)
     for one, other in itertools.combinations((group[0] for group in groups.values()), 2):
-        _check_same((one, other), [*by, *_options(one, other, by)])
+        require_same((one, other), [*by, *_options(one, other, by)])
     if len(groups) < 2:
         value = _label(_chosen(kept[0], by), set())
         message = f"all {len(runs)} runs have {by[0]} = {value}; a comparison needs runs of two values."
         raise UsageError(message)
     labels = _labels([_chosen(group[0], by) for group in groups.values()])
-    return [Arm(label, _by_seed(group)) for label, group in zip(labels, groups.values(), strict=True)]
+    return [Arm(label, by_seed(group)) for label, group in zip(labels, groups.values(), strict=True)]
+
+
+def require_same(runs: Sequence[FinishedRun], allowed: Sequence[str] = ()) -> None:
+    """Refuse runs that differ in a setting.
+
+    Args:
+        runs: Finished runs.
+        allowed: Dotted names of settings that may differ.
+
+    Raises:
+        UsageError: Says which runs differ, and in what.
+    """
+    first = runs[0]
+    for other in runs[1:]:
+        keys = sorted({*first.settings, *other.settings})
+        differing = [
+            key
+            for key in keys
+            if not is_below(key, allowed) and first.settings.get(key) != other.settings.get(key)
+        ]
+        if differing:
+            told = "; ".join(
+                f"{key} is {_show(first, key)} in the one and {_show(other, key)} in the other"
+                for key in differing[:_SHOWN]
+            )
+            more = f" and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
+            message = (
+                f"{first.source} and {other.source} differ in more than what is compared and the seed: {told}"
+                f"{more}. Leave one of them out, or name the setting in --by, or in --ignore if it does not "
+                "matter."
+            )
+            raise UsageError(message)
+
+
+def by_seed(runs: Sequence[FinishedRun]) -> dict[int, FinishedRun]:
+    """Return runs of one setting by their seeds, in ascending order.
+
+    Raises:
+        UsageError: Two of them have the same seed.
+    """
+    found: dict[int, FinishedRun] = {}
+    for run in runs:
+        if run.seed in found:
+            twin = found[run.seed]
+            message = (
+                f"{twin.source} and {run.source} are two runs of the same setting and seed {run.seed}; "
+                "leave one of them out."
+            )
+            raise UsageError(message)
+        found[run.seed] = run
+    return dict(sorted(found.items()))
 
 
 def choose_arms(arms: Sequence[Arm], labels: Sequence[str]) -> list[Arm]:
@@ -108,46 +159,8 @@ def _options(one: FinishedRun, other: FinishedRun, by: Sequence[str]) -> list[st
     return [f"{name}_options" for name in differing]
 
 
-def _check_same(runs: Sequence[FinishedRun], allowed: Sequence[str]) -> None:
-    """Raise a ``UsageError`` if a setting differs that may not."""
-    first = runs[0]
-    for other in runs[1:]:
-        keys = sorted({*first.settings, *other.settings})
-        differing = [
-            key
-            for key in keys
-            if not is_below(key, allowed) and first.settings.get(key) != other.settings.get(key)
-        ]
-        if differing:
-            told = "; ".join(
-                f"{key} is {_show(first, key)} in the one and {_show(other, key)} in the other"
-                for key in differing[:_SHOWN]
-            )
-            more = f" and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
-            message = (
-                f"{first.source} and {other.source} differ in more than what is compared and the seed: {told}"
-                f"{more}. Leave one of them out, or name the setting in --by, or in --ignore if it does not "
-                "matter."
-            )
-            raise UsageError(message)
-
-
 def _show(run: FinishedRun, key: str) -> str:
     return repr(run.settings[key]) if key in run.settings else "not set"
-
-
-def _by_seed(runs: Sequence[FinishedRun]) -> dict[int, FinishedRun]:
-    by_seed: dict[int, FinishedRun] = {}
-    for run in runs:
-        if run.seed in by_seed:
-            twin = by_seed[run.seed]
-            message = (
-                f"{twin.source} and {run.source} are two runs of the same setting and seed {run.seed}; "
-                "leave one of them out."
-            )
-            raise UsageError(message)
-        by_seed[run.seed] = run
-    return dict(sorted(by_seed.items()))
 
 
 def _labels(chosen: Sequence[Mapping[str, Any]]) -> list[str]:
