@@ -93,7 +93,7 @@ def _measure(file: Path, run: FinishedRun) -> dict[str, Measured]:
     same, text = compare(_top1(run), measured["test/top1"])
     if not same:
         message = (
-            f"test/top1 of {run.source} {text}. Was its best checkpoint tested, and on all images of the full "
+            f"test/top1 of {run.source} {text}. Was its best checkpoint tested, on all images of the full "
             "Fashion-MNIST?"
         )
         raise UsageError(message)
