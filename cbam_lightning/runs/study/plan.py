@@ -52,15 +52,14 @@ class StudyRun:
         """Return what the run's test gave, or nothing if it is not finished.
 
         Raises:
-            UsageError: The directory holds a finished run of other settings.
+            UsageError: The directory holds a run of other settings, finished or not.
         """
+        if self.directory.config.is_file():
+            self._check_settings()
         if not self.directory.results.is_file():
             return {}
         metrics = json.loads(self.directory.results.read_text())["metrics"]
-        tested = {name: value for name, value in metrics.items() if name.startswith("test/")}
-        if tested:
-            self._check_settings()
-        return tested
+        return {name: value for name, value in metrics.items() if name.startswith("test/")}
 
     def _check_settings(self) -> None:
         resolved = flatten(yaml.safe_load(self.directory.config.read_text()))

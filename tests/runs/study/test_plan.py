@@ -133,8 +133,11 @@ def test_a_finished_run_is_known_by_its_test(written):
     assert run.metrics() == {"test/top1": 0.5}
 
 
-def test_a_finished_run_of_other_settings_is_not_taken_for_one_of_the_study(written):
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_of_other_settings_is_not_taken_for_one_of_the_study(written, finished):
     run = read_study(written()).runs[1]
     finish(run, max_epochs=7)
+    if not finished:
+        run.directory.results.unlink()
     with pytest.raises(UsageError, match=r"made with trainer.max_epochs = 7, and the study says 2\. Move"):
         run.metrics()
