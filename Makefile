@@ -27,7 +27,7 @@ train: $(BIN)/.package  ## Train EXPERIMENT (default: CBAM ResNet-20 on the embe
 
 study: $(BIN)/.package  ## Train none and CBAM with two seeds each on the embedded images, and compare them
 	$(BIN)/cbam-lightning study experiments/fashion_mnist/study.yaml --jobs 2
-	$(BIN)/cbam-lightning compare runs/fashion_mnist/study
+	$(BIN)/cbam-lightning compare experiments/fashion_mnist/study.yaml
 
 test: $(BIN)/.dev  ## Run the tests, without the slow ones
 	$(BIN)/pytest $(ON_ALL_CORES)

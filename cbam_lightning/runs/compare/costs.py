@@ -70,8 +70,8 @@ def _described(arm: Arm) -> Mapping[str, Any]:
     run = next(iter(arm.runs.values()))
     if not run.network.get("size_px"):
         message = (
-            f"{run.source} does not say what its network was, as runs of earlier versions, so its costs cannot "
-            "be measured; leave the costs out with --no-costs."
+            f"{run.source} does not say what its network was, as no run of an earlier version does, so its "
+            "costs cannot be measured; leave them out with --no-costs."
         )
         raise UsageError(message)
     return run.network
