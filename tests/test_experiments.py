@@ -19,6 +19,7 @@ import cbam_lightning.data
 import cbam_lightning.tasks
 from cbam_lightning.models import create_model
 from cbam_lightning.models.published.rows import published_rows
+from cbam_lightning.runs.compare import compare, find_runs, rendering, study_arms
 from cbam_lightning.runs.study import read_study
 from tests.command import call, only_run
 from tests.data import generate
@@ -138,6 +139,22 @@ def test_every_arm_of_a_study_can_be_built(path):
         attention = given.get("model.attention", "none")
         options = given.get("model.attention_options", {})
         create_model("resnet8", attention=attention, attention_options=options), arm
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in STUDIES if (ROOT.parent / read_study(p).folder).is_dir()], ids=relative
+)
+def test_the_table_of_a_study_is_what_its_runs_came_to(path, monkeypatch):
+    monkeypatch.chdir(ROOT.parent)
+    study = read_study(path)
+    runs, left_out = find_runs([str(study.folder)])
+    arms = study_arms(study, runs)
+    assert not left_out
+    assert [sorted(arm.runs) for arm in arms] == [sorted(study.seeds)] * len(study.arms)
+    table = rendering.markdown(compare(arms, arms[0].label)).split("\n\n")[0].splitlines()[2:]
+    text = (ROOT / "README.md").read_text()
+    for row in table:
+        assert row.removesuffix("|") in text
 
 
 def test_the_ablation_has_the_arms_of_the_paper():
