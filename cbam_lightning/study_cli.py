@@ -13,8 +13,6 @@ from cbam_lightning.errors import RunStopped, UsageError
 if TYPE_CHECKING:
     from cbam_lightning.runs.compare import Arm
 
-_DIVERGED = 3
-
 
 def study(args: list[str]) -> None:
     """Make the runs of a study that are not finished."""
@@ -36,6 +34,7 @@ def study(args: list[str]) -> None:
     if given.jobs < 1:
         message = f"--jobs is {given.jobs}; allowed: 1 or more."
         raise UsageError(message)
+    from cbam_lightning.runs.divergence import EXIT_DIVERGED
     from cbam_lightning.runs.study import read_study, run_study
 
     plan = read_study(given.file)
@@ -50,7 +49,7 @@ def study(args: list[str]) -> None:
     if diverged:
         names = "; ".join(run.name for run in diverged)
         message = f"the loss became no number in {len(diverged)} of {len(runs)} runs: {names}."
-        raise RunStopped(message, _DIVERGED)
+        raise RunStopped(message, EXIT_DIVERGED)
 
 
 def _slice(text: str) -> tuple[int, int]:

@@ -3,7 +3,10 @@
 import shlex
 from pathlib import Path
 
+import pytest
+
 from cbam_lightning.cli import main
+from cbam_lightning.trainer_cli import TrainerCLI
 
 # A network that trains in seconds: real images, few steps.
 SMALL = "--data FashionMNIST --data.batch_size 64 --model.network resnet20 --model.attention cbam"
@@ -23,3 +26,18 @@ def only_run(experiment="default", root="runs"):
     """Return the one run of an experiment."""
     (path,) = Path(root, experiment).iterdir()
     return path
+
+
+def parsed(words, monkeypatch):
+    """Return what the trainer's command makes of these words, without doing it."""
+
+    class Parsed(Exception):
+        pass
+
+    def stop(self):
+        raise Parsed(self.config[self.config["subcommand"]])
+
+    monkeypatch.setattr(TrainerCLI, "_parse_ckpt_path", stop)
+    with pytest.raises(Parsed) as stopped:
+        TrainerCLI(words)
+    return stopped.value.args[0]

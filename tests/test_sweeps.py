@@ -8,7 +8,7 @@ import pytest
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args, load_sweep_config
 
 from cbam_lightning.runs.directory import RunDirectory
-from cbam_lightning.trainer_cli import TrainerCLI
+from tests.command import parsed
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = sorted((ROOT / "experiments" / "sweeps").glob("*.yaml"))
@@ -32,19 +32,6 @@ def command(sweep, suggestion):
     return words
 
 
-def parse(words, monkeypatch):
-    class Parsed(Exception):
-        pass
-
-    def stop(self):
-        raise Parsed(self.config["fit"])
-
-    monkeypatch.setattr(TrainerCLI, "_parse_ckpt_path", stop)
-    with pytest.raises(Parsed) as parsed:
-        TrainerCLI(words)
-    return parsed.value.args[0]
-
-
 def setting(config, name):
     for part in name.split("."):
         config = config[part] if part in config else config["init_args"][part]
@@ -60,7 +47,7 @@ def test_suggestions_come_to_their_settings(path, monkeypatch):
     for suggestion in (found[0], found[-1]):
         words = command(sweep, suggestion)
         assert words[:4] == ["/usr/bin/env", sys.executable, "-m", "cbam_lightning"]
-        config = parse(words[4:], monkeypatch)
+        config = parsed(words[4:], monkeypatch)
         for name, value in suggestion.items():
             assert setting(config, name) == value
     assert len(found) == {"arms": 9, "tuning": 24}[path.stem]
@@ -76,7 +63,7 @@ def test_a_file_is_short_and_starts_with_its_command(path):
 def test_the_truth_values_that_an_agent_writes_are_understood(monkeypatch):
     sweep = {"command": ["fit", "--data", "FashionMNIST", "${args}"]}
     for value in (True, False):
-        config = parse(command(sweep, {"model.channels_last": value}), monkeypatch)
+        config = parsed(command(sweep, {"model.channels_last": value}), monkeypatch)
         assert config["model"]["init_args"]["channels_last"] is value
 
 

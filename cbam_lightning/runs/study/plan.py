@@ -48,6 +48,11 @@ class StudyRun:
         """Arm and seed, for people."""
         return f"{self.arm}, seed {self.seed}"
 
+    @property
+    def diverged(self) -> bool:
+        """Whether its loss became no number, which it would again."""
+        return self.directory.divergence.is_file() and not self.metrics()
+
     def metrics(self) -> dict[str, float]:
         """Return what the run's test gave, or nothing if it is not finished.
 

@@ -42,9 +42,9 @@ def run_study(runs: Sequence[StudyRun], jobs: int = 1, threads: int | None = Non
 
     Raises:
         RunStopped: A signal came, or a run failed; says which, and why.
-        UsageError: A finished run has other settings than the study says.
+        UsageError: A run is there already, and has other settings than the study says.
     """
-    waiting = [run for run in runs if not run.metrics()]
+    waiting = [run for run in runs if not run.metrics() and not run.diverged]
     print(f"{len(runs) - len(waiting)} of {len(runs)} runs are finished.", flush=True)
     crew = _Crew(threads)
     with _Watch(runs) as watch, crew.listening():
@@ -57,7 +57,7 @@ def run_study(runs: Sequence[StudyRun], jobs: int = 1, threads: int | None = Non
                 raise RunStopped(*crew.stopped)
             watch.update()
             time.sleep(_POLL_S)
-    return crew.diverged
+    return [run for run in runs if run.diverged]
 
 
 @dataclass
@@ -72,7 +72,6 @@ class _Crew:
 
     def __init__(self, threads: int | None) -> None:
         self.at_work: list[_Worker] = []
-        self.diverged: list[StudyRun] = []
         self.stopped: tuple[str, int] | None = None  # why, and the exit code
         self._environment = dict(os.environ)
         if threads is not None:
@@ -103,9 +102,8 @@ class _Crew:
 
     def _judge(self, worker: _Worker) -> None:
         code = worker.process.returncode
-        if code == EXIT_DIVERGED:
-            self.diverged.append(worker.run)
-        elif self.stopped is None and (code != 0 or not worker.run.metrics()):
+        finished = code == EXIT_DIVERGED or (code == 0 and worker.run.metrics())
+        if not finished and self.stopped is None:
             reason = _last_line(Path(worker.output.name)) if code else "it ended without a test."
             # a negative code is the number of the signal that killed it
             self.stopped = f"{worker.run.name}: {reason}", code if code > 0 else 1
@@ -138,7 +136,7 @@ class _Watch:
 
     def __init__(self, runs: Sequence[StudyRun]) -> None:
         self._runs = runs
-        self._finished = {run.name for run in runs if run.metrics()}
+        self._finished = {run.name for run in runs if run.metrics() or run.diverged}
         self._lengths = {run.name: max_epochs(run) for run in runs}
         self._started = time.monotonic()
         self._done_before = self._done()

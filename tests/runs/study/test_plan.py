@@ -7,7 +7,7 @@ import yaml
 
 from cbam_lightning.errors import UsageError
 from cbam_lightning.runs.study import read_study
-from cbam_lightning.trainer_cli import TrainerCLI
+from tests.command import parsed
 
 BASE = {
     "model": {"class_path": "Classifier", "init_args": {"network": "resnet20"}},
@@ -52,16 +52,7 @@ def test_a_command_is_what_fit_understands(written, monkeypatch):
     words = shlex.split(last.command)
     assert words[:4] == ["cbam-lightning", "fit", "--config", str(written().with_name("base.yaml"))]
 
-    class Parsed(Exception):
-        pass
-
-    def stop(self):
-        raise Parsed(self.config["fit"])
-
-    monkeypatch.setattr(TrainerCLI, "_parse_ckpt_path", stop)
-    with pytest.raises(Parsed) as parsed:
-        TrainerCLI(words[1:])
-    config = parsed.value.args[0]
+    config = parsed(words[1:], monkeypatch)
     assert config["seed_everything"] == config["data"]["init_args"]["split_seed"] == 3
     assert config["model"]["init_args"]["attention"] == "cbam"
     assert config["model"]["init_args"]["attention_options"] == {"pools": ["max"]}

@@ -79,6 +79,9 @@ def test_a_loss_that_is_no_number_is_a_result(study, capsys):
     captured = capsys.readouterr()
     assert "wild, seed 0: no result" in captured.out
     assert "the loss became no number in 1 of 1 runs: wild, seed 0" in captured.err
+    output = Path("runs/study/wild/seed_0/output.txt").read_text()
+    assert call("study study.yaml") == 3  # and not once more
+    assert Path("runs/study/wild/seed_0/output.txt").read_text() == output
 
 
 @pytest.mark.slow
