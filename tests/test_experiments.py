@@ -141,16 +141,17 @@ def test_every_arm_of_a_study_can_be_built(path):
         create_model("resnet8", attention=attention, attention_options=options), arm
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in STUDIES if (ROOT.parent / read_study(p).folder).is_dir()], ids=relative
-)
+def is_finished(path):
+    return all((ROOT.parent / run.directory.results).is_file() for run in read_study(path).runs)
+
+
+@pytest.mark.parametrize("path", [path for path in STUDIES if is_finished(path)], ids=relative)
 def test_the_table_of_a_study_is_what_its_runs_came_to(path, monkeypatch):
     monkeypatch.chdir(ROOT.parent)
     study = read_study(path)
     runs, left_out = find_runs([str(study.folder)])
+    assert (len(runs), left_out) == (len(study.runs), [])
     arms = study_arms(study, runs)
-    assert not left_out
-    assert [sorted(arm.runs) for arm in arms] == [sorted(study.seeds)] * len(study.arms)
     table = rendering.markdown(compare(arms, arms[0].label)).split("\n\n")[0].splitlines()[2:]
     text = (ROOT / "README.md").read_text()
     for row in table:
