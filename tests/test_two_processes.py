@@ -66,6 +66,7 @@ def test_two_processes_train_as_one():
     ]
 
 
+@pytest.mark.slow
 def test_two_processes_unfreeze_as_one():
     unfreezing = "--trainer.callbacks+=GradualUnfreezing --trainer.limit_train_batches 4"
     run("one", COMMAND, TRAINING, unfreezing, "--run.name one")

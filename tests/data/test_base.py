@@ -256,7 +256,8 @@ OPTIONS = {
     "CIFAR10": ARRAY,
     "CIFAR100": ARRAY,
     "ImageNet": FILES,
-    "ImageFolder": FILES | {"in_channels": 1, "mean": (0.5,), "std": (0.2,), "test_fraction": 0.3},
+    "ImageFolder": FILES
+    | {"in_channels": 1, "mean": (0.5,), "std": (0.2,), "test_fraction": 0.3, "images_per_class": 2},
 }
 
 

@@ -52,7 +52,7 @@ def test_every_network_takes_every_attention(name, attention):
     if default_placement(attention) == "stage":
         assert count == stages - 1
     elif attention != "none":
-        assert count > stages
+        assert count >= stages  # resnet8 has one block in each
 
 
 @pytest.mark.parametrize("attention", list_attention())

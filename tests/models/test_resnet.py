@@ -255,7 +255,7 @@ class TestSurroundings:
         network, x, y = small(), torch.randn(4, 3, 12, 10), torch.arange(4)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
         losses = []
-        for _ in range(15):
+        for _ in range(20):
             loss = torch.nn.functional.cross_entropy(network(x), y)
             optimizer.zero_grad()
             loss.backward()
