@@ -8,13 +8,16 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from cbam_lightning.errors import UsageError, unknown_name
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are exceptions, like all others here."""
+    """A parser whose errors are exceptions, like all others here, and that takes no abbreviations."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse has to say, with where to read on."""

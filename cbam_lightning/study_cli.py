@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,8 @@ from cbam_lightning.commands import Parser
 from cbam_lightning.errors import RunStopped, UsageError
 
 if TYPE_CHECKING:
-    from cbam_lightning.runs.compare import Arm
+    from cbam_lightning.runs.compare import Arm, FinishedRun
+    from cbam_lightning.runs.study import Study
 
 
 def study(args: list[str]) -> None:
@@ -116,6 +118,11 @@ def _compare(given: argparse.Namespace) -> None:
         print("Written: " + ", ".join(map(str, rendering.save(comparison, given.out))))
 
 
+def _has_run(arm: str, study: Study, runs: Sequence[FinishedRun]) -> bool:
+    folders = {str(run.directory.path) for run in study.runs if run.arm == arm}
+    return any(run.source in folders for run in runs)
+
+
 def _arms(given: argparse.Namespace) -> tuple[list[Arm], str, list[str]]:
     """Return the arms, which of them is the baseline, and what was left out."""
     from cbam_lightning.runs.compare import choose_arms, find_runs, group_arms, study_arms
@@ -126,6 +133,7 @@ def _arms(given: argparse.Namespace) -> tuple[list[Arm], str, list[str]]:
         study = read_study(first)
         runs, left_out = find_runs([str(study.folder)])
         arms = group_arms(runs, given.by, given.ignore) if given.by else study_arms(study, runs, given.ignore)
+        left_out += [f"{arm}: it has no finished run" for arm in study.arms if not _has_run(arm, study, runs)]
         default = arms[0].label
     else:
         runs, left_out = find_runs(given.runs)

@@ -62,6 +62,20 @@ def test_a_study_is_compared_under_its_own_names(study, capsys):
     assert "Did you mean 'with'" in capsys.readouterr().err
 
 
+def test_an_arm_without_a_finished_run_is_told(study, tmp_path, capsys):
+    text = (tmp_path / "study.yaml").read_text()
+    (tmp_path / "study.yaml").write_text(
+        text.replace("without: {}", "without: {}, se: {model.attention: se}")
+    )
+    assert call("compare study.yaml --no-costs") == 0
+    assert "Left out: se: it has no finished run." in capsys.readouterr().out
+
+
+def test_an_option_cut_short_is_refused(study, capsys):
+    assert call("compare study.yaml --no-costs --baselin without") == 2
+    assert "--baselin" in capsys.readouterr().err
+
+
 def test_a_run_that_the_study_does_not_know_is_refused(study, tmp_path, capsys):
     write_run(tmp_path / "study" / "with" / "seed_7", "cbam", 7)
     assert call("compare study.yaml --no-costs") == 2
