@@ -14,6 +14,7 @@ LAYERS = [
     {"tasks"},
     {"data"},
     {"runs"},
+    {"explain"},
     {"models"},
     {"attention", "weights"},
     {"measuring"},

@@ -52,6 +52,8 @@ class BAM(Gate):
             BatchNorm cannot normalise (with SyncBatchNorm it is the batch of all processes that counts).
     """
 
+    kind = "both"
+
     def __init__(
         self,
         channels: int,

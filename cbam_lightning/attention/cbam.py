@@ -20,6 +20,7 @@ Different from the authors' code:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Literal, cast, get_args
 
@@ -132,6 +133,8 @@ class SpatialAttention(Gate):
             ``forward`` and ``gate_map``, an input with another number of dimensions.
     """
 
+    kind = "spatial"
+
     def __init__(
         self,
         channels: int,
@@ -236,15 +239,18 @@ class CBAM(nn.Module):
             if arrangement != "channel":
                 self.spatial = SpatialAttention(channels, kernel_size, spatial_pool, spatial_relu, gate, dims)
 
+    def gate_maps(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the gate of each half by its name: (N, C, 1, …) for channel, (N, 1, *positions) for spatial."""
+        maps: dict[str, Tensor] = {}
+        for half in self._halves_in_order():
+            maps[half.kind] = half.gate_map(x)
+            if self.arrangement != "parallel":
+                x = multiply(x, maps[half.kind])
+        return maps
+
     def gate_map(self, x: Tensor) -> Tensor:
         """Return the product of both gates, (N, C, *positions), or the one gate of a half alone, as it is."""
-        if self.arrangement == "parallel":
-            return self.channel.gate_map(x) * self.spatial.gate_map(x)
-        first, *rest = self._halves_in_order()
-        gate = first.gate_map(x)
-        for second in rest:
-            gate = gate * second.gate_map(multiply(x, gate))
-        return gate
+        return functools.reduce(torch.mul, self.gate_maps(x).values())
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` times its gates, in the dtype of ``x``: (N, C, *positions) to the same."""

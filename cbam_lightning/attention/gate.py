@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,12 @@ class Gate(nn.Module, ABC):
     Raises:
         UsageError: An unknown gate, or another number of dimensions; in ``forward`` and ``gate_map``, an
             input with another number of dimensions.
+
+    Attributes:
+        kind: What the gate depends on besides the image: the channel, the position, or both.
     """
+
+    kind: ClassVar[Literal["channel", "spatial", "both"]] = "channel"
 
     def __init__(self, gate: GateName = "sigmoid", dims: positions.Dims | None = None) -> None:
         check_choice("gate", gate, get_args(GateName))
@@ -55,6 +60,10 @@ class Gate(nn.Module, ABC):
         with without_autocast(x.device.type):
             gate = torch.sigmoid(self.logits(at_least_float32(x)))
         return gate if self.factor == 1 else self.factor * gate
+
+    def gate_maps(self, x: Tensor) -> dict[str, Tensor]:
+        """Return ``gate_map`` under the name of its kind."""
+        return {self.kind: self.gate_map(x)}
 
     @property
     def factor(self) -> float:

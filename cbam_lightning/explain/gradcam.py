@@ -1,0 +1,140 @@
+"""Grad-CAM (Selvaraju, Cogswell, Das, Vedantam, Parikh and Batra, ICCV 2017).
+
+Paper: https://arxiv.org/abs/1610.02391. The map is Captum's (https://captum.ai/api/layer.html#gradcam).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cbam_lightning.errors import UsageError, unknown_name
+from cbam_lightning.explain.evaluating import evaluating
+from cbam_lightning.models.insertion import plan_insertion
+
+# Of torch's resizing, by the number of dimensions of the positions.
+_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
+class Explanation(NamedTuple):
+    """What a network looked at.
+
+    Attributes:
+        maps: float (N, *positions), at least 0, at the resolution of the layer.
+        logits: (N, K) of the same forward pass.
+        targets: int64 (N,), the class that each map is for.
+    """
+
+    maps: Tensor
+    logits: Tensor
+    targets: Tensor
+
+
+class GradCAM:
+    """Says which positions of a feature map speak for a class.
+
+    The map is the ReLU of the sum over the channels of the feature map, each weighted with the mean over the
+    positions of the logit's gradient (equations 1 and 2 of the paper).
+
+    Args:
+        network: From (N, C, *positions) to (N, K).
+        layer: Name of the module whose output is the feature map; left out, the one that returns the last map
+            in which something was convolved.
+        example: Shape of an input, (N, C, *positions), with which the network runs; left out, as for
+            ``plan_insertion``.
+
+    Raises:
+        UsageError: Captum is not installed; there is no such layer, or it does not return one feature map;
+            or the network does not run on the example.
+    """
+
+    def __init__(
+        self, network: nn.Module, layer: str | None = None, example: Sequence[int] | None = None
+    ) -> None:
+        self.network = network
+        self.layer = _last_stage(network, example) if layer is None else _checked(network, layer, example)
+        self._layer_cam = _captum().LayerGradCam
+
+    def __call__(self, images: Tensor, targets: Tensor | int | None = None) -> Explanation:
+        """Explain a batch in one forward pass, and a backward pass from the logits down to the layer.
+
+        Modes, gradients and hooks of the network are afterwards as before, also after an exception.
+
+        Args:
+            images: Normalised, (N, C, *positions), N at least 1.
+            targets: The class of every image, int64 (N,), or of all; left out, the predicted ones.
+
+        Raises:
+            UsageError: The network has no such class.
+        """
+        seen: dict[str, Tensor] = {}
+
+        def target_logits(x: Tensor) -> Tensor:
+            logits = self.network(x)
+            seen["logits"] = logits.detach()
+            seen["targets"] = _targets(targets, seen["logits"])
+            chosen: Tensor = logits.gather(1, seen["targets"][:, None])[:, 0]  # (N,)
+            return chosen
+
+        cam = self._layer_cam(target_logits, self.network.get_submodule(self.layer))
+        # a trainer evaluates in inference mode, whose tensors autograd refuses
+        with torch.inference_mode(False), torch.enable_grad(), evaluating(self.network):
+            x = images.clone() if images.is_inference() else images.detach()
+            maps = cam.attribute(x, relu_attributions=True)
+        return Explanation(maps[:, 0].detach(), **seen)
+
+
+def _last_stage(network: nn.Module, example: Sequence[int] | None) -> str:
+    places = plan_insertion(network, "stage", example)
+    if not places:
+        message = f"{type(network).__name__} convolves nothing; Grad-CAM needs a feature map. Name a layer."
+        raise UsageError(message)
+    return places[-1].name
+
+
+def _checked(network: nn.Module, layer: str, example: Sequence[int] | None) -> str:
+    names = [name for name, _ in network.named_modules() if name]
+    if layer not in names:
+        raise unknown_name(kind=f"layer of {type(network).__name__}", given=layer, allowed=names)
+    return plan_insertion(network, [layer], example)[0].name
+
+
+def enlarge(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize maps to the positions of the images, linearly between the centres of their cells.
+
+    Args:
+        maps: (N, *positions), of one to three dimensions of positions.
+        size: Of the result, a number for each dimension.
+    """
+    resized: Tensor = F.interpolate(
+        maps[:, None], tuple(size), mode=_MODES[maps.ndim - 1], align_corners=False
+    )
+    return resized[:, 0]
+
+
+def _targets(given: Tensor | int | None, logits: Tensor) -> Tensor:
+    if given is None:
+        return logits.argmax(1)
+    targets = torch.as_tensor(given, dtype=torch.int64, device=logits.device).expand(len(logits))
+    wrong = targets[(targets < 0) | (targets >= logits.shape[1])]
+    if len(wrong):
+        message = (
+            f"target is {int(wrong[0])}; allowed: 0 to {logits.shape[1] - 1}, the classes of the network."
+        )
+        raise UsageError(message)
+    return targets
+
+
+def _captum() -> Any:
+    try:
+        return importlib.import_module("captum.attr")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "captum":
+            raise
+        message = "Captum is not installed; Grad-CAM needs it: pip install 'cbam_lightning[explain]'"
+        raise UsageError(message) from error

@@ -1,0 +1,93 @@
+"""Recorded gates against what the modules multiply with."""
+
+import pytest
+import torch
+
+from cbam_lightning.attention import create_attention
+from cbam_lightning.explain import record_gates
+from cbam_lightning.explain.gates import gated_modules
+from cbam_lightning.models import create_model
+from cbam_lightning.models.insertion import insert_attention
+from tests.attention.checks import images, randomised
+from tests.explain.test_gradcam import assert_same_state, small_resnet, state
+
+ARRANGEMENTS = ["channel-spatial", "spatial-channel", "parallel", "channel", "spatial"]
+
+
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+def test_are_the_factors_of_the_output(arrangement):
+    module = randomised(create_attention("cbam", 6, reduction=2, arrangement=arrangement)).double()
+    x = images(2, 6, 5, 4)
+    with record_gates(module) as found:
+        output = module(x)
+    (gates,) = found
+    product = torch.ones_like(x)
+    if gates.channel is not None:
+        product = product * gates.channel[:, :, None, None]
+    if gates.spatial is not None:
+        product = product * gates.spatial[:, None]
+    torch.testing.assert_close(output, x * product)
+    assert (gates.channel is None) == (arrangement == "spatial")
+    assert (gates.spatial is None) == (arrangement == "channel")
+
+
+@pytest.mark.parametrize("name", ["se", "eca"])
+def test_of_channels_alone(name):
+    module = randomised(create_attention(name, 6)).double()
+    x = images(2, 6, 5, 4)
+    with record_gates(module) as found:
+        output = module(x)
+    assert found[0].spatial is None
+    torch.testing.assert_close(output, x * found[0].channel[:, :, None, None])
+
+
+def test_of_bam_are_the_means_over_either():
+    module = randomised(create_attention("bam", 8, reduction=2)).double()
+    x = images(2, 8, 5, 4)
+    with record_gates(module) as found:
+        factor = module(x) / x
+    torch.testing.assert_close(found[0].channel, factor.mean((2, 3)))
+    torch.testing.assert_close(found[0].spatial, factor.mean(1))
+
+
+@pytest.mark.parametrize("implementation", ["reference", "fused"])
+def test_come_block_by_block_whatever_the_implementation(implementation):
+    torch.manual_seed(0)
+    network = create_model(
+        "resnet20",
+        attention="cbam",
+        attention_options={"implementation": implementation},
+        num_classes=5,
+        widths=(4, 8, 8),
+        depths=(1, 2, 1),
+        stem_width=4,
+    )
+    network.train()
+    before = state(network)
+    x = images(3, 3, 24, 40, dtype=torch.float32)
+    with record_gates(network) as found, torch.no_grad():
+        network(x)
+    assert_same_state(network, before)
+    names = ["layer1.0", "layer2.0", "layer2.1", "layer3.0"]
+    assert [gates.module for gates in found] == [f"{name}.attention" for name in names]
+    assert [tuple(gates.channel.shape) for gates in found] == [(3, 4), (3, 8), (3, 8), (3, 8)]
+    assert [tuple(gates.spatial.shape[1:]) for gates in found] == [(24, 40), (12, 20), (12, 20), (6, 10)]
+    assert all(torch.equal(gates.spatial, torch.full_like(gates.spatial, 0.5)) for gates in found)
+
+
+def test_hooks_are_gone_after_an_exception():
+    network = small_resnet()
+    before = state(network)
+    with pytest.raises(KeyError), record_gates(network):
+        raise KeyError
+    assert_same_state(network, before)
+
+
+def test_inserted_attention_is_found_and_a_plain_network_has_none():
+    network = create_model("timm/resnet18", num_classes=3)
+    assert gated_modules(network) == {}
+    insert_attention(network, "cbam")
+    with record_gates(network) as found, torch.no_grad():
+        network(torch.randn(1, 3, 64, 64))
+    assert len(found) == 8
+    assert all(torch.equal(gates.channel, torch.ones_like(gates.channel)) for gates in found)
