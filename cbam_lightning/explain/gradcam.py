@@ -17,6 +17,7 @@ from cbam_lightning.errors import UsageError, unknown_name
 from cbam_lightning.explain.evaluating import evaluating
 from cbam_lightning.models.insertion import plan_insertion
 
+PREDICTED = -1  # as a target: the class with the largest logit
 # Of torch's resizing, by the number of dimensions of the positions.
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
@@ -60,14 +61,14 @@ class GradCAM:
         self.layer = _last_stage(network, example) if layer is None else _checked(network, layer, example)
         self._layer_cam = _captum().LayerGradCam
 
-    def __call__(self, images: Tensor, targets: Tensor | int | None = None) -> Explanation:
+    def __call__(self, images: Tensor, targets: Tensor | int = PREDICTED) -> Explanation:
         """Explain a batch in one forward pass, and a backward pass from the logits down to the layer.
 
         Modes, gradients and hooks of the network are afterwards as before, also after an exception.
 
         Args:
             images: Normalised, (N, C, *positions), N at least 1.
-            targets: The class of every image, int64 (N,), or of all; left out, the predicted ones.
+            targets: The class of every image, int64 (N,), or of all; -1 for the predicted one.
 
         Raises:
             UsageError: The network has no such class.
@@ -117,17 +118,15 @@ def enlarge(maps: Tensor, size: Sequence[int]) -> Tensor:
     return resized[:, 0]
 
 
-def _targets(given: Tensor | int | None, logits: Tensor) -> Tensor:
-    if given is None:
-        return logits.argmax(1)
+def _targets(given: Tensor | int, logits: Tensor) -> Tensor:
     targets = torch.as_tensor(given, dtype=torch.int64, device=logits.device).expand(len(logits))
-    wrong = targets[(targets < 0) | (targets >= logits.shape[1])]
+    wrong = targets[(targets < PREDICTED) | (targets >= logits.shape[1])]
     if len(wrong):
         message = (
-            f"target is {int(wrong[0])}; allowed: 0 to {logits.shape[1] - 1}, the classes of the network."
+            f"target is {int(wrong[0])}; allowed: 0 to {logits.shape[1] - 1}, the network's classes, or -1."
         )
         raise UsageError(message)
-    return targets
+    return torch.where(targets == PREDICTED, logits.argmax(1), targets)
 
 
 def _captum() -> Any:
