@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from cbam_lightning import __version__, benchmark_cli, commands, study_cli
+from cbam_lightning import __version__, benchmark_cli, commands, explain_cli, study_cli
 from cbam_lightning.errors import RunStopped, UsageError, unknown_name
 
 _TRAINER_COMMANDS = {
@@ -24,6 +24,7 @@ _PLAIN_COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "data": ("write class folders as shards, which are read faster", commands.data),
     "export": ("write a network as ONNX or torch.export program", commands.export),
     "study": ("train a grid of arms and seeds, or what is left of it", study_cli.study),
+    "explain": ("show what networks look at, and ask people about it", explain_cli.explain),
     "compare": ("compare finished runs: differences, intervals, costs", study_cli.compare),
     "benchmark": (
         "measure attention, networks, reading images and the training loop",

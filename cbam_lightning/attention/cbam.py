@@ -240,7 +240,7 @@ class CBAM(nn.Module):
                 self.spatial = SpatialAttention(channels, kernel_size, spatial_pool, spatial_relu, gate, dims)
 
     def gate_maps(self, x: Tensor) -> dict[str, Tensor]:
-        """Return the gate of each half by its name: (N, C, 1, …) for channel, (N, 1, *positions) for spatial."""
+        """Return the gates of the halves by name: channel (N, C, 1, …), spatial (N, 1, *positions)."""
         maps: dict[str, Tensor] = {}
         for half in self._halves_in_order():
             maps[half.kind] = half.gate_map(x)

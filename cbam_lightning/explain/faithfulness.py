@@ -45,7 +45,7 @@ def measure_curves(
         targets: int64 (N,).
         steps: In how many equal parts the pixels change.
     """
-    order = maps.flatten(1).argsort(1, descending=True, stable=True)
+    order = maps.flatten(1).sort(dim=1, descending=True, stable=True).indices
     rank = torch.empty_like(order).scatter_(
         1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
     )

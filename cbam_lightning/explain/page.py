@@ -12,7 +12,7 @@ import hashlib
 import html
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.resources import files
 from typing import Any, TextIO
 
@@ -26,7 +26,9 @@ _JPEG_QUALITY = 90
 _ESCAPED = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 
-def write_page(file: TextIO, name: str, title: str, data: dict[str, Any], items: Iterable[Any] = ()) -> None:
+def write_page(
+    file: TextIO, name: str, title: str, data: Callable[[], dict[str, Any]], items: Iterable[Any] = ()
+) -> None:
     """Write a page of ``explain/pages``.
 
     Args:
@@ -34,7 +36,7 @@ def write_page(file: TextIO, name: str, title: str, data: dict[str, Any], items:
         name: Of the page: ``NAME.html`` is its body, ``NAME.js`` its script, ``NAME.css`` its style after
             ``page.css``, which is for all.
         title: Of the page, plain text.
-        data: What the script finds in the element ``data``, as JSON.
+        data: Returns, after the last item, what the script finds in the element ``data``, as JSON.
         items: Further data, written one by one as they come, in elements of the class ``item``.
     """
     script = _asset(f"{name}.js")
@@ -51,10 +53,10 @@ def write_page(file: TextIO, name: str, title: str, data: dict[str, Any], items:
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{html.escape(title)}</title>\n<style>\n{_asset('page.css')}{_asset(f'{name}.css')}</style>\n</head>\n<body>\n"
         f"{_asset(f'{name}.html')}"
-        f'<script type="application/json" id="data">{as_json(data)}</script>\n'
     )
     for item in items:
         file.write(f'<script type="application/json" class="item">{as_json(item)}</script>\n')
+    file.write(f'<script type="application/json" id="data">{as_json(data())}</script>\n')
     file.write(f"<script>{script}</script>\n</body>\n</html>\n")
 
 

@@ -61,7 +61,7 @@ class Subject:
     def normalise(self, images: Tensor) -> Tensor:
         """Turn uint8 images (N, C, H, W) into what the network was trained on, on its device."""
         device = next(self.network.parameters()).device
-        values = F.to_dtype(images.to(device).contiguous(), torch.float32, scale=True)
+        values: Tensor = F.to_dtype(images.to(device).contiguous(), torch.float32, scale=True)
         if self.header.mean is None or self.header.std is None:
             return values
         normalised: Tensor = F.normalize(values, list(self.header.mean), list(self.header.std))

@@ -1,0 +1,116 @@
+"""What a set of images says about every network: means with intervals, and differences from the first."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from scipy import stats
+
+from cbam_lightning.explain.looking import Look, Looked
+
+CONFIDENCE = 0.95
+# Name of each figure, and what it is; all are fractions.
+FIGURES = {
+    "top1": "share of the labelled images that are named rightly",
+    "probability": "mean probability of the explained class",
+    "deletion": "area under the deletion curve, smaller is better",
+    "insertion": "area under the insertion curve, larger is better",
+    "inside": "share of the map inside the mask, larger is better",
+}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over images.
+
+    Attributes:
+        mean: Of the figure.
+        low: Lower end of the 95 % interval (t-distribution over images); ``None`` for fewer than two images.
+        high: Upper end.
+        images: How many images have the figure.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    images: int
+
+
+@dataclass
+class Summary:
+    """Figures of every network over the images so far; a few numbers an image are kept.
+
+    Attributes:
+        labels: Of the networks.
+    """
+
+    labels: Sequence[str]
+    _values: list[dict[str, list[float]]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._values = [{name: [] for name in FIGURES} for _ in self.labels]
+
+    def add(self, looked: Looked) -> None:
+        """Take in an image."""
+        for values, look in zip(self._values, looked.looks, strict=True):
+            for name, value in _figures(look, looked.picture.label).items():
+                values[name].append(math.nan if value is None else value)
+
+    def estimates(self, network: int) -> dict[str, Estimate]:
+        """Return the figures of a network that at least one image has."""
+        found = {name: _estimate(values) for name, values in self._values[network].items()}
+        return {name: estimate for name, estimate in found.items() if estimate}
+
+    def differences(self, network: int) -> dict[str, Estimate]:
+        """Return network minus first network, image by image."""
+        ours, first = self._values[network], self._values[0]
+        found = {
+            name: _estimate([a - b for a, b in zip(ours[name], first[name], strict=True)]) for name in FIGURES
+        }
+        return {name: estimate for name, estimate in found.items() if estimate}
+
+    def table(self) -> str:
+        """Return the figures of all networks with aligned columns."""
+        names = [name for name in FIGURES if name in self.estimates(0)]
+        lines = [["network", *names]]
+        for number, label in enumerate(self.labels):
+            known = self.estimates(number)
+            lines.append([label, *(show(known[name]) if name in known else "" for name in names)])
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        rows = [
+            "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines
+        ]
+        return "\n".join(rows)
+
+
+def show(estimate: Estimate) -> str:
+    """Return an estimate for people, such as ``0.912 (0.897 to 0.927)``."""
+    text = f"{estimate.mean:.3f}"
+    if estimate.low is None or estimate.high is None:
+        return text
+    return f"{text} ({estimate.low:.3f} to {estimate.high:.3f})"
+
+
+def _figures(look: Look, label: int) -> dict[str, float | None]:
+    return {
+        "top1": float(look.predicted == label) if label >= 0 else None,
+        "probability": look.probability,
+        "deletion": look.deletion,
+        "insertion": look.insertion,
+        "inside": look.inside,
+    }
+
+
+def _estimate(values: Sequence[float]) -> Estimate | None:
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
+        return None
+    mean = statistics.fmean(known)
+    if len(known) < 2:
+        return Estimate(mean, None, None, len(known))
+    error = statistics.stdev(known) / math.sqrt(len(known))
+    reach = error * float(stats.t.ppf((1 + CONFIDENCE) / 2, len(known) - 1))
+    return Estimate(mean, mean - reach, mean + reach, len(known))
