@@ -34,11 +34,11 @@ def draw_figure(rows: Sequence[Looked], labels: Sequence[str], class_names: Sequ
         panel.axis("off")
     for line, looked in zip(panels, rows, strict=True):
         image = _pixels(looked.picture.image)
-        line[0].imshow(image)
+        line[0].imshow(image.numpy())
         label = looked.picture.label
         line[0].set_title(_short(class_names[label]) if label >= 0 else "", fontsize=9, parse_math=False)
         for panel, look in zip(line[1:], looked.looks, strict=True):
-            panel.imshow(overlay(image, look.map))
+            panel.imshow(overlay(image, look.map).numpy())
             wrong = look.predicted != look.target
             panel.set_title(
                 _title(look, class_names),

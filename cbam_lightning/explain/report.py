@@ -69,7 +69,9 @@ class Report:
             items = map(as_item, self._counted(self._recorded(looked, numbers)))
             write_page(page, "report", "What the networks look at", self._overview, items)
         with atomic_write(self.figure) as file:
-            draw_figure(self._shown, self.labels, self.class_names).savefig(file, dpi=130, format="png")
+            draw_figure(self._shown, self.labels, self.class_names).savefig(
+                file, dpi=130, format="png", bbox_inches="tight"
+            )
         return [self.figure, self.page, self.numbers]
 
     def _counted(self, looked: Iterable[Looked]) -> Iterator[Looked]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from scipy import stats
 
 from cbam_lightning.explain.looking import Look, Looked
 
 CONFIDENCE = 0.95
+_RESAMPLES = 2_000
 # Name of each figure, and what it is; all are fractions.
 FIGURES = {
     "top1": "share of the labelled images that are named rightly",
@@ -28,7 +29,8 @@ class Estimate:
 
     Attributes:
         mean: Of the figure.
-        low: Lower end of the 95 % interval (t-distribution over images); ``None`` for fewer than two images.
+        low: Lower end of the 95 % interval (bootstrap over images, percentiles, which stay within what a
+            figure can be); ``None`` for fewer than two images.
         high: Upper end.
         images: How many images have the figure.
     """
@@ -105,12 +107,20 @@ def _figures(look: Look, label: int) -> dict[str, float | None]:
 
 
 def _estimate(values: Sequence[float]) -> Estimate | None:
-    known = [value for value in values if not math.isnan(value)]
-    if not known:
+    known = np.array([value for value in values if not math.isnan(value)])
+    if not len(known):
         return None
-    mean = statistics.fmean(known)
+    mean = float(known.mean())
     if len(known) < 2:
         return Estimate(mean, None, None, len(known))
-    error = statistics.stdev(known) / math.sqrt(len(known))
-    reach = error * float(stats.t.ppf((1 + CONFIDENCE) / 2, len(known) - 1))
-    return Estimate(mean, mean - reach, mean + reach, len(known))
+    resampled = stats.bootstrap(
+        (known,),
+        np.mean,
+        confidence_level=CONFIDENCE,
+        n_resamples=_RESAMPLES,
+        method="percentile",
+        batch=100,
+        rng=0,
+    )
+    low, high = resampled.confidence_interval
+    return Estimate(mean, float(low), float(high), len(known))

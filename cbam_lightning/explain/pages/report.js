@@ -94,7 +94,7 @@ function range(grid) {
 
 function gateFigure(gates) {
   const parts = [];
-  const lines = [gates.module];
+  const lines = [gates.module.replaceAll(".", ".\u200b")]; // may break after a dot
   if (gates.spatial) {
     parts.push(gridCanvas(gates.spatial, grey));
     lines.push(`positions ${range(gates.spatial)}`);

@@ -1,0 +1,131 @@
+"""The report, its figure and its numbers, the page in a real browser."""
+
+import json
+import tracemalloc
+
+import pytest
+import torch
+from PIL import Image
+
+from cbam_lightning.errors import UsageError
+from cbam_lightning.explain.gradcam import GradCAM
+from cbam_lightning.explain.looking import Picture, look
+from cbam_lightning.explain.report import Report
+from cbam_lightning.explain.subjects import Subject
+from cbam_lightning.weights import Header
+from tests.explain.browser import browser_page, needs_browser
+from tests.explain.test_gradcam import small_resnet
+
+HOSTILE = "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
+CLASSES = ("cat", "dog", HOSTILE, "bird\u2028\u202e", "fox & 'hen'")
+
+
+def subjects(*labels):
+    header = Header(
+        "resnet20", "cbam", 5, 3, class_names=CLASSES, size_px=24, mean=(0.5,) * 3, std=(0.25,) * 3
+    )
+    networks = [small_resnet("cbam").float(), small_resnet("none").float(), small_resnet("se").float()]
+    return [
+        Subject(label, network, header, GradCAM(network, example=(1, 3, 24, 24)))
+        for label, network in zip(labels, networks, strict=False)
+    ]
+
+
+def pictures(count, labels=range(5), masks=False):
+    generator = torch.Generator().manual_seed(0)
+    draw = [torch.randint(256, (3, 24, 24), dtype=torch.uint8, generator=generator) for _ in range(count)]
+    mask = torch.arange(24).expand(24, 24) < 12 if masks else None
+    return [
+        Picture(f"photos/{HOSTILE}/{i}.jpg", image, labels[i % len(labels)], mask)
+        for i, image in enumerate(draw)
+    ]
+
+
+def written(networks, images, steps=3, **options):
+    report = Report(networks, "out", **options)
+    paths = report.write(look(networks, images, steps=steps))
+    return report, paths
+
+
+def test_json_holds_what_the_networks_say():
+    networks, images = subjects("plain", HOSTILE), pictures(4, masks=True)
+    report, (figure, _, numbers) = written(networks, images)
+    found = json.loads(numbers.read_text())
+    assert [image["image"] for image in found["images"]] == [picture.name for picture in images]
+    for k, subject in enumerate(networks):
+        normalised = (torch.stack([p.image for p in images]) / 255 - 0.5) / 0.25
+        with torch.no_grad():
+            probabilities = subject.network.eval()(normalised).softmax(1)
+        for i, image in enumerate(found["images"]):
+            seen = image["networks"][subject.label]
+            assert (image["class"], seen["target"]) == (CLASSES[i], CLASSES[i])
+            assert seen["probability"] == pytest.approx(float(probabilities[i, i]), rel=1e-4)
+            assert seen["predicted"] == CLASSES[int(probabilities[i].argmax())]
+            assert torch.tensor(seen["map"]).shape == (6, 6)
+            assert 0 <= seen["deletion"] <= 1
+            assert 0 <= seen["insertion"] <= 1
+            assert len(seen["gates"]) == (3 if k == 0 else 0)
+        mean = found["networks"][k]["figures"]["probability"]["mean"]
+        assert mean == pytest.approx(float(probabilities.diag().mean()), rel=1e-4)
+        assert report.summary.estimates(k)["probability"].mean == mean
+    with Image.open(figure) as picture:
+        assert picture.height > picture.width > 500
+
+
+def test_an_image_without_a_class_is_explained_for_what_each_network_says():
+    networks = subjects("a", "b", "c")
+    for one in look(networks, pictures(3, labels=[-1])):
+        assert all(seen.target == seen.predicted for seen in one.looks)
+    assert all(seen.target == 2 for one in look(networks, pictures(2), target=2) for seen in one.looks)
+
+
+@needs_browser
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_page_sorts_filters_and_runs_nothing_of_its_data(width, scheme):
+    networks, images = subjects("plain", HOSTILE), pictures(30)
+    _report, (_, path, numbers) = written(networks, images)
+    values = [one["networks"]["plain"]["probability"] for one in json.loads(numbers.read_text())["images"]]
+    with browser_page(path, width, scheme) as page:
+        page.wait_for_function("document.querySelectorAll('.looks canvas').length === 48")
+        assert page.title() == "What the networks look at"
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.locator("script:not([type])").count() == 1
+        assert page.locator(".image h2 .muted").first.text_content() == images[0].name
+        assert HOSTILE in page.locator("#summary").text_content()
+        page.select_option("#sort", label="P: plain")
+        page.select_option("#order", "-1")
+        best = images[max(range(30), key=values.__getitem__)]
+        assert page.locator(".image h2 .muted").first.text_content() == best.name
+        page.click("#more")
+        assert page.locator(".image").count() == 30
+        page.select_option("#class", label=HOSTILE)
+        assert page.locator(".image").count() == 6
+        page.locator("details summary").first.click()
+        page.wait_for_function("document.querySelectorAll('.gates figure').length === 3")
+        drawn = "c => new Set(c.getContext('2d').getImageData(0, 0, c.width, c.height).data).size > 3"
+        for canvas in page.locator(".looks canvas, .gates canvas").all()[:9]:
+            assert canvas.evaluate(drawn), "a picture is empty"
+        assert page.title() == "What the networks look at"
+
+
+def test_nothing_is_overwritten_and_a_broken_off_report_leaves_nothing(tmp_path):
+    networks = subjects("plain")
+    with pytest.raises(UsageError, match="no image"):
+        Report(networks, "out").write(iter(()))
+    assert list((tmp_path / "out").iterdir()) == []
+    written(networks, pictures(1), steps=0)
+    with pytest.raises(UsageError, match="already exists"):
+        Report(networks, "out")
+
+
+def test_memory_does_not_grow_with_the_images():
+    networks = subjects("plain", "cbam")
+    peaks = []
+    batch = look(networks, pictures(8))
+    for count in (10, 100):
+        report = Report(networks, f"out{count}")
+        tracemalloc.start()
+        report.write(one for _ in range(count) for one in batch)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 500_000

@@ -1,0 +1,51 @@
+"""Means over images, their intervals, and differences between networks."""
+
+import math
+import random
+
+import pytest
+import torch
+
+from cbam_lightning.explain.looking import Look, Looked, Picture
+from cbam_lightning.explain.summary import Summary
+
+
+def looked(probabilities, label=0, predicted=0, **figures):
+    looks = [Look(0, p, predicted, 0.9, torch.zeros(2, 2), **figures) for p in probabilities]
+    return Looked(Picture("a", torch.zeros(1, 4, 4, dtype=torch.uint8), label), tuple(looks))
+
+
+def test_means_and_paired_differences():
+    summary = Summary(["plain", "cbam"])
+    for plain, cbam in [(0.2, 0.4), (0.5, 0.6), (0.8, 0.8)]:
+        summary.add(looked([plain, cbam]))
+    assert summary.estimates(0)["probability"].mean == pytest.approx(0.5)
+    assert summary.estimates(1)["probability"].mean == pytest.approx(0.6)
+    difference = summary.differences(1)["probability"]
+    assert difference.mean == pytest.approx(0.1)
+    assert (difference.low, difference.high) == (pytest.approx(0.0), pytest.approx(0.2))
+    assert difference.images == 3
+
+
+def test_interval_is_that_of_the_standard_error_and_stays_between_0_and_1():
+    chance = random.Random(0)
+    summary = Summary(["one"])
+    values = [chance.random() for _ in range(400)]
+    for value in values:
+        summary.add(looked([value], predicted=int(value < 0.02)))
+    found = summary.estimates(0)
+    mean = sum(values) / 400
+    error = math.sqrt(sum((v - mean) ** 2 for v in values) / 399 / 400)
+    assert found["probability"].low == pytest.approx(mean - 1.96 * error, abs=0.2 * error)
+    assert found["probability"].high == pytest.approx(mean + 1.96 * error, abs=0.2 * error)
+    assert found["top1"].low < found["top1"].mean < found["top1"].high <= 1
+
+
+def test_what_was_not_measured_is_left_out():
+    summary = Summary(["one"])
+    summary.add(looked([0.5], label=-1, inside=0.25))
+    summary.add(looked([0.7], label=-1))
+    found = summary.estimates(0)
+    assert set(found) == {"probability", "inside"}
+    assert (found["inside"].mean, found["inside"].images, found["inside"].low) == (0.25, 1, None)
+    assert summary.table().splitlines()[0].split() == ["network", "probability", "inside"]
