@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def benchmark(args: list[str]) -> None:
-    """Measure attention, a network's training step, reading images, or the training loop."""
+    """Measure attention, a network's training step, reading images, Grad-CAM, or the training loop."""
     parser = Parser(
         prog="cbam-lightning benchmark",
         description="Measure what is compared in turns, in one run; medians, ranges and ratios.",
@@ -148,6 +148,26 @@ def _loop(given: argparse.Namespace) -> list[Report]:
     return [benchmark_loop(given.network, given.attention, given.batch_size, given.steps, given.repeats)]
 
 
+def _gradcam_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", default="resnet50", metavar="NAME", help="default: resnet50")
+    parser.add_argument("--attention", default="cbam", help="default: cbam")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--size-px", type=int, default=224, help="image side")
+    parser.add_argument("--repeats", type=int, default=7, help="measurements of each candidate")
+    parser.add_argument("--device", default="cpu", help="such as cpu or cuda")
+    parser.add_argument("--threads", type=int, help="of torch; left out, as many as it likes")
+
+
+def _gradcam(given: argparse.Namespace) -> list[Report]:
+    from cbam_lightning.explain.benchmark import benchmark_gradcam
+    from cbam_lightning.measuring import set_threads
+
+    set_threads(given.threads)
+    return benchmark_gradcam(
+        given.name, given.attention, given.batch_size, given.size_px, given.repeats, given.device
+    )
+
+
 _Kind = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], "list[Report]"]]
 _KINDS: dict[str, _Kind] = {
     "attention": (
@@ -161,5 +181,6 @@ _KINDS: dict[str, _Kind] = {
         _network,
     ),
     "data": ("images/s of reading, decoding and cropping", _data_arguments, _data),
+    "gradcam": ("time of Grad-CAM, beside the passes that it needs", _gradcam_arguments, _gradcam),
     "loop": ("images/s of `fit` against a plain PyTorch loop", _loop_arguments, _loop),
 }

@@ -17,14 +17,14 @@ TINY = "--shapes 2x16x4x3 --repeats 1 --no-compiled --memory-format channels_las
 def test_help_imports_nothing():
     code = (
         "import sys; from cbam_lightning.cli import main; "
-        "kinds = ([], ['attention'], ['network'], ['data'], ['loop']); "
+        "kinds = ([], ['attention'], ['network'], ['data'], ['gradcam'], ['loop']); "
         "codes = [main(['benchmark', *kind, '--help']) for kind in kinds]; "
         "heavy = {'torch', 'numpy', 'matplotlib', 'tqdm', 'timm'} & set(sys.modules); "
-        "assert codes == [0] * 5 and not heavy, (codes, heavy)"
+        "assert codes == [0] * 6 and not heavy, (codes, heavy)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("usage: cbam-lightning benchmark") == 5
+    assert done.stdout.count("usage: cbam-lightning benchmark") == 6
 
 
 def test_attention_prints_tables_and_writes_nothing_unasked(capsys, tmp_path):
@@ -77,6 +77,14 @@ def test_the_loop_is_measured(capsys):
     assert "\n  fit " in text
 
 
+def test_gradcam_is_measured_beside_its_passes(capsys):
+    assert call("benchmark gradcam resnet18 --attention se --batch-size 2 --size-px 32 --repeats 1") == 0
+    text = capsys.readouterr().out
+    assert text.startswith("Grad-CAM of resnet18 with attention se at layer4, ms, lower is better\n")
+    for candidate in ("forward, backward to the layer", "Grad-CAM", "Grad-CAM and gates"):
+        assert f"\n  {candidate} " in text
+
+
 def test_reading_images_is_handed_to_its_layer(capsys, monkeypatch, tmp_path):
     given = []
 
@@ -110,6 +118,7 @@ def test_reading_images_is_handed_to_its_layer(capsys, monkeypatch, tmp_path):
         ("network resnet20 --batch-size 0", ["batch_size is 0", "at least 1"]),
         ("network resnet20 --size-px x", ["--size-px", "'x'"]),
         ("data --images 0", ["images is 0", "allowed"]),
+        ("gradcam --repeats 0", ["repeats is 0", "at least 1"]),
         ("loop --steps 0", ["steps 0", "1 and more"]),
         ("loop --out file", ["file already exists", "another folder"]),
     ],

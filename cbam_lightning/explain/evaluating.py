@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 
@@ -12,13 +13,16 @@ from torch import nn
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Put every module into evaluation mode, and at the end back into the mode that it was in.
 
+    Nothing compiled runs meanwhile, since hooks may not see what goes on inside.
+
     Args:
         network: Its BatchNorms use their running statistics meanwhile, and leave them as they are.
     """
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
-        yield
+        with torch.compiler.set_stance("force_eager"):
+            yield
     finally:
         for module, training in modes.items():
             module.training = training

@@ -1,5 +1,6 @@
 """LightningModules and what they train with. No network is defined here."""
 
+from cbam_lightning.tasks.attention_pictures import AttentionPictures
 from cbam_lightning.tasks.classifier import Classifier
 from cbam_lightning.tasks.ema import EMA
 from cbam_lightning.tasks.finetuning import GradualUnfreezing
@@ -7,6 +8,7 @@ from cbam_lightning.tasks.schedules import Constant, MultiStep, Schedule, TorchS
 
 __all__ = [
     "EMA",
+    "AttentionPictures",
     "Classifier",
     "Constant",
     "GradualUnfreezing",

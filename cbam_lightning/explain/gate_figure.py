@@ -1,0 +1,62 @@
+"""Gates by depth: what every attention module of a network does to a few images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cbam_lightning.errors import UsageError
+from cbam_lightning.explain.gates import Gates
+from cbam_lightning.explain.looking import Looked
+
+_TICK_SIZE = 6
+
+
+def draw_gates(rows: Sequence[Looked], network: int = 0) -> Figure:
+    """Draw the gates of each attention module, a column for each, from the first to the last.
+
+    Positions as grey values, from the smallest (black) to the largest gate (white) of each picture, with both
+    numbers; channels as a curve of their gates in descending order.
+
+    Args:
+        rows: Images, two lines for each.
+        network: Which of the networks that looked.
+
+    Raises:
+        UsageError: The network has no gates.
+    """
+    modules = rows[0].looks[network].gates
+    if not modules:
+        message = "the network has no attention with gates to draw."
+        raise UsageError(message)
+    figure = Figure(figsize=(1.3 * len(modules) + 0.3, 2.4 * len(rows) + 0.4), layout="constrained")
+    heights = [3, 2] * len(rows)
+    panels = figure.subplots(2 * len(rows), len(modules), squeeze=False, height_ratios=heights)
+    for line, looked in enumerate(rows):
+        for column, gates in enumerate(looked.looks[network].gates):
+            _draw_positions(panels[2 * line, column], gates)
+            _draw_channels(panels[2 * line + 1, column], gates)
+    for panel, gates in zip(panels[0], modules, strict=True):
+        panel.set_title(gates.module.removesuffix(".attention"), fontsize=8, parse_math=False)
+    return figure
+
+
+def _draw_positions(panel: Axes, gates: Gates) -> None:
+    panel.set_xticks([])
+    panel.set_yticks([])
+    if gates.spatial is None:
+        panel.axis("off")
+        return
+    panel.imshow(gates.spatial.numpy(), cmap="gray")
+    panel.set_xlabel(f"{gates.spatial.min():.2f} to {gates.spatial.max():.2f}", fontsize=_TICK_SIZE)
+
+
+def _draw_channels(panel: Axes, gates: Gates) -> None:
+    if gates.channel is None:
+        panel.axis("off")
+        return
+    panel.plot(gates.channel.sort(descending=True).values.numpy())
+    panel.tick_params(labelsize=_TICK_SIZE)
+    panel.set_xticks([])
