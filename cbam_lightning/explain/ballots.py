@@ -150,7 +150,8 @@ def checksum(survey: str, voter: str, complete: bool, answers: Mapping[str, str]
     """
     lines = [str(FORMAT), survey, voter, "complete" if complete else "incomplete"]
     lines += sorted(f"{question} {token}" for question, token in answers.items())
-    return f"{zlib.crc32('\n'.join(lines).encode(errors='surrogatepass')):08x}"
+    text = "\n".join(lines).encode(errors="surrogatepass")
+    return f"{zlib.crc32(text):08x}"
 
 
 def _load(path: Path) -> Any:

@@ -1,4 +1,4 @@
-"""A survey of people (Woo et al., ECCV 2018, section 4 on users): which map marks the object best.
+"""A survey: people say which map marks the object best (the user preference of the CBAM paper).
 
 Whoever votes gets one page that knows no network, only tokens; what they stand for is in a second file.
 """
@@ -104,8 +104,8 @@ def _target(one: Looked) -> int:
     targets = {look.target for look in one.looks}
     if len(targets) > 1:
         message = (
-            f"the networks explain different classes of {one.picture.name!r}, {sorted(targets)}; people can be "
-            "asked of one only: give images with labels, or one target for all."
+            f"the networks explain different classes of {one.picture.name!r}, {sorted(targets)}; people can "
+            "be asked of one only: give images with labels, or one target for all."
         )
         raise UsageError(message)
     return targets.pop()

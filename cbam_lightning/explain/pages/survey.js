@@ -89,6 +89,7 @@
     byId("none").setAttribute("aria-pressed", String(chosen === data.none));
     byId("back").disabled = place === 0;
     byId("next").disabled = chosen === undefined;
+    byId("stop").textContent = state.answers.size === state.order.length ? "To the end" : "Stop here";
     const picture = new Image();
     picture.src = item.image;
     const pause = new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
