@@ -57,7 +57,9 @@ def write_survey(
     with atomic_write(page) as file, atomic_write(secret) as secret_file:
         # a lone surrogate, from a name that is no UTF-8, becomes the escape that it has in JSON
         text = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", newline="\n")
-        write_page(text, "survey", "Which map marks it best?", data, _items(looked, class_names, key, rng))
+        write_page(
+            text, "survey", "Survey: which map marks it best?", data, _items(looked, class_names, key, rng)
+        )
         text.detach()
         if not key.questions:
             message = "a survey of no images was asked for; give at least one."

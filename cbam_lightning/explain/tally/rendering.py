@@ -105,8 +105,8 @@ def explain(tally: Tally) -> list[str]:
     tests = "; ".join(_TESTS[test] for test in dict.fromkeys(row.test for row in tally.networks) if test)
     notes.append(
         f"p: of a difference from {_plain(tally.baseline)} as large as this by chance; {tests}; corrected by "
-        f"Holm's method for {len(tally.networks) - 1} in all. Sign: + more or - fewer votes than it with p (Holm) "
-        "below 0.05; = not resolved by these votes."
+        f"Holm's method for {len(tally.networks) - 1} in all. Sign: + more or - fewer votes than it with "
+        "p (Holm) below 0.05; = not resolved by these votes."
     )
     partial = [count for count in tally.answered if count < tally.questions]
     if partial:
