@@ -4,8 +4,6 @@ import base64
 import json
 import random
 import re
-import shutil
-from contextlib import contextmanager
 
 import matplotlib as mpl
 import pytest
@@ -16,103 +14,7 @@ from cbam_lightning.explain.ballots import read_key
 from cbam_lightning.explain.looking import Look, Looked, Picture
 from cbam_lightning.explain.survey import write_survey
 from cbam_lightning.explain.tally import tally
-
-LABELS = ("resnet20-secret-a", "resnet20-secret-b", "vgg-secret-c")
-READY = "#question[aria-busy=false]"
-END = "#end:not([hidden])"
-SIZES = ((4, 4), (7, 7), (80, 96))  # of the networks' maps
-
-
-def looked(count, labels=LABELS, targets=None, name="hidden-{}.png"):
-    """Random images, a class each; network n marks the nth corner alone."""
-    draw = torch.Generator().manual_seed(3)
-    found = []
-    for i in range(count):
-        image = torch.randint(0, 256, (3, 20, 24), generator=draw, dtype=torch.uint8)
-        looks = []
-        for n in range(len(labels)):
-            values = torch.zeros(SIZES[n % len(SIZES)])
-            height, width = (s // 4 for s in values.shape)
-            values[
-                (slice(height), slice(-height, None))[n % 2], (slice(width), slice(-width, None))[n // 2 % 2]
-            ] = 0.1 + float(torch.rand((), generator=draw))
-            looks.append(Look(targets[n] if targets else i, 0.123456, 0, 0.654321, values))
-        found.append(Looked(Picture(name.format(i), image, i), tuple(looks)))
-    return found
-
-
-def classes(count):
-    return [f"class {i}" for i in range(count)]
-
-
-@contextmanager
-def opened(page, profile="profile", before=None, **options):
-    """The page in a browser, and whatever went wrong in it."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    executable = shutil.which("chromium") or shutil.which("google-chrome")
-    if executable is None:
-        pytest.skip("neither chromium nor google-chrome is installed")
-    with playwright.sync_playwright() as p:
-        context = p.chromium.launch_persistent_context(
-            profile, executable_path=executable, headless=True, args=["--no-sandbox"], **options
-        )
-        tab = context.new_page()
-        if before:
-            tab.add_init_script(before)
-        wrong = []
-        tab.on("pageerror", lambda error: wrong.append(str(error)))
-        tab.on("console", lambda message: wrong.append(message.text))
-        tab.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
-        tab.on(
-            "request",
-            lambda request: (
-                None if request.url[:5] in ("file:", "data:", "blob:") else wrong.append(request.url)
-            ),
-        )
-        tab.goto(page.resolve().as_uri())
-        yield tab
-        context.close()
-        assert wrong == []
-
-
-class Voter:
-    """Votes in a tab, and keeps count of it."""
-
-    def __init__(self, key):
-        self.key = read_key(key)
-        self.by_class = {one.class_name: one for one in self.key.questions.values()}
-        self.chosen = {}
-
-    def place(self, tab, network):
-        """The number of the network's map in the question that is shown; 0 for no difference."""
-        tab.wait_for_selector(READY)
-        name = tab.text_content("#class")
-        self.chosen[name] = network
-        return [None, *self.by_class[name].options.values()].index(network)
-
-    def click(self, tab, network):
-        place = self.place(tab, network)
-        tab.click(f"#choices button >> nth={place - 1}" if place else "#none")
-
-    def press(self, tab, network):
-        tab.keyboard.press(str(self.place(tab, network)))
-
-    def download(self, tab, path):
-        tab.wait_for_selector(END)
-        with tab.expect_download() as waiting:
-            tab.click("#download")
-        waiting.value.save_as(path)
-        assert re.fullmatch(r"votes-[0-9a-f]{8}\.json", waiting.value.suggested_filename)
-        assert path.read_text() == tab.input_value("#votes")
-        return json.loads(path.read_text())
-
-    def assert_counted(self, key, path):
-        found = tally(key, [path])
-        assert not found.rejected
-        assert found.answered == (len(self.chosen),)
-        chosen = list(self.chosen.values())
-        assert [row.votes for row in found.networks] == [chosen.count(label) for label in LABELS]
-        assert found.no_difference.votes == chosen.count(None)
+from tests.explain.surveying import END, LABELS, READY, Voter, classes, looked, opened
 
 
 def test_clicking_to_the_end_with_the_page_closed_in_between(tmp_path):
@@ -187,24 +89,24 @@ def test_what_is_drawn_under_a_token_is_the_map_of_its_network(tmp_path):
     page, key = write_survey(looked(1), LABELS, classes(1), tmp_path)
     options = next(iter(read_key(key).questions.values())).options
     turbo = mpl.colormaps["turbo"]
+    canvases = "[...document.querySelectorAll('#choices canvas')]"
+    corners = "[[5, 5], [5, 421], [506, 5]]"  # of the networks, in their order: bottom left is the second's
+    pixel = "([x, y]) => [...c.getContext('2d').getImageData(x, y, 1, 1).data].slice(0, 3)"
     with opened(page) as tab:
         tab.wait_for_selector(READY)
-        sizes = tab.evaluate(
-            "[...document.querySelectorAll('#choices canvas')].map(c => [c.width, c.height])"
-        )
-        assert sizes == [[512, 427]] * 4
-        read = "[...document.querySelectorAll('#choices canvas')].map(c => [[5, 5], [5, 421], [506, 5]].map(([x, y]) => [...c.getContext('2d').getImageData(x, y, 1, 1).data]))"
-        plain, *drawn = torch.tensor(tab.evaluate(read))[..., :3]  # network n's corner is the nth
-    for label, corners in zip(options.values(), drawn, strict=True):
+        assert tab.evaluate(f"{canvases}.map(c => [c.width, c.height])") == [[512, 427]] * 4
+        plain, *drawn = torch.tensor(tab.evaluate(f"{canvases}.map(c => {corners}.map({pixel}))"))
+    for label, found in zip(options.values(), drawn, strict=True):
         for n in range(3):
             colour = torch.tensor(turbo(255 if LABELS[n] == label else 0, bytes=True)[:3])
             expected = (plain[n] + colour) / 2
-            assert (corners[n] - expected).abs().max() <= 3
+            assert (found[n] - expected).abs().max() <= 3
 
 
 def test_without_storage_it_works_and_says_so(tmp_path):
     page, key = write_survey(looked(2), LABELS, classes(2), tmp_path)
-    refuse = "Object.defineProperty(window, 'localStorage', {get() { throw new DOMException('no', 'SecurityError'); }})"
+    denied = "{get() { throw new DOMException('denied', 'SecurityError'); }}"
+    refuse = f"Object.defineProperty(window, 'localStorage', {denied})"
     voter = Voter(key)
     with opened(page, before=refuse) as tab:
         tab.wait_for_selector(READY)
@@ -212,7 +114,22 @@ def test_without_storage_it_works_and_says_so(tmp_path):
         voter.press(tab, LABELS[0])
         voter.press(tab, None)
         voter.download(tab, tmp_path / "votes.json")
+        tab.click("#copy")
+        tab.wait_for_selector("#done:has-text('is copied')")
     voter.assert_counted(key, tmp_path / "votes.json")
+
+
+def test_two_tabs_share_the_answers(tmp_path):
+    page, _ = write_survey(looked(3), LABELS, classes(3), tmp_path)
+    with opened(page) as tab:
+        other = tab.context.new_page()
+        other.goto(tab.url)
+        other.wait_for_selector(READY)
+        other.keyboard.press("1")
+        tab.wait_for_selector("#place:has-text('2 of 3')")
+        tab.wait_for_selector(READY)
+        tab.keyboard.press("0")
+        other.wait_for_selector("#place:has-text('3 of 3')")
 
 
 def test_narrow_and_in_both_colour_schemes(tmp_path):
@@ -317,7 +234,7 @@ def test_what_survey_refuses(tmp_path):
         write_survey(looked(1, LABELS[:1]), LABELS[:1], classes(1), tmp_path)
     with pytest.raises(UsageError, match="two networks are called 'a'"):
         write_survey(looked(1, "aa"), ["a", "a"], classes(1), tmp_path)
-    with pytest.raises(UsageError, match="different classes of 'hidden-0.png'"):
+    with pytest.raises(UsageError, match=r"different classes of 'hidden-0\.png'"):
         write_survey(looked(1, targets=[0, 1, 0]), LABELS, classes(2), tmp_path)
     with pytest.raises(UsageError, match="survey of no images"):
         write_survey(iter([]), LABELS, [], tmp_path)

@@ -65,10 +65,12 @@ def draw(tally: Tally) -> Figure:
     panel = figure.subplots()
     for place, row in enumerate(rows):
         panel.barh(place, 100 * row.share, height=0.6, color=_COLOURS[tally.verdict(row)], alpha=0.45)
-        panel.plot([100 * row.low, 100 * row.high], [place, place], "|-", color="black", ms=9, lw=1.3)
+        panel.plot(
+            [100 * row.low, 100 * row.high], [place, place], "|-", color="black", ms=9, lw=1.3, clip_on=False
+        )
         if len(row.shares) > 1:
             dots = [100 * share for share in row.shares]
-            panel.plot(dots, [place] * len(dots), "o", color="tab:blue", alpha=0.45, ms=4)
+            panel.plot(dots, [place] * len(dots), "o", color="tab:blue", alpha=0.45, ms=4, clip_on=False)
     # a name may hold what matplotlib takes for mathematics
     panel.set_yticks(range(len(rows)), [_plain(row.label) for row in rows], parse_math=False)
     panel.invert_yaxis()
