@@ -79,28 +79,40 @@
   async function ask(item, mine) {
     busy = true;
     byId("question").setAttribute("aria-busy", "true");
-    byId("class").textContent = item.class;
-    byId("last").textContent = String(Math.min(item.options.length, 9));
-    const chosen = state.answers.get(item.id);
-    const plain = document.createElement("figure");
-    plain.append(canvas("The image without a map"), caption("Image"));
-    const buttons = item.options.map((option, index) => optionButton(option, index, option.token === chosen));
-    byId("choices").replaceChildren(plain, ...buttons);
-    byId("none").setAttribute("aria-pressed", String(chosen === data.none));
-    byId("back").disabled = place === 0;
-    byId("next").disabled = chosen === undefined;
-    byId("stop").textContent = state.answers.size === state.order.length ? "To the end" : "Stop here";
+    describe(item);
     const picture = new Image();
     picture.src = item.image;
     const pause = new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
-    await picture.decode();
+    await picture.decode(); // the maps before stay until then, so that nothing jumps
     if (mine !== turn) return;
-    paint(plain.querySelector("canvas"), picture);
-    buttons.forEach((button, index) => paint(button.querySelector("canvas"), picture, item, item.options[index].map));
+    offer(item, picture);
     await pause;
     if (mine !== turn) return;
     busy = false;
     byId("question").setAttribute("aria-busy", "false");
+  }
+
+  function describe(item) {
+    const chosen = state.answers.get(item.id);
+    byId("class").textContent = item.class;
+    byId("last").textContent = String(Math.min(item.options.length, 9));
+    byId("none").setAttribute("aria-pressed", String(chosen === data.none));
+    byId("back").disabled = place === 0;
+    byId("next").disabled = chosen === undefined;
+    byId("stop").textContent = state.answers.size === state.order.length ? "To the end" : "Stop here";
+  }
+
+  function offer(item, picture) {
+    const plain = document.createElement("figure");
+    plain.append(canvas("The image without a map"), caption("Image"));
+    paint(plain.firstChild, picture);
+    const chosen = state.answers.get(item.id);
+    const buttons = item.options.map((option, index) => {
+      const button = optionButton(option, index, option.token === chosen);
+      paint(button.firstChild, picture, item, option.map);
+      return button;
+    });
+    byId("choices").replaceChildren(plain, ...buttons);
   }
 
   function canvas(label) {
