@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from cbam_lightning.data import FashionMNIST
+from cbam_lightning.explain.ballots import FORMAT, checksum, read_key
 from cbam_lightning.models import create_model
 from cbam_lightning.weights import Header, save_checkpoint
 from tests.command import call
@@ -63,6 +64,27 @@ def test_images_of_the_user_for_a_class_of_the_user(capsys):
     assert look["inside"] == pytest.approx(1.0)
     assert torch.tensor(look["map"]).shape == (14, 14)
     assert look["deletion"] is None
+
+
+def test_a_survey_is_written_answered_and_counted(capsys):
+    shipped_and_own()
+    words = f"explain survey {PLAIN} mine=own.safetensors --data FashionMNIST --limit 4 --out survey"
+    assert call(words) == 0
+    assert "explain tally survey/key.json" in capsys.readouterr().out
+    key = read_key(Path("survey/key.json"))
+    answers = {
+        number: next(token for token, network in question.options.items() if network == "mine")
+        for number, question in key.questions.items()
+    }
+    assert len(answers) == 4
+    content = {"format": FORMAT, "survey": key.survey, "voter": "v", "complete": True, "answers": answers}
+    content["checksum"] = checksum(key.survey, "v", True, answers)
+    Path("votes.json").write_text(json.dumps(content))
+    assert call("explain tally survey/key.json votes.json --out counted") == 0
+    assert "mine" in capsys.readouterr().out
+    assert {path.name for path in Path("counted").iterdir()} == {"tally.md", "tally.csv", "tally.png"}
+    assert call(words, "--only-right --out survey2") == 2  # the own network is right by chance at most
+    assert "no image" in capsys.readouterr().err
 
 
 MISTAKES = {

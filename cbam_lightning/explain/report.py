@@ -116,7 +116,8 @@ class Report:
 @contextmanager
 def _text(path: Path) -> Iterator[TextIO]:
     with atomic_write(path) as file:
-        text = io.TextIOWrapper(file, encoding="utf-8", newline="\n")
+        # a name that is no UTF-8 is shown with the escape that it has in JSON
+        text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="\n")
         yield text
         text.flush()
         text.detach()

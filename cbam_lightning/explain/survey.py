@@ -58,7 +58,11 @@ def write_survey(
         # a lone surrogate, from a name that is no UTF-8, becomes the escape that it has in JSON
         text = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", newline="\n")
         write_page(
-            text, "survey", "Survey: which map marks it best?", data, _items(looked, class_names, key, rng)
+            text,
+            "survey",
+            "Survey: which map marks it best?",
+            lambda: data,
+            _items(looked, class_names, key, rng),
         )
         text.detach()
         if not key.questions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from matplotlib.figure import Figure
@@ -114,5 +114,4 @@ class AttentionPictures(Callback):
 
 
 def _network(module: LightningModule) -> torch.nn.Module:
-    network: torch.nn.Module = module.network
-    return network
+    return cast("torch.nn.Module", module.network)

@@ -1,41 +1,47 @@
-"""The tests' own browser: Debian's chromium without a window."""
+"""A page in a real browser: Debian's chromium, without a window."""
 
+import re
 import shutil
 from contextlib import contextmanager
 
 import pytest
 
-EXECUTABLE = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-needs_browser = pytest.mark.skipif(EXECUTABLE is None, reason="no browser: apt-get install chromium")
-
 
 @contextmanager
-def browser_page(path, width=1280, scheme="light", folder=None):
-    """Open a file in a browser; errors of its scripts fail the test.
+def opened(page, profile="profile", before=None, **options):
+    """Open a file in a browser; an error of its script, a dialog, or a request of its own fails the test.
 
     Args:
-        path: The file.
-        width: Of the window.
-        scheme: ``light`` or ``dark``.
-        folder: Where the browser keeps what the page stores; left out, nowhere.
+        page: The file.
+        profile: Folder where the browser keeps what the page stores.
+        before: A script that runs before those of the page.
+        options: Of playwright's context, such as ``viewport`` and ``color_scheme``.
     """
-    from playwright.sync_api import sync_playwright
-
-    options = {"viewport": {"width": width, "height": 900}, "color_scheme": scheme}
-    # as root, chromium has no sandbox of its own
-    launch = {"executable_path": EXECUTABLE, "args": ["--no-sandbox"]}
-    errors = []
-    with sync_playwright() as driver:
-        if folder is None:
-            browser = driver.chromium.launch(**launch)
-            context = browser.new_context(**options)
-        else:
-            context = driver.chromium.launch_persistent_context(folder, **launch, **options)
-        page = context.new_page()
-        page.set_default_timeout(120_000)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.goto(path.resolve().as_uri())
-        yield page
+    playwright = pytest.importorskip("playwright.sync_api")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    executable = next(filter(None, map(shutil.which, names)), None)
+    if executable is None:
+        pytest.skip(f"no browser is installed: {', '.join(names)}")
+    with playwright.sync_playwright() as p:
+        context = p.chromium.launch_persistent_context(
+            profile,
+            executable_path=executable,
+            headless=True,
+            args=["--no-sandbox"],  # as root it has none
+            **options,
+        )
+        context.set_default_timeout(120_000)
+        tab = context.new_page()
+        if before:
+            tab.add_init_script(before)
+        wrong = []
+        tab.on("pageerror", lambda error: wrong.append(str(error)))
+        tab.on("console", lambda message: message.type == "error" and wrong.append(message.text))
+        tab.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
+        tab.on(
+            "request", lambda request: re.match("file:|data:|blob:", request.url) or wrong.append(request.url)
+        )
+        tab.goto(page.resolve().as_uri())
+        yield tab
         context.close()
-    assert errors == []
+        assert wrong == []

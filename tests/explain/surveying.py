@@ -2,10 +2,7 @@
 
 import json
 import re
-import shutil
-from contextlib import contextmanager
 
-import pytest
 import torch
 
 from cbam_lightning.explain.ballots import read_key
@@ -38,33 +35,6 @@ def looked(count, labels=LABELS, targets=None, name="hidden-{}.png"):
 
 def classes(count):
     return [f"class {i}" for i in range(count)]
-
-
-@contextmanager
-def opened(page, profile="profile", before=None, **options):
-    """The page in a browser, and whatever went wrong in it."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    executable = shutil.which("chromium") or shutil.which("google-chrome")
-    if executable is None:
-        pytest.skip("neither chromium nor google-chrome is installed")
-    with playwright.sync_playwright() as p:
-        context = p.chromium.launch_persistent_context(
-            profile, executable_path=executable, headless=True, args=["--no-sandbox"], **options
-        )
-        tab = context.new_page()
-        if before:
-            tab.add_init_script(before)
-        wrong = []
-        tab.on("pageerror", lambda error: wrong.append(str(error)))
-        tab.on("console", lambda message: message.type == "error" and wrong.append(message.text))
-        tab.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
-        tab.on(
-            "request", lambda request: re.match("file:|data:|blob:", request.url) or wrong.append(request.url)
-        )
-        tab.goto(page.resolve().as_uri())
-        yield tab
-        context.close()
-        assert wrong == []
 
 
 class Voter:

@@ -13,7 +13,7 @@ from cbam_lightning.explain.looking import Picture, look
 from cbam_lightning.explain.report import Report
 from cbam_lightning.explain.subjects import Subject
 from cbam_lightning.weights import Header
-from tests.explain.browser import browser_page, needs_browser
+from tests.explain.browser import opened
 from tests.explain.test_gradcam import small_resnet
 
 HOSTILE = "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
@@ -79,13 +79,12 @@ def test_an_image_without_a_class_is_explained_for_what_each_network_says():
     assert all(seen.target == 2 for one in look(networks, pictures(2), target=2) for seen in one.looks)
 
 
-@needs_browser
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_page_sorts_filters_and_runs_nothing_of_its_data(width, scheme):
     networks, images = subjects("plain", HOSTILE), pictures(30)
     _report, (_, path, numbers) = written(networks, images)
     values = [one["networks"]["plain"]["probability"] for one in json.loads(numbers.read_text())["images"]]
-    with browser_page(path, width, scheme) as page:
+    with opened(path, viewport={"width": width, "height": 900}, color_scheme=scheme) as page:
         page.wait_for_function("document.querySelectorAll('.looks canvas').length === 48")
         assert page.title() == "What the networks look at"
         assert page.evaluate("document.documentElement.scrollWidth") <= width

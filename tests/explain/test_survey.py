@@ -14,7 +14,8 @@ from cbam_lightning.explain.ballots import read_key
 from cbam_lightning.explain.looking import Look, Looked, Picture
 from cbam_lightning.explain.survey import write_survey
 from cbam_lightning.explain.tally import tally
-from tests.explain.surveying import END, LABELS, READY, Voter, classes, looked, opened
+from tests.explain.browser import opened
+from tests.explain.surveying import END, LABELS, READY, Voter, classes, looked
 
 
 def test_clicking_to_the_end_with_the_page_closed_in_between(tmp_path):
