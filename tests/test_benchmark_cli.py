@@ -78,7 +78,7 @@ def test_the_loop_is_measured(capsys):
 
 
 def test_gradcam_is_measured_beside_its_passes(capsys):
-    assert call("benchmark gradcam resnet18 --attention se --batch-size 2 --size-px 32 --repeats 1") == 0
+    assert call("benchmark gradcam resnet18 --attention se --batch-size 2 --size-px 64 --repeats 1") == 0
     text = capsys.readouterr().out
     assert text.startswith("Grad-CAM of resnet18 with attention se at layer4, ms, lower is better\n")
     for candidate in ("forward, backward to the layer", "Grad-CAM", "Grad-CAM and gates"):

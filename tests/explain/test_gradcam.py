@@ -160,7 +160,7 @@ def test_runs_inside_inference_mode_and_on_tensors_made_there():
     "name", ["timm/resnet18", "timm/convnext_atto", "torchvision/densenet121", "mobilenet"]
 )
 def test_finds_the_last_stage_of_other_networks(name):
-    network = create_model(name, attention="none" if name == "mobilenet" else "cbam", num_classes=4)
+    network = create_model(name, attention="none" if name == "mobilenet_v1" else "cbam", num_classes=4)
     found = GradCAM(network, example=(1, 3, 64, 96))(torch.randn(2, 3, 64, 96))
     assert found.maps.shape == (2, 2, 3)
     assert found.logits.shape == (2, 4)
