@@ -157,7 +157,7 @@ def test_runs_inside_inference_mode_and_on_tensors_made_there():
 
 
 @pytest.mark.parametrize(
-    "name", ["timm/resnet18", "timm/convnext_atto", "torchvision/densenet121", "mobilenet"]
+    "name", ["timm/resnet18", "timm/convnext_atto", "torchvision/densenet121", "mobilenet_v1"]
 )
 def test_finds_the_last_stage_of_other_networks(name):
     network = create_model(name, attention="none" if name == "mobilenet_v1" else "cbam", num_classes=4)
