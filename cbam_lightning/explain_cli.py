@@ -50,7 +50,11 @@ def _add_what(parser: Parser) -> None:
     parser.add_argument("--split", default="test", help="of the data module: test or val; default: test")
     parser.add_argument("--limit", type=int, help="so many images, spread evenly over all")
     parser.add_argument("--layer", help="whose output Grad-CAM weights; default: the last stage")
-    parser.add_argument("--target", metavar="CLASS", help="default: each image's own, else the predicted one")
+    parser.add_argument(
+        "--target",
+        metavar="CLASS",
+        help="or predicted; default: each image's own class, else the predicted one",
+    )
     parser.add_argument("--batch-size", type=int, default=32, help="images at a time; default: 32")
     parser.add_argument("--device", default="cpu", help="default: cpu")
     parser.add_argument("--imports", nargs="+", default=[], metavar="MODULE", help="that register networks")
@@ -130,8 +134,7 @@ def _open(given: argparse.Namespace) -> tuple[list[Subject], ImagesToView]:
     import_modules(given.imports)
     subjects = open_subjects(given.checkpoints, given.layer, choose_device(given.device))
     header = subjects[0].header
-    if given.target is not None and given.target not in subjects[0].class_names:
-        raise unknown_name(kind="class", given=given.target, allowed=subjects[0].class_names)
+    _target(given, subjects[0])
     if given.images is not None:
         dataset = image_files(given.images, _size(header), header.in_channels, subjects[0].class_names)
         return subjects, spread(dataset, given.limit)
@@ -175,6 +178,16 @@ def _check_fits(module: Any, header: Header, name: str) -> None:
         raise UsageError(message)
 
 
+def _target(given: argparse.Namespace, subject: Subject) -> int | None:
+    from cbam_lightning.explain.gradcam import PREDICTED
+
+    if given.target is None or given.target in subject.class_names:
+        return None if given.target is None else subject.class_names.index(given.target)
+    if given.target == "predicted":
+        return PREDICTED
+    raise unknown_name(kind="class", given=given.target, allowed=["predicted", *subject.class_names])
+
+
 def _size(header: Header) -> int:
     return header.size_px or 0  # a subject without a size is refused
 
@@ -194,8 +207,7 @@ def _look(
 
     size = _size(subjects[0].header)
     mask = partial(read_mask, masks, size_px=size) if masks else lambda name: None
-    names = subjects[0].class_names
-    target = None if given.target is None else names.index(given.target)
+    target = _target(given, subjects[0])
     with tqdm(total=len(images), unit="image", disable=None) as bar:
         for batch in images.batches(given.batch_size):
             pictures = [Picture(*one, mask=mask(one.name)) for one in batch]

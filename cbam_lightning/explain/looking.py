@@ -75,8 +75,8 @@ def look(
     Args:
         subjects: The networks.
         pictures: Of one size.
-        target: The class to explain; left out, the label of each image, or where there is none, the class
-            that each network predicts.
+        target: The class to explain, -1 for the one that each network predicts; left out, the label of each
+            image, or where there is none, the predicted class.
         steps: Of the deletion and insertion curves; 0 leaves them out.
     """
     images = torch.stack([picture.image for picture in pictures])

@@ -77,6 +77,8 @@ def test_an_image_without_a_class_is_explained_for_what_each_network_says():
     for one in look(networks, pictures(3, labels=[-1])):
         assert all(seen.target == seen.predicted for seen in one.looks)
     assert all(seen.target == 2 for one in look(networks, pictures(2), target=2) for seen in one.looks)
+    predicted = [seen for one in look(networks, pictures(3), target=-1) for seen in one.looks]
+    assert all((seen.target, seen.probability) == (seen.predicted, seen.confidence) for seen in predicted)
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
