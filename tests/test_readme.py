@@ -50,8 +50,8 @@ def test_the_commands_have_no_unknown_option(tmp_path, monkeypatch):
     ("command", "expected"),
     [
         ("models torchvision/densenet121 --places", "features.transition1.conv"),
-        ("weights list", "resnet20_fashion_mnist"),
-        ("weights show resnet20_fashion_mnist", "Ankle boot"),
+        ("weights list", "resnet20_cbam.fashion_mnist"),
+        ("weights show resnet20_cbam.fashion_mnist", "Ankle boot"),
         pytest.param("weights verify --all", "as stated", marks=pytest.mark.slow),
     ],
 )
