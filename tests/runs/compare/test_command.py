@@ -74,7 +74,8 @@ def test_an_arm_without_a_finished_run_is_told(study, tmp_path, capsys):
 def test_a_study_without_a_run_is_told_how_to_get_one(study, tmp_path, capsys):
     (tmp_path / "study").rename(tmp_path / "elsewhere")
     assert call("compare study.yaml") == 2
-    assert "study.yaml has no run in study; make them here with `cbam-lightning study" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "study.yaml has no run in study; make them: `cbam-lightning study study.yaml`" in error
 
 
 def test_an_option_cut_short_is_refused(study, capsys):
