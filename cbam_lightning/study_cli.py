@@ -131,6 +131,9 @@ def _arms(given: argparse.Namespace) -> tuple[list[Arm], str, list[str]]:
     first = given.runs[0]
     if len(given.runs) == 1 and first.endswith((".yaml", ".yml")):
         study = read_study(first)
+        if not study.folder.is_dir():
+            message = f"{first} has no run in {study.folder}; make them: `cbam-lightning study {first}`."
+            raise UsageError(message)
         runs, left_out = find_runs([str(study.folder)])
         arms = group_arms(runs, given.by, given.ignore) if given.by else study_arms(study, runs, given.ignore)
         left_out += [f"{arm}: it has no finished run" for arm in study.arms if not _has_run(arm, study, runs)]

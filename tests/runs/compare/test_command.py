@@ -71,6 +71,13 @@ def test_an_arm_without_a_finished_run_is_told(study, tmp_path, capsys):
     assert "Left out: se: it has no finished run." in capsys.readouterr().out
 
 
+def test_a_study_without_a_run_is_told_how_to_get_one(study, tmp_path, capsys):
+    (tmp_path / "study").rename(tmp_path / "elsewhere")
+    assert call("compare study.yaml") == 2
+    error = capsys.readouterr().err
+    assert "study.yaml has no run in study; make them: `cbam-lightning study study.yaml`" in error
+
+
 def test_an_option_cut_short_is_refused(study, capsys):
     assert call("compare study.yaml --no-costs --baselin without") == 2
     assert "--baselin" in capsys.readouterr().err
