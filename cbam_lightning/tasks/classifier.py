@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import OptimizerCallable
 from pytorch_lightning.utilities import rank_zero_info
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import SGD
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
@@ -18,16 +17,14 @@ from torchmetrics.classification import MulticlassAccuracy
 from cbam_lightning.attention.registry import option_names
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models import build, open_checkpoint, resolve_names
-from cbam_lightning.tasks.compatibility import first_names, require_same_network
-from cbam_lightning.tasks.finetuning import divide_by_stage
+from cbam_lightning.tasks.compatibility import first_names
+from cbam_lightning.tasks.image_task import ImageTask
 from cbam_lightning.tasks.mean_loss import MeanLoss
-from cbam_lightning.tasks.optimizers import freeze as freeze_modules
-from cbam_lightning.tasks.optimizers import parameter_groups, scale_learning_rate
-from cbam_lightning.tasks.schedules import Schedule, WarmupCosine, max_epochs, steps_per_epoch
+from cbam_lightning.tasks.schedules import Schedule
 from cbam_lightning.weights import Checkpoint, load_into
 
 
-class Classifier(LightningModule):
+class Classifier(ImageTask):
     """A network with attention, trained to tell classes apart.
 
     A batch has ``images`` (N, C, H, W), normalised floats, and ``labels``: (N,) class indices, or (N, K)
@@ -64,6 +61,8 @@ class Classifier(LightningModule):
         UsageError: A name is unknown, a value is out of range, or ``weights`` belong to another network.
     """
 
+    monitor = "val/top1"
+
     def __init__(
         self,
         network: str | None = None,
@@ -88,12 +87,9 @@ class Classifier(LightningModule):
         std: Sequence[float] | None = None,
         dataset: str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(optimizer, schedule, lr_batch_size, decay_norm_and_bias)
         if not 0 <= label_smoothing < 1:
             message = f"label_smoothing is {label_smoothing}; allowed: from 0 up to, not including, 1."
-            raise UsageError(message)
-        if lr_batch_size is not None and lr_batch_size < 1:
-            message = f"lr_batch_size is {lr_batch_size}; allowed: 1 or more, or null."
             raise UsageError(message)
         # logged with the run's configuration, which says more
         self.save_hyperparameters(logger=False)
@@ -101,21 +97,16 @@ class Classifier(LightningModule):
         self.class_names = tuple(class_names) if class_names else None
         self.label_smoothing = label_smoothing
         self.channels_last = channels_last
-        self.optimizer = optimizer
-        self.schedule = schedule
-        self.lr_batch_size = lr_batch_size
-        self.decay_norm_and_bias = decay_norm_and_bias
         self.compile_network = compile
 
         start = open_checkpoint(weights, network) if weights else None
         header = start.header if start else None
         names = resolve_names(header, network, attention, attention_options, network_options)
-        self._complete_hyperparameters(names)
-        self.network: nn.Module = build(**names, num_classes=num_classes, in_channels=in_channels)
-        self._new_classifier: str | None = None
+        self.complete_hyperparameters(names)
+        self.network = build(**names, num_classes=num_classes, in_channels=in_channels)
         if start is not None:
             self._load(start, str(weights), strict_weights)
-        self._frozen = freeze_modules(self.network, freeze) if freeze else []
+        self.freeze_network(freeze)
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
 
@@ -131,15 +122,6 @@ class Classifier(LightningModule):
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
         self.val_loss, self.test_loss = MeanLoss(), MeanLoss()
-
-    def _complete_hyperparameters(self, names: dict[str, Any]) -> None:
-        """Make the hyperparameters plain and complete, so that a checkpoint needs no other file."""
-        # the values live in the checkpoint from now on; the file they came from may be gone by then
-        self.hparams.update(names, weights=None)
-        for name in ("optimizer", "schedule"):
-            # plain under the command, an object when called from Python, which no checkpoint may hold
-            if not isinstance(self.hparams[name], Mapping | None):
-                self.hparams.pop(name)
 
     def _load(self, start: Checkpoint, source: str, strict: bool) -> None:
         """Start from the weights, with a new classifier if the classes are others."""
@@ -171,45 +153,9 @@ class Classifier(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Compile for training, which also gives a new classifier its values."""
-        if stage == "fit":
-            self._new_classifier = None
-            if self.compile_network:
-                self.network.compile()
-
-    def on_validation_start(self) -> None:
-        """Refuse to evaluate a classifier that was never trained; a checkpoint is loaded by now.
-
-        Raises:
-            UsageError: The weights' classes differ from the data's and neither training nor a checkpoint
-                came since.
-        """
-        if self._new_classifier:
-            message = f"{self._new_classifier}: fine-tune it first (`cbam-lightning fit --model.weights …`)."
-            raise UsageError(message)
-
-    on_test_start = on_validation_start
-    on_predict_start = on_validation_start
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another network or of other classes before any value is loaded.
-
-        Raises:
-            UsageError: Says what differs.
-        """
-        require_same_network(checkpoint.get("hyper_parameters", {}), self.hparams)
-        self._new_classifier = None
-
-    def on_train_start(self) -> None:
-        """Put frozen modules into evaluation mode; the trainer keeps the mode it finds them in."""
-        for module in self._frozen:
-            module.eval()
-
-    def train(self, mode: bool = True) -> Classifier:
-        """Switch to training, except for frozen modules, whose running statistics have to stay."""
-        super().train(mode)
-        for module in self._frozen:
-            module.eval()
-        return self
+        super().setup(stage)
+        if stage == "fit" and self.compile_network:
+            self.network.compile()
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, K) for normalised images (N, C, H, W)."""
@@ -221,7 +167,7 @@ class Classifier(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
         """Return the loss to minimise and the logits (N, K)."""
         if not len(batch.images):
-            return self._no_images()
+            return self.no_images()
         logits = self(batch.images)
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
         # the class with the largest share stands for a mixed image
@@ -229,13 +175,6 @@ class Classifier(LightningModule):
         self.train_metrics.update(logits.detach(), labels)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(logits), sync_dist=True)
         return {"loss": loss, "logits": logits.detach()}
-
-    def _no_images(self) -> dict[str, Tensor] | None:
-        """Skip a batch of unreadable images; other devices still wait for this one's gradients."""
-        if self.trainer.world_size == 1:
-            return None
-        parameters = [p.sum() for p in self.network.parameters() if p.requires_grad]
-        return {"loss": 0 * torch.stack(parameters).sum()}
 
     def on_train_epoch_end(self) -> None:
         """Log the accuracy over the epoch; a run that is resumed after its last batch comes here, too."""
@@ -276,15 +215,3 @@ class Classifier(LightningModule):
         """Return class probabilities (N, K), float32."""
         logits: Tensor = self(batch.images)
         return logits.float().softmax(1)
-
-    def configure_optimizers(self) -> Any:
-        """Build the optimiser over what is not frozen, and the schedule over the length of the training."""
-        optimizer = self.optimizer(parameter_groups(self.network, self.decay_norm_and_bias))
-        scale_learning_rate(optimizer, self.trainer, self.lr_batch_size)
-        divide_by_stage(optimizer, self.trainer)
-        schedule = self.schedule or WarmupCosine()
-        steps = steps_per_epoch(self.trainer)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": schedule.build(optimizer, steps, max_epochs(self.trainer, steps)),
-        }

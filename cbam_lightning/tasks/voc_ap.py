@@ -2,8 +2,8 @@
 
 Everingham, Van Gool, Williams, Winn and Zisserman, IJCV 2010, section 4.2
 (https://doi.org/10.1007/s11263-009-0275-4), and VOCevaldet.m of the kit
-(http://host.robots.ox.ac.uk/pascal/VOC/voc2007/). COCO's rules, which libraries implement, differ: they know no
-difficult objects, and let a detection match the next best object when its best one is taken.
+(http://host.robots.ox.ac.uk/pascal/VOC/voc2007/). COCO's rules, which libraries implement, differ: they know
+no difficult objects, and let a detection match the next best object when its best one is taken.
 """
 
 from __future__ import annotations

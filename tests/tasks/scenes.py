@@ -18,7 +18,8 @@ def random_scenes(seed, num_images=40, num_classes=4, size=100):
     for image in range(num_images):
         count = 0 if image % 9 == 5 else int(uniform(1) * 8) + 1
         truth = boxes(count)
-        truth = torch.cat([truth, truth[: count // 2] + uniform(count // 2, 4) * 6])  # neighbours that overlap
+        neighbours = truth[: count // 2] + uniform(count // 2, 4) * 6
+        truth = torch.cat([truth, neighbours])
         labels = torch.randint(1, num_classes + 1, (len(truth),), generator=generator)
         near = truth.repeat(2, 1)
         near = near + (uniform(len(near), 4) - 0.5) * 8

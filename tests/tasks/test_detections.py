@@ -60,7 +60,7 @@ def test_images_count_once_and_in_the_order_of_the_data_set():
         found["scores"] = found["scores"].mul(4).round() / 4  # ties, which the order of the images decides
     once, shuffled = Detections(4), Detections(4)
     once.add(torch.arange(40), detections, targets)
-    for i in torch.randperm(40, generator=torch.Generator().manual_seed(1)).tolist() + [3, 7]:
+    for i in [*torch.randperm(40, generator=torch.Generator().manual_seed(1)).tolist(), 3, 7]:
         shuffled.add(torch.tensor([i]), [detections[i]], [targets[i]])
     assert shuffled.average_precision() == once.average_precision()
     assert set(once.average_precision()) == {"map", "map_50", "map_75", "map_voc07"}

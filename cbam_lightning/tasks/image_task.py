@@ -1,0 +1,124 @@
+"""What the LightningModules share: what is trained and how fast, and what a checkpoint has to fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.cli import OptimizerCallable
+from torch import Tensor, nn
+
+from cbam_lightning.errors import UsageError
+from cbam_lightning.tasks.compatibility import require_same_network
+from cbam_lightning.tasks.finetuning import divide_by_stage
+from cbam_lightning.tasks.optimizers import freeze as freeze_modules
+from cbam_lightning.tasks.optimizers import parameter_groups, scale_learning_rate
+from cbam_lightning.tasks.schedules import Schedule, WarmupCosine, max_epochs, steps_per_epoch
+
+
+class ImageTask(LightningModule):
+    """Base of the LightningModules; the arguments are explained where they are taken.
+
+    Attributes:
+        monitor: The figure by which a checkpoint is the best, larger is better.
+        network: The network, once the subclass has built it.
+    """
+
+    monitor: ClassVar[str]
+    network: nn.Module
+
+    def __init__(
+        self,
+        optimizer: OptimizerCallable,
+        schedule: Schedule | None,
+        lr_batch_size: int | None,
+        decay_norm_and_bias: bool,
+    ) -> None:
+        super().__init__()
+        if lr_batch_size is not None and lr_batch_size < 1:
+            message = f"lr_batch_size is {lr_batch_size}; allowed: 1 or more, or null."
+            raise UsageError(message)
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.lr_batch_size = lr_batch_size
+        self.decay_norm_and_bias = decay_norm_and_bias
+        self._new_classifier: str | None = None
+        self._frozen: list[nn.Module] = []
+
+    def complete_hyperparameters(self, names: Mapping[str, Any]) -> None:
+        """Make the hyperparameters plain and complete, so that a checkpoint needs no other file.
+
+        Args:
+            names: What the network came to: its name, its attention, and the options of both.
+        """
+        # the values live in the checkpoint from now on; the file they came from may be gone by then
+        self.hparams.update(names, weights=None)
+        for name in ("optimizer", "schedule"):
+            # plain under the command, an object when called from Python, which no checkpoint may hold
+            if not isinstance(self.hparams[name], Mapping | None):
+                self.hparams.pop(name)
+
+    def freeze_network(self, pattern: str | None) -> None:
+        """Stop the training of the modules that a pattern names; ``None`` names none."""
+        self._frozen = freeze_modules(self.network, pattern) if pattern else []
+
+    def setup(self, stage: str) -> None:
+        """A training gives a new classifier its values."""
+        if stage == "fit":
+            self._new_classifier = None
+
+    def on_validation_start(self) -> None:
+        """Refuse to evaluate a classifier that was never trained; a checkpoint is loaded by now.
+
+        Raises:
+            UsageError: The weights' classes differ from the data's and neither training nor a checkpoint
+                came since.
+        """
+        if self._new_classifier:
+            message = f"{self._new_classifier}: fine-tune it first (`cbam-lightning fit --model.weights …`)."
+            raise UsageError(message)
+
+    on_test_start = on_validation_start
+    on_predict_start = on_validation_start
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another network or of other classes before any value is loaded.
+
+        Raises:
+            UsageError: Says what differs.
+        """
+        require_same_network(checkpoint.get("hyper_parameters", {}), self.hparams)
+        self._new_classifier = None
+
+    def on_train_start(self) -> None:
+        """Put frozen modules into evaluation mode; the trainer keeps the mode it finds them in."""
+        for module in self._frozen:
+            module.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training, except for frozen modules, whose running statistics have to stay."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
+
+    def no_images(self) -> dict[str, Tensor] | None:
+        """Skip a batch of unreadable images; other devices still wait for this one's gradients."""
+        if self.trainer.world_size == 1:
+            return None
+        parameters = [p.sum() for p in self.network.parameters() if p.requires_grad]
+        return {"loss": 0 * torch.stack(parameters).sum()}
+
+    def configure_optimizers(self) -> Any:
+        """Build the optimiser over what is not frozen, and the schedule over the length of the training."""
+        optimizer = self.optimizer(parameter_groups(self.network, self.decay_norm_and_bias))
+        scale_learning_rate(optimizer, self.trainer, self.lr_batch_size)
+        divide_by_stage(optimizer, self.trainer)
+        schedule = self.schedule or WarmupCosine()
+        steps = steps_per_epoch(self.trainer)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": schedule.build(optimizer, steps, max_epochs(self.trainer, steps)),
+        }
