@@ -1,27 +1,21 @@
-"""Pictures of a run: predictions on the same few images, and the confusion matrix."""
+"""Pictures of a run: when they are drawn, and where they go."""
 
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger
-from torch import Tensor
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from cbam_lightning.runs.directory import RunDirectory
-from cbam_lightning.runs.predictions import class_names
-
-# Beyond this many classes neither a picture nor K x K counts tell anybody anything.
-_MAX_CLASSES_SHOWN = 100
 
 
-class RunPictures(Callback):
-    """Draw predictions and the confusion matrix, for the run's directory and for W&B.
+class RunPictures(Callback, ABC):
+    """Draw what a model makes of a split, for the run's directory and for W&B.
 
     Args:
         run: Where to write the files.
@@ -33,8 +27,26 @@ class RunPictures(Callback):
         self.run = run
         self.num_images = num_images
         self.every_epochs = every_epochs
-        self._shown: list[tuple[Tensor, int, Tensor]] = []
-        self._confusion: MulticlassConfusionMatrix | None = None
+
+    @abstractmethod
+    def start(self, pl_module: LightningModule) -> None:
+        """Begin to collect."""
+
+    @abstractmethod
+    def add(self, outputs: Any, batch: Any) -> None:
+        """Collect a batch.
+
+        Args:
+            outputs: What the step returned, ``None`` for a batch without images.
+            batch: As the step got it.
+        """
+
+    @abstractmethod
+    def figures(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Figure]:
+        """Return the figures by name, none where there was no image; every process has to come here."""
+
+    def log_more(self, logger: WandbLogger, split: str, pl_module: LightningModule) -> None:
+        """Send W&B what is more than pictures."""
 
     def _is_due(self, trainer: Trainer) -> bool:
         if trainer.sanity_checking:
@@ -44,36 +56,17 @@ class RunPictures(Callback):
             trainer.state.fn != "fit" or epoch % self.every_epochs == 0 or epoch == trainer.max_epochs
         )
 
-    def _start(self, pl_module: LightningModule) -> None:
-        self._shown = []
-        self._confusion = None
-        num_classes = pl_module.hparams["num_classes"]
-        if num_classes <= _MAX_CLASSES_SHOWN:
-            self._confusion = MulticlassConfusionMatrix(num_classes).to(pl_module.device)
-
-    def _add(self, outputs: Any, batch: Any) -> None:
-        if outputs is None:
-            return
-        logits = outputs["logits"].float()
-        if self._confusion is not None:
-            self._confusion.update(logits, batch.labels)
-        for i in range(min(self.num_images - len(self._shown), len(logits))):
-            self._shown.append((batch.images[i].cpu(), int(batch.labels[i]), logits[i].softmax(0).cpu()))
-
     def _finish(self, trainer: Trainer, pl_module: LightningModule, split: str) -> None:
-        # a metric is computed over all processes, so all of them have to come here
-        counts = self._confusion.compute().cpu() if self._confusion is not None else None
-        if not trainer.is_global_zero or not self._shown:
+        figures = self.figures(trainer, pl_module)
+        if not trainer.is_global_zero or not figures:
             return
-        names = class_names(pl_module)
-        figures = {"predictions": draw_predictions(self._shown, names, pl_module.hparams)}
-        if counts is not None:
-            figures["confusion_matrix"] = draw_confusion(counts, names)
         try:
             self._write(trainer, split, figures)
         except OSError as error:  # a full disk is no reason to end a training
             warnings.warn(f"{self.run.pictures} cannot be written ({error.strerror}).", stacklevel=2)
-        self._log_tables(trainer, split, names, counts)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                self.log_more(logger, split, pl_module)
 
     def _write(self, trainer: Trainer, split: str, figures: dict[str, Figure]) -> None:
         self.run.pictures.mkdir(exist_ok=True)
@@ -85,28 +78,10 @@ class RunPictures(Callback):
                     with Image.open(path) as image:
                         logger.log_image(f"{split}/{name}", [image.copy()])
 
-    def _log_tables(
-        self, trainer: Trainer, split: str, names: tuple[str, ...], counts: Tensor | None
-    ) -> None:
-        rows = [
-            [names[label], names[int(p.argmax())], float(p.max()), float(p[label])]
-            for _, label, p in self._shown
-        ]
-        for logger in trainer.loggers:
-            if not isinstance(logger, WandbLogger):
-                continue
-            columns = ["class", "prediction", "probability", "probability of the class"]
-            logger.log_table(f"{split}/predictions_table", columns=columns, data=rows)
-            if counts is not None:
-                pairs = [[names[i], names[j], int(counts[i, j])] for i, j in counts.nonzero().tolist()]
-                logger.log_table(
-                    f"{split}/confusion_table", columns=["class", "prediction", "images"], data=pairs
-                )
-
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to collect."""
         if self._is_due(trainer):
-            self._start(pl_module)
+            self.start(pl_module)
 
     def on_validation_batch_end(
         self,
@@ -119,7 +94,7 @@ class RunPictures(Callback):
     ) -> None:
         """Collect a batch."""
         if self._is_due(trainer):
-            self._add(outputs, batch)
+            self.add(outputs, batch)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw."""
@@ -129,7 +104,7 @@ class RunPictures(Callback):
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to collect."""
         if self._is_due(trainer):
-            self._start(pl_module)
+            self.start(pl_module)
 
     def on_test_batch_end(
         self,
@@ -142,65 +117,9 @@ class RunPictures(Callback):
     ) -> None:
         """Collect a batch."""
         if self._is_due(trainer):
-            self._add(outputs, batch)
+            self.add(outputs, batch)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw."""
         if self._is_due(trainer):
             self._finish(trainer, pl_module, "test")
-
-
-def draw_predictions(shown: list[tuple[Tensor, int, Tensor]], names: tuple[str, ...], hparams: Any) -> Figure:
-    """Draw images with their predicted class, in red where it is wrong.
-
-    Args:
-        shown: Normalised image (C, H, W), label, probabilities (K,).
-        names: K class names.
-        hparams: ``mean`` and ``std`` per channel, with which the images were normalised.
-    """
-    columns = min(8, len(shown))
-    rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(1.5 * columns, 1.9 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axis in axes:
-        axis.axis("off")
-    for axis, (image, label, probabilities) in zip(axes, shown, strict=False):
-        channels = len(image)
-        mean = torch.tensor(hparams.get("mean") or [0.0] * channels).view(-1, 1, 1)
-        std = torch.tensor(hparams.get("std") or [1.0] * channels).view(-1, 1, 1)
-        pixels = (image.float() * std + mean).clamp(0, 1)  # (C, H, W)
-        axis.imshow(
-            pixels.permute(1, 2, 0).numpy() if channels == 3 else pixels[0].numpy(),
-            cmap="gray",
-            vmin=0,
-            vmax=1,
-        )
-        best = int(probabilities.argmax())
-        colour = "black" if best == label else "red"
-        truth = "" if best == label else f"\nis {names[label]}"
-        axis.set_title(f"{names[best]} {probabilities[best]:.0%}{truth}", fontsize=8, color=colour)
-    return figure
-
-
-def draw_confusion(counts: Tensor, names: tuple[str, ...]) -> Figure:
-    """Draw the confusion matrix with rows as shares of their class.
-
-    Args:
-        counts: (K, K), rows are true classes, columns predicted ones.
-        names: K class names.
-    """
-    shares = counts.float() / counts.sum(1, keepdim=True).clamp(min=1)
-    size = max(4.0, 0.45 * len(names) + 2)
-    figure = Figure(figsize=(size + 1, size), layout="constrained")
-    axis = figure.subplots()
-    picture = axis.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
-    axis.set(xlabel="prediction", ylabel="class")
-    axis.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
-    axis.set_yticks(range(len(names)), names, fontsize=8)
-    if len(names) <= 20:
-        for i, row in enumerate(counts.tolist()):
-            for j, count in enumerate(row):
-                colour = "white" if shares[i, j] > 0.5 else "black"
-                axis.text(j, i, str(count), ha="center", va="center", fontsize=7, color=colour)
-    figure.colorbar(picture, ax=axis, label="share of the class")
-    return figure

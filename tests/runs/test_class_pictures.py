@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from cbam_lightning.runs.pictures import draw_confusion, draw_predictions
+from cbam_lightning.runs.class_pictures import draw_confusion, draw_predictions
 
 
 def picture_of(axis):

@@ -1,0 +1,167 @@
+"""The LightningModule that trains a detector: step, losses, average precision and optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pytorch_lightning.cli import OptimizerCallable
+from torch import Tensor
+from torch.optim import SGD
+
+from cbam_lightning.models.detection import create_detector
+from cbam_lightning.tasks.detections import Detections
+from cbam_lightning.tasks.image_task import ImageTask
+from cbam_lightning.tasks.schedules import Schedule
+
+_BACKGROUND = 1  # one class more than the data have
+
+
+class Detector(ImageTask):
+    """A detector with attention, trained to find objects and to tell their classes apart.
+
+    A batch is a ``DetectionBatch``: images of any size with values in [0, 1], and the boxes in them.
+
+    Args:
+        network: Name for ``create_detector``; left out, it is what ``weights`` were made with.
+        attention: Name for ``create_attention``: before the heads in SSD and StairNet, in the backbone of
+            Faster R-CNN. Left out, it is that of the weights, or ``none``.
+        attention_options: Keyword arguments of every attention module, such as ``{"reduction": 8}``.
+        network_options: Further arguments of ``create_detector``, such as ``{"trainable_stages": 2}``.
+        num_classes: Classes of the data, without the background (the command fills it in).
+        in_channels: Channels of an image (the command fills it in).
+        backbone_weights: What the backbone starts from: a classifier's ``.safetensors`` or ``.ckpt`` file,
+            one of ``cbam-lightning weights list``, or torchvision's name of its ImageNet weights.
+        weights: What the whole detector starts from, a ``.safetensors`` or ``.ckpt`` file. Where it has
+            another number of classes, the prediction of classes starts anew.
+        freeze: A pattern of modules such as ``backbone*``.
+        optimizer: Any optimiser class of torch and its options.
+        schedule: What the learning rate does; left out, it is ``WarmupCosine()``.
+        lr_batch_size: The global batch size that the learning rate is meant for; with another one the rate
+            changes in proportion (https://arxiv.org/abs/1706.02677, section 2.1). Left out, it stays.
+        decay_norm_and_bias: Whether weight decay applies to normalisation layers and biases, too.
+        class_names: Names in the order of the labels, from 1 on (the command fills it in).
+        size_px: Height and width of the images, where all have the same (the command fills it in).
+        mean: Per channel, of pixel values in [0, 1] (the command fills it in); weights bring their own.
+        std: As ``mean``.
+        dataset: Name of the data set (the command fills it in).
+
+    Raises:
+        UsageError: A name is unknown, a value is out of range, or weights belong to another network.
+    """
+
+    monitor = "val/map"
+
+    def __init__(
+        self,
+        network: str | None = None,
+        attention: str | None = None,
+        attention_options: dict[str, Any] | None = None,
+        network_options: dict[str, Any] | None = None,
+        num_classes: int = 20,
+        in_channels: int = 3,
+        backbone_weights: str | None = None,
+        weights: str | None = None,
+        freeze: str | None = None,
+        optimizer: OptimizerCallable = lambda params: SGD(params, lr=1e-3, momentum=0.9, weight_decay=5e-4),
+        schedule: Schedule | None = None,
+        lr_batch_size: int | None = None,
+        decay_norm_and_bias: bool = True,
+        class_names: Sequence[str] | None = None,
+        size_px: int | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        dataset: str | None = None,
+    ) -> None:
+        super().__init__(optimizer, schedule, lr_batch_size, decay_norm_and_bias)
+        # logged with the run's configuration, which says more
+        self.save_hyperparameters(logger=False)
+        options = dict(network_options or {})
+        if weights is None and backbone_weights is None:
+            options = {"mean": mean, "std": std} | options
+        self.network = create_detector(
+            network,
+            attention=attention,
+            attention_options=attention_options,
+            num_classes=num_classes + _BACKGROUND,
+            in_channels=in_channels,
+            backbone_weights=backbone_weights,
+            weights=weights,
+            **options,
+        )
+        self._remember(options)
+        self.freeze_network(freeze)
+        self.detections = Detections(num_classes)
+
+    def _remember(self, options: dict[str, Any]) -> None:
+        """Say in the hyperparameters what the weights said, since their file may be gone by then."""
+        header = self.network.header
+        resolved = {"mean": header.mean, "std": header.std, **header.network_options}
+        names = {
+            "network": header.network,
+            "attention": header.attention,
+            "attention_options": header.attention_options,
+            # what freezes is no part of the header, which is for everybody
+            "network_options": {**options, **{k: _plain(v) for k, v in resolved.items()}},
+        }
+        self.complete_hyperparameters(names)
+        self.hparams.update(backbone_weights=None, mean=header.mean, std=header.std)
+
+    def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        """Return for each image (C, H, W) ``boxes`` (D, 4), ``labels`` and ``scores`` (D,)."""
+        found: list[dict[str, Tensor]] = self.network(images)
+        return found
+
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
+        """Return the sum of the losses."""
+        if not len(batch.images):
+            return self.no_images()
+        losses: dict[str, Tensor] = self.network(batch.images, batch.targets)
+        loss = torch.stack(list(losses.values())).sum()
+        size = len(batch.images)
+        self.log("train/loss", loss, prog_bar=True, batch_size=size, sync_dist=True)
+        parts = {f"train/{name}": value.detach() for name, value in losses.items()}
+        self.log_dict(parts, batch_size=size, sync_dist=True)
+        return {"loss": loss}
+
+    def _evaluation_step(self, batch: Any) -> dict[str, Any] | None:
+        if not len(batch.images):  # unreadable, or another device has one image more
+            return None
+        found = self(batch.images)
+        self.detections.add(batch.indices, found, batch.targets)
+        return {"detections": found}
+
+    def _log_evaluation(self, split: str) -> None:
+        scores = self.detections.average_precision()
+        self.log_dict({f"{split}/{name}": value for name, value in scores.items()}, prog_bar=True)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the detections of the last time."""
+        self.detections.clear()
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Any] | None:
+        """Return the detections in the images of a validation batch."""
+        return self._evaluation_step(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the average precision over all validation images."""
+        self._log_evaluation("val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> dict[str, Any] | None:
+        """Return the detections in the images of a test batch."""
+        return self._evaluation_step(batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the average precision over all test images."""
+        self._log_evaluation("test")
+
+    def predict_step(self, batch: Any, batch_idx: int) -> list[dict[str, Tensor]]:
+        """Return the detections in the images of a batch."""
+        return self(batch.images) if len(batch.images) else []
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
