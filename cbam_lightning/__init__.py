@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cbam_lightning.attention import CBAM, create_attention, list_attention
     from cbam_lightning.models import create_model, insert_attention, list_models, register_model
-    from cbam_lightning.tasks import Classifier
+    from cbam_lightning.tasks import Classifier, Detector
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "CBAM": "attention",
     "Classifier": "tasks",
+    "Detector": "tasks",
     "create_attention": "attention",
     "create_model": "models",
     "insert_attention": "models",
@@ -30,6 +31,7 @@ _HOMES = {
 __all__ = [
     "CBAM",
     "Classifier",
+    "Detector",
     "create_attention",
     "create_model",
     "insert_attention",

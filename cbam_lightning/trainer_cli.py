@@ -5,6 +5,7 @@ Importing the tasks and the data modules here is what lets YAML and the command 
 
 from __future__ import annotations
 
+import pydoc
 from argparse import SUPPRESS, ArgumentError
 from collections.abc import Sequence
 from itertools import pairwise
@@ -16,19 +17,21 @@ from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.trainer import Trainer
 
-import cbam_lightning.data
-import cbam_lightning.tasks  # noqa: F401
+import cbam_lightning.data  # noqa: F401
 from cbam_lightning import __version__
 from cbam_lightning.cli_errors import broken_yaml, explain
 from cbam_lightning.errors import RunStopped, UsageError
+from cbam_lightning.runs.box_pictures import BoxPictures
 from cbam_lightning.runs.checkpointing import AtomicCheckpointIO, SaveOptions
+from cbam_lightning.runs.class_pictures import ClassPictures
+from cbam_lightning.runs.detections import DetectionWriter
 from cbam_lightning.runs.directory import RunDirectory, RunOptions, experiment_name
-from cbam_lightning.runs.pictures import RunPictures
 from cbam_lightning.runs.predictions import PredictionWriter
 from cbam_lightning.runs.record import RunRecord
 from cbam_lightning.runs.report import fit_report
 from cbam_lightning.runs.resuming import Survival, read_points
 from cbam_lightning.runs.tracking import WandbOptions, build_loggers, finish_wandb
+from cbam_lightning.tasks import Classifier, Detector
 from cbam_lightning.tasks.layer_sync import BatchNormSync
 from cbam_lightning.trainer_setup import import_modules, refuse_functions, require_known_class
 from cbam_lightning.weights import read_training_state
@@ -46,7 +49,7 @@ _LINKS = {
 _CLASSIFIER = "cbam_lightning.tasks.Classifier"
 _DEFAULTS = {
     "model": {"class_path": _CLASSIFIER},
-    "checkpoint.monitor": "val/top1",
+    "checkpoint.monitor": "auto",  # the figure that the model's class names
     "checkpoint.mode": "max",
     "checkpoint.filename": "best",
     "checkpoint.enable_version_counter": False,
@@ -156,6 +159,9 @@ class TrainerCLI(LightningCLI):
         if config["run"]["experiment"] is None:
             config["run"]["experiment"] = experiment_name([str(path) for path in config.get("config") or []])
         self.experiment: str = config["run"]["experiment"]
+        if config["checkpoint"]["monitor"] == _DEFAULTS["checkpoint.monitor"]:
+            model_class = pydoc.locate(config["model"]["class_path"])
+            config["checkpoint"]["monitor"] = getattr(model_class, "monitor", Classifier.monitor)
         init_args = config["model"].get("init_args", {})
         self._weights = init_args.get("weights") if self._resumed else None
         if self._weights is not None and self._resumed and self._resumed.last.is_file():
@@ -206,12 +212,13 @@ class TrainerCLI(LightningCLI):
             save_options = SaveOptions(**vars(self._get(self.config_init, "save")))
             callbacks.append(Survival(self.run, save_options, self._checkpoint_io))
         parser = self._parser(self.subcommand)
+        detects = isinstance(self._get(self.config_init, "model"), Detector)
         callbacks += [
             RunRecord(parser, config, self.run, self.experiment, __version__),
-            RunPictures(self.run),
+            BoxPictures(self.run) if detects else ClassPictures(self.run),
         ]
         if self.subcommand == "predict":
-            callbacks.append(PredictionWriter(self.run))
+            callbacks.append(DetectionWriter(self.run) if detects else PredictionWriter(self.run))
         if logs and self.subcommand == "fit":
             callbacks.append(LearningRateMonitor())
         return callbacks
@@ -245,7 +252,8 @@ class TrainerCLI(LightningCLI):
 
     def after_predict(self) -> None:
         """Say where the predictions are."""
-        self._say(self.run.predictions)
+        detects = isinstance(self.model, Detector)
+        self._say(self.run.detections if detects else self.run.predictions)
 
     def _say(self, path: Path) -> None:
         if self.trainer.is_global_zero:

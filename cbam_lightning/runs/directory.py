@@ -122,6 +122,11 @@ class RunDirectory:
         """Predictions as CSV."""
         return self.path / "predictions.csv"
 
+    @property
+    def detections(self) -> Path:
+        """Detections as COCO's results, JSON."""
+        return self.path / "detections.json"
+
     @classmethod
     def create(cls, root: str, experiment: str, name: str | None = None) -> RunDirectory:
         """Make a directory that no other run has, or that of a name.

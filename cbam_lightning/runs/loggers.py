@@ -167,10 +167,11 @@ class WandbJournal(WandbLogger):
 
     def _encode(self, point: Mapping[str, Any]) -> dict[str, Any]:
         """Turn a point into what JSON can hold; pictures become files."""
-        encoded: dict[str, Any] = {"values": {}, "images": {}, "tables": {}}
+        encoded: dict[str, Any] = {"values": {}, "images": {}, "boxes": {}, "tables": {}}
         for key, value in point.items():
             if isinstance(value, list) and value and all(isinstance(item, wandb.Image) for item in value):
                 encoded["images"][key] = [self._keep(key, i, image) for i, image in enumerate(value)]
+                encoded["boxes"][key] = [_boxes(image) for image in value]
             elif isinstance(value, wandb.Table):
                 encoded["tables"][key] = {"columns": value.columns, "data": value.data}
             elif isinstance(value, (int, float, str)):
@@ -192,8 +193,12 @@ class WandbJournal(WandbLogger):
         folder = self._run.history.with_suffix("")
         point: dict[str, Any] = dict(encoded["values"])
         for key, names in encoded["images"].items():
-            found = [Image.open(folder / name) for name in names if (folder / name).is_file()]
-            point[key] = [wandb.Image(image) for image in found]
+            boxes = encoded.get("boxes", {}).get(key) or [None] * len(names)
+            point[key] = [
+                wandb.Image(Image.open(folder / name), boxes=_with_numbers(box))
+                for name, box in zip(names, boxes, strict=True)
+                if (folder / name).is_file()
+            ]
         for key, table in encoded["tables"].items():
             point[key] = wandb.Table(columns=table["columns"], data=table["data"])
         return point
@@ -202,3 +207,19 @@ class WandbJournal(WandbLogger):
     def sync(self) -> None:
         """Wait until the journal is on the disk."""
         self._journal.sync()
+
+
+def _boxes(image: wandb.Image) -> dict[str, Any] | None:
+    """Return an image's boxes as they were given, which W&B keeps in private."""
+    return image._boxes and {
+        name: {"box_data": boxes._val, "class_labels": boxes._class_labels}
+        for name, boxes in image._boxes.items()
+    }
+
+
+def _with_numbers(boxes: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Turn the numbers of classes, which are text in JSON, back into numbers."""
+    return boxes and {
+        name: {**found, "class_labels": {int(k): v for k, v in found["class_labels"].items()}}
+        for name, found in boxes.items()
+    }

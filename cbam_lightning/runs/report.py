@@ -51,7 +51,7 @@ def _figures(trainer: Trainer) -> str:
     metrics = trainer.callback_metrics
     figures = [
         f"{key} {float(metrics[key]):.4f}"
-        for key in ("test/top1", "test/top5", "test/loss")
+        for key in ("test/top1", "test/top5", "test/loss", "test/map", "test/map_50", "test/map_75")
         if key in metrics
     ]
     return ", ".join(figures) or "Done."

@@ -2,6 +2,7 @@
 
 from cbam_lightning.tasks.attention_pictures import AttentionPictures
 from cbam_lightning.tasks.classifier import Classifier
+from cbam_lightning.tasks.detector import Detector
 from cbam_lightning.tasks.ema import EMA
 from cbam_lightning.tasks.finetuning import GradualUnfreezing
 from cbam_lightning.tasks.schedules import Constant, MultiStep, Schedule, TorchSchedule, WarmupCosine
@@ -11,6 +12,7 @@ __all__ = [
     "AttentionPictures",
     "Classifier",
     "Constant",
+    "Detector",
     "GradualUnfreezing",
     "MultiStep",
     "Schedule",

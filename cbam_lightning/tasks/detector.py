@@ -10,6 +10,7 @@ from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor
 from torch.optim import SGD
 
+from cbam_lightning.data.detection.batch import scale_boxes
 from cbam_lightning.models.detection import create_detector
 from cbam_lightning.tasks.detections import Detections
 from cbam_lightning.tasks.image_task import ImageTask
@@ -159,8 +160,11 @@ class Detector(ImageTask):
         self._log_evaluation("test")
 
     def predict_step(self, batch: Any, batch_idx: int) -> list[dict[str, Tensor]]:
-        """Return the detections in the images of a batch."""
-        return self(batch.images) if len(batch.images) else []
+        """Return the detections in the images of a batch, in pixels of the images as stored."""
+        found = self(batch.images) if len(batch.images) else []
+        for image, one, size in zip(batch.images, found, batch.original_sizes.tolist(), strict=True):
+            one["boxes"] = scale_boxes(one["boxes"], tuple(image.shape[1:]), tuple(size))
+        return found
 
 
 def _plain(value: Any) -> Any:
