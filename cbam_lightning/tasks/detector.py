@@ -12,7 +12,7 @@ from torch.optim import SGD
 
 from cbam_lightning.data.detection.batch import scale_boxes
 from cbam_lightning.models.detection import create_detector
-from cbam_lightning.tasks.detections import Detections
+from cbam_lightning.tasks.average_precision import Detections
 from cbam_lightning.tasks.image_task import ImageTask
 from cbam_lightning.tasks.schedules import Schedule
 

@@ -6,7 +6,7 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from cbam_lightning.tasks.detections import Detections, coco_average_precision
+from cbam_lightning.tasks.average_precision import Detections, coco_average_precision
 from tests.tasks.scenes import random_scenes
 
 
