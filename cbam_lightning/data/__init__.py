@@ -1,6 +1,6 @@
 """Data sets as LightningDataModules; the models know nothing of them, and they nothing of the models."""
 
-from cbam_lightning.data.base import ImageDataModule
+from cbam_lightning.data.classification import ImageDataModule
 from cbam_lightning.data.batch import Batch
 from cbam_lightning.data.cifar import CIFAR10, CIFAR100
 from cbam_lightning.data.fashion_mnist import FashionMNIST

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any, Literal
 
-from cbam_lightning.data.base import ImageDataModule
+from cbam_lightning.data.classification import ImageDataModule
 from cbam_lightning.data.batch import ImageDataset
 from cbam_lightning.data.folders import FolderSource
 from cbam_lightning.data.options import require
