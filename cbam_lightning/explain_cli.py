@@ -146,7 +146,12 @@ def _split(given: argparse.Namespace, header: Header) -> Any:
     from cbam_lightning import data
     from cbam_lightning.data.class_folders import ClassFolderModule
 
-    modules = {name: getattr(data, name) for name in data.__all__ if name not in ("Batch", "ImageDataModule")}
+    found = {name: getattr(data, name) for name in data.__all__}
+    modules = {
+        n: c
+        for n, c in found.items()
+        if issubclass(c, data.ImageDataModule) and c is not data.ImageDataModule
+    }
     if given.data not in modules:
         raise unknown_name(kind="data module", given=given.data, allowed=modules)
     if given.split not in ("test", "val"):

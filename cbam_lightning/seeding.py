@@ -24,6 +24,7 @@ class Stream(IntEnum):
     IMAGES = 1  # cropping and flipping
     MIXING = 2  # mixup and cutmix
     STEP = 3  # the rest of a training step, such as dropout
+    SCENES = 4  # drawn images, which the run's seed does not influence
 
 
 def run_seed() -> int:

@@ -1,10 +1,30 @@
 """Data sets as LightningDataModules; the models know nothing of them, and they nothing of the models."""
 
-from cbam_lightning.data.base import ImageDataModule
+from cbam_lightning.data.base import BaseDataModule
 from cbam_lightning.data.batch import Batch
 from cbam_lightning.data.cifar import CIFAR10, CIFAR100
+from cbam_lightning.data.classification import ImageDataModule
+from cbam_lightning.data.detection.batch import DetectionBatch
+from cbam_lightning.data.detection.coco import CocoDetection
+from cbam_lightning.data.detection.fashion_scenes import FashionScenes
+from cbam_lightning.data.detection.module import DetectionDataModule
+from cbam_lightning.data.detection.voc import VOCDetection
 from cbam_lightning.data.fashion_mnist import FashionMNIST
 from cbam_lightning.data.image_folder import ImageFolder
 from cbam_lightning.data.imagenet import ImageNet
 
-__all__ = ["CIFAR10", "CIFAR100", "Batch", "FashionMNIST", "ImageDataModule", "ImageFolder", "ImageNet"]
+__all__ = [
+    "CIFAR10",
+    "CIFAR100",
+    "BaseDataModule",
+    "Batch",
+    "CocoDetection",
+    "DetectionBatch",
+    "DetectionDataModule",
+    "FashionMNIST",
+    "FashionScenes",
+    "ImageDataModule",
+    "ImageFolder",
+    "ImageNet",
+    "VOCDetection",
+]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from cbam_lightning.data.arrays import ArrayDataset
-from cbam_lightning.data.base import ImageDataModule
+from cbam_lightning.data.classification import ImageDataModule
 from cbam_lightning.data.options import require
 from cbam_lightning.data.splits import stratified_split
 

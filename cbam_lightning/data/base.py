@@ -1,34 +1,28 @@
-"""What all data modules share: options, loaders, and the way of a batch to the device."""
+"""What all data modules share: options, splits, loaders, and the seed of the run."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as F
 
 from cbam_lightning.data.bad_images import BadImageLog
-from cbam_lightning.data.batch import Batch, FileBatch, ImageDataset
-from cbam_lightning.data.files import FileDataset, find_predict_files
+from cbam_lightning.data.batch import SplitDataset
 from cbam_lightning.data.loader import BatchLoader, collated_already
-from cbam_lightning.data.mixing import create_mixing
 from cbam_lightning.data.options import require
 from cbam_lightning.data.order import EvalOrder, TrainOrder
-from cbam_lightning.data.transforms import EvalTransform
-from cbam_lightning.seeding import Stream, derive_seed, run_seed, seed_all
+from cbam_lightning.seeding import run_seed
 
 Split = Literal["train", "val", "test", "predict"]
-Loader = DataLoader[Batch | FileBatch]
+Loader = DataLoader[Any]
 
 
-class ImageDataModule(LightningDataModule, ABC):
-    """Base of the data modules.
+class BaseDataModule(LightningDataModule, ABC):
+    """Base of the data modules of all tasks.
 
     Args:
         batch_size: Images in a batch, on each device.
@@ -36,13 +30,9 @@ class ImageDataModule(LightningDataModule, ABC):
             ``batch_size``, so that a run is the same on however many devices.
         num_workers: Processes that load images; by default none for images held in memory, and for image
             files as many as there are processor cores, at most 8.
-        val_fraction: Part of the training images of each class held out for validation. With 0 all of them
-            are trained on and validation shows the test images: then choose no checkpoint by it.
+        val_fraction: Part of the training images held out for validation. With 0 all of them are trained on
+            and validation shows the test images: then choose no checkpoint by it.
         split_seed: Seed of the choice of held-out images; the seed of the run does not influence it.
-        mixup_alpha: Parameter of mixup's Beta distribution (https://arxiv.org/abs/1710.09412); 0 turns it
-            off.
-        cutmix_alpha: The same for cutmix (https://arxiv.org/abs/1905.04899); with both on, each batch gets
-            one of them at random.
         predict_path: Image file, or folder of image files, to predict; by default the test images.
         on_bad_image: What to do about a file that is not a readable image: stop, or leave it out and say so.
 
@@ -50,21 +40,17 @@ class ImageDataModule(LightningDataModule, ABC):
         num_classes: Number of classes.
         class_names: Their names, in the order of the labels.
         in_channels: Channels of an image, 1 or 3.
-        size_px: Height and width of the network's input.
         mean: Mean of each channel, of values in [0, 1].
         std: Standard deviation of each channel, of values in [0, 1].
         dataset_name: Name of the data set.
-        eval_resize_px: Length to which evaluation resizes the shorter side before it cuts the centre.
     """
 
     num_classes: int
     class_names: tuple[str, ...]
     in_channels: Literal[1, 3]
-    size_px: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     dataset_name: str
-    eval_resize_px: int
 
     def __init__(
         self,
@@ -74,8 +60,6 @@ class ImageDataModule(LightningDataModule, ABC):
         num_workers: int | None = None,
         val_fraction: float = 0.1,
         split_seed: int = 0,
-        mixup_alpha: float = 0.0,
-        cutmix_alpha: float = 0.0,
         predict_path: str | None = None,
         on_bad_image: Literal["raise", "skip"] = "raise",
     ) -> None:
@@ -89,51 +73,50 @@ class ImageDataModule(LightningDataModule, ABC):
         )
         require(num_workers is None or num_workers >= 0, "num_workers", num_workers, "0 or more, or null")
         require(0 <= val_fraction < 1, "val_fraction", val_fraction, "0 or more, and less than 1")
-        require(mixup_alpha >= 0, "mixup_alpha", mixup_alpha, "0 or more")
-        require(cutmix_alpha >= 0, "cutmix_alpha", cutmix_alpha, "0 or more")
         self.batch_size = batch_size
         self.global_batch_size = global_batch_size
         self.num_workers = num_workers
         self.val_fraction = val_fraction
         self.split_seed = split_seed
-        self.mixup_alpha = mixup_alpha
-        self.cutmix_alpha = cutmix_alpha
         self.predict_path = predict_path
         self._bad_images = BadImageLog(on_bad_image)
         self._seed: int | None = None
 
     @abstractmethod
-    def build_split(self, split: Literal["train", "val", "test"]) -> ImageDataset:
+    def build_split(self, split: Literal["train", "val", "test"]) -> SplitDataset:
         """Make the data set of a split; with a ``val_fraction`` of 0 that of "val" holds the test images.
 
         Raises:
             UsageError: The data are missing or damaged.
         """
 
+    @abstractmethod
+    def build_predict_set(self, path: str) -> SplitDataset:
+        """Make the data set of an image file, or of the image files in a folder.
+
+        Raises:
+            UsageError: There are none.
+        """
+
     @cached_property
-    def train_set(self) -> ImageDataset:
+    def train_set(self) -> SplitDataset:
         """The training images without those held out, augmented at random."""
         return self.build_split("train")
 
     @cached_property
-    def val_set(self) -> ImageDataset:
+    def val_set(self) -> SplitDataset:
         """The validation images, not augmented."""
         return self.build_split("val")
 
     @cached_property
-    def test_set(self) -> ImageDataset:
+    def test_set(self) -> SplitDataset:
         """The test images, not augmented."""
         return self.build_split("test")
 
     @cached_property
-    def predict_set(self) -> ImageDataset:
+    def predict_set(self) -> SplitDataset:
         """The images at ``predict_path``, or the test images; not augmented."""
-        if self.predict_path is None:
-            return self.test_set
-        paths = find_predict_files(Path(self.predict_path))
-        labels = torch.full((len(paths),), -1)
-        transform = EvalTransform(self.size_px, self.eval_resize_px)
-        return FileDataset(paths, labels, transform, self.in_channels, self.size_px)
+        return self.test_set if self.predict_path is None else self.build_predict_set(self.predict_path)
 
     def setup(self, stage: str | None = None) -> None:
         """Load what a stage needs; what is loaded already stays.
@@ -151,9 +134,9 @@ class ImageDataModule(LightningDataModule, ABC):
         for split in needed[stage]:
             self.split_set(split)
 
-    def split_set(self, split: Split) -> ImageDataset:
+    def split_set(self, split: Split) -> SplitDataset:
         """Return the data set of a split by its name."""
-        return cast(ImageDataset, getattr(self, f"{split}_set"))
+        return cast(SplitDataset, getattr(self, f"{split}_set"))
 
     def sample_name(self, split: Split, index: int) -> str:
         """Return the path of an image, or for images in memory a name such as "cifar10/test/00012".
@@ -225,16 +208,16 @@ class ImageDataModule(LightningDataModule, ABC):
         """Draw the same random numbers as the run that is resumed."""
         self._seed = state_dict["seed"]
 
-    def _num_workers(self, dataset: ImageDataset) -> int:
+    def _num_workers(self, dataset: SplitDataset) -> int:
         return dataset.default_num_workers if self.num_workers is None else self.num_workers
 
-    def _eval_loader(self, dataset: ImageDataset) -> Loader:
+    def _eval_loader(self, dataset: SplitDataset) -> Loader:
         if self._overfits:
             return self._plain_loader(dataset)
         order = EvalOrder(dataset, self.device_batch_size, *self._devices)
         return BatchLoader(dataset, order, self._num_workers(dataset))
 
-    def _plain_loader(self, dataset: ImageDataset) -> Loader:
+    def _plain_loader(self, dataset: SplitDataset) -> Loader:
         num_workers = self._num_workers(dataset)
         return DataLoader(
             dataset,
@@ -244,45 +227,6 @@ class ImageDataModule(LightningDataModule, ABC):
             pin_memory=torch.cuda.is_available(),
             collate_fn=collated_already,
         )
-
-    def on_before_batch_transfer(self, batch: Batch | FileBatch, dataloader_idx: int) -> Batch:
-        """Take the unreadable files out of a batch and deal with them here, in the main process.
-
-        Raises:
-            UsageError: A file is not an image and ``on_bad_image`` is "raise".
-            OSError: A file could not be read, whatever ``on_bad_image`` is.
-        """
-        if isinstance(batch, Batch):
-            return batch
-        for bad in batch.bad:
-            self._bad_images.add(bad)
-        return Batch(batch.images, batch.labels, batch.indices)
-
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Normalise a batch on its device and, in training, mix its images.
-
-        Returns:
-            ``(images / 255 - mean) / std`` in float32 or, with a reduced-precision trainer, in its type; see
-            ``Batch`` for the labels.
-        """
-        # Decoders write the values of a pixel side by side; networks expect them a channel at a time.
-        images = F.to_dtype(batch.images.contiguous(), torch.float32, scale=True)
-        images = F.normalize(images, self.mean, self.std)
-        batch = batch._replace(images=images)
-        if self.trainer is None:
-            return batch
-        if self.trainer.training and self._mix is not None and len(images):
-            done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-            place = (self.seed, self.trainer.current_epoch, done, self.trainer.global_rank)
-            seed_all(derive_seed(Stream.MIXING, *place))
-            images, labels = self._mix(batch.images, batch.labels)
-            batch = Batch(images, labels, batch.indices)
-        # Lightning converts to the type of, say, "bf16-true" before this hook, while the images are uint8.
-        return cast(Batch, self.trainer.precision_plugin.convert_input(batch))
-
-    @cached_property
-    def _mix(self) -> v2.Transform | None:
-        return create_mixing(self.mixup_alpha, self.cutmix_alpha, self.num_classes)
 
     @property
     def skipped_images(self) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -72,26 +72,25 @@ class FileBatch(NamedTuple):
     bad: tuple[BadImage, ...]
 
 
-class ImageDataset(Dataset[Batch | FileBatch], ABC):
-    """Images of one split, read a batch at a time.
+class SplitDataset(Dataset[Any], ABC):
+    """Images of one split, read a batch at a time, whatever is to be learnt of them.
 
     Attributes:
-        labels: int64 (M,), the class of every image, -1 where it is unknown.
         default_num_workers: How many processes suit this data set when the user does not say.
     """
 
-    labels: Tensor
     default_num_workers: int
 
+    @abstractmethod
     def __len__(self) -> int:
-        return len(self.labels)
+        """Count the images."""
 
-    def __getitem__(self, index: int | Sequence[int | Draw]) -> Batch | FileBatch:
+    def __getitem__(self, index: int | Sequence[int | Draw]) -> Any:
         """Read a batch, or a batch of one image."""
         return self.__getitems__([index] if isinstance(index, int) else index)
 
     @abstractmethod
-    def __getitems__(self, indices: Sequence[int | Draw]) -> Batch | FileBatch:
+    def __getitems__(self, indices: Sequence[int | Draw]) -> Any:
         """Read a whole batch; the ``DataLoader`` prefers this method to ``__getitem__``.
 
         Args:
@@ -99,7 +98,7 @@ class ImageDataset(Dataset[Batch | FileBatch], ABC):
                 the random numbers from torch's global generator.
 
         Returns:
-            uint8 images (N, C, H, W) with their labels and indices.
+            uint8 images with what belongs to them and their indices.
         """
 
     def train_share(self, generator: torch.Generator, num_replicas: int, rank: int) -> Tensor:
@@ -118,6 +117,30 @@ class ImageDataset(Dataset[Batch | FileBatch], ABC):
     @abstractmethod
     def name(self, index: int) -> str:
         """Return the name by which a person finds the image at position ``index`` again."""
+
+
+class ImageDataset(SplitDataset):
+    """Images with a class each.
+
+    Attributes:
+        labels: int64 (M,), the class of every image, -1 where it is unknown.
+    """
+
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def __getitems__(self, indices: Sequence[int | Draw]) -> Batch | FileBatch:
+        """Read a whole batch.
+
+        Args:
+            indices: As in ``SplitDataset``.
+
+        Returns:
+            uint8 images (N, C, H, W) with their labels and indices.
+        """
 
 
 def as_index(indices: Sequence[int]) -> Tensor:

@@ -7,8 +7,8 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any, Literal
 
-from cbam_lightning.data.base import ImageDataModule
 from cbam_lightning.data.batch import ImageDataset
+from cbam_lightning.data.classification import ImageDataModule
 from cbam_lightning.data.folders import FolderSource
 from cbam_lightning.data.options import require
 from cbam_lightning.data.packed import PackedSource, is_packed
@@ -84,6 +84,13 @@ class ClassFolderModule(ImageDataModule):
             )
             raise UsageError(message)
         return dataset
+
+
+def imagenet_statistics(channels: Literal[1, 3]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and std of the ImageNet training images; for one channel the averages of the three."""
+    if channels == 3:
+        return IMAGENET_MEAN, IMAGENET_STD
+    return (sum(IMAGENET_MEAN) / 3,), (sum(IMAGENET_STD) / 3,)
 
 
 def require_same_classes(source: ImageSource, part: str, expected: tuple[str, ...], expected_in: str) -> None:

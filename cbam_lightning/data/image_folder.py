@@ -8,9 +8,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from cbam_lightning.data.class_folders import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     ClassFolderModule,
+    imagenet_statistics,
     require_same_classes,
 )
 from cbam_lightning.data.options import require
@@ -66,8 +65,9 @@ class ImageFolder(ClassFolderModule):
         require(given, "images_per_class", images_per_class, "1 or more, or null")
         self.images_per_class = images_per_class
         self.in_channels = in_channels
-        self.mean = _per_channel("mean", mean, IMAGENET_MEAN, in_channels)
-        self.std = _per_channel("std", std, IMAGENET_STD, in_channels)
+        usual_mean, usual_std = imagenet_statistics(in_channels)
+        self.mean = usual_mean if mean is None else _per_channel("mean", mean, in_channels)
+        self.std = usual_std if std is None else _per_channel("std", std, in_channels)
         require(min(self.std) > 0, "std", self.std, "values more than 0")
         self.dataset_name = f"image_folder:{self.source.name}"
         self._train = "train" if self.source.classes("train") else ""
@@ -135,10 +135,6 @@ def _class_names(source: ImageSource, part: str) -> tuple[str, ...]:
     return names
 
 
-def _per_channel(
-    name: str, given: tuple[float, ...] | None, imagenet: tuple[float, ...], channels: int
-) -> tuple[float, ...]:
-    if given is None:
-        return imagenet if channels == 3 else (sum(imagenet) / len(imagenet),)
+def _per_channel(name: str, given: tuple[float, ...], channels: int) -> tuple[float, ...]:
     require(len(given) == channels, name, given, f"one value for each of the {channels} channels")
     return tuple(given)

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from cbam_lightning.data.batch import Batch, FileBatch, ImageDataset
+from cbam_lightning.data.batch import SplitDataset
 from cbam_lightning.data.order import BatchOrder
 
 
-class BatchLoader(DataLoader[Batch | FileBatch]):
+class BatchLoader(DataLoader[Any]):
     """Reads the batches of an order, and can go on where another process stopped.
 
     Nothing is read before the first batch is asked for: only then has Lightning told the order its epoch.
@@ -23,7 +23,7 @@ class BatchLoader(DataLoader[Batch | FileBatch]):
         num_workers: Processes that read; 0 reads in this one.
     """
 
-    def __init__(self, dataset: ImageDataset, order: BatchOrder, num_workers: int) -> None:
+    def __init__(self, dataset: SplitDataset, order: BatchOrder, num_workers: int) -> None:
         super().__init__(
             dataset,
             batch_size=None,  # the order gives whole batches
@@ -37,7 +37,7 @@ class BatchLoader(DataLoader[Batch | FileBatch]):
         self._epoch, self._batches = order.epoch, 0
         self._resumes = False
 
-    def __iter__(self) -> Iterator[Batch | FileBatch]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         epoch = self.order.epoch
         if not (self._resumes and epoch == self._epoch):
             self._batches = 0
@@ -58,5 +58,5 @@ class BatchLoader(DataLoader[Batch | FileBatch]):
 
 
 def collated_already(batch: Any) -> Any:
-    """Pass on what ``ImageDataset.__getitems__`` returned; a function, because workers must pickle it."""
+    """Pass on what ``SplitDataset.__getitems__`` returned; a function, because workers must pickle it."""
     return batch

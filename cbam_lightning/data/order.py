@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch.utils.data import DistributedSampler
 
-from cbam_lightning.data.batch import Draw, ImageDataset
+from cbam_lightning.data.batch import Draw, SplitDataset
 from cbam_lightning.errors import UsageError
 from cbam_lightning.seeding import Stream, derive_seed, image_seeds
 
@@ -26,7 +26,7 @@ class BatchOrder(DistributedSampler[Any]):
         first_batch: The batch to begin the next pass with, when a training is resumed in mid-epoch.
     """
 
-    def __init__(self, dataset: ImageDataset, batch_size: int, num_replicas: int = 1, rank: int = 0) -> None:
+    def __init__(self, dataset: SplitDataset, batch_size: int, num_replicas: int = 1, rank: int = 0) -> None:
         super().__init__(cast(Any, dataset), num_replicas, rank, shuffle=False)
         self.images = dataset
         self.batch_size = batch_size
@@ -69,7 +69,7 @@ class TrainOrder(BatchOrder):
     """
 
     def __init__(
-        self, dataset: ImageDataset, batch_size: int, seed: int, num_replicas: int = 1, rank: int = 0
+        self, dataset: SplitDataset, batch_size: int, seed: int, num_replicas: int = 1, rank: int = 0
     ) -> None:
         super().__init__(dataset, batch_size, num_replicas, rank)
         if len(dataset) < num_replicas:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -51,18 +52,23 @@ class TransformedDataset(ImageDataset):
                 if image.errno is not None:
                     break  # the run ends with this one, and a store that is out of reach takes long to say so
             else:
-                images.append(self._transformed(image, item))
+                with drawing(item):
+                    images.append(self.transform(image))
                 kept.append(index)
         kept_index = as_index(kept)
         empty = torch.empty((0, self.channels, self.size_px, self.size_px), dtype=torch.uint8)
         return FileBatch(stack(images) if images else empty, self.labels[kept_index], kept_index, tuple(bad))
 
-    def _transformed(self, image: Tensor, item: int | Draw) -> Tensor:
-        if not isinstance(item, Draw):
-            return self.transform(image)
-        with spared_generator() as generator:
-            generator.manual_seed(item.seed)
-            return self.transform(image)
+
+@contextmanager
+def drawing(item: int | Draw) -> Iterator[None]:
+    """Let torch's global generator give the random numbers of an image, if it was drawn for training."""
+    if not isinstance(item, Draw):
+        yield
+        return
+    with spared_generator() as generator:
+        generator.manual_seed(item.seed)
+        yield
 
 
 def usable_cores() -> int:

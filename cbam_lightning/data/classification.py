@@ -1,0 +1,100 @@
+"""What the data modules of classification share: the way of a batch to the device, and mixing its images."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from cbam_lightning.data.base import BaseDataModule
+from cbam_lightning.data.batch import Batch, FileBatch, ImageDataset
+from cbam_lightning.data.files import FileDataset, find_predict_files
+from cbam_lightning.data.mixing import create_mixing
+from cbam_lightning.data.options import require
+from cbam_lightning.data.transforms import EvalTransform
+from cbam_lightning.seeding import Stream, derive_seed, seed_all
+
+
+class ImageDataModule(BaseDataModule):
+    """Base of the data modules of classification; ``val_fraction`` holds out a part of each class.
+
+    Args:
+        mixup_alpha: Parameter of mixup's Beta distribution (https://arxiv.org/abs/1710.09412); 0 turns it
+            off.
+        cutmix_alpha: The same for cutmix (https://arxiv.org/abs/1905.04899); with both on, each batch gets
+            one of them at random.
+        **kwargs: Options of ``BaseDataModule``.
+
+    Attributes:
+        size_px: Height and width of the network's input.
+        eval_resize_px: Length to which evaluation resizes the shorter side before it cuts the centre.
+    """
+
+    size_px: int
+    eval_resize_px: int
+
+    def __init__(self, *, mixup_alpha: float = 0.0, cutmix_alpha: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        require(mixup_alpha >= 0, "mixup_alpha", mixup_alpha, "0 or more")
+        require(cutmix_alpha >= 0, "cutmix_alpha", cutmix_alpha, "0 or more")
+        self.mixup_alpha = mixup_alpha
+        self.cutmix_alpha = cutmix_alpha
+
+    @abstractmethod
+    def build_split(self, split: Literal["train", "val", "test"]) -> ImageDataset:
+        """Make the data set of a split; with a ``val_fraction`` of 0 that of "val" holds the test images.
+
+        Raises:
+            UsageError: The data are missing or damaged.
+        """
+
+    def build_predict_set(self, path: str) -> ImageDataset:
+        """Make the data set of an image file, or of the image files in a folder; no class is known."""
+        paths = find_predict_files(Path(path))
+        labels = torch.full((len(paths),), -1)
+        transform = EvalTransform(self.size_px, self.eval_resize_px)
+        return FileDataset(paths, labels, transform, self.in_channels, self.size_px)
+
+    def on_before_batch_transfer(self, batch: Batch | FileBatch, dataloader_idx: int) -> Batch:
+        """Take the unreadable files out of a batch and deal with them here, in the main process.
+
+        Raises:
+            UsageError: A file is not an image and ``on_bad_image`` is "raise".
+            OSError: A file could not be read, whatever ``on_bad_image`` is.
+        """
+        if isinstance(batch, Batch):
+            return batch
+        for bad in batch.bad:
+            self._bad_images.add(bad)
+        return Batch(batch.images, batch.labels, batch.indices)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Normalise a batch on its device and, in training, mix its images.
+
+        Returns:
+            ``(images / 255 - mean) / std`` in float32 or, with a reduced-precision trainer, in its type; see
+            ``Batch`` for the labels.
+        """
+        # Decoders write the values of a pixel side by side; networks expect them a channel at a time.
+        images = F.to_dtype(batch.images.contiguous(), torch.float32, scale=True)
+        images = F.normalize(images, self.mean, self.std)
+        batch = batch._replace(images=images)
+        if self.trainer is None:
+            return batch
+        if self.trainer.training and self._mix is not None and len(images):
+            done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+            place = (self.seed, self.trainer.current_epoch, done, self.trainer.global_rank)
+            seed_all(derive_seed(Stream.MIXING, *place))
+            images, labels = self._mix(batch.images, batch.labels)
+            batch = Batch(images, labels, batch.indices)
+        # Lightning converts to the type of, say, "bf16-true" before this hook, while the images are uint8.
+        return cast(Batch, self.trainer.precision_plugin.convert_input(batch))
+
+    @cached_property
+    def _mix(self) -> v2.Transform | None:
+        return create_mixing(self.mixup_alpha, self.cutmix_alpha, self.num_classes)

@@ -1,0 +1,122 @@
+"""The objects of all images of a part, in few tensors, and which of them are worth learning."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cbam_lightning.data.batch import as_index
+from cbam_lightning.data.detection.batch import Objects
+from cbam_lightning.data.files import as_bytes
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """Images by name with their objects.
+
+    Tensors instead of a list an image, because reading an object of Python changes its reference count, and
+    so copies its memory page into every worker process.
+
+    Attributes:
+        names: (M,), the files, or names such as "fashion_scenes/test/00012" of images in memory.
+        image_ids: int64 (M,).
+        sizes: int64 (M, 2), height and width of each image; 0 where they are unknown.
+        objects: Those of all images, one image after the other.
+        starts: int64 (M + 1,); the objects of image i are those from ``starts[i]`` up to ``starts[i + 1]``.
+    """
+
+    names: NDArray[np.bytes_]
+    image_ids: Tensor
+    sizes: Tensor
+    objects: Objects
+    starts: Tensor
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def name(self, index: int) -> str:
+        """Return the name of an image."""
+        return os.fsdecode(bytes(self.names[index]))
+
+    def of_image(self, index: int) -> Objects:
+        """Return the objects of an image."""
+        return self.objects.select(slice(int(self.starts[index]), int(self.starts[index + 1])))
+
+    def select(self, images: Tensor) -> Annotations:
+        """Return some images, int64 (K,) in ascending order, with their objects."""
+        place = torch.full((len(self),), -1)
+        place[images] = torch.arange(len(images))
+        place_of_object = place.repeat_interleave(self.starts.diff())
+        kept = place_of_object >= 0
+        return Annotations(
+            self.names[images.numpy()],
+            self.image_ids[images],
+            self.sizes[images],
+            self.objects.select(kept),
+            starts_of(place_of_object[kept], len(images)),
+        )
+
+    def to_learn(self, keep_negatives: bool) -> Annotations:
+        """Return what training uses: no difficult objects, and no crowds.
+
+        Args:
+            keep_negatives: Whether to keep images in which no object is left.
+        """
+        image_of_object = torch.arange(len(self)).repeat_interleave(self.starts.diff())
+        learnt = ~(self.objects.difficult | self.objects.crowd)
+        starts = starts_of(image_of_object[learnt], len(self))
+        left = Annotations(self.names, self.image_ids, self.sizes, self.objects.select(learnt), starts)
+        return left if keep_negatives else left.select(starts.diff().nonzero().flatten())
+
+
+def annotate(
+    names: Sequence[str], image_ids: Sequence[int], sizes: Tensor, objects: Objects, image_of_object: Tensor
+) -> Annotations:
+    """Sort objects by their images.
+
+    Args:
+        names: Of the M images.
+        image_ids: Of the M images.
+        sizes: int64 (M, 2), height and width; 0 where they are unknown.
+        objects: T of them; those of an image stay in their order.
+        image_of_object: int64 (T,), position of the image of each.
+    """
+    order = image_of_object.argsort(stable=True)
+    starts = starts_of(image_of_object, len(names))
+    return Annotations(as_bytes(names), as_index(image_ids), sizes, objects.select(order), starts)
+
+
+def without_objects(names: Sequence[str]) -> Annotations:
+    """Make the annotations of images of which nothing is known."""
+    sizes = torch.zeros((len(names), 2), dtype=torch.int64)
+    nothing = as_index([])
+    return annotate(names, range(len(names)), sizes, as_objects([], [], [], [], []), nothing)
+
+
+def as_objects(
+    boxes: Sequence[Sequence[float]],
+    labels: Sequence[int],
+    difficult: Sequence[bool],
+    crowd: Sequence[bool],
+    areas: Sequence[float],
+) -> Objects:
+    """Turn values of Python into tensors; the boxes stay in float64, until they are checked."""
+    return Objects(
+        torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4),
+        as_index(labels),
+        torch.tensor(difficult, dtype=torch.bool),
+        torch.tensor(crowd, dtype=torch.bool),
+        torch.tensor(areas, dtype=torch.float32),
+    )
+
+
+def starts_of(image_of_object: Tensor, num_images: int) -> Tensor:
+    """Return where the objects of each image start, and the end: int64 (num_images + 1,)."""
+    counts = image_of_object.bincount(minlength=num_images)
+    return torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])

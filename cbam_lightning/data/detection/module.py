@@ -1,0 +1,160 @@
+"""What the detection data modules share: the images of a split, and the way of a batch to the device."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from cbam_lightning.data.base import BaseDataModule
+from cbam_lightning.data.class_folders import imagenet_statistics
+from cbam_lightning.data.detection.annotations import Annotations, without_objects
+from cbam_lightning.data.detection.batch import DetectionBatch, DetectionFileBatch
+from cbam_lightning.data.detection.boxes import BoxLog
+from cbam_lightning.data.detection.dataset import DetectionDataset, DetectionFiles
+from cbam_lightning.data.detection.transforms import Augmentation, Augmented, DetectionTransform
+from cbam_lightning.data.files import find_predict_files
+from cbam_lightning.data.options import require
+from cbam_lightning.data.splits import stratified_split
+from cbam_lightning.errors import UsageError
+
+
+class DetectionDataModule(BaseDataModule):
+    """Base of the detection data modules.
+
+    Training leaves out difficult objects and crowds; evaluation has them, marked.
+
+    Args:
+        size_px: Height and width that all images are resized to, whatever their aspect ratio; null leaves
+            them as they are, for a detector that resizes them itself.
+        in_channels: 3 to read images as RGB, 1 as grey values.
+        augmentation: What training changes at random: "ssd" for colours, zooming out, cutting and mirroring,
+            "flip" for mirroring only, "none" for nothing.
+        keep_negatives: Whether to train on images without any object to learn, too.
+        batch_size: Images in a batch, on each device.
+        **kwargs: Options of ``BaseDataModule``.
+
+    Attributes:
+        num_classes: Number of classes K, without the background; labels are 1..K.
+        class_names: Their names; that of label l is ``class_names[l - 1]``.
+        category_ids: The number of each class in the data set's own files, in the same order.
+    """
+
+    category_ids: tuple[int, ...]
+
+    def __init__(
+        self,
+        *,
+        size_px: int | None,
+        in_channels: Literal[1, 3],
+        augmentation: Augmentation,
+        keep_negatives: bool,
+        batch_size: int = 32,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(batch_size=batch_size, **kwargs)
+        require(size_px is None or size_px >= 1, "size_px", size_px, "1 or more, or null")
+        require(in_channels in (1, 3), "in_channels", in_channels, "1 or 3")
+        require(augmentation in ("ssd", "flip", "none"), "augmentation", augmentation, "ssd, flip or none")
+        resizes = size_px is not None or augmentation != "ssd"
+        require(resizes, "size_px", size_px, "1 or more with the augmentation ssd, which cuts and enlarges")
+        self.size_px = size_px
+        self.in_channels = in_channels
+        self.augmentation = augmentation
+        self.keep_negatives = keep_negatives
+        self.mean, self.std = imagenet_statistics(in_channels)
+        self.box_log = BoxLog()
+
+    @abstractmethod
+    def load_part(self, train: bool) -> Annotations:
+        """Read the annotations of the official training or test part.
+
+        Raises:
+            UsageError: They are missing or damaged.
+        """
+
+    def open_images(self, annotations: Annotations, transform: DetectionTransform) -> DetectionDataset:
+        """Make the data set that reads some images of a part."""
+        return DetectionFiles(annotations, transform, self.in_channels)
+
+    def build_split(self, split: Literal["train", "val", "test"]) -> DetectionDataset:
+        """Make the data set of a split; validation images come from the official training part."""
+        if split == "test" or not (split == "train" or self.val_fraction):
+            return self.open_images(self._test_part, self._transform("none"))
+        part, (train, val) = self._train_part
+        if split == "val":
+            return self.open_images(self._some(part.select(val), split), self._transform("none"))
+        learnt = part.select(train).to_learn(self.keep_negatives)
+        return self.open_images(self._some(learnt, split), self._transform(self.augmentation))
+
+    def build_predict_set(self, path: str) -> DetectionDataset:
+        """Make the data set of an image file, or of the image files in a folder; no object is known."""
+        annotations = without_objects(find_predict_files(Path(path)))
+        return DetectionFiles(annotations, self._transform("none"), self.in_channels)
+
+    def _transform(self, augmentation: Augmentation) -> DetectionTransform:
+        return Augmented(augmentation, self.size_px, self.mean)
+
+    def _some(self, annotations: Annotations, split: str) -> Annotations:
+        if not len(annotations):
+            message = (
+                f"{self.dataset_name} has no image left for {split}: give it more images with objects, or "
+                "another --data.val_fraction, or set --data.keep_negatives true."
+            )
+            raise UsageError(message)
+        return annotations
+
+    @cached_property
+    def _test_part(self) -> Annotations:
+        part = self.load_part(train=False)
+        self._report_boxes()
+        return part
+
+    @cached_property
+    def _train_part(self) -> tuple[Annotations, list[Tensor]]:
+        """The official training part, and which of its images train and validate."""
+        part = self.load_part(train=True)
+        self._report_boxes()
+        one_class = torch.zeros(len(part), dtype=torch.int64)
+        return part, stratified_split(one_class, [self.val_fraction], self.split_seed)
+
+    def _report_boxes(self) -> None:
+        self.box_log.report()
+        self.box_log = BoxLog()
+
+    def on_before_batch_transfer(
+        self, batch: DetectionFileBatch | DetectionBatch, dataloader_idx: int
+    ) -> DetectionBatch:
+        """Take the unreadable files out of a batch and deal with them here, in the main process.
+
+        Raises:
+            UsageError: A file is not an image, or not of the size that its boxes are for, and
+                ``on_bad_image`` is "raise".
+            OSError: A file could not be read, whatever ``on_bad_image`` is.
+        """
+        if isinstance(batch, DetectionBatch):
+            return batch
+        for bad in batch.bad:
+            self._bad_images.add(bad)
+        return batch.batch
+
+    def on_after_batch_transfer(self, batch: DetectionBatch, dataloader_idx: int) -> DetectionBatch:
+        """Turn the images of a batch on its device to floating point; detectors normalise them.
+
+        Returns:
+            Images in [0, 1], float32 or in the type of the trainer's precision, and boxes in float32 or, if
+            that is more precise, in the same type.
+        """
+        images = [F.to_dtype(image.contiguous(), torch.float32, scale=True) for image in batch.images]
+        if self.trainer is None or not images:
+            return batch._replace(images=images)
+        images = self.trainer.precision_plugin.convert_input(images)
+        # bfloat16 has 8 bits: beyond 256 it knows every second pixel only
+        dtype = torch.promote_types(torch.float32, images[0].dtype)
+        targets = [target | {"boxes": target["boxes"].to(dtype)} for target in batch.targets]
+        return batch._replace(images=images, targets=targets)

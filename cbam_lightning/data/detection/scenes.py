@@ -1,0 +1,144 @@
+"""Drawing scenes: garments of Fashion-MNIST, of several sizes and overlapping, on parts of photographs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+
+Pixels = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+# Lighter than the seams of a garment's outline, which a resize blurs over the black around it.
+MASK_ABOVE = 32
+SMALLEST_GARMENT, LARGEST_GARMENT = 0.2, 0.55  # side of the garment's square, as a part of the scene's
+MIN_VISIBLE = 0.3  # part of a garment that others leave uncovered
+DIFFICULT_BELOW = 0.5
+MAX_TRIES = 20
+
+
+class Garment(NamedTuple):
+    """A garment in a scene.
+
+    Attributes:
+        label: Its class, from 0.
+        box: Left, top, right and bottom of what can be seen of it, in pixels; right and bottom are the first
+            pixels without it.
+        visible_px: Its pixels that can be seen.
+        visible: Part of its pixels that can be seen.
+    """
+
+    label: int
+    box: tuple[int, int, int, int]
+    visible_px: int
+    visible: float
+
+    @property
+    def difficult(self) -> bool:
+        """Whether too little can be seen to expect that it is found."""
+        return self.visible < DIFFICULT_BELOW
+
+
+@dataclass(frozen=True)
+class SceneMaker:
+    """Draws scenes, each of which follows from its seed alone.
+
+    Pillow resizes with integers, and ``random.Random(seed).random()`` gives the same sequence in every version
+    of Python (https://docs.python.org/3/library/random.html#notes-on-reproducibility).
+
+    Attributes:
+        clothes: uint8 (M, 28, 28), light on black.
+        labels: The class of each, from 0.
+        photographs: uint8 (H, W, C) each.
+        size_px: Height and width of a scene.
+        num_garments: The fewest and the most in a scene.
+    """
+
+    clothes: Pixels
+    labels: Sequence[int]
+    photographs: Sequence[Pixels]
+    size_px: int
+    num_garments: tuple[int, int]
+
+    def draw(self, seed: int) -> tuple[Pixels, list[Garment]]:
+        """Draw a scene.
+
+        Returns:
+            uint8 (size_px, size_px, C), and the garments on it.
+        """
+        chance = random.Random(seed)
+        scene = self._background(chance)
+        owner = np.zeros(
+            (self.size_px, self.size_px), dtype=np.int64
+        )  # number of the garment from 1, 0 for none
+        labels: list[int] = []
+        areas: list[int] = []
+        fewest, most = self.num_garments
+        for _ in range(fewest + _below(chance, most - fewest + 1)):
+            for _ in range(MAX_TRIES):
+                label, pixels, mask = self._garment(chance)
+                top, left = (_below(chance, self.size_px - side + 1) for side in mask.shape)
+                place = np.s_[top : top + mask.shape[0], left : left + mask.shape[1]]
+                covered = owner.copy()
+                covered[place][mask] = len(labels) + 1
+                if _all_visible(covered, [*areas, int(mask.sum())]):
+                    owner = covered
+                    scene[place][mask] = pixels[mask][:, None]
+                    labels.append(label)
+                    areas.append(int(mask.sum()))
+                    break
+        return scene, [_seen(owner == i, label, areas[i - 1]) for i, label in enumerate(labels, 1)]
+
+    def _background(self, chance: random.Random) -> Pixels:
+        """Cut a square out of a photograph, between the scene's size and all of its height or width."""
+        photograph = self.photographs[_below(chance, len(self.photographs))]
+        largest = min(photograph.shape[:2])
+        smallest = min(largest, self.size_px)
+        side = smallest + _below(chance, largest - smallest + 1)
+        top, left = (_below(chance, length - side + 1) for length in photograph.shape[:2])
+        return _resize(photograph[top : top + side, left : left + side], self.size_px)
+
+    def _garment(self, chance: random.Random) -> tuple[int, Pixels, Mask]:
+        """Take a garment, resize and perhaps mirror it: its class, its pixels (h, w) and its mask."""
+        index = _below(chance, len(self.clothes))
+        share = SMALLEST_GARMENT * (LARGEST_GARMENT / SMALLEST_GARMENT) ** chance.random()
+        pixels = _resize(self.clothes[index][:, :, None], max(2, round(share * self.size_px)))[:, :, 0]
+        pixels = pixels[:, ::-1] if chance.random() < 0.5 else pixels
+        mask: Mask = ndimage.binary_fill_holes(pixels > MASK_ABOVE)  # dark prints belong to the garment
+        left, top, right, bottom = _extent(mask)
+        return self.labels[index], pixels[top:bottom, left:right], mask[top:bottom, left:right]
+
+
+def _below(chance: random.Random, count: int) -> int:
+    """Draw an integer from 0, below ``count``."""
+    return int(chance.random() * count)
+
+
+def _resize(pixels: Pixels, side_px: int) -> Pixels:
+    """Resize (h, w, C) to (side_px, side_px, C), bilinear with antialiasing."""
+    image = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0])
+    return np.array(image.resize((side_px, side_px), Image.Resampling.BILINEAR)).reshape(side_px, side_px, -1)
+
+
+def _extent(mask: Mask) -> tuple[int, int, int, int]:
+    """Return left, top, right and bottom of what is true in a mask; all 0 if nothing is."""
+    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return 0, 0, 0, 0
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def _all_visible(owner: NDArray[np.int64], areas: Sequence[int]) -> bool:
+    """Tell whether enough is left of every garment."""
+    left = np.bincount(owner.ravel(), minlength=len(areas) + 1)[1:]
+    return min(areas) > 0 and bool((left >= MIN_VISIBLE * np.array(areas)).all())
+
+
+def _seen(mask: Mask, label: int, area: int) -> Garment:
+    return Garment(label, _extent(mask), int(mask.sum()), int(mask.sum()) / area)

@@ -1,0 +1,191 @@
+"""Reading the files of Pascal VOC: lists of images, and an XML file with the objects of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+import torch
+from PIL import Image
+
+from cbam_lightning.data.batch import as_index
+from cbam_lightning.data.detection.annotations import Annotations, annotate, as_objects
+from cbam_lightning.data.detection.batch import Objects
+from cbam_lightning.data.detection.boxes import BoxLog, check_boxes
+from cbam_lightning.errors import UsageError, unknown_name
+
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
+
+
+class VocObject(NamedTuple):
+    """An object as its file has it.
+
+    Attributes:
+        name: Of its class.
+        box: Left, top, right and bottom, counting pixels from 1, the last ones included.
+        difficult: Whether it is marked as difficult.
+    """
+
+    name: str
+    box: tuple[float, float, float, float]
+    difficult: bool
+
+
+def read_voc(folders: Sequence[Path], image_set: str, class_names: Sequence[str], log: BoxLog) -> Annotations:
+    """Read all annotations of an image set.
+
+    Args:
+        folders: Such as VOCdevkit/VOC2007.
+        image_set: Name of the list in ImageSets/Main, without ending.
+        class_names: In the order of the labels, which start from 1.
+        log: Gets the boxes that were corrected.
+
+    Raises:
+        UsageError: A file is missing or damaged, or an object is of no known class.
+    """
+    listed = [(folder, stem) for folder in folders for stem in _stems(folder, image_set)]
+    sizes: list[tuple[int, int]] = []
+    found: list[tuple[int, int, VocObject]] = []  # position of the image, number in it from 1
+    for i, (folder, stem) in enumerate(listed):
+        size, objects = _read_image(folder, stem)
+        sizes.append(size)
+        found += [(i, number, voc_object) for number, voc_object in enumerate(objects, 1)]
+
+    def describe(index: int) -> str:
+        i, number, voc_object = found[index]
+        return f"{_xml_path(*listed[i])}: object {number} ({voc_object.name})"
+
+    labels = {name: label for label, name in enumerate(class_names, 1)}
+    for index, (_, _, voc_object) in enumerate(found):
+        if voc_object.name not in labels:
+            problem = unknown_name("class", voc_object.name, class_names)
+            message = f"{describe(index)}: {problem} Name the classes with --data.class_names."
+            raise UsageError(message)
+    image_of_object = as_index([i for i, _, _ in found])
+    size_px = torch.tensor(sizes, dtype=torch.int64).reshape(-1, 2)
+    objects, kept = check_boxes(
+        _as_objects([o for _, _, o in found], labels), size_px[image_of_object], describe, log
+    )
+    paths = [str(_image_path(folder, stem)) for folder, stem in listed]
+    ids = _numbers([stem for _, stem in listed])
+    return annotate(paths, ids, size_px, objects, image_of_object[kept])
+
+
+def read_xml(path: Path) -> tuple[tuple[int, int] | None, list[VocObject]]:
+    """Read one file of annotations.
+
+    Returns:
+        Height and width of the image, if the file has them, and its objects.
+
+    Raises:
+        UsageError: The file is no whole XML, or something of an object is missing or no number.
+    """
+    root = _parse(path)
+    size = None
+    if root.find("size") is not None:
+        height, width = (_number(root, f"size/{side}", f"{path}: size") for side in ("height", "width"))
+        size = (int(height), int(width)) if height >= 1 and width >= 1 else None
+    objects = []
+    for number, element in enumerate(root.findall("object"), 1):
+        where = f"{path}: object {number}"
+        name = (element.findtext("name") or "").strip()
+        if not name:
+            message = f"{where} has no name; add the name of its class, or remove it."
+            raise UsageError(message)
+        left, top, right, bottom = (
+            _number(element, f"bndbox/{side}", f"{where} ({name})") for side in _SIDES
+        )
+        has_mark = element.find("difficult") is not None
+        difficult = has_mark and bool(_number(element, "difficult", f"{where} ({name})"))
+        objects.append(VocObject(name, (left, top, right, bottom), difficult))
+    return size, objects
+
+
+class _NoDoctype(ElementTree.TreeBuilder):
+    """Refuses document types: VOC needs none, and a few lines of entities can expand to gigabytes."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        message = "it has a document type, which can hold an entity bomb"
+        raise ValueError(message)
+
+
+def _parse(path: Path) -> ElementTree.Element:
+    try:
+        content = path.read_bytes()
+        parser: Any = ElementTree.XMLParser(target=_NoDoctype())
+        return ElementTree.fromstring(content, parser)
+    except FileNotFoundError:
+        message = f"there is no {path}, which ought to have the objects of a listed image; copy it again."
+        raise UsageError(message) from None
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: no such encoding
+        message = f"{path} is no whole XML file: {error}. Replace it with a fresh copy."
+        raise UsageError(message) from None
+
+
+def _number(element: ElementTree.Element, name: str, where: str) -> float:
+    text = element.findtext(name)
+    try:
+        return float(text or "")
+    except ValueError:
+        message = f"{where}: {name.replace('/', ' ')} is {text!r}; a number is needed. Correct the file."
+        raise UsageError(message) from None
+
+
+def _read_image(folder: Path, stem: str) -> tuple[tuple[int, int], list[VocObject]]:
+    path = _image_path(folder, stem)
+    if not path.is_file():
+        message = f"there is no image {path}, which {_xml_path(folder, stem)} describes; copy it again."
+        raise UsageError(message)
+    size, objects = read_xml(_xml_path(folder, stem))
+    return size or _stored_size(path), objects
+
+
+def _stored_size(path: Path) -> tuple[int, int]:
+    """Read the size of an image from its header; a file that is no image is found when it is decoded."""
+    try:
+        with Image.open(path, formats=("JPEG",)) as image:
+            return image.height, image.width
+    except (OSError, Image.DecompressionBombError):
+        message = f"cannot read the size of {path}, which its annotation lacks; replace the image."
+        raise UsageError(message) from None
+
+
+def _stems(folder: Path, image_set: str) -> list[str]:
+    """Read a list of images, of which each line starts with a name."""
+    path = folder / "ImageSets" / "Main" / f"{image_set}.txt"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        message = f"there is no {path}, the list of the images; unpack the archive of {image_set} again."
+        raise UsageError(message) from None
+    stems = [line.split()[0] for line in lines if line.strip()]
+    if not stems or len(set(stems)) != len(stems):
+        message = f"{path} names {len(set(stems))} different images on {len(stems)} lines; copy it again."
+        raise UsageError(message)
+    return stems
+
+
+def _numbers(stems: Sequence[str]) -> Sequence[int]:
+    """Make a number of each name, 2007_000027 to 2007000027, or count where that does not work."""
+    if all(stem.replace("_", "").isdecimal() and len(stem) <= 18 for stem in stems):
+        numbers = [int(stem.replace("_", "")) for stem in stems]
+        if len(set(numbers)) == len(numbers):
+            return numbers
+    return range(1, len(stems) + 1)
+
+
+def _as_objects(found: Sequence[VocObject], labels: dict[str, int]) -> Objects:
+    boxes = [(left - 1, top - 1, right, bottom) for _, (left, top, right, bottom), _ in found]
+    areas = [(right - left) * (bottom - top) for left, top, right, bottom in boxes]
+    difficult = [voc_object.difficult for voc_object in found]
+    return as_objects(boxes, [labels[o.name] for o in found], difficult, [False] * len(found), areas)
+
+
+def _xml_path(folder: Path, stem: str) -> Path:
+    return folder / "Annotations" / f"{stem}.xml"
+
+
+def _image_path(folder: Path, stem: str) -> Path:
+    return folder / "JPEGImages" / f"{stem}.jpg"
