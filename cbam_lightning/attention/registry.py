@@ -56,6 +56,17 @@ def option_names(name: str) -> frozenset[str]:
     return frozenset(inspect.signature(_ATTENTION[name]).parameters) - {"channels"}
 
 
+def option_defaults(name: str) -> dict[str, Any]:
+    """Return the values that the options of ``option_names(name)`` have when they are left out.
+
+    Raises:
+        UsageError: An unknown name.
+    """
+    options = option_names(name)
+    parameters = inspect.signature(_ATTENTION[name]).parameters
+    return {option: parameters[option].default for option in sorted(options)}
+
+
 def create_attention(name: str, channels: int, /, **options: Any) -> nn.Module:
     """Build an attention module, (N, C, *positions) to the same, by its name.
 

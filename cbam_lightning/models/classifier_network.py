@@ -44,10 +44,16 @@ class ClassifierNetwork(nn.Module, ABC):
         """Return the last feature maps: (N, in_channels, H, W) to (N, num_features, h, w)."""
         x = self.forward_stem(x)
         for stage in self.stage_channels:
-            x = getattr(self, stage)(x)
-            if stage in self.attention:
-                x = self.attention[stage](x)
+            x = self._forward_stage(stage, x)
         return x
+
+    def forward_stages(self, x: Tensor) -> dict[str, Tensor]:
+        """Return what every stage passes on, (N, stage_channels[stage], h, w), by its name and in order."""
+        x = self.forward_stem(x)
+        maps = {}
+        for stage in self.stage_channels:
+            x = maps[stage] = self._forward_stage(stage, x)
+        return maps
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Return the logits of feature maps: (N, num_features, h, w) to (N, num_classes).
@@ -83,6 +89,10 @@ class ClassifierNetwork(nn.Module, ABC):
             self.fc = nn.Linear(self.num_features, num_classes).to(next(self.parameters()))
             nn.init.kaiming_normal_(self.fc.weight)
             nn.init.zeros_(self.fc.bias)
+
+    def _forward_stage(self, stage: str, x: Tensor) -> Tensor:
+        x = getattr(self, stage)(x)
+        return self.attention[stage](x) if stage in self.attention else x
 
     def _complete(
         self,

@@ -95,6 +95,8 @@ def _from_torchvision(network: str, entry: Any) -> Checkpoint:
     except Exception as error:  # a damaged pickle makes its reader raise nearly anything
         message = f"{entry.url} arrived damaged, or {file} is: {_line(error)}. Remove the file and try again."
         raise OSError(message) from error
+    if entry.meta["categories"] is None:  # VGG16's IMAGENET1K_FEATURES: NaN outside of them
+        state = {key: value for key, value in state.items() if key.startswith("features.")}
     return Checkpoint(_torchvision_header(network, entry), complete(state))
 
 
@@ -104,7 +106,7 @@ def _torchvision_header(network: str, entry: Any) -> Header:
     return Header(
         network=network,
         attention="none",
-        num_classes=len(entry.meta["categories"]),
+        num_classes=len(entry.meta["categories"] or ()),
         in_channels=3,
         class_names=None,  # "tench" is what ImageNet's folders call n01440764, so they would seem to differ
         size_px=transforms.crop_size[0],

@@ -114,7 +114,7 @@ def list_models(pattern: str = "*") -> list[str]:
         pattern: Shell wildcards, for example ``resnet*_cifar``.
     """
     names = (name for name in (*MODELS, *USER_NETWORKS) if fnmatchcase(name, pattern))
-    return sorted(names, key=_natural_order)
+    return sorted(names, key=natural_order)
 
 
 def describe_models(pattern: str = "*") -> dict[str, str]:
@@ -130,6 +130,6 @@ def _origin(builder: Callable[..., Any]) -> tuple[Any, Any]:
     return getattr(builder, "__module__", None), getattr(builder, "__qualname__", builder)
 
 
-def _natural_order(name: str) -> list[str | int]:
+def natural_order(name: str) -> list[str | int]:
     """Split digits off, so that resnet18 comes before resnet101."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

@@ -1,0 +1,172 @@
+"""Build a detector by its name, or as a checkpoint says."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cbam_lightning.errors import UsageError, unknown_name
+from cbam_lightning.models.detection.registry import DETECTORS, DetectorArchitecture, list_detectors
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cbam_lightning.models.detection.network import DetectorNetwork
+    from cbam_lightning.models.detection.request import Request
+    from cbam_lightning.weights import Checkpoint
+
+# Where each kind has its classes' logits, for weights with other classes.
+_CLASSIFIERS = {"ssd": "head.classification_head", "faster_rcnn": "roi_heads.box_predictor"}
+# Of a backbone with weights, as in the papers' recipes; Faster R-CNN trains with one or two images a step.
+_TRAINABLE_STAGES = {"ssd": None, "faster_rcnn": 3}
+_FREEZES_BATCH_NORM = {"ssd": False, "faster_rcnn": True}
+
+
+def create_detector(
+    name: str | None = None,
+    *,
+    attention: str | None = None,
+    attention_options: Mapping[str, Any] | None = None,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    backbone_weights: str | Path | None = None,
+    backbone_attention: str | None = None,
+    backbone_attention_options: Mapping[str, Any] | None = None,
+    backbone_options: Mapping[str, Any] | None = None,
+    weights: str | Path | None = None,
+    trainable_stages: int | None = None,
+    freeze_batch_norm: bool | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    **options: Any,
+) -> DetectorNetwork:
+    """Build a detector, with fresh initial values, those of a backbone, or those of a whole detector.
+
+    Args:
+        name: One of ``list_detectors()``.
+        attention: One of ``cbam_lightning.attention.list_attention()``. In SSD and StairNet it is before
+            every prediction head, one module for each scale; left out, ``none``. In Faster R-CNN it is in the
+            backbone; left out, what its weights were trained with, else ``none``.
+        attention_options: What the attention's class accepts besides ``channels``.
+        num_classes: Number of classes with the background, which is class 0; left out, 21 as for VOC.
+        in_channels: Number of channels of the images; left out, 3.
+        backbone_weights: Weights of a classifier, as for ``create_model``: a file, a name of
+            ``cbam_lightning.weights.list_weights()``, or torchvision's name such as ``IMAGENET1K_V1``; for
+            VGG16 also ``IMAGENET1K_FEATURES``. The classifier is not used. They say what attention the
+            backbone has, and the mean and std that images are normalised with. Those of a plain network fit
+            one with attention, too, which then keeps its initial values.
+        backbone_attention: In the blocks of the backbone of a small SSD or StairNet; left out, what its
+            weights were trained with, else ``none``.
+        backbone_attention_options: As ``attention_options``.
+        backbone_options: Other arguments of the backbone's class, such as ``{"stride_in": "1x1"}``.
+        weights: A whole detector, a file with the header of ``DetectorNetwork.header``, which says all that
+            is left out. With another number of classes the prediction of classes starts anew, with a warning.
+        trainable_stages: How many stages of the backbone are trained, counted from the last; the stem is one
+            (VGG16 has 5, without fc6 and fc7, which are always trained). The others are frozen with the
+            attention in them, even if it is new. Left out, all; for Faster R-CNN with weights 3, that is,
+            without the stem and the first stage.
+        freeze_batch_norm: Whether every BatchNorm of the detector, the attention's too, uses its running
+            statistics and does not change them; weight and bias are frozen where they come from a checkpoint.
+            Left out, True for Faster R-CNN with weights, else False.
+        mean: Per channel, of pixel values in [0, 1]. Left out, that of the weights, else ImageNet's, or 0.5
+            if there are not 3 channels.
+        std: As ``mean``.
+        options: Those of the detector's function in ``ssd.py`` or ``faster_rcnn.py``, and the numbers that
+            torchvision's class takes, such as ``score_thresh`` or ``box_nms_thresh``.
+
+    Returns:
+        A detector; see ``DetectorNetwork.forward``.
+
+    Raises:
+        UsageError: An unknown name or option, a value out of its range, or weights of something else.
+    """
+    from cbam_lightning.models.detection.request import Request, complete
+
+    request = Request(
+        name, attention, attention_options, num_classes, in_channels, backbone_weights, backbone_attention,
+        backbone_attention_options, backbone_options, mean, std, options,
+    )  # fmt: skip
+    checkpoint = None
+    if weights is not None:
+        checkpoint = _open(weights)
+        request = complete(request, checkpoint.header, str(weights))
+    detector, trained = _build(request)
+    kind = DETECTORS[detector.header.network].kind
+    if checkpoint is not None:
+        trained = _load(detector, checkpoint, _CLASSIFIERS[kind], str(weights))
+    if trained and trainable_stages is None:
+        trainable_stages = _TRAINABLE_STAGES[kind]
+    if freeze_batch_norm is None:
+        freeze_batch_norm = bool(trained) and _FREEZES_BATCH_NORM[kind]
+    detector.freeze(trainable_stages, freeze_batch_norm, trained)
+    return detector
+
+
+def _build(request: Request) -> tuple[DetectorNetwork, set[int]]:
+    """Return a detector, and the ids of its parameters that have a value of the backbone's weights."""
+    if request.name is None:
+        message = "neither a detector nor weights are given; name one of `list_detectors()`."
+        raise UsageError(message)
+    if request.name not in DETECTORS:
+        raise unknown_name(kind="detector", given=request.name, allowed=list_detectors())
+    from cbam_lightning.models.detection.backbone import build_backbone
+    from cbam_lightning.seeding import own_stream
+
+    architecture = DETECTORS[request.name]
+    builder = _builder(architecture, request.options)
+    request.check(architecture)
+    with own_stream():  # the rest starts from the same values, whatever the backbone's attention is
+        backbone = build_backbone(architecture.backbone, **request.for_backbone(architecture))
+    spec = request.specify(architecture, backbone)
+    detector: DetectorNetwork = builder(backbone.network, spec, **request.options)
+    detector.header = request.describe(architecture, backbone, spec)
+    return detector, backbone.trained
+
+
+def _builder(architecture: DetectorArchitecture, options: Mapping[str, Any]) -> Callable[..., Any]:
+    """Return the function that builds a detector.
+
+    Raises:
+        UsageError: It does not take the options, or not their values.
+    """
+    from cbam_lightning.models.detection.network import check_number
+
+    module_name, name = architecture.builder.split(".")
+    module = importlib.import_module(f"cbam_lightning.models.detection.{module_name}")
+    builder: Callable[..., Any] = getattr(module, name)
+    own = {
+        p.name: p.default for p in inspect.signature(builder).parameters.values() if p.kind is p.KEYWORD_ONLY
+    }
+    allowed: dict[str, Any] = {**module.NUMBERS, **own}
+    for option, value in options.items():
+        if option not in allowed:
+            raise unknown_name(kind="detector option", given=option, allowed=allowed)
+        if isinstance(allowed[option], int | float):
+            check_number(option, value, allowed[option])
+    return builder
+
+
+def _open(weights: str | Path) -> Checkpoint:
+    from cbam_lightning.models.pretrained import open_checkpoint
+
+    checkpoint = open_checkpoint(weights)
+    if checkpoint.header.network not in DETECTORS:
+        message = (
+            f"{weights} holds {checkpoint.header.network}, which is no detector; give a classifier's weights "
+            "as backbone_weights."
+        )
+        raise UsageError(message)
+    return checkpoint
+
+
+def _load(detector: DetectorNetwork, checkpoint: Checkpoint, classifier: str, source: str) -> set[int]:
+    from cbam_lightning.models.detection.backbone import load_trained
+
+    ours, theirs = detector.header.num_classes, checkpoint.header.num_classes
+    if ours != theirs:
+        message = f"{source} has {theirs} classes, not {ours}: the prediction of classes starts anew."
+        warnings.warn(message, stacklevel=3)
+    return load_trained(detector, checkpoint, source, head=classifier)
