@@ -46,6 +46,10 @@ _LINKS = {
     "std": "std",
     "dataset_name": "dataset",
 }
+# What the model finds out by itself, from its weights for example.
+_RESOLVED = ("network", "attention", "attention_options", "network_options", "image_mean", "image_std")
+# Where a model may start from.
+_WEIGHTS = ("weights", "backbone_weights")
 _CLASSIFIER = "cbam_lightning.tasks.Classifier"
 _DEFAULTS = {
     "model": {"class_path": _CLASSIFIER},
@@ -149,8 +153,9 @@ class TrainerCLI(LightningCLI):
         values = {k: v for k, v in known.items() if not k.startswith("_") and k not in _LINKS.values()}
         self._parser(command).set_defaults({"model": {"class_path": class_path, "init_args": values}})
         self.parse_arguments(self.parser, self._args)
-        # the checkpoint's values replace those of the file that its run started from
-        self.config[command]["model"]["init_args"]["weights"] = None
+        # the checkpoint's values replace those of the files that its run started from
+        init_args = self.config[command]["model"]["init_args"]
+        init_args.update({name: None for name in _WEIGHTS if name in init_args})
 
     def before_instantiate_classes(self) -> None:
         """Import the user's modules, and name the experiment, in the saved configuration, too."""
@@ -163,9 +168,10 @@ class TrainerCLI(LightningCLI):
             model_class = pydoc.locate(config["model"]["class_path"])
             config["checkpoint"]["monitor"] = getattr(model_class, "monitor", Classifier.monitor)
         init_args = config["model"].get("init_args", {})
-        self._weights = init_args.get("weights") if self._resumed else None
-        if self._weights is not None and self._resumed and self._resumed.last.is_file():
-            init_args["weights"] = None  # the checkpoint has all values, and the file may be gone
+        self._weights = {name: init_args[name] for name in _WEIGHTS if self._resumed and name in init_args}
+        if self._resumed and self._resumed.last.is_file():
+            # the checkpoint has all values, and the files may be gone
+            init_args.update(dict.fromkeys(self._weights))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer around the run's directory."""
@@ -226,9 +232,8 @@ class TrainerCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Write into the configuration which network it came to, so that it stands without other files."""
         resolved = self.config[self.subcommand]["model"]["init_args"]
-        if self._weights is not None:
-            resolved["weights"] = self._weights
-        for name in ("network", "attention", "attention_options", "network_options"):
+        resolved.update(self._weights)
+        for name in _RESOLVED:
             if name in resolved and name in self.model.hparams:
                 resolved[name] = self.model.hparams[name]
 

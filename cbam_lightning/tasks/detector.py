@@ -29,14 +29,19 @@ class Detector(ImageTask):
         attention: Name for ``create_attention``: before the heads in SSD and StairNet, in the backbone of
             Faster R-CNN. Left out, it is that of the weights, or ``none``.
         attention_options: Keyword arguments of every attention module, such as ``{"reduction": 8}``.
-        network_options: Further arguments of ``create_detector``, such as ``{"trainable_stages": 2}``.
+        network_options: Further arguments of ``create_detector``, such as ``{"box_nms_thresh": 0.3}``.
         num_classes: Classes of the data, without the background (the command fills it in).
         in_channels: Channels of an image (the command fills it in).
         backbone_weights: What the backbone starts from: a classifier's ``.safetensors`` or ``.ckpt`` file,
             one of ``cbam-lightning weights list``, or torchvision's name of its ImageNet weights.
         weights: What the whole detector starts from, a ``.safetensors`` or ``.ckpt`` file. Where it has
             another number of classes, the prediction of classes starts anew.
-        freeze: A pattern of modules such as ``backbone*``.
+        trainable_stages: How many stages of the backbone are trained; left out, as ``create_detector`` does.
+        freeze_batch_norm: Whether BatchNorms keep their statistics; left out, as ``create_detector`` does.
+        freeze: A pattern of further modules that are not trained, such as ``backbone*``.
+        image_mean: Per channel, of pixel values in [0, 1], with which the network normalises images; left
+            out, that of the weights, else that of the data.
+        image_std: As ``image_mean``.
         optimizer: Any optimiser class of torch and its options.
         schedule: What the learning rate does; left out, it is ``WarmupCosine()``.
         lr_batch_size: The global batch size that the learning rate is meant for; with another one the rate
@@ -44,8 +49,8 @@ class Detector(ImageTask):
         decay_norm_and_bias: Whether weight decay applies to normalisation layers and biases, too.
         class_names: Names in the order of the labels, from 1 on (the command fills it in).
         size_px: Height and width of the images, where all have the same (the command fills it in).
-        mean: Per channel, of pixel values in [0, 1] (the command fills it in); weights bring their own.
-        std: As ``mean``.
+        mean: Per channel, of the data, of pixel values in [0, 1] (the command fills it in).
+        std: As ``mean`` (the command fills it in).
         dataset: Name of the data set (the command fills it in).
 
     Raises:
@@ -64,7 +69,11 @@ class Detector(ImageTask):
         in_channels: int = 3,
         backbone_weights: str | None = None,
         weights: str | None = None,
+        trainable_stages: int | None = None,
+        freeze_batch_norm: bool | None = None,
         freeze: str | None = None,
+        image_mean: Sequence[float] | None = None,
+        image_std: Sequence[float] | None = None,
         optimizer: OptimizerCallable = lambda params: SGD(params, lr=1e-3, momentum=0.9, weight_decay=5e-4),
         schedule: Schedule | None = None,
         lr_batch_size: int | None = None,
@@ -78,9 +87,7 @@ class Detector(ImageTask):
         super().__init__(optimizer, schedule, lr_batch_size, decay_norm_and_bias)
         # logged with the run's configuration, which says more
         self.save_hyperparameters(logger=False)
-        options = dict(network_options or {})
-        if weights is None and backbone_weights is None:
-            options = {"mean": mean, "std": std} | options
+        has_weights = weights is not None or backbone_weights is not None
         self.network = create_detector(
             network,
             attention=attention,
@@ -89,25 +96,23 @@ class Detector(ImageTask):
             in_channels=in_channels,
             backbone_weights=backbone_weights,
             weights=weights,
-            **options,
+            trainable_stages=trainable_stages,
+            freeze_batch_norm=freeze_batch_norm,
+            mean=image_mean or (None if has_weights else mean),
+            std=image_std or (None if has_weights else std),
+            **(network_options or {}),
         )
-        self._remember(options)
+        self._remember()
         self.freeze_network(freeze)
         self.detections = Detections(num_classes)
 
-    def _remember(self, options: dict[str, Any]) -> None:
+    def _remember(self) -> None:
         """Say in the hyperparameters what the weights said, since their file may be gone by then."""
         header = self.network.header
-        resolved = {"mean": header.mean, "std": header.std, **header.network_options}
-        names = {
-            "network": header.network,
-            "attention": header.attention,
-            "attention_options": header.attention_options,
-            # what freezes is no part of the header, which is for everybody
-            "network_options": {**options, **{k: _plain(v) for k, v in resolved.items()}},
-        }
-        self.complete_hyperparameters(names)
-        self.hparams.update(backbone_weights=None, mean=header.mean, std=header.std)
+        names = ("network", "attention", "attention_options", "network_options")
+        self.complete_hyperparameters({name: getattr(header, name) for name in names})
+        mean, std = list(header.mean or ()), list(header.std or ())
+        self.hparams.update(backbone_weights=None, image_mean=mean, image_std=std, mean=mean, std=std)
 
     def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         """Return for each image (C, H, W) ``boxes`` (D, 4), ``labels`` and ``scores`` (D,)."""
@@ -165,7 +170,3 @@ class Detector(ImageTask):
         for image, one, size in zip(batch.images, found, batch.original_sizes.tolist(), strict=True):
             one["boxes"] = scale_boxes(one["boxes"], tuple(image.shape[1:]), tuple(size))
         return found
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
