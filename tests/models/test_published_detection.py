@@ -12,7 +12,7 @@ ROWS = published_detectors()
 
 
 def test_rows_are_those_of_the_tables():
-    # https://arxiv.org/abs/1807.06521, tables 7 and 8
+    # https://arxiv.org/abs/1807.06521
     assert len(ROWS) == 6
     best = PublishedDetector(
         "VOC 2007 test", "stairnet_vgg16", "cbam", 21, Decimal("32.1"), Decimal("79.3"), None, None

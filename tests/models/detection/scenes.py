@@ -10,6 +10,15 @@ SMALL = {"depths": (1, 1, 1), "widths": (4, 8, 16)}
 FASTER_RCNN = {"min_size": 64, "max_size": 96}
 
 
+def on_meta(name, **options):
+    with torch.device("meta"):
+        return create_detector(name, **options)
+
+
+def count(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
 def small_ssd(kind="ssd", **options):
     return create_detector(f"{kind}_resnet8", **{"num_classes": 4, "size_px": 64, **options})
 

@@ -7,15 +7,21 @@ from torchvision.models.detection.image_list import ImageList
 from cbam_lightning.attention import CBAM
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models import create_model
-from cbam_lightning.models.detection import create_detector
-from tests.models.detection.scenes import LARGE, randomise, scene, small_faster_rcnn, without_boxes
+from tests.models.detection.scenes import (
+    LARGE,
+    count,
+    on_meta,
+    randomise,
+    scene,
+    small_faster_rcnn,
+    without_boxes,
+)
 
 LOSSES = {"loss_box_reg", "loss_classifier", "loss_objectness", "loss_rpn_box_reg"}
 
 
-def count(name, **options):
-    with torch.device("meta"):
-        return sum(p.numel() for p in create_detector(name, **options).parameters())
+def size(name, **options):
+    return count(on_meta(name, **options))
 
 
 class TestSizes:
@@ -32,22 +38,22 @@ class TestSizes:
         ],
     )
     def test_all_parameters(self, name, num_classes, plain, cbam):
-        assert count(name, num_classes=num_classes) == plain
-        assert count(name, num_classes=num_classes, attention="cbam") == cbam
+        assert size(name, num_classes=num_classes) == plain
+        assert size(name, num_classes=num_classes, attention="cbam") == cbam
 
     def test_with_torchvisions_wide_proposal_head(self):
-        assert count("faster_rcnn_resnet101_c4", num_classes=81, rpn_channels=1024) == 52_829_713
+        assert size("faster_rcnn_resnet101_c4", num_classes=81, rpn_channels=1024) == 52_829_713
 
     def test_fpn_is_torchvisions_but_for_its_batch_norms(self):
         """Its 41,755,286 count no BatchNorm of the stem and of layer1 to layer4: they are frozen buffers."""
         with torch.device("meta"):
             backbone = create_model("resnet50", num_classes=0)
         affine = sum(p.numel() for name, p in backbone.named_parameters() if p.dim() == 1)
-        assert count("faster_rcnn_resnet50_fpn", num_classes=91) - affine == 41_755_286
+        assert size("faster_rcnn_resnet50_fpn", num_classes=91) - affine == 41_755_286
 
     @pytest.mark.parametrize("name", ["faster_rcnn_resnet18_c4", "faster_rcnn_resnet34_fpn"])
     def test_small_ones_can_be_built(self, name):
-        assert count(name, attention="cbam") > count(name)
+        assert size(name, attention="cbam") > size(name)
 
 
 class TestAnchors:
@@ -75,8 +81,7 @@ class TestAnchors:
 
 class TestRecipe:
     def test_of_c4(self):
-        with torch.device("meta"):
-            detector = create_detector("faster_rcnn_resnet18_c4")
+        detector = on_meta("faster_rcnn_resnet18_c4")
         rpn, heads = detector.rpn, detector.roi_heads
         assert (detector.transform.min_size, detector.transform.max_size) == ((600,), 1000)
         assert rpn._pre_nms_top_n == {"training": 12000, "testing": 6000}
@@ -91,8 +96,7 @@ class TestRecipe:
         assert (heads.score_thresh, heads.nms_thresh, heads.detections_per_img) == (0.0, 0.3, 100)
 
     def test_of_fpn_is_torchvisions(self):
-        with torch.device("meta"):
-            detector = create_detector("faster_rcnn_resnet18_fpn")
+        detector = on_meta("faster_rcnn_resnet18_fpn")
         assert (detector.transform.min_size, detector.transform.max_size) == ((800,), 1333)
         assert (detector.roi_heads.score_thresh, detector.roi_heads.nms_thresh) == (0.05, 0.5)
         assert detector.roi_heads.fg_bg_sampler.batch_size_per_image == 512

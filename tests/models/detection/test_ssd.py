@@ -1,91 +1,12 @@
-"""SSD and StairNet: published sizes, default boxes, the recipe's numbers, and a step of training."""
+"""SSD and StairNet: the recipe's numbers, the attention, and steps of training."""
 
 import math
 
 import pytest
 import torch
-from torchvision.models.detection.image_list import ImageList
 
 from cbam_lightning.attention import CBAM, SqueezeExcite
-from cbam_lightning.errors import UsageError
-from cbam_lightning.models.detection import create_detector
 from tests.models.detection.scenes import randomise, scene, small_ssd, without_boxes
-
-
-def on_meta(name, **options):
-    with torch.device("meta"):
-        return create_detector(name, **options)
-
-
-def count(module):
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-class TestPublishedSizes:
-    # Millions: https://arxiv.org/abs/1807.06521, table 8.
-    @pytest.mark.parametrize(
-        ("name", "attention", "exact", "millions"),
-        [
-            ("ssd300_vgg16", "none", 26_515_936, 26.5),
-            ("stairnet_vgg16", "none", 32_005_600, 32.0),
-            ("stairnet_vgg16", "se", 32_056_384, 32.1),
-            ("stairnet_vgg16", "cbam", 32_056_984, 32.1),
-        ],
-    )
-    def test_voc(self, name, attention, exact, millions):
-        total = count(on_meta(name, attention=attention, num_classes=21))
-        assert total == exact
-        assert round(total / 1e6, 1) == millions
-
-    def test_the_default_is_voc_without_attention(self):
-        assert count(on_meta("ssd300_vgg16")) == 26_515_936
-
-    @pytest.mark.parametrize("attention", ["se", "cbam"])
-    def test_attention_of_ssd_has_the_literal_number(self, attention):
-        plain, attended = on_meta("ssd300_vgg16"), on_meta("ssd300_vgg16", attention=attention)
-        channels = (512, 1024, 512, 256, 256, 256)
-        extra = sum(2 * c * (c // 16) + c // 16 + c for c in channels)
-        extra += {"se": 0, "cbam": 6 * (2 * 49 + 2)}[attention]
-        assert count(attended) - count(plain) == extra
-
-
-class TestDefaultBoxes:
-    def test_are_those_of_the_recipe(self):
-        """https://github.com/weiliu89/caffe/blob/ssd/src/caffe/layers/prior_box_layer.cpp, in that order."""
-        sizes_px = [(30, 60), (60, 111), (111, 162), (162, 213), (213, 264), (264, 315)]
-        ratios = [(2, 3)] * 4 + [(2,)] * 2
-        sides, steps = (38, 19, 10, 5, 3, 1), (8, 16, 32, 64, 100, 300)
-        expected = []
-        for (small, large), others, side, step in zip(sizes_px, ratios, sides, steps, strict=True):
-            shapes = [(small, small), (math.sqrt(small * large),) * 2]
-            for ratio in others:
-                shapes.append((small * math.sqrt(ratio), small / math.sqrt(ratio)))
-                shapes.append((small / math.sqrt(ratio), small * math.sqrt(ratio)))
-            for row in range(side):
-                for column in range(side):
-                    x, y = (column + 0.5) * step, (row + 0.5) * step
-                    for width, height in ((min(w, 300), min(h, 300)) for w, h in shapes):
-                        expected.append((x - width / 2, y - height / 2, x + width / 2, y + height / 2))
-        generator = on_meta("ssd300_vgg16").anchor_generator.to("cpu")
-        generator = type(generator)(generator.aspect_ratios, scales=generator.scales, steps=generator.steps)
-        images = ImageList(torch.empty(1, 3, 300, 300), [(300, 300)])
-        (boxes,) = generator(images, [torch.empty(1, 1, side, side) for side in sides])
-        assert len(boxes) == 11_620
-        torch.testing.assert_close(boxes, torch.tensor(expected), rtol=0, atol=1e-3)
-
-    def test_small_ones_cover_the_image_by_scale(self):
-        detector = small_ssd(size_px=64).eval()
-        maps = list(detector.backbone(torch.rand(1, 3, 64, 64)).values())
-        assert [tuple(m.shape[2:]) for m in maps] == [(16, 16), (8, 8), (4, 4), (2, 2)]
-        (boxes,) = detector.anchor_generator(ImageList(torch.empty(1, 3, 64, 64), [(64, 64)]), maps)
-        assert len(boxes) == 6 * (256 + 64 + 16 + 4)
-        widths = boxes[:, 2] - boxes[:, 0]
-        first = [0, 6 * 256, 6 * 320, 6 * 336]
-        expected = torch.tensor([0.14, 0.28, 0.5, 0.75]) * 64
-        torch.testing.assert_close(widths[first], expected)
-        torch.testing.assert_close(
-            widths[[f + 1 for f in first]], (expected * torch.tensor([0.28, 0.5, 0.75, 1]) * 64).sqrt()
-        )
 
 
 class TestRecipe:
@@ -215,76 +136,3 @@ class TestAttention:
         detector = small_ssd(attention="cbam", attention_options={"gate": "identity", "reduction": 2})
         assert detector.head.attention[0].channel.gate == "identity"
         assert detector.head.attention[0].channel.mlp[0].out_features == 32
-
-
-class TestVGG16:
-    def test_maps_and_predictions_have_the_sizes_of_300_px(self):
-        detector = on_meta("stairnet_vgg16", attention="cbam", num_classes=21).eval()
-        maps = detector.backbone(torch.empty(2, 3, 300, 300, device="meta"))
-        sizes = [(m.shape[1], m.shape[2], m.shape[3]) for m in maps.values()]
-        assert sizes == [(512, 38, 38), (1024, 19, 19), (512, 10, 10), (256, 5, 5), (256, 3, 3), (256, 1, 1)]
-        outputs = detector.head(list(maps.values()))
-        assert outputs["bbox_regression"].shape == (2, 11_620, 4)
-        assert outputs["cls_logits"].shape == (2, 11_620, 21)
-
-    @pytest.mark.slow
-    @pytest.mark.parametrize("name", ["ssd300_vgg16", "stairnet_vgg16"])
-    def test_trains_and_detects(self, name):
-        torch.manual_seed(0)
-        detector = randomise(create_detector(name, attention="cbam", num_classes=4)).train()
-        images, targets = scene(size=(60, 80))
-        sum(detector(images, targets).values()).backward()
-        for key, parameter in detector.named_parameters():
-            assert parameter.grad.isfinite().all(), key
-        assert all(p.grad.any() for p in detector.head.attention[0].parameters())
-        with torch.no_grad():
-            assert len(detector.eval()(images)) == 2
-        if name == "stairnet_vgg16":
-            with pytest.raises(UsageError, match="batches of 2 or more"):
-                detector.train()(images[:1], targets[:1])
-
-
-class TestResNets:
-    def test_of_four_stages_give_two_maps_of_their_own(self):
-        detector = create_detector(
-            "ssd_resnet18_cifar",
-            size_px=32,
-            backbone_options={"depths": (1, 1, 1, 1), "widths": (4, 4, 6, 10)},
-        ).eval()
-        maps = detector.backbone(torch.rand(1, 3, 32, 32))
-        assert [(name, m.shape[1], m.shape[2]) for name, m in maps.items()] == [
-            ("layer3", 6, 8),
-            ("layer4", 10, 4),
-            ("extra1", 128, 2),
-            ("extra2", 128, 1),
-        ]
-
-    def test_number_of_maps_follows_the_scales(self):
-        detector = small_ssd(scales=(0.2, 0.5, 0.9), aspect_ratios=[2])
-        assert len(detector.head.classification_head.module_list) == 2
-        assert detector.anchor_generator.num_anchors_per_location() == [4, 4]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"scales": (0.5, 0.2)}, r"scales is \(0.5, 0.2\); give 2 or more rising fractions"),
-        ({"scales": (0.5,)}, "2 or more"),
-        ({"scales": "0.1"}, "2 or more"),
-        ({"aspect_ratios": (1, 2)}, "aspect_ratios is .* above 1"),
-        ({"size_px": 0}, "size_px is 0; give a whole number of at least 1"),
-        ({"score_thresh": 1.5}, "score_thresh is 1.5; give a number from 0 to 1"),
-        ({"detections_per_img": 0.5}, "detections_per_img is 0.5; give a whole number"),
-        ({"top_down_channels": 8}, "unknown detector option 'top_down_channels'"),
-        ({"attention": "cbma"}, "unknown attention 'cbma'. Did you mean 'cbam'"),
-        ({"attention_options": {"reduction": 2}}, "'none' has no options"),
-        ({"backbone_options": {"depths": (1,), "widths": (8,)}}, "the backbone has 1 stages"),
-        (
-            {"scales": (0.2, 0.5), "backbone_options": {"depths": (1,) * 4, "widths": (8,) * 4}},
-            "3 to 3 stages",
-        ),
-    ],
-)
-def test_refuses(options, message):
-    with pytest.raises(UsageError, match=message):
-        small_ssd(**options)
