@@ -55,6 +55,7 @@ class TestResNets:
         ({"aspect_ratios": (1, 2)}, "aspect_ratios is .* above 1"),
         ({"size_px": 0}, "size_px is 0; give a whole number of at least 1"),
         ({"score_thresh": 1.5}, "score_thresh is 1.5; give a number from 0 to 1"),
+        ({"positive_fraction": 0}, "positive_fraction is 0; give a number above 0, up to 1"),
         ({"detections_per_img": 0.5}, "detections_per_img is 0.5; give a whole number"),
         ({"top_down_channels": 8}, "unknown detector option 'top_down_channels'"),
         ({"attention": "cbma"}, "unknown attention 'cbma'. Did you mean 'cbam'"),
