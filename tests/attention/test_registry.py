@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cbam_lightning.attention import create_attention, list_attention
-from cbam_lightning.attention.registry import default_placement, option_names
+from cbam_lightning.attention.registry import default_placement, option_defaults, option_names
 from cbam_lightning.errors import UsageError
 
 WITH_OPTIONS = [name for name in list_attention() if name != "none"]
@@ -38,6 +38,16 @@ def test_first_argument_is_the_number_of_channels(name):
 def test_option_names_are_what_the_class_accepts(name):
     module = create_attention(name, 8)
     assert {"channels", *option_names(name)} == set(inspect.signature(type(module)).parameters)
+
+
+@pytest.mark.parametrize("name", list_attention())
+def test_option_defaults_build_the_default(name):
+    defaults = option_defaults(name)
+    assert defaults.keys() == option_names(name)
+    torch.manual_seed(0)
+    expected = create_attention(name, 8)
+    torch.manual_seed(0)
+    assert repr(create_attention(name, 8, **defaults)) == repr(expected)
 
 
 def test_papers_that_put_attention_between_stages():

@@ -102,7 +102,7 @@ def _check_network(header: Header, name: str, source: str) -> None:
     if header.network != name:
         message = (
             f"{source} holds weights of {header.network}, but the backbone is {name}. Give weights of "
-            f"{name}, or choose a detector on {header.network}: `list_detectors('*{header.network}*')`."
+            f"{name}, or choose a detector on {header.network}."
         )
         raise UsageError(message)
 

@@ -74,8 +74,8 @@ def create_detector(
         mean: Per channel, of pixel values in [0, 1]. Left out, that of the weights, else ImageNet's, or 0.5
             if there are not 3 channels.
         std: As ``mean``.
-        options: Those of the detector's function in ``ssd.py`` or ``faster_rcnn.py``, and the numbers that
-            torchvision's class takes, such as ``score_thresh`` or ``box_nms_thresh``.
+        options: Those of the detector's function in ``ssd300.py``, ``small_ssd.py`` or ``faster_rcnn.py``,
+            and the numbers that torchvision's class takes, such as ``score_thresh`` or ``box_nms_thresh``.
 
     Returns:
         A detector; see ``DetectorNetwork.forward``.

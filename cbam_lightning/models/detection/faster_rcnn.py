@@ -2,7 +2,7 @@
 
 Paper: https://arxiv.org/abs/1506.01497. Proposals, sampling and losses are torchvision's
 (https://github.com/pytorch/vision/blob/main/torchvision/models/detection/faster_rcnn.py). The attention is in
-the backbone's blocks, as in CBAM's paper on COCO (https://arxiv.org/abs/1807.06521, section 5.3).
+the backbone's blocks, as in CBAM's paper on COCO (https://arxiv.org/abs/1807.06521).
 
 C4 is the detector of that paper: one map of stride 16, and the last stage on every region. Its numbers are
 those of Chen and Gupta's implementation, which the paper names (https://arxiv.org/abs/1702.02138,

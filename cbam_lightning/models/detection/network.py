@@ -152,11 +152,12 @@ def check_number(name: str, value: Any, default: float) -> None:
     Raises:
         UsageError: Another value.
     """
-    whole = isinstance(default, int)
-    fits = (
-        isinstance(value, int) and value >= 1 if whole else isinstance(value, int | float) and 0 <= value <= 1
-    )
+    if isinstance(default, int):
+        fits, allowed = isinstance(value, int) and value >= 1, "a whole number of at least 1"
+    else:
+        fits, allowed = isinstance(value, int | float) and 0 <= value <= 1, "a number from 0 to 1"
+    if name.endswith("positive_fraction"):  # torchvision divides by it
+        fits, allowed = fits and value > 0, "a number above 0, up to 1"
     if isinstance(value, bool) or not fits:
-        allowed = "a whole number of at least 1" if whole else "a number from 0 to 1"
         message = f"{name} is {value!r}; give {allowed}."
         raise UsageError(message)

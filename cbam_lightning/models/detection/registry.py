@@ -12,52 +12,47 @@ class DetectorArchitecture(NamedTuple):
     """How to build a named detector, and a line for the user.
 
     Attributes:
+        kind: torchvision's class; StairNet is an SSD.
         builder: Module and function of this package, which take the backbone network.
         backbone: The backbone's name for ``create_model``.
-        attention_in: Where ``attention`` goes: before the prediction heads, or into the backbone.
         description: What it is.
     """
 
+    kind: Literal["ssd", "faster_rcnn"]
     builder: str
     backbone: str
-    attention_in: Literal["heads", "backbone"]
     description: str
 
     @property
-    def kind(self) -> str:
-        """``ssd``, StairNet included, or ``faster_rcnn``: the module of the builder."""
-        return self.builder.partition(".")[0]
+    def has_attention_in_heads(self) -> bool:
+        """Whether ``attention`` is before the prediction heads; else it is in the backbone."""
+        return self.kind == "ssd"
 
 
 def _vgg16_detectors() -> dict[str, DetectorArchitecture]:
     return {
-        "ssd300_vgg16": DetectorArchitecture(
-            "ssd.ssd300_vgg16", "torchvision/vgg16", "heads", "SSD300 on VGG16, attention before every head"
-        ),
-        "stairnet_vgg16": DetectorArchitecture(
-            "ssd.stairnet_vgg16",
-            "torchvision/vgg16",
-            "heads",
-            "StairNet on VGG16, attention before every head",
-        ),
+        f"{name}_vgg16": DetectorArchitecture(
+            "ssd", f"ssd300.{name}_vgg16", "torchvision/vgg16", f"{title} for images of 300 px on VGG16"
+        )
+        for name, title in (("ssd300", "SSD"), ("stairnet", "StairNet"))
     }
 
 
 def _small_detectors(backbone: str) -> dict[str, DetectorArchitecture]:
     return {
-        f"{kind}_{backbone}": DetectorArchitecture(
-            f"ssd.{kind}_resnet", backbone, "heads", f"{title} for small images on {backbone}"
+        f"{name}_{backbone}": DetectorArchitecture(
+            "ssd", f"small_ssd.{name}_resnet", backbone, f"{title} for small images on {backbone}"
         )
-        for kind, title in (("ssd", "SSD"), ("stairnet", "StairNet"))
+        for name, title in (("ssd", "SSD"), ("stairnet", "StairNet"))
     }
 
 
 def _faster_rcnn_detectors(backbone: str) -> dict[str, DetectorArchitecture]:
     return {
-        f"faster_rcnn_{backbone}_{kind}": DetectorArchitecture(
-            f"faster_rcnn.faster_rcnn_{kind}", backbone, "backbone", f"Faster R-CNN on {backbone}, {title}"
+        f"faster_rcnn_{backbone}_{name}": DetectorArchitecture(
+            "faster_rcnn", f"faster_rcnn.faster_rcnn_{name}", backbone, f"Faster R-CNN on {backbone}, {title}"
         )
-        for kind, title in (("c4", "one map of stride 16"), ("fpn", "a feature pyramid"))
+        for name, title in (("c4", "one map of stride 16"), ("fpn", "a feature pyramid"))
     }
 
 

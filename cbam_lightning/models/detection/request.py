@@ -55,9 +55,8 @@ class Request:
         if classes is not None and (not isinstance(classes, int) or classes < 2):
             message = f"num_classes is {classes!r}; give the number of classes and 1 for the background."
             raise UsageError(message)
-        if architecture.attention_in == "backbone" and (
-            self.backbone_attention is not None or self.backbone_attention_options
-        ):
+        given = self.backbone_attention is not None or self.backbone_attention_options
+        if given and not architecture.has_attention_in_heads:
             message = (
                 f"the attention of {self.name} is in its backbone; give attention and attention_options, and "
                 "leave backbone_attention and backbone_attention_options out."
@@ -66,10 +65,10 @@ class Request:
 
     def for_backbone(self, architecture: DetectorArchitecture) -> dict[str, Any]:
         """Return the arguments of ``build_backbone`` besides the name."""
-        in_backbone = architecture.attention_in == "backbone"
+        in_heads = architecture.has_attention_in_heads
         return {
-            "attention": self.attention if in_backbone else self.backbone_attention,
-            "attention_options": self.attention_options if in_backbone else self.backbone_attention_options,
+            "attention": self.backbone_attention if in_heads else self.attention,
+            "attention_options": self.backbone_attention_options if in_heads else self.attention_options,
             "options": self.backbone_options,
             "in_channels": self.channels,
             "weights": self.backbone_weights,
@@ -81,7 +80,7 @@ class Request:
         Raises:
             UsageError: Mean or std do not fit the channels.
         """
-        in_heads = architecture.attention_in == "heads"
+        in_heads = architecture.has_attention_in_heads
         mean = self.mean or (backbone.header and backbone.header.mean)
         std = self.std or (backbone.header and backbone.header.std)
         colour = self.channels == len(_IMAGENET_MEAN)
@@ -104,7 +103,7 @@ class Request:
 
     def describe(self, architecture: DetectorArchitecture, backbone: Backbone, spec: Specification) -> Header:
         """Return what ``complete`` needs to ask for the same detector again."""
-        in_heads = architecture.attention_in == "heads"
+        in_heads = architecture.has_attention_in_heads
         inside = backbone.names
         options = {
             "backbone_options": inside["network_options"],

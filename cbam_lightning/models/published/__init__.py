@@ -8,10 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cbam_lightning.models.published.detection import PublishedDetector, published_detectors
 from cbam_lightning.models.published.rendering import check_format, render
 from cbam_lightning.models.published.rows import PublishedRow, Row, published_rows, rows
 
-__all__ = ["PublishedRow", "Row", "published_rows", "render", "rows", "table"]
+__all__ = [
+    "PublishedDetector",
+    "PublishedRow",
+    "Row",
+    "published_detectors",
+    "published_rows",
+    "render",
+    "rows",
+    "table",
+]
 
 
 def table(extra: Sequence[tuple[str, str]] = (), *, size_px: int = 224, format: str = "terminal") -> str:  # noqa: A002 - the name of the command's option

@@ -1,0 +1,110 @@
+"""SSD and StairNet for small images, on a ResNet that needs no weights of ImageNet.
+
+The recipe is SSD's; maps, default boxes and sizes are ours, for training on a CPU. The backbone may have
+attention of its own besides that before the heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from cbam_lightning.errors import UsageError
+from cbam_lightning.models.detection.network import Specification
+from cbam_lightning.models.detection.precision import DefaultBoxes
+from cbam_lightning.models.detection.resnet_maps import CoarseMaps, stage_names
+from cbam_lightning.models.detection.ssd import NUMBERS, SSDNetwork
+from cbam_lightning.models.detection.stairnet import TopDown
+from cbam_lightning.models.resnet import ResNet
+
+__all__ = ["NUMBERS", "ssd_resnet", "stairnet_resnet"]
+
+# From a seventh of the image to all of it, in steps of 2 or less.
+_SMALL_SCALES = (0.14, 0.28, 0.5, 0.75, 1.0)
+
+
+def ssd_resnet(
+    network: ResNet,
+    spec: Specification,
+    *,
+    size_px: int = 112,
+    scales: Sequence[float] = _SMALL_SCALES,
+    aspect_ratios: Sequence[float] = (2, 3),
+    **numbers: float,
+) -> SSDNetwork:
+    """Build a small SSD on a ResNet for small images.
+
+    Args:
+        network: Without a classifier.
+        spec: What every detector has.
+        size_px: Height and width that images are resized to.
+        scales: Side of the square default box on every map as a fraction of the image, from the map of
+            stride 4 on, and one more as an end. There is one map less than scales.
+        aspect_ratios: Of the further default boxes at a position, each upright and lying.
+        numbers: As in ``SSDNetwork``.
+    """
+    return _small(network, spec, size_px, scales, aspect_ratios, None, numbers)
+
+
+def stairnet_resnet(
+    network: ResNet,
+    spec: Specification,
+    *,
+    size_px: int = 112,
+    scales: Sequence[float] = _SMALL_SCALES,
+    aspect_ratios: Sequence[float] = (2, 3),
+    top_down_channels: int = 64,
+    batch_norm_momentum: float = 0.1,
+    **numbers: float,
+) -> SSDNetwork:
+    """Build a small StairNet on a ResNet for small images.
+
+    Args:
+        network: Without a classifier.
+        spec: What every detector has.
+        size_px: As in ``ssd_resnet``.
+        scales: As in ``ssd_resnet``.
+        aspect_ratios: As in ``ssd_resnet``.
+        top_down_channels: Of every map that is predicted from.
+        batch_norm_momentum: Of the top-down path; torch's default, since StairNet's 0.01 needs hundreds of
+            steps until the running statistics are of use.
+        numbers: As in ``SSDNetwork``.
+    """
+    path = (top_down_channels, batch_norm_momentum)
+    return _small(network, spec, size_px, scales, aspect_ratios, path, numbers)
+
+
+def _small(
+    network: ResNet,
+    spec: Specification,
+    size_px: int,
+    scales: Sequence[float],
+    aspect_ratios: Sequence[float],
+    top_down: tuple[int, float] | None,
+    numbers: dict[str, float],
+) -> SSDNetwork:
+    _check_boxes(scales, aspect_ratios)
+    maps = CoarseMaps(network, len(scales) - 1)
+    number = len(maps.out_channels)
+    boxes = DefaultBoxes([list(aspect_ratios)] * number, scales=list(scales))
+    path = None
+    if top_down is not None:
+        channels, momentum = top_down
+        path = TopDown(maps.out_channels, channels, [2] * (number - 1), momentum)
+    return SSDNetwork(maps, stage_names(network), boxes, size_px, spec, path, **numbers)
+
+
+def _check_boxes(scales: Sequence[float], aspect_ratios: Sequence[float]) -> None:
+    rising = _are_numbers(scales) and all(0 < small < large for small, large in pairwise(scales))
+    if not rising or len(scales) < 2:
+        message = (
+            f"scales is {scales}; give 2 or more rising fractions of the image, such as {_SMALL_SCALES}."
+        )
+        raise UsageError(message)
+    if not _are_numbers(aspect_ratios) or not all(ratio > 1 for ratio in aspect_ratios):
+        message = f"aspect_ratios is {aspect_ratios}; give numbers above 1, such as 2 and 3."
+        raise UsageError(message)
+
+
+def _are_numbers(values: Sequence[float]) -> bool:
+    return isinstance(values, list | tuple) and all(isinstance(value, int | float) for value in values)

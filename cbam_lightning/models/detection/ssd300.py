@@ -1,0 +1,66 @@
+"""SSD300 and StairNet on VGG16, as in CBAM's paper on VOC (https://arxiv.org/abs/1807.06521).
+
+With 21 classes they have the numbers of parameters that the paper prints in millions: SSD300 26,515,936,
+StairNet 32,005,600, with SE 32,056,384, with CBAM 32,056,984. All parameters count, weights and biases of
+plain BatchNorms included.
+"""
+
+from __future__ import annotations
+
+from cbam_lightning.models.detection.network import Specification
+from cbam_lightning.models.detection.precision import DefaultBoxes
+from cbam_lightning.models.detection.ssd import NUMBERS, SSDNetwork
+from cbam_lightning.models.detection.stairnet import TopDown
+from cbam_lightning.models.detection.vgg import VGG16Maps
+
+__all__ = ["NUMBERS", "ssd300_vgg16", "stairnet_vgg16"]
+
+# SSD300 on VOC, https://github.com/weiliu89/caffe/blob/ssd/examples/ssd/ssd_pascal.py: min_size 30, 60, 111,
+# 162, 213, 264 and max_size 315 of 300 px. Ratios 2 and 3 on conv4_3, too, as CBAM's 26.5 million ask for.
+_VOC_SCALES = (0.1, 0.2, 0.37, 0.54, 0.71, 0.88, 1.05)
+_VOC_RATIOS = ((2, 3), (2, 3), (2, 3), (2, 3), (2,), (2,))
+_VOC_STEPS_PX = (8, 16, 32, 64, 100, 300)
+# From conv10_2's 3 positions to conv11_2's 1 without stride, see ``TopDown``.
+_VGG_STRIDES = (2, 2, 2, 2, 1)
+
+
+def ssd300_vgg16(maps: VGG16Maps, spec: Specification, **numbers: float) -> SSDNetwork:
+    """Build SSD300 as it is for VOC.
+
+    Args:
+        maps: Of VGG16.
+        spec: What every detector has.
+        numbers: As in ``SSDNetwork``.
+    """
+    return _ssd300(maps, spec, None, numbers)
+
+
+def stairnet_vgg16(
+    maps: VGG16Maps,
+    spec: Specification,
+    *,
+    top_down_channels: int = 256,
+    batch_norm_momentum: float = 0.01,
+    **numbers: float,
+) -> SSDNetwork:
+    """Build StairNet on SSD300.
+
+    Args:
+        maps: Of VGG16.
+        spec: What every detector has.
+        top_down_channels: Of every map that is predicted from.
+        batch_norm_momentum: Of the top-down path.
+        numbers: As in ``SSDNetwork``.
+    """
+    path = TopDown(maps.out_channels, top_down_channels, _VGG_STRIDES, batch_norm_momentum)
+    return _ssd300(maps, spec, path, numbers)
+
+
+def _ssd300(
+    maps: VGG16Maps, spec: Specification, top_down: TopDown | None, numbers: dict[str, float]
+) -> SSDNetwork:
+    stages = [[f"backbone.{name}" for name in stage] for stage in maps.stages]
+    boxes = DefaultBoxes(
+        [list(ratios) for ratios in _VOC_RATIOS], scales=list(_VOC_SCALES), steps=list(_VOC_STEPS_PX)
+    )
+    return SSDNetwork(maps, stages, boxes, 300, spec, top_down, **numbers)
