@@ -43,3 +43,8 @@ def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> UsageError:
     close = difflib.get_close_matches(given, names, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return UsageError(f"unknown {kind} {given!r}.{hint} Allowed: {', '.join(names)}.")
+
+
+def first_names(names: tuple[str, ...] | None) -> str:
+    """Return " (cat, dog, fox, …)", or nothing where there are no names."""
+    return f" ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else ""

@@ -47,7 +47,10 @@ _LINKS = {
     "dataset_name": "dataset",
 }
 # What the model finds out by itself, from its weights for example.
-_RESOLVED = ("network", "attention", "attention_options", "network_options", "image_mean", "image_std")
+_RESOLVED = (
+    *("network", "attention", "attention_options", "network_options"),
+    *("image_mean", "image_std", "trainable_stages", "freeze_batch_norm"),
+)
 # Where a model may start from.
 _WEIGHTS = ("weights", "backbone_weights")
 _CLASSIFIER = "cbam_lightning.tasks.Classifier"

@@ -15,9 +15,8 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from cbam_lightning.attention.registry import option_names
-from cbam_lightning.errors import UsageError
+from cbam_lightning.errors import UsageError, first_names
 from cbam_lightning.models import build, open_checkpoint, resolve_names
-from cbam_lightning.tasks.compatibility import first_names
 from cbam_lightning.tasks.image_task import ImageTask
 from cbam_lightning.tasks.mean_loss import MeanLoss
 from cbam_lightning.tasks.schedules import Schedule

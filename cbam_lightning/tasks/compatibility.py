@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cbam_lightning.errors import UsageError
+from cbam_lightning.errors import UsageError, first_names
 
 _SAME = ("network", "network_options", "attention", "attention_options", "num_classes", "in_channels")
 
@@ -34,11 +34,6 @@ def require_same_network(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> 
             f"data's{first_names(our_names)}. To fine-tune, start from --model.weights."
         )
         raise UsageError(message)
-
-
-def first_names(names: tuple[str, ...] | None) -> str:
-    """Return " (cat, dog, fox, …)", or nothing where there are no names."""
-    return f" ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else ""
 
 
 def _function(value: Any) -> Any:

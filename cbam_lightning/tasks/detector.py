@@ -17,6 +17,8 @@ from cbam_lightning.tasks.image_task import ImageTask
 from cbam_lightning.tasks.schedules import Schedule
 
 _BACKGROUND = 1  # one class more than the data have
+_FREEZING = ("trainable_stages", "freeze_batch_norm")
+_FROZEN = "frozen_parameters"  # in a checkpoint
 
 
 class Detector(ImageTask):
@@ -93,6 +95,7 @@ class Detector(ImageTask):
             attention=attention,
             attention_options=attention_options,
             num_classes=num_classes + _BACKGROUND,
+            class_names=class_names,
             in_channels=in_channels,
             backbone_weights=backbone_weights,
             weights=weights,
@@ -102,6 +105,7 @@ class Detector(ImageTask):
             std=image_std or (None if has_weights else std),
             **(network_options or {}),
         )
+        self._new_classifier = self.network.new_classes
         self._remember()
         self.freeze_network(freeze)
         self.detections = Detections(num_classes)
@@ -113,6 +117,22 @@ class Detector(ImageTask):
         self.complete_hyperparameters({name: getattr(header, name) for name in names})
         mean, std = list(header.mean or ()), list(header.std or ())
         self.hparams.update(backbone_weights=None, image_mean=mean, image_std=std, mean=mean, std=std)
+        self.hparams.update({name: getattr(self.network, name) for name in _FREEZING})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write down what is frozen: weights that are loaded say more than the hyperparameters do."""
+        frozen = [name for name, p in self.network.named_parameters() if not p.requires_grad]
+        checkpoint[_FROZEN] = frozen
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another network, and freeze what it had frozen.
+
+        Raises:
+            UsageError: Says what differs.
+        """
+        super().on_load_checkpoint(checkpoint)
+        for name in checkpoint.get(_FROZEN, ()):
+            self.network.get_parameter(name).requires_grad_(False)
 
     def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         """Return for each image (C, H, W) ``boxes`` (D, 4), ``labels`` and ``scores`` (D,)."""

@@ -76,7 +76,11 @@ def build_backbone(
 
 
 def load_trained(
-    network: nn.Module, checkpoint: Checkpoint, source: str, head: str | None = None
+    network: nn.Module,
+    checkpoint: Checkpoint,
+    source: str,
+    head: str | None = None,
+    load_head: bool = True,
 ) -> set[int]:
     """Load a checkpoint into a network, the classifier apart.
 
@@ -85,6 +89,7 @@ def load_trained(
         checkpoint: Without attention, it fits a network with attention, too, which is new then.
         source: What to call the checkpoint in an error.
         head: As for ``load_into``.
+        load_head: As for ``load_into``.
 
     Returns:
         The ``id`` of every parameter that has a value of the checkpoint.
@@ -93,7 +98,9 @@ def load_trained(
         UsageError: The values do not fit.
     """
     new = checkpoint.header.attention == "none"
-    report = load_into(network, checkpoint.state_dict, head=head, new_attention=new, source=source)
+    report = load_into(
+        network, checkpoint.state_dict, head=head, load_head=load_head, new_attention=new, source=source
+    )
     matched = set(report.matched)
     return {id(parameter) for key, parameter in network.named_parameters() if key in matched}
 

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cbam_lightning.errors import UsageError, unknown_name
+from cbam_lightning.errors import UsageError, first_names, unknown_name
 from cbam_lightning.models.detection.registry import DETECTORS, DetectorArchitecture, list_detectors
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def create_detector(
     attention: str | None = None,
     attention_options: Mapping[str, Any] | None = None,
     num_classes: int | None = None,
+    class_names: Sequence[str] | None = None,
     in_channels: int | None = None,
     backbone_weights: str | Path | None = None,
     backbone_attention: str | None = None,
@@ -52,6 +53,7 @@ def create_detector(
             backbone; left out, what its weights were trained with, else ``none``.
         attention_options: What the attention's class accepts besides ``channels``.
         num_classes: Number of classes with the background, which is class 0; left out, 21 as for VOC.
+        class_names: Those of the classes 1, 2, ..., for the header, if they are known.
         in_channels: Number of channels of the images; left out, 3.
         backbone_weights: Weights of a classifier, as for ``create_model``: a file, a name of
             ``cbam_lightning.weights.list_weights()``, or torchvision's name such as ``IMAGENET1K_V1``; for
@@ -63,7 +65,7 @@ def create_detector(
         backbone_attention_options: As ``attention_options``.
         backbone_options: Other arguments of the backbone's class, such as ``{"stride_in": "1x1"}``.
         weights: A whole detector, a file with the header of ``DetectorNetwork.header``, which says all that
-            is left out. With another number of classes the prediction of classes starts anew, with a warning.
+            is left out. With other classes the prediction of classes starts anew, with a warning.
         trainable_stages: How many stages of the backbone are trained, counted from the last; the stem is one
             (VGG16 has 5, without fc6 and fc7, which are always trained). The others are frozen with the
             attention in them, even if it is new. Left out, all; for Faster R-CNN with weights 3, that is,
@@ -86,8 +88,8 @@ def create_detector(
     from cbam_lightning.models.detection.request import Request, complete
 
     request = Request(
-        name, attention, attention_options, num_classes, in_channels, backbone_weights, backbone_attention,
-        backbone_attention_options, backbone_options, mean, std, options,
+        name, attention, attention_options, num_classes, class_names, in_channels, backbone_weights,
+        backbone_attention, backbone_attention_options, backbone_options, mean, std, options,
     )  # fmt: skip
     checkpoint = None
     if weights is not None:
@@ -165,8 +167,13 @@ def _open(weights: str | Path) -> Checkpoint:
 def _load(detector: DetectorNetwork, checkpoint: Checkpoint, classifier: str, source: str) -> set[int]:
     from cbam_lightning.models.detection.backbone import load_trained
 
-    ours, theirs = detector.header.num_classes, checkpoint.header.num_classes
-    if ours != theirs:
-        message = f"{source} has {theirs} classes, not {ours}: the prediction of classes starts anew."
-        warnings.warn(message, stacklevel=3)
-    return load_trained(detector, checkpoint, source, head=classifier)
+    ours, theirs = detector.header, checkpoint.header
+    same_names = None in (ours.class_names, theirs.class_names) or ours.class_names == theirs.class_names
+    same = ours.num_classes == theirs.num_classes and same_names
+    if not same:
+        detector.new_classes = (
+            f"{source} knows {theirs.num_classes} classes{first_names(theirs.class_names)}, and the detector "
+            f"has {ours.num_classes}{first_names(ours.class_names)}"
+        )
+        warnings.warn(f"{detector.new_classes}: their prediction starts anew.", stacklevel=3)
+    return load_trained(detector, checkpoint, source, head=classifier, load_head=same)

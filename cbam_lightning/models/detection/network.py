@@ -44,14 +44,19 @@ class DetectorNetwork(nn.Module):
         header: How ``create_detector`` builds it again, for a checkpoint.
         in_channels: Number of channels of the images.
         stages: Names of the modules in each stage of the backbone network, from the images on.
+        trainable_stages: How many of them are trained, counted from the last.
+        freeze_batch_norm: Whether every BatchNorm keeps its running statistics.
+        new_classes: Why the prediction of classes starts anew although there were weights, else ``None``.
     """
 
     backbone: nn.Module
     header: Header
     in_channels: int
     stages: list[list[str]]
+    trainable_stages: int
+    freeze_batch_norm: bool = False
+    new_classes: str | None = None
     _frozen: tuple[str, ...] = ()
-    _batch_norm_is_frozen = False
 
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
         """Return the losses in training, else the detections.
@@ -87,7 +92,7 @@ class DetectorNetwork(nn.Module):
         super().train(mode)
         for name in self._frozen:
             self.get_submodule(name).eval()
-        if self._batch_norm_is_frozen:
+        if self.freeze_batch_norm:
             for module in self.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
@@ -113,7 +118,7 @@ class DetectorNetwork(nn.Module):
             message = f"trainable_stages is {trainable_stages!r}; allowed: 0 to {len(self.stages)}."
             raise UsageError(message)
         self._frozen = tuple(name for stage in self.stages[: len(self.stages) - kept] for name in stage)
-        self._batch_norm_is_frozen = batch_norm
+        self.trainable_stages, self.freeze_batch_norm = kept, batch_norm
         for name in self._frozen:
             self.get_submodule(name).requires_grad_(False)
         for module in self.modules():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ class Request:
     attention: str | None
     attention_options: Mapping[str, Any] | None
     num_classes: int | None
+    class_names: Sequence[str] | None
     in_channels: int | None
     backbone_weights: str | Path | None
     backbone_attention: str | None
@@ -54,6 +56,12 @@ class Request:
         classes = self.num_classes
         if classes is not None and (not isinstance(classes, int) or classes < 2):
             message = f"num_classes is {classes!r}; give the number of classes and 1 for the background."
+            raise UsageError(message)
+        if self.class_names is not None and len(self.class_names) + 1 != (classes or _VOC_CLASSES):
+            message = (
+                f"there are {len(self.class_names)} class_names and num_classes is {classes or _VOC_CLASSES}; "
+                "give a name for each class but the background."
+            )
             raise UsageError(message)
         given = self.backbone_attention is not None or self.backbone_attention_options
         if given and not architecture.has_attention_in_heads:
@@ -102,7 +110,10 @@ class Request:
         return spec
 
     def describe(self, architecture: DetectorArchitecture, backbone: Backbone, spec: Specification) -> Header:
-        """Return what ``complete`` needs to ask for the same detector again."""
+        """Return what ``complete`` needs to ask for the same detector again.
+
+        As in every header, the classes are those that have names: the background is none of them.
+        """
         in_heads = architecture.has_attention_in_heads
         inside = backbone.names
         options = {
@@ -114,7 +125,8 @@ class Request:
             network=str(self.name),
             attention=spec.attention if in_heads else inside["attention"],
             attention_options=_lasting(spec.attention_options if in_heads else inside["attention_options"]),
-            num_classes=spec.num_classes,
+            num_classes=spec.num_classes - 1,
+            class_names=self.class_names and tuple(self.class_names),
             in_channels=spec.in_channels,
             network_options={**{name: value for name, value in options.items() if value}, **self.options},
             mean=tuple(spec.mean),
@@ -134,9 +146,8 @@ def complete(request: Request, header: Header, source: str) -> Request:
     Raises:
         UsageError: The user wants something else, or gives weights of a backbone, too.
     """
-    given = [name for name in ("backbone_weights", *_OF_BACKBONE) if getattr(request, name) is not None]
-    if given:
-        message = f"{source} is a whole detector with its backbone; leave {', '.join(given)} out."
+    if request.backbone_weights is not None:
+        message = f"{source} is a whole detector with its backbone; leave backbone_weights out."
         raise UsageError(message)
     if request.name not in (None, header.network):
         message = f"{source} is a {header.network}, not a {request.name}; leave the name out."
@@ -144,9 +155,17 @@ def complete(request: Request, header: Header, source: str) -> Request:
     check_attention(header, request.attention, request.attention_options or {}, source)
     options = dict(header.network_options)
     backbone = {name: options.pop(name) for name in _OF_BACKBONE if name in options}
+    for name in _OF_BACKBONE:
+        asked = getattr(request, name)
+        if asked and _plain(asked) != _plain(backbone.get(name, "none")):
+            message = (
+                f"the backbone of {source} was built with {name} {backbone.get(name)!r}, not {asked!r}; leave "
+                "it out."
+            )
+            raise UsageError(message)
     theirs = {
         "name": header.network,
-        "num_classes": header.num_classes,
+        "num_classes": header.num_classes + 1,
         "in_channels": header.in_channels,
         "mean": header.mean,
         "std": header.std,
@@ -157,6 +176,10 @@ def complete(request: Request, header: Header, source: str) -> Request:
         request = replace(request, attention=header.attention, attention_options=both)
     missing = {name: value for name, value in theirs.items() if getattr(request, name, value) is None}
     return replace(request, **missing, options={**options, **request.options})
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)  # a header knows lists only
 
 
 def _lasting(attention_options: Mapping[str, Any]) -> dict[str, Any]:

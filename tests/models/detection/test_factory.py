@@ -70,7 +70,7 @@ class TestWeights:
 
     def test_other_classes_start_anew(self, saved):
         detector, path = saved
-        with pytest.warns(UserWarning, match="has 4 classes, not 6: the prediction of classes starts anew"):
+        with pytest.warns(UserWarning, match="knows 3 classes, and the detector has 5: their prediction"):
             other = create_detector(weights=path, num_classes=6)
         state = other.state_dict()
         for key, value in detector.state_dict().items():
@@ -101,7 +101,7 @@ class TestWeights:
                 }
             },
             "whole detector with its backbone; leave backbone_weights out": {"backbone_weights": "a"},
-            "leave backbone_attention out": {"backbone_attention": "none"},
+            "with backbone_attention .*, not 'bam'; leave it out": {"backbone_attention": "bam"},
         }
         for message, options in refused.items():
             with pytest.raises(UsageError, match=message):

@@ -28,7 +28,7 @@ def test_every_name_can_be_built_and_says_what_it_is():
         for name in list_detectors("*resnet8") + list_detectors("*resnet18*") + list_detectors("*resnext50*"):
             detector = create_detector(name)
             assert detector.header.network == name
-            assert (detector.header.num_classes, detector.in_channels) == (21, 3)
+            assert (detector.header.num_classes, detector.in_channels) == (20, 3)
 
 
 def test_every_resnet_is_a_backbone():
