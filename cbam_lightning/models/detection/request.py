@@ -57,10 +57,11 @@ class Request:
         if classes is not None and (not isinstance(classes, int) or classes < 2):
             message = f"num_classes is {classes!r}; give the number of classes and 1 for the background."
             raise UsageError(message)
-        if self.class_names is not None and len(self.class_names) + 1 != (classes or _VOC_CLASSES):
+        names, known = self.class_names, classes or _VOC_CLASSES
+        if names is not None and len(names) + 1 != known:
             message = (
-                f"there are {len(self.class_names)} class_names and num_classes is {classes or _VOC_CLASSES}; "
-                "give a name for each class but the background."
+                f"there are {len(names)} class_names and num_classes is {known}; give a name for each class "
+                "but the background."
             )
             raise UsageError(message)
         given = self.backbone_attention is not None or self.backbone_attention_options
@@ -159,8 +160,8 @@ def complete(request: Request, header: Header, source: str) -> Request:
         asked = getattr(request, name)
         if asked and _plain(asked) != _plain(backbone.get(name, "none")):
             message = (
-                f"the backbone of {source} was built with {name} {backbone.get(name)!r}, not {asked!r}; leave "
-                "it out."
+                f"the backbone of {source} was built with {name} {backbone.get(name)!r}, not {asked!r}; "
+                "leave it out."
             )
             raise UsageError(message)
     theirs = {
@@ -169,6 +170,7 @@ def complete(request: Request, header: Header, source: str) -> Request:
         "in_channels": header.in_channels,
         "mean": header.mean,
         "std": header.std,
+        "class_names": header.class_names if request.num_classes in (None, header.num_classes + 1) else None,
         **backbone,
     }
     if header.attention != "none":
