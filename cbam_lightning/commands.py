@@ -78,11 +78,24 @@ def table(args: list[str]) -> None:
     parser.add_argument("--attention", nargs="+", default=["none"], help="of the further networks")
     parser.add_argument("--size-px", type=int, default=224, help="image side of the further networks")
     parser.add_argument("--format", default="terminal", help="terminal, csv, markdown or json")
+    parser.add_argument("--detection", action="store_true", help="the paper's detectors instead")
     given = parser.parse_args(args)
+    if given.detection:
+        _detection_table(given)
+        return
     from cbam_lightning.models.published import table as published_table
 
     extra = [(network, attention) for network in given.networks for attention in given.attention]
     print(published_table(extra, size_px=given.size_px, format=given.format))
+
+
+def _detection_table(given: argparse.Namespace) -> None:
+    from cbam_lightning.models.published import detection_table
+
+    if given.networks:
+        message = f"--detection prints the paper's detectors alone; leave {' '.join(given.networks)} out."
+        raise UsageError(message)
+    print(detection_table(given.format))
 
 
 def weights(args: list[str]) -> None:
