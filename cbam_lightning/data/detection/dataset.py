@@ -43,7 +43,7 @@ class DetectionDataset(SplitDataset):
         """Read a batch; images that fail are left out and listed in ``bad``."""
         images: list[Tensor] = []
         targets: list[Objects] = []
-        sizes: list[tuple[int, ...]] = []
+        sizes: list[int] = []
         kept: list[int] = []
         bad: list[BadImage] = []
         for item in indices:
@@ -58,7 +58,7 @@ class DetectionDataset(SplitDataset):
                 changed, objects = self.transform(image, self.annotations.of_image(index))
             images.append(changed)
             targets.append(objects)
-            sizes.append(tuple(image.shape[1:]))
+            sizes += image.shape[1:]
             kept.append(index)
         place = as_index(kept)
         batch = DetectionBatch(

@@ -49,8 +49,8 @@ class Garment(NamedTuple):
 class SceneMaker:
     """Draws scenes, each of which follows from its seed alone.
 
-    Pillow resizes with integers, and ``random.Random(seed).random()`` gives the same sequence in every version
-    of Python (https://docs.python.org/3/library/random.html#notes-on-reproducibility).
+    Pillow resizes with integers, and ``random.Random(seed).random()`` gives the same sequence in every
+    version of Python (https://docs.python.org/3/library/random.html#notes-on-reproducibility).
 
     Attributes:
         clothes: uint8 (M, 28, 28), light on black.
