@@ -36,8 +36,9 @@ def test_a_scene_follows_from_its_seed():
 
 
 def test_boxes_enclose_what_was_painted_to_the_pixel():
+    one = maker(num_garments=(1, 1), backgrounds=blue())
     for seed in range(30):
-        pixels, (garment,) = maker(num_garments=(1, 1), backgrounds=blue()).draw(seed)
+        pixels, (garment,) = one.draw(seed)
         painted = (pixels != [0, 0, 255]).any(2)  # garments are grey, so they differ from any blue
         rows, columns = np.flatnonzero(painted.any(1)), np.flatnonzero(painted.any(0))
         assert garment.box == (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
@@ -56,7 +57,8 @@ def test_prints_belong_to_the_garment():
 
 
 def test_garments_cover_each_other_but_not_too_much():
-    garments = [g for seed in range(60) for g in maker(num_garments=(5, 5)).draw(seed)[1]]
+    shared = maker(num_garments=(5, 5))
+    garments = [g for seed in range(60) for g in shared.draw(seed)[1]]
     assert len(garments) > 290
     visible = np.array([garment.visible for garment in garments])
     assert visible.min() >= 0.3
@@ -69,7 +71,8 @@ def test_garments_cover_each_other_but_not_too_much():
 
 
 def test_the_number_of_garments_is_between_its_limits():
-    counts = [len(maker(num_garments=(0, 2)).draw(seed)[1]) for seed in range(40)]
+    few = maker(num_garments=(0, 2))
+    counts = [len(few.draw(seed)[1]) for seed in range(40)]
     assert set(counts) == {0, 1, 2}
 
 

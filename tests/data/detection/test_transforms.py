@@ -57,7 +57,7 @@ def test_resizing_ignores_the_aspect_ratio():
 
 def test_the_boxes_of_ssd_enclose_what_was_painted():
     kept = changed = 0
-    for seed in range(150):
+    for seed in range(60):
         image, objects = augment("ssd", 96, [(20, 10, 52, 34)], seed)
         assert image.shape == (3, 96, 96)
         assert image.dtype == torch.uint8
@@ -69,8 +69,8 @@ def test_the_boxes_of_ssd_enclose_what_was_painted():
         assert extent(image) == pytest.approx(box, abs=1.5), seed
         assert min(box) >= 0
         assert max(box) <= 96
-    assert kept > 140
-    assert changed > 100  # zoomed out or cut
+    assert kept > 55
+    assert changed > 40  # zoomed out or cut
 
 
 def test_zooming_out_surrounds_with_the_mean():
@@ -89,12 +89,12 @@ def test_zooming_out_surrounds_with_the_mean():
 def test_what_belongs_to_a_lost_box_is_lost_with_it():
     boxes = [(0, 0, 16, 12), (60, 30, 80, 48), (30, 20, 50, 30)]
     lost = 0
-    for seed in range(40):
+    for seed in range(20):
         _, objects = augment("ssd", 96, boxes, seed)
         assert {len(values) for values in objects} == {len(objects.labels)}
         assert objects.areas.tolist() == objects.labels.tolist()
         lost += 3 - len(objects.labels)
-    assert lost > 10
+    assert lost > 5
 
 
 @pytest.mark.parametrize("augmentation", ["ssd", "flip", "none"])
