@@ -1,9 +1,15 @@
+import json
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 from jsonargparse import ArgumentParser
 from pytorch_lightning import LightningModule, Trainer
+from torch import nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
+from torchvision.models.detection.ssd import SSD
 
 from cbam_lightning.data import (
     CocoDetection,
@@ -117,6 +123,24 @@ def test_devices_share_the_images(split, monkeypatch):
             assert torch.equal(images[i], image)
 
 
+class WriteDown(Probe):
+    """Writes down which images this process trained and validated on."""
+
+    def on_fit_end(self):
+        for name in ("train", "val"):
+            indices = [batch.indices.tolist() for batch in self.seen[name]]
+            Path(f"{name}-{self.global_rank}.json").write_text(json.dumps(indices))
+
+
+def test_two_processes_see_every_image_once():
+    data = FashionScenes(**SMALL | {"global_batch_size": 6, "num_images": 30, "val_fraction": 0.2})
+    trainer(strategy="ddp_fork", devices=2, num_sanity_val_steps=0).fit(WriteDown(), data)
+    for name, count in (("train", 24), ("val", 6)):
+        parts = [json.loads(Path(f"{name}-{rank}.json").read_text()) for rank in (0, 1)]
+        assert len(parts[0]) == len(parts[1])
+        assert sorted(i for batches in parts for batch in batches for i in batch) == list(range(count))
+
+
 def test_images_become_fractions_and_boxes_stay():
     data, probe = FashionScenes(**SMALL, num_workers=0), Probe()
     trainer(limit_train_batches=2).fit(probe, data)
@@ -144,6 +168,27 @@ def test_boxes_never_lose_precision(precision, images, boxes):
         assert {image.dtype for image in batch.images} == {images}
         assert {target["boxes"].dtype for target in batch.targets} == {boxes}
         assert {target["labels"].dtype for target in batch.targets} == {torch.int64}
+
+
+@pytest.mark.parametrize("detector", [FasterRCNN, SSD])
+def test_the_detectors_of_torchvision_take_the_batches(detector):
+    data = FashionScenes(**SMALL, num_garments=(0, 2), keep_negatives=True, num_workers=0)
+    loaded = next(iter(data.train_dataloader()))
+    batch = data.on_after_batch_transfer(data.on_before_batch_transfer(loaded, 0), 0)
+    assert 0 in {len(target["boxes"]) for target in batch.targets}
+    backbone = nn.Conv2d(3, 8, 3, stride=8)
+    torch.manual_seed(0)
+    if detector is SSD:
+        backbone.out_channels = [8]
+        boxes = DefaultBoxGenerator([[2]], scales=[0.3, 0.6])
+        model = SSD(backbone, boxes, (48, 48), 11, image_mean=data.mean, image_std=data.std)
+    else:
+        backbone.out_channels = 8
+        anchors = AnchorGenerator(((8, 16, 32),), ((0.5, 1.0, 2.0),))
+        model = FasterRCNN(backbone, 11, min_size=48, max_size=48, rpn_anchor_generator=anchors)
+    losses = model(batch.images, batch.targets)
+    assert all(loss.isfinite() for loss in losses.values())
+    assert sum(losses.values()) > 1
 
 
 @pytest.fixture
@@ -193,7 +238,7 @@ def test_boxes_that_were_corrected_are_reported_once(tmp_path):
     data = VOCDetection(str(tmp_path), years=(2007,), size_px=32, num_workers=0, val_fraction=0.5)
     with warnings.catch_warnings(record=True) as record:
         warnings.simplefilter("always")
-        (data.train_set, data.val_set)
+        assert (len(data.train_set), len(data.val_set)) == (1, 2)  # validation keeps the image without any
     messages = [str(w.message) for w in record if "boxes" in str(w.message)]
     assert [message.partition(": ")[0] for message in messages] == [
         "clipped 1 boxes that reach out of their images",

@@ -7,6 +7,7 @@ from torchvision import datasets
 from cbam_lightning.data import CocoDetection, FashionScenes, VOCDetection
 from cbam_lightning.data.detection.scene_files import write_scenes
 from cbam_lightning.errors import UsageError
+from tests.command import call
 from tests.data.detection.conftest import SCENES
 
 
@@ -88,3 +89,16 @@ def test_nothing_is_overwritten(voc_scenes, tmp_path):
     with pytest.raises(UsageError, match=r"unknown layout 'coc'\. Did you mean 'coco'\?"):
         write_scenes(tmp_path / "new", "coc", **SCENES)
     assert not (tmp_path / "new").exists()
+
+
+def test_the_command_writes_them(voc_scenes, capsys):
+    words = "data scenes --num-images 10 --num-test-images 4 --size-px 64 --scene-seed 3 --layout"
+    assert call(words, "voc --out scenes") == 0
+    assert "Written: scenes" in capsys.readouterr().out
+    written = sorted(path.relative_to("scenes") for path in Path("scenes").rglob("*") if path.is_file())
+    # 1 to 5 garments instead of 1 to 4, but the same files
+    assert written == sorted(path.relative_to(voc_scenes) for path in voc_scenes.rglob("*") if path.is_file())
+    assert call(words, "coco --out scenes") == 2
+    assert "scenes is not an empty folder" in capsys.readouterr().err
+    assert call("data scenes --layout voc --out new --num-test-images 0") == 2
+    assert "Change it with --num-test-images." in capsys.readouterr().err
