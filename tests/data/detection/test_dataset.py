@@ -25,8 +25,9 @@ def files(folder, augmentation="none", size_px=None):
 
 
 def test_a_batch_has_images_of_their_sizes_and_all_that_belongs_to_them(folder):
-    batch, bad = files(folder)[[2, 1]]
-    assert bad == ()
+    loaded = files(folder)[[2, 1]]
+    assert loaded.bad == ()
+    batch = loaded.batch
     assert [tuple(image.shape) for image in batch.images] == [(3, HEIGHT, WIDTH)] * 2
     assert batch.indices.tolist() == batch.image_ids.tolist() == [2, 1]
     assert batch.original_sizes.tolist() == [[HEIGHT, WIDTH]] * 2
@@ -63,10 +64,10 @@ def test_damaged_files_are_left_out_and_listed(folder):
     content = (folder / "JPEGImages" / "000001.jpg").read_bytes()
     dataset = files(folder)
     (folder / "JPEGImages" / "000001.jpg").write_bytes(content[: len(content) // 2])
-    batch, bad = dataset[[0, 1, 2]]
-    assert batch.indices.tolist() == [0, 2]
-    assert [image.path for image in bad] == [dataset.name(1)]
-    batch, _ = dataset[[1]]
+    loaded = dataset[[0, 1, 2]]
+    assert loaded.batch.indices.tolist() == [0, 2]
+    assert [image.path for image in loaded.bad] == [dataset.name(1)]
+    batch = dataset[[1]].batch
     assert (batch.images, batch.targets) == ([], [])
     assert batch.original_sizes.shape == (0, 2)
 
@@ -74,16 +75,17 @@ def test_damaged_files_are_left_out_and_listed(folder):
 def test_an_image_of_another_size_than_its_boxes_are_for(folder):
     path = folder / "JPEGImages" / "000000.jpg"
     save_image(patches(1, 30, 50)[0], path)
-    _, bad = files(folder)[0]
-    assert bad == (BadImage(str(path), "it has 50 x 30 pixels, its annotation is for 60 x 40"),)
+    assert files(folder)[0].bad == (
+        BadImage(str(path), "it has 50 x 30 pixels, its annotation is for 60 x 40"),
+    )
 
 
 def test_a_file_that_is_gone_ends_the_batch(folder):
     dataset = files(folder)
     (folder / "JPEGImages" / "000000.jpg").unlink()
-    batch, bad = dataset[[0, 1]]
-    assert len(batch.images) == 0
-    assert bad[0].errno
+    loaded = dataset[[0, 1]]
+    assert len(loaded.batch.images) == 0
+    assert loaded.bad[0].errno
 
 
 def test_images_in_memory():
@@ -92,3 +94,14 @@ def test_images_in_memory():
     batch = dataset[1].batch
     assert torch.equal(batch.images[0], images[1])
     assert (len(dataset), dataset.name(1)) == (2, "b")
+
+
+def test_images_of_different_sizes_stay_apart_and_others_are_one_tensor(tmp_path):
+    for i, (height, width) in enumerate([(30, 90), (20, 10), (20, 10)]):
+        save_image(patches(1, height, width)[0], tmp_path / f"{i}.png")
+    paths = [str(tmp_path / f"{i}.png") for i in range(3)]
+    dataset = DetectionFiles(without_objects(paths), Augmented("none", None, MEAN), 3)
+    assert [tuple(image.shape) for image in dataset[[0, 1]].images] == [(3, 30, 90), (3, 20, 10)]
+    loaded = dataset[[1, 2]]
+    assert loaded.images.shape == (2, 3, 20, 10)
+    assert torch.equal(loaded.batch.images[1], torch.from_numpy(patches(1, 20, 10)[0]).permute(2, 0, 1))
