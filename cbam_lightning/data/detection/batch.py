@@ -84,7 +84,7 @@ class DetectionFileBatch(NamedTuple):
     @property
     def batch(self) -> DetectionBatch:
         """The readable images, each with its own objects."""
-        parts = zip(*(values.split(self.counts.tolist()) for values in self.objects), strict=True)
+        parts = zip(*(values.split_with_sizes(self.counts.tolist()) for values in self.objects), strict=True)
         targets = [Objects(*part)._asdict() for part in parts] if len(self.counts) else []
         return DetectionBatch(list(self.images), targets, self.image_ids, self.original_sizes, self.indices)
 

@@ -15,6 +15,7 @@ from cbam_lightning.data.detection.batch import Objects
 from cbam_lightning.data.detection.boxes import BoxLog, check_boxes
 from cbam_lightning.errors import UsageError, unknown_name
 
+_MAX_SIDE_PX = 2**31  # a size beyond is as good as none
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -56,7 +57,7 @@ def read_voc(folders: Sequence[Path], image_set: str, class_names: Sequence[str]
 
     def describe(index: int) -> str:
         i, number = places[index]
-        return f"{_xml_path(*listed[i])}: object {number} ({found[index].name})"
+        return f"{_xml_path(*listed[i])}: object {number} ({found[index].name!r})"
 
     size_px = as_index(sizes).reshape(-1, 2)
     image_of_object = as_index([i for i, _ in places])
@@ -80,7 +81,7 @@ def read_xml(path: Path) -> tuple[tuple[int, int] | None, list[VocObject]]:
     size = None
     if root.find("size") is not None:
         height, width = (_number(root, f"size/{side}", f"{path}: size") for side in ("height", "width"))
-        size = (int(height), int(width)) if height >= 1 and width >= 1 else None
+        size = (int(height), int(width)) if all(1 <= s < _MAX_SIDE_PX for s in (height, width)) else None
     objects = []
     for number, element in enumerate(root.findall("object"), 1):
         where = f"{path}: object {number}"
@@ -89,10 +90,10 @@ def read_xml(path: Path) -> tuple[tuple[int, int] | None, list[VocObject]]:
             message = f"{where} has no name; add the name of its class, or remove it."
             raise UsageError(message)
         left, top, right, bottom = (
-            _number(element, f"bndbox/{side}", f"{where} ({name})") for side in _SIDES
+            _number(element, f"bndbox/{side}", f"{where} ({name!r})") for side in _SIDES
         )
         has_mark = element.find("difficult") is not None
-        difficult = has_mark and bool(_number(element, "difficult", f"{where} ({name})"))
+        difficult = has_mark and bool(_number(element, "difficult", f"{where} ({name!r})"))
         objects.append(VocObject(name, (left, top, right, bottom), difficult))
     return size, objects
 

@@ -85,7 +85,7 @@ def test_errors_name_file_and_annotation(tmp_path, wrong, message):
         ({"images": [{"file_name": "a.jpg"}]}, ": image None: id is None; an integer"),
         (
             {"images": [{"id": 5, "file_name": "no.jpg"}]},
-            ": image 5 is to be .*/val2017/no.jpg, which is no file",
+            ": image 5 is to be '.*/val2017/no.jpg', which is no file",
         ),
         ({"images": [{"id": 5, "file_name": "000000000005.jpg", "height": 0}]}, ": image 5: height is 0"),
         ({"images": [{"id": 5, "file_name": "000000000005.jpg"}] * 2}, ": 2 images have the id 5"),

@@ -75,19 +75,19 @@ def test_boxes_beyond_the_border_are_counted(tmp_path):
     )
     objects = read(folder, log=log).of_image(1)
     assert objects.boxes.tolist() == [[10, 5, 30, 25], [49, 4, WIDTH, HEIGHT]]
-    assert log.clipped == [f"{folder}/Annotations/000001.xml: object 2 (dog)"]
-    assert log.dropped == [f"{folder}/Annotations/000001.xml: object 3 (cat)"]
+    assert log.clipped == [f"{folder}/Annotations/000001.xml: object 2 ('dog')"]
+    assert log.dropped == [f"{folder}/Annotations/000001.xml: object 3 ('cat')"]
 
 
 @pytest.mark.parametrize(
     ("objects", "message"),
     [
-        (voc_object() + voc_object("cta"), r"object 2 \(cta\): unknown class 'cta'\. Did you mean 'cat'\?"),
-        (voc_object(box=("nan", 1, 2, 3)), r"object 1 \(cat\) has a coordinate that is no finite number"),
-        (voc_object(box=(9, 1, 2, 3)), r"object 1 \(cat\) has its right or bottom side before"),
-        (voc_object(box=("", 1, 2, 3)), r"object 1 \(cat\): bndbox xmin is ''; a number is needed"),
-        (voc_object().replace("<ymax>25</ymax>", ""), r"object 1 \(cat\): bndbox ymax is None"),
-        (voc_object(difficult="no"), r"object 1 \(cat\): difficult is 'no'"),
+        (voc_object() + voc_object("cta"), r"object 2 \('cta'\): unknown class 'cta'\. Did you mean 'cat'\?"),
+        (voc_object(box=("nan", 1, 2, 3)), r"object 1 \('cat'\) has a coordinate that is no finite number"),
+        (voc_object(box=(9, 1, 2, 3)), r"object 1 \('cat'\) has its right or bottom side before"),
+        (voc_object(box=("", 1, 2, 3)), r"object 1 \('cat'\): bndbox xmin is ''; a number is needed"),
+        (voc_object().replace("<ymax>25</ymax>", ""), r"object 1 \('cat'\): bndbox ymax is None"),
+        (voc_object(difficult="no"), r"object 1 \('cat'\): difficult is 'no'"),
         (voc_object(name=""), r"object 1 has no name"),
         ("<object>", r"000000\.xml is no whole XML file: mismatched tag"),
     ],
