@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from cbam_lightning import __version__, benchmark_cli, commands, explain_cli, study_cli
+from cbam_lightning import __version__, benchmark_cli, commands, data_cli, explain_cli, study_cli
 from cbam_lightning.errors import RunStopped, UsageError, unknown_name
 
 _TRAINER_COMMANDS = {
@@ -21,7 +21,7 @@ _PLAIN_COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "models": ("list the networks, and where attention would go in them", commands.models),
     "table": ("parameters and FLOPs of the paper's networks, published and ours", commands.table),
     "weights": ("list, show, verify, import and export checkpoints", commands.weights),
-    "data": ("write class folders as shards, which are read faster", commands.data),
+    "data": ("write class folders as shards, which are read faster; draw a detection set", data_cli.data),
     "export": ("write a network as ONNX or torch.export program", commands.export),
     "study": ("train a grid of arms and seeds, or what is left of it", study_cli.study),
     "explain": ("show what networks look at, and ask people about it", explain_cli.explain),

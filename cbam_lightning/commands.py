@@ -6,11 +6,10 @@ They import what they need when they run, so that help and lists answer at once.
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from cbam_lightning.errors import UsageError, unknown_name
+from cbam_lightning.errors import UsageError
 
 
 class Parser(argparse.ArgumentParser):
@@ -193,50 +192,6 @@ _WEIGHTS_ACTIONS: dict[str, _Action] = {
     "import": ("translate the weights of other code", _import_arguments, _import),
     "export": ("write the network of a run or .ckpt as .safetensors", _export_arguments, _export),
 }
-
-
-def data(args: list[str]) -> None:
-    """Prepare data sets."""
-    parser = Parser(prog="cbam-lightning data", description="Data sets, prepared.")
-    actions = parser.add_subparsers(dest="action", required=True, parser_class=Parser)
-    text = "Write class folders as shards, which are read faster, from a folder or an object store."
-    packing = actions.add_parser("pack", help="write class folders as shards", description=text)
-    packing.add_argument("--data", required=True, help="ImageNet or ImageFolder")
-    packing.add_argument("--root", required=True, help="folder of the image files, as for training")
-    packing.add_argument("--out", required=True, help="new folder, or that of an interrupted packing")
-    packing.add_argument(
-        "--encoding",
-        default="raw",
-        help="raw: read fastest, about 260 KB an image; jpeg: about a tenth of that",
-    )
-    packing.add_argument("--shorter-side-px", type=int, default=256, help="what to shrink images to")
-    packing.add_argument("--on-bad-image", default="raise", help="raise, or skip to leave it out")
-    packing.add_argument("--num-workers", type=int, help="processes; left out: one a core")
-    _pack(parser.parse_args(args))
-
-
-def _pack(given: argparse.Namespace) -> None:
-    from cbam_lightning.data import ImageFolder, ImageNet
-    from cbam_lightning.data.packing import pack
-
-    modules = {"ImageFolder": ImageFolder, "ImageNet": ImageNet}
-    if given.data not in modules:
-        raise unknown_name(kind="data set to pack", given=given.data, allowed=modules)
-    try:
-        source = modules[given.data](root=given.root)
-    except UsageError as error:
-        text = str(error).replace("--data.root", "--root")
-        raise UsageError(text) from None
-    packed = pack(
-        source,
-        given.out,
-        encoding=given.encoding,
-        shorter_side_px=given.shorter_side_px,
-        on_bad_image=given.on_bad_image,
-        num_workers=given.num_workers,
-    )
-    print(f"{packed.describe()}\nWritten: {given.out}")
-    print(f"Train from it: cbam-lightning fit --data {given.data} --data.root {shlex.quote(given.out)} …")
 
 
 def export(args: list[str]) -> None:

@@ -91,6 +91,7 @@ MISTAKES = {
     f"explain {PLAIN} --out out": "give either --images PATH or --data NAME",
     f"explain {PLAIN} --data FashionMNIST --images x --out out": "give either --images PATH or --data NAME",
     f"explain {PLAIN} --data FashionMNISt --out out": "Did you mean 'FashionMNIST'",
+    f"explain {PLAIN} --data FashionScenes --out out": "unknown data module 'FashionScenes'",
     f"explain {PLAIN} --data CIFAR10 --out out": "the networks are for images and classes other than",
     f"explain {PLAIN} --data ImageFolder --out out": "ImageFolder needs --root",
     f"explain {PLAIN} --data FashionMNIST --split train --out out": "unknown split 'train'",

@@ -3,46 +3,12 @@ import warnings
 import pytest
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
-from pytorch_lightning import LightningModule, Trainer
-from torch import nn
-from torchmetrics import MeanMetric
+from pytorch_lightning import Trainer
 
-from cbam_lightning.data import Batch, FashionMNIST, ImageDataModule, ImageFolder
+from cbam_lightning.data import FashionMNIST, ImageDataModule, ImageFolder
 from cbam_lightning.errors import UsageError
 from tests.data.generate import patches, save_image, write_image_folder
-
-
-class Probe(LightningModule):
-    """Keeps the batches it is given."""
-
-    def __init__(self, channels, num_classes):
-        super().__init__()
-        self.layer = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
-        self.seen = {"train": [], "val": [], "test": [], "predict": []}
-        self.mean = MeanMetric()
-
-    def training_step(self, batch):
-        self.seen["train"].append(batch)
-        return nn.functional.cross_entropy(self.layer(batch.images), batch.labels)
-
-    def validation_step(self, batch):
-        self.seen["val"].append(batch)
-        self.layer(batch.images)
-
-    def test_step(self, batch):
-        self.seen["test"].append(batch)
-
-    def predict_step(self, batch):
-        self.seen["predict"].append(batch)
-        return batch.indices
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-def trainer(**options):
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    return Trainer(accelerator="cpu", max_epochs=1, enable_model_summary=False, **quiet, **options)
+from tests.data.probing import Probe, trainer
 
 
 @pytest.fixture
@@ -53,40 +19,6 @@ def pets(tmp_path):
     content = (root / "dog" / "004.jpg").read_bytes()
     (root / "dog" / "004.jpg").write_bytes(content[: len(content) // 2])
     return root
-
-
-def test_normalisation_equals_the_formula_without_a_trainer():
-    data = FashionMNIST(batch_size=32, mixup_alpha=1.0)
-    loaded = next(iter(data.test_dataloader()))
-    batch = data.on_after_batch_transfer(data.on_before_batch_transfer(loaded, 0), 0)
-    expected = (loaded.images.double() / 255 - 0.2860) / 0.3530
-    assert batch.images.dtype == torch.float32
-    torch.testing.assert_close(batch.images.double(), expected, rtol=0, atol=1e-6)
-    assert torch.equal(batch.labels, loaded.labels)
-
-
-def test_hooks_are_called_and_mixing_is_for_training_only():
-    data = FashionMNIST(mixup_alpha=0.4, cutmix_alpha=1.0)
-    probe = Probe(1, 10)
-    trainer(limit_train_batches=6, limit_val_batches=2, num_sanity_val_steps=1).fit(probe, data)
-    train, val = probe.seen["train"], probe.seen["val"]
-    assert (len(train), len(val)) == (6, 3)
-    for batch in train:
-        assert isinstance(batch, Batch)
-        assert batch.images.dtype == torch.float32
-        assert batch.labels.shape == (128, 10)
-        torch.testing.assert_close(batch.labels.sum(dim=1), torch.ones(128))
-    assert all(batch.labels.dtype == torch.int64 for batch in val)
-    assert not torch.equal(train[0].labels, train[0].labels.round())
-
-
-def test_reduced_precision_reaches_the_images():
-    data, probe = FashionMNIST(mixup_alpha=0.4), Probe(1, 10)
-    trainer(limit_train_batches=1, limit_val_batches=1, precision="bf16-true").fit(probe, data)
-    assert probe.seen["train"][0].images.dtype == torch.bfloat16
-    assert probe.seen["train"][0].labels.dtype == torch.bfloat16
-    assert probe.seen["val"][0].images.dtype == torch.bfloat16
-    assert probe.seen["val"][0].labels.dtype == torch.int64
 
 
 def test_shuffling_follows_the_global_seed_and_covers_full_batches():

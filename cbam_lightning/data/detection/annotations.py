@@ -116,6 +116,13 @@ def as_objects(
     )
 
 
+def join_objects(parts: Sequence[Objects]) -> Objects:
+    """Put the objects of several images into a row, with boxes in float32."""
+    nothing = as_objects([], [], [], [], [])
+    joined = Objects(*(torch.cat(values) for values in zip(nothing, *parts, strict=True)))
+    return joined._replace(boxes=joined.boxes.float())
+
+
 def starts_of(image_of_object: Tensor, num_images: int) -> Tensor:
     """Return where the objects of each image start, and the end: int64 (num_images + 1,)."""
     counts = image_of_object.bincount(minlength=num_images)

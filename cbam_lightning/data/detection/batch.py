@@ -61,13 +61,32 @@ class DetectionBatch(NamedTuple):
 class DetectionFileBatch(NamedTuple):
     """A batch as the worker sends it, together with the files that failed; see ``data.batch.FileBatch``.
 
+    Few tensors for all of it: between processes each takes a file descriptor, of which a process has 1,024.
+
     Attributes:
-        batch: Of the readable images only.
+        images: uint8 (N, C, H, W), or N of (C, H, W) where their sizes differ.
+        objects: Those of all images, one image after the other.
+        counts: int64 (N,), objects of each image.
+        image_ids: int64 (N,).
+        original_sizes: int64 (N, 2).
+        indices: int64 (N,).
         bad: The files left out of the batch.
     """
 
-    batch: DetectionBatch
+    images: Tensor | list[Tensor]
+    objects: Objects
+    counts: Tensor
+    image_ids: Tensor
+    original_sizes: Tensor
+    indices: Tensor
     bad: tuple[BadImage, ...]
+
+    @property
+    def batch(self) -> DetectionBatch:
+        """The readable images, each with its own objects."""
+        parts = zip(*(values.split_with_sizes(self.counts.tolist()) for values in self.objects), strict=True)
+        targets = [Objects(*part)._asdict() for part in parts] if len(self.counts) else []
+        return DetectionBatch(list(self.images), targets, self.image_ids, self.original_sizes, self.indices)
 
 
 def scale_boxes(boxes: Tensor, size: tuple[int, int], new_size: tuple[int, int]) -> Tensor:

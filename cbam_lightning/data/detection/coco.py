@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +36,9 @@ class CocoDetection(DetectionDataModule):
         val_fraction: Part of train2017 held out for validation, by which checkpoints are chosen. With 0 none
             is, and validation shows val2017, as the test does.
         **kwargs: Options of ``DetectionDataModule``.
+
+    Attributes:
+        categories: The names of the classes by their numbers in the files.
     """
 
     dataset_name = "coco2017"
@@ -60,26 +62,10 @@ class CocoDetection(DetectionDataModule):
             **kwargs,
         )
         self.root = root
-
-    @cached_property
-    def categories(self) -> dict[int, str]:
-        """The names of the classes by their numbers in the files, in ascending order."""
-        return self._file(train=False).categories
-
-    @property
-    def category_ids(self) -> tuple[int, ...]:  # type: ignore[override]
-        """The numbers of the classes in the files."""
-        return tuple(self.categories)
-
-    @property
-    def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The names of the classes."""
-        return tuple(self.categories.values())
-
-    @property
-    def num_classes(self) -> int:  # type: ignore[override]
-        """Number of classes."""
-        return len(self.categories)
+        self.categories = self._file(train=False).categories
+        self.category_ids = tuple(self.categories)
+        self.class_names = tuple(self.categories.values())
+        self.num_classes = len(self.categories)
 
     def load_part(self, train: bool) -> Annotations:
         """Read the annotations of train2017 or of val2017."""

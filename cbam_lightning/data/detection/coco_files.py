@@ -60,7 +60,7 @@ class CocoFile:
 
     def describe(self, kind: str, item: dict[str, Any]) -> str:
         """Return the file and the place of an image, an annotation or a category, for messages."""
-        return f"{self.path}: {kind} {item.get('id')}"
+        return f"{self.path}: {kind} {item.get('id')!r}"
 
     def integer(self, kind: str, item: dict[str, Any], key: str, least: int = 0) -> int:
         """Return an integer of an image, an annotation or a category.
@@ -122,7 +122,7 @@ def read_coco(file: CocoFile, folder: Path, log: BoxLog) -> Annotations:
 def _image_path(file: CocoFile, image: dict[str, Any], folder: Path) -> str:
     path = folder / str(image.get("file_name", ""))
     if not path.is_file():
-        message = f"{file.describe('image', image)} is to be {path}, which is no file; copy it again."
+        message = f"{file.describe('image', image)} is to be {str(path)!r}, which is no file; copy it again."
         raise UsageError(message)
     return str(path)
 
@@ -153,7 +153,7 @@ def _area(file: CocoFile, annotation: dict[str, Any]) -> float:
 
 def _numbers(file: CocoFile, annotation: dict[str, Any], key: str, given: Any, count: int) -> list[float]:
     try:
-        values = [float(value) for value in given]
+        values = [float(value) for value in given] if isinstance(given, list) else []
     except (TypeError, ValueError, OverflowError):
         values = []
     if len(values) != count or not all(map(math.isfinite, values)):

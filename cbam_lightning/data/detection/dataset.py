@@ -9,11 +9,12 @@ from typing import Literal
 from torch import Tensor
 
 from cbam_lightning.data.batch import BadImage, Draw, SplitDataset, as_index
-from cbam_lightning.data.detection.annotations import Annotations
-from cbam_lightning.data.detection.batch import DetectionBatch, DetectionFileBatch, Objects
+from cbam_lightning.data.detection.annotations import Annotations, join_objects
+from cbam_lightning.data.detection.batch import DetectionFileBatch, Objects
 from cbam_lightning.data.detection.transforms import DetectionTransform
 from cbam_lightning.data.files import read_image
 from cbam_lightning.data.transformed import MAX_DEFAULT_WORKERS, drawing, usable_cores
+from cbam_lightning.data.transforms import stack
 
 
 class DetectionDataset(SplitDataset):
@@ -43,7 +44,7 @@ class DetectionDataset(SplitDataset):
         """Read a batch; images that fail are left out and listed in ``bad``."""
         images: list[Tensor] = []
         targets: list[Objects] = []
-        sizes: list[tuple[int, ...]] = []
+        sizes: list[int] = []
         kept: list[int] = []
         bad: list[BadImage] = []
         for item in indices:
@@ -58,17 +59,18 @@ class DetectionDataset(SplitDataset):
                 changed, objects = self.transform(image, self.annotations.of_image(index))
             images.append(changed)
             targets.append(objects)
-            sizes.append(tuple(image.shape[1:]))
+            sizes += image.shape[1:]
             kept.append(index)
         place = as_index(kept)
-        batch = DetectionBatch(
-            images,
-            [objects._asdict() for objects in targets],
+        return DetectionFileBatch(
+            _stacked(images),
+            join_objects(targets),
+            as_index([len(objects.labels) for objects in targets]),
             self.annotations.image_ids[place],
             as_index(sizes).reshape(-1, 2),
             place,
+            tuple(bad),
         )
-        return DetectionFileBatch(batch, tuple(bad))
 
     def _read_checked(self, index: int) -> Tensor | BadImage:
         """Read an image, and refuse it if its boxes were drawn on another size of it."""
@@ -78,6 +80,11 @@ class DetectionDataset(SplitDataset):
             return image
         found = f"it has {image.shape[2]} x {image.shape[1]} pixels"
         return BadImage(self.name(index), f"{found}, its annotation is for {width} x {height}")
+
+
+def _stacked(images: list[Tensor]) -> Tensor | list[Tensor]:
+    """Put images of one size into one tensor."""
+    return stack(images) if len({image.shape for image in images}) == 1 else images
 
 
 class DetectionFiles(DetectionDataset):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -127,22 +128,21 @@ class FashionScenes(DetectionDataModule):
 
     def _maker(self, train: bool) -> SceneMaker:
         clothes, labels = self._clothes.load_part(train)
-        photographs = [
-            _share(self._photograph(path), train)
-            for path in (
-                find_files(self.photographs)
-                if self.photographs is not None
-                else [str(EMBEDDED_DIR / name) for name in PHOTOGRAPHS]
-            )
-        ]
-        if not photographs:
-            message = (
-                f"photographs is {self.photographs}, which holds no files; give a folder of photographs."
-            )
-            raise UsageError(message)
+        photographs = [_share(self._photograph(path), train) for path in self._photograph_paths()]
         return SceneMaker(
             clothes[:, 0].numpy(), labels.tolist(), photographs, self.scene_px, self.num_garments
         )
+
+    def _photograph_paths(self) -> list[str]:
+        folder = self.photographs
+        if folder is None:
+            return [str(EMBEDDED_DIR / name) for name in PHOTOGRAPHS]
+        paths = find_files(folder) if Path(folder).is_dir() else []
+        if not paths:
+            problem = "holds no files" if Path(folder).is_dir() else "is no folder"
+            message = f"photographs is {folder}, which {problem}; give a folder with --data.photographs."
+            raise UsageError(message)
+        return paths
 
     def _photograph(self, path: str) -> Pixels:
         """Read a photograph: uint8 (H, W, C)."""

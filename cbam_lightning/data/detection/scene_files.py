@@ -103,7 +103,8 @@ def _write_coco(root: Path, scenes: FashionScenes) -> None:
 
 def _coco_json(annotations: Annotations, scenes: FashionScenes) -> dict[str, Any]:
     """Describe the scenes of a part; "ignore" has what VOC calls difficult."""
-    images, found = [], []
+    images: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     sizes = annotations.sizes.tolist()
     for i, (image_id, (height, width)) in enumerate(zip(annotations.image_ids.tolist(), sizes, strict=True)):
         file_name = f"{image_id:012d}.jpg"

@@ -45,12 +45,49 @@ class Garment(NamedTuple):
         return self.visible < DIFFICULT_BELOW
 
 
+class _Canvas:
+    """A scene that is being drawn.
+
+    Args:
+        pixels: uint8 (H, W, C), the background; garments are painted over it.
+    """
+
+    def __init__(self, pixels: Pixels) -> None:
+        self.pixels = pixels
+        self._owner = np.zeros(pixels.shape[:2], dtype=np.int64)  # number of a pixel's garment, 0 for none
+        self._labels: list[int] = []
+        self._areas: list[int] = []
+
+    def add(self, label: int, pixels: Pixels, mask: Mask, top: int, left: int) -> bool:
+        """Paint a garment, unless it has no pixel or hides too much of another; return whether it was."""
+        place = np.s_[top : top + mask.shape[0], left : left + mask.shape[1]]
+        owner = self._owner.copy()
+        owner[place][mask] = len(self._labels) + 1
+        areas = [*self._areas, int(mask.sum())]
+        visible = np.bincount(owner.ravel(), minlength=len(areas) + 1)[1:]
+        if not areas[-1] or (visible < MIN_VISIBLE * np.array(areas)).any():
+            return False
+        self.pixels[place][mask] = pixels[mask][:, None]
+        self._owner, self._areas = owner, areas
+        self._labels.append(label)
+        return True
+
+    def garments(self) -> list[Garment]:
+        """Return what can be seen."""
+        found = []
+        for number, (label, area) in enumerate(zip(self._labels, self._areas, strict=True), 1):
+            mask = self._owner == number
+            visible_px = int(mask.sum())
+            found.append(Garment(label, _extent(mask), visible_px, visible_px / area))
+        return found
+
+
 @dataclass(frozen=True)
 class SceneMaker:
     """Draws scenes, each of which follows from its seed alone.
 
-    Pillow resizes with integers, and ``random.Random(seed).random()`` gives the same sequence in every version
-    of Python (https://docs.python.org/3/library/random.html#notes-on-reproducibility).
+    Pillow resizes with integers, and ``random.Random(seed).random()`` gives the same sequence in every
+    version of Python (https://docs.python.org/3/library/random.html#notes-on-reproducibility).
 
     Attributes:
         clothes: uint8 (M, 28, 28), light on black.
@@ -73,27 +110,15 @@ class SceneMaker:
             uint8 (size_px, size_px, C), and the garments on it.
         """
         chance = random.Random(seed)
-        scene = self._background(chance)
-        owner = np.zeros(
-            (self.size_px, self.size_px), dtype=np.int64
-        )  # number of the garment from 1, 0 for none
-        labels: list[int] = []
-        areas: list[int] = []
+        canvas = _Canvas(self._background(chance))
         fewest, most = self.num_garments
         for _ in range(fewest + _below(chance, most - fewest + 1)):
             for _ in range(MAX_TRIES):
                 label, pixels, mask = self._garment(chance)
                 top, left = (_below(chance, self.size_px - side + 1) for side in mask.shape)
-                place = np.s_[top : top + mask.shape[0], left : left + mask.shape[1]]
-                covered = owner.copy()
-                covered[place][mask] = len(labels) + 1
-                if _all_visible(covered, [*areas, int(mask.sum())]):
-                    owner = covered
-                    scene[place][mask] = pixels[mask][:, None]
-                    labels.append(label)
-                    areas.append(int(mask.sum()))
+                if canvas.add(label, pixels, mask, top, left):
                     break
-        return scene, [_seen(owner == i, label, areas[i - 1]) for i, label in enumerate(labels, 1)]
+        return canvas.pixels, canvas.garments()
 
     def _background(self, chance: random.Random) -> Pixels:
         """Cut a square out of a photograph, between the scene's size and all of its height or width."""
@@ -132,13 +157,3 @@ def _extent(mask: Mask) -> tuple[int, int, int, int]:
     if not len(rows):
         return 0, 0, 0, 0
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-
-
-def _all_visible(owner: NDArray[np.int64], areas: Sequence[int]) -> bool:
-    """Tell whether enough is left of every garment."""
-    left = np.bincount(owner.ravel(), minlength=len(areas) + 1)[1:]
-    return min(areas) > 0 and bool((left >= MIN_VISIBLE * np.array(areas)).all())
-
-
-def _seen(mask: Mask, label: int, area: int) -> Garment:
-    return Garment(label, _extent(mask), int(mask.sum()), int(mask.sum()) / area)

@@ -21,8 +21,8 @@ _SMALLEST_CUT_PX = 4
 class Augmented:
     """Augment at random and resize.
 
-    The random numbers come from torch's global generator, which the data set seeds for each image. Resizing is
-    antialiased, and the same in training as in evaluation.
+    The random numbers come from torch's global generator, which the data set seeds for each image.
+    Resizing is antialiased, and the same in training as in evaluation.
 
     Args:
         augmentation: "ssd" for colours, zooming out, cutting and mirroring

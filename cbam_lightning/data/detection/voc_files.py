@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-import torch
 from PIL import Image
 
 from cbam_lightning.data.batch import as_index
@@ -16,6 +15,7 @@ from cbam_lightning.data.detection.batch import Objects
 from cbam_lightning.data.detection.boxes import BoxLog, check_boxes
 from cbam_lightning.errors import UsageError, unknown_name
 
+_MAX_SIDE_PX = 2**31  # a size beyond is as good as none
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -46,28 +46,23 @@ def read_voc(folders: Sequence[Path], image_set: str, class_names: Sequence[str]
         UsageError: A file is missing or damaged, or an object is of no known class.
     """
     listed = [(folder, stem) for folder in folders for stem in _stems(folder, image_set)]
-    sizes: list[tuple[int, int]] = []
-    found: list[tuple[int, int, VocObject]] = []  # position of the image, number in it from 1
+    sizes: list[int] = []
+    found: list[VocObject] = []
+    places: list[tuple[int, int]] = []  # of each object: position of its image, and its number there from 1
     for i, (folder, stem) in enumerate(listed):
-        size, objects = _read_image(folder, stem)
-        sizes.append(size)
-        found += [(i, number, voc_object) for number, voc_object in enumerate(objects, 1)]
+        size, of_image = _read_image(folder, stem)
+        sizes += size
+        found += of_image
+        places += [(i, number) for number in range(1, len(of_image) + 1)]
 
     def describe(index: int) -> str:
-        i, number, voc_object = found[index]
-        return f"{_xml_path(*listed[i])}: object {number} ({voc_object.name})"
+        i, number = places[index]
+        return f"{_xml_path(*listed[i])}: object {number} ({found[index].name!r})"
 
-    labels = {name: label for label, name in enumerate(class_names, 1)}
-    for index, (_, _, voc_object) in enumerate(found):
-        if voc_object.name not in labels:
-            problem = unknown_name("class", voc_object.name, class_names)
-            message = f"{describe(index)}: {problem} Name the classes with --data.class_names."
-            raise UsageError(message)
-    image_of_object = as_index([i for i, _, _ in found])
-    size_px = torch.tensor(sizes, dtype=torch.int64).reshape(-1, 2)
-    objects, kept = check_boxes(
-        _as_objects([o for _, _, o in found], labels), size_px[image_of_object], describe, log
-    )
+    size_px = as_index(sizes).reshape(-1, 2)
+    image_of_object = as_index([i for i, _ in places])
+    objects = _as_objects(found, class_names, describe)
+    objects, kept = check_boxes(objects, size_px[image_of_object], describe, log)
     paths = [str(_image_path(folder, stem)) for folder, stem in listed]
     ids = _numbers([stem for _, stem in listed])
     return annotate(paths, ids, size_px, objects, image_of_object[kept])
@@ -86,7 +81,7 @@ def read_xml(path: Path) -> tuple[tuple[int, int] | None, list[VocObject]]:
     size = None
     if root.find("size") is not None:
         height, width = (_number(root, f"size/{side}", f"{path}: size") for side in ("height", "width"))
-        size = (int(height), int(width)) if height >= 1 and width >= 1 else None
+        size = (int(height), int(width)) if all(1 <= s < _MAX_SIDE_PX for s in (height, width)) else None
     objects = []
     for number, element in enumerate(root.findall("object"), 1):
         where = f"{path}: object {number}"
@@ -95,10 +90,10 @@ def read_xml(path: Path) -> tuple[tuple[int, int] | None, list[VocObject]]:
             message = f"{where} has no name; add the name of its class, or remove it."
             raise UsageError(message)
         left, top, right, bottom = (
-            _number(element, f"bndbox/{side}", f"{where} ({name})") for side in _SIDES
+            _number(element, f"bndbox/{side}", f"{where} ({name!r})") for side in _SIDES
         )
         has_mark = element.find("difficult") is not None
-        difficult = has_mark and bool(_number(element, "difficult", f"{where} ({name})"))
+        difficult = has_mark and bool(_number(element, "difficult", f"{where} ({name!r})"))
         objects.append(VocObject(name, (left, top, right, bottom), difficult))
     return size, objects
 
@@ -176,11 +171,21 @@ def _numbers(stems: Sequence[str]) -> Sequence[int]:
     return range(1, len(stems) + 1)
 
 
-def _as_objects(found: Sequence[VocObject], labels: dict[str, int]) -> Objects:
+def _as_objects(
+    found: Sequence[VocObject], class_names: Sequence[str], describe: Callable[[int], str]
+) -> Objects:
+    """Turn coordinates that count from 1 and include the last pixel into edges that count from 0."""
+    known = {name: label for label, name in enumerate(class_names, 1)}
+    for index, voc_object in enumerate(found):
+        if voc_object.name not in known:
+            problem = unknown_name(kind="class", given=voc_object.name, allowed=class_names)
+            message = f"{describe(index)}: {problem} Name other classes with --data.class_names."
+            raise UsageError(message)
     boxes = [(left - 1, top - 1, right, bottom) for _, (left, top, right, bottom), _ in found]
     areas = [(right - left) * (bottom - top) for left, top, right, bottom in boxes]
     difficult = [voc_object.difficult for voc_object in found]
-    return as_objects(boxes, [labels[o.name] for o in found], difficult, [False] * len(found), areas)
+    labels = [known[voc_object.name] for voc_object in found]
+    return as_objects(boxes, labels, difficult, [False] * len(found), areas)
 
 
 def _xml_path(folder: Path, stem: str) -> Path:

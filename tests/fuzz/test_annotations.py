@@ -1,0 +1,50 @@
+"""Damaged files of Pascal VOC and COCO are read or refused, and no wrong box comes out of them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cbam_lightning.data.detection.boxes import BoxLog
+from cbam_lightning.data.detection.coco_files import CocoFile, read_coco
+from cbam_lightning.data.detection.voc_files import read_voc
+from cbam_lightning.errors import UsageError
+from tests.data.detection.written import annotation, voc_object, write_coco, write_voc
+from tests.fuzz.damage import altered, damaged, fuzz, lengths
+
+
+def check(annotations):
+    """Every box is in its image and has an area, and every label is one of the classes."""
+    for i, (height, width) in enumerate(annotations.sizes.tolist()):
+        boxes = annotations.of_image(i).boxes.double()
+        assert (boxes[:, 2:] > boxes[:, :2]).all()
+        assert (boxes >= 0).all()
+        assert (boxes[:, 2] <= width).all()
+        assert (boxes[:, 3] <= height).all()
+    assert annotations.objects.labels.ge(1).all()
+
+
+@lengths(150, 5_000)
+def test_a_damaged_xml(examples):
+    folder = write_voc(Path(), voc_object() + voc_object("dog", difficult=1))
+    path = folder / "Annotations" / "000000.xml"
+
+    def read(content):
+        path.write_bytes(content)
+        check(read_voc([folder], "trainval", ("cat", "dog"), BoxLog()))
+
+    fuzz(examples, damaged(path.read_bytes()), read, UsageError)
+
+
+@lengths(100, 4_000)
+@pytest.mark.parametrize("kind", ["bytes", "values"])
+def test_a_damaged_json(examples, kind):
+    given = [annotation(1), annotation(2, 9, 90, (1.5, 2.5, 3, 4), area=5.5, iscrowd=1)]
+    path = write_coco(Path(), given) / "annotations" / "instances_val2017.json"
+    content = path.read_bytes()
+
+    def read(found):
+        path.write_bytes(found if kind == "bytes" else json.dumps(found).encode())
+        check(read_coco(CocoFile(path), Path("val2017"), BoxLog()))
+
+    fuzz(examples, damaged(content) if kind == "bytes" else altered(json.loads(content)), read, UsageError)
