@@ -24,9 +24,9 @@ _NUM_TEXTS = 3  # columns at the left that hold text
 _NOTES = (
     "Parameters: all of them, the weights and biases of plain BatchNorms included, with as many outputs as "
     "classes and background. (With frozen BatchNorms, which torchvision counts as buffers, there are fewer.)",
-    "paper: https://arxiv.org/abs/1807.06521, millions of parameters with the digits it prints, and its APs in "
+    "paper: https://arxiv.org/abs/1807.06521, millions of parameters with the digits it prints, and APs in "
     "percent; on VOC AP50 by the rules of 2007. No AP of COCO or VOC was measured here.",
-    "SSD's parameters are the paper's with six default boxes at a position of conv4_3, torchvision's four give "
+    "SSD has the paper's parameters with six default boxes at a position of conv4_3; torchvision's four give "
     "26.3 million. StairNet is built as its second author's code has it.",
 )
 

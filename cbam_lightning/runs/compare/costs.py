@@ -13,9 +13,15 @@ from torch import nn
 from cbam_lightning.errors import UsageError
 from cbam_lightning.measuring import alternate, choose_device
 from cbam_lightning.models.benchmark import TrainingStep
-from cbam_lightning.models.complexity import count
+from cbam_lightning.models.complexity import Complexity, count
+from cbam_lightning.models.detection import create_detector
+from cbam_lightning.models.detection.benchmark import DetectionStep, count_detector
+from cbam_lightning.models.detection.network import DetectorNetwork
+from cbam_lightning.models.detection.registry import DETECTORS
 from cbam_lightning.models.factory import build
 from cbam_lightning.runs.compare.arms import Arm
+
+_DETECTION_PX = 300  # of images that have no size of their own; detectors resize them
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ def measure_costs(
     """Build the network of every arm once more and measure it; times are taken in turns.
 
     A step is as in ``benchmark network``: float32, cross-entropy, SGD with momentum, one batch of random
-    images of the size that the run had.
+    images of the size that the run had; for a detector its losses, and an object in every image.
 
     Args:
         arms: Whose runs know their network.
@@ -61,20 +67,31 @@ def measure_costs(
     seconds = alternate(steps, repeats, 1, place, "training steps")
     costs = {}
     for label, step in steps.items():
-        size = count(_network(built[label]), built[label]["size_px"], built[label]["in_channels"])
+        size = _count(built[label])
         costs[label] = Costs(*size, 1e3 * statistics.median(seconds[label]), step.kept_bytes())
     return costs
 
 
 def _described(arm: Arm) -> Mapping[str, Any]:
     run = next(iter(arm.runs.values()))
-    if not run.network.get("size_px"):
+    if not run.network.get("size_px") and not _detects(run.network):
         message = (
             f"{run.source} does not say what its network was, as no run of an earlier version does, so its "
             "costs cannot be measured; leave them out with --no-costs."
         )
         raise UsageError(message)
     return run.network
+
+
+def _detects(described: Mapping[str, Any]) -> bool:
+    return described.get("network") in DETECTORS
+
+
+def _count(described: Mapping[str, Any]) -> Complexity:
+    size_px, in_channels = described["size_px"] or _DETECTION_PX, described["in_channels"]
+    if _detects(described):
+        return count_detector(_detector(described), size_px, in_channels)
+    return count(_network(described), size_px, in_channels)
 
 
 def _network(described: Mapping[str, Any]) -> nn.Module:
@@ -88,9 +105,23 @@ def _network(described: Mapping[str, Any]) -> nn.Module:
     )
 
 
+def _detector(described: Mapping[str, Any]) -> DetectorNetwork:
+    return create_detector(
+        described["network"],
+        attention=described["attention"],
+        attention_options=described["attention_options"],
+        num_classes=described["num_classes"] + 1,
+        in_channels=described["in_channels"],
+        **described["network_options"],
+    )
+
+
 def _step(described: Mapping[str, Any], batch_size: int, device: torch.device) -> TrainingStep:
+    size_px = described["size_px"] or _DETECTION_PX
+    shape = (batch_size, described["in_channels"], size_px, size_px)
+    if _detects(described):
+        return DetectionStep(_detector(described).to(device), torch.rand(shape, device=device))
     layout = torch.channels_last if described.get("channels_last") else torch.contiguous_format
-    size_px = described["size_px"]
-    images = torch.randn(batch_size, described["in_channels"], size_px, size_px, device=device)
+    images = torch.randn(shape, device=device)
     network = _network(described).to(device, memory_format=layout)  # type: ignore[call-overload]
     return TrainingStep(network, images.to(memory_format=layout), described["num_classes"])
