@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cbam_lightning.errors import UsageError, unknown_name
+from cbam_lightning.models.detection.registry import DETECTORS
 from cbam_lightning.models.registry import MODELS, USER_NETWORKS, list_models
 
 if TYPE_CHECKING:
@@ -172,6 +173,9 @@ def build(
 
 
 def _build_own(network: str, network_options: Mapping[str, Any], given: Mapping[str, Any]) -> nn.Module:
+    if network in DETECTORS:
+        message = f"{network} is a detector: `cbam_lightning.models.detection.create_detector` builds it."
+        raise UsageError(message)
     if network not in MODELS:
         error = unknown_name(kind="model", given=network, allowed=list_models())
         message = f"{error} Or torchvision/NAME, timm/NAME, or one that you register (`--imports`)."

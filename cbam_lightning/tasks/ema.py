@@ -11,6 +11,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
 from cbam_lightning.errors import UsageError
+from cbam_lightning.tasks.detector import Detector
 from cbam_lightning.weights.checkpoint import PROVENANCE_KEY
 
 
@@ -20,7 +21,8 @@ class EMA(WeightAveraging):
     Differs from Lightning's ``EMAWeightAveraging``: the decay warms up, so that the first epochs are not an
     average with the random start; with a late start, the raw weights are validated and saved until then,
     not the untrained copy (https://github.com/Lightning-AI/pytorch-lightning/issues/21724); integer buffers
-    are copied, not averaged; the accuracy of the raw weights is logged beside, as ``val/top1_raw``.
+    are copied, not averaged; a classifier's accuracy with the raw weights is logged beside, as
+    ``val/top1_raw``.
 
     A checkpoint's ``state_dict`` holds the average and its ``current_model_state`` the raw weights.
 
@@ -93,9 +95,9 @@ class EMA(WeightAveraging):
         super().on_validation_epoch_start(trainer, pl_module)
         if self._average_model is not None:
             self._average_model.module.eval()
-            self._raw_top1 = MulticlassAccuracy(pl_module.hparams["num_classes"], average="micro").to(
-                pl_module.device
-            )
+            if not isinstance(pl_module, Detector):
+                accuracy = MulticlassAccuracy(pl_module.hparams["num_classes"], average="micro")
+                self._raw_top1 = accuracy.to(pl_module.device)
 
     def on_validation_batch_end(
         self,

@@ -22,6 +22,7 @@ from cbam_lightning.runs.study.plan import StudyRun
 from cbam_lightning.runs.study.progress import epochs_done, how_long, max_epochs
 
 _POLL_S = 0.5
+_FIGURES = ("test/top1", "test/map")  # of a classifier, of a detector
 _STOPPING = (signal.SIGINT, signal.SIGTERM) + ((signal.SIGUSR1,) if hasattr(signal, "SIGUSR1") else ())
 
 
@@ -165,7 +166,8 @@ class _Watch:
     def report(self, run: StudyRun, left: int) -> None:
         metrics = run.metrics()
         self._finished.add(run.name)
-        figures = f"test/top1 {metrics['test/top1']:.4f}" if "test/top1" in metrics else "no result"
+        shown = [f"{name} {metrics[name]:.4f}" for name in _FIGURES if name in metrics]
+        figures = shown[0] if shown else "no result"
         done, total = self._done(), sum(self._lengths.values())
         elapsed, made = time.monotonic() - self._started, done - self._done_before
         remaining = f", about {how_long(elapsed / made * (total - done))} left" if made > 0 and left else ""
