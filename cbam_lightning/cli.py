@@ -14,11 +14,11 @@ _TRAINER_COMMANDS = {
     "fit": "train a network, then test its best checkpoint",
     "validate": "evaluate a checkpoint on the validation images",
     "test": "evaluate a checkpoint on the test images",
-    "predict": "write class and probability of images as CSV",
+    "predict": "write class and probability of images as CSV, or detections as JSON",
     "resume": "go on with a training that was cut off, as if nothing had happened",
 }
 _PLAIN_COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
-    "models": ("list the networks, and where attention would go in them", commands.models),
+    "models": ("list the networks and detectors, and where attention would go in them", commands.models),
     "table": ("parameters and FLOPs of the paper's networks, published and ours", commands.table),
     "weights": ("list, show, verify, import and export checkpoints", commands.weights),
     "data": ("write class folders as shards, which are read faster; draw a detection set", data_cli.data),
@@ -40,7 +40,7 @@ def _parser() -> commands.Parser:
     parser = commands.Parser(
         prog="cbam-lightning",
         usage="cbam-lightning [--version] [--help] COMMAND ...",
-        description="Train and use image classifiers with convolutional attention.",
+        description="Train and use image classifiers and detectors with convolutional attention.",
         epilog=f"commands:\n{listed}\n\n`cbam-lightning COMMAND --help` tells more.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

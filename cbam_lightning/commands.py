@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
 
 def models(args: list[str]) -> None:
     """List networks, or the places in one where attention would go."""
-    parser = Parser(prog="cbam-lightning models", description="List the networks.")
+    parser = Parser(prog="cbam-lightning models", description="List the networks, and the detectors on them.")
     parser.add_argument(
         "pattern",
         nargs="?",
@@ -56,8 +56,9 @@ def _described(pattern: str) -> dict[str, str]:
 
         return dict.fromkeys(list_external(pattern), "")
     from cbam_lightning.models import describe_models
+    from cbam_lightning.models.detection import describe_detectors
 
-    return describe_models(pattern)
+    return describe_models(pattern) | describe_detectors(pattern)
 
 
 def _places(network: str, where: list[str] | None) -> str:
