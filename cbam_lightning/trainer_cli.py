@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pydoc
 from argparse import SUPPRESS, ArgumentError
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -158,7 +158,7 @@ class TrainerCLI(LightningCLI):
         self.parse_arguments(self.parser, self._args)
         # the checkpoint's values replace those of the files that its run started from
         init_args = self.config[command]["model"]["init_args"]
-        init_args.update({name: None for name in _WEIGHTS if name in init_args})
+        _set(init_args, {name: None for name in _WEIGHTS if name in init_args})
 
     def before_instantiate_classes(self) -> None:
         """Import the user's modules, and name the experiment, in the saved configuration, too."""
@@ -174,7 +174,7 @@ class TrainerCLI(LightningCLI):
         self._weights = {name: init_args[name] for name in _WEIGHTS if self._resumed and name in init_args}
         if self._resumed and self._resumed.last.is_file():
             # the checkpoint has all values, and the files may be gone
-            init_args.update(dict.fromkeys(self._weights))
+            _set(init_args, dict.fromkeys(self._weights))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer around the run's directory."""
@@ -235,7 +235,7 @@ class TrainerCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Write into the configuration which network it came to, so that it stands without other files."""
         resolved = self.config[self.subcommand]["model"]["init_args"]
-        resolved.update(self._weights)
+        _set(resolved, self._weights)
         for name in _RESOLVED:
             if name in resolved and name in self.model.hparams:
                 resolved[name] = self.model.hparams[name]
@@ -285,6 +285,12 @@ class TrainerCLI(LightningCLI):
             raise
         finally:
             finish_wandb(exit_code)
+
+
+def _set(arguments: Any, values: Mapping[str, Any]) -> None:
+    """Set values in a configuration, which may be jsonargparse's own kind of dictionary."""
+    for name, value in values.items():
+        arguments[name] = value
 
 
 def _as_list(value: Any) -> list[Any]:
