@@ -14,7 +14,8 @@ from tests.command import NO_WANDB, call
 SCENES = {"num_images": 10, "num_test_images": 5, "size_px": 64, "num_garments": (1, 4)}
 NAMES = ",".join(json.dumps(name) for name in FashionScenes.class_names)
 QUIET = f"--trainer.enable_progress_bar false --trainer.enable_model_summary false {NO_WANDB}"
-SHORT = f"--data.batch_size 2 --data.num_workers 0 --trainer.log_every_n_steps 1 --model.schedule Constant {QUIET}"
+STEPS = "--data.batch_size 2 --data.num_workers 0 --trainer.log_every_n_steps 1 --model.schedule Constant"
+SHORT = f"{STEPS} {QUIET}"
 TINY = '{{"backbone_options": {{"depths": [1,1,1{0}], "widths": [8,8,16{1}]}}{2}}}'
 SMALL = TINY.format("", "", ', "size_px": 64')
 LARGE = TINY.format(",1", ",16", ', "min_size": 64, "max_size": 64')
