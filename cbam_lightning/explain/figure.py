@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import matplotlib
@@ -28,7 +29,7 @@ def draw_figure(rows: Sequence[Looked], labels: Sequence[str], class_names: Sequ
         class_names: Of the classes.
     """
     columns = 1 + len(labels)
-    figure = Figure(figsize=(2.1 * columns, 2.3 * len(rows) + 0.3), layout="constrained")
+    figure = Figure(figsize=(2.1 * columns, 2.35 * len(rows) + 0.5), layout="constrained")
     panels = figure.subplots(len(rows), columns, squeeze=False)
     for panel in panels.flat:
         panel.axis("off")
@@ -48,9 +49,11 @@ def draw_figure(rows: Sequence[Looked], labels: Sequence[str], class_names: Sequ
             )
     for panel, heading in zip(panels[0], ["image", *labels], strict=True):
         panel.annotate(
-            _short(heading),
-            (0.5, 1.2),
+            _in_lines(heading),
+            (0.5, 1),
+            xytext=(0, 34),  # above a title of two lines
             xycoords="axes fraction",
+            textcoords="offset points",
             ha="center",
             va="bottom",
             fontsize=10,
@@ -86,3 +89,13 @@ def _title(look: Look, class_names: Sequence[str]) -> str:
 def _short(text: str, length: int = 24) -> str:
     plain = "".join(character if character.isprintable() else "?" for character in text)
     return plain if len(plain) <= length else f"{plain[: length - 1]}…"
+
+
+def _in_lines(text: str, width: int = 18, most: int = 2) -> str:
+    """Break a name such as ``resnet20_cbam.fashion_mnist`` where its parts meet."""
+    lines = [""]
+    for part in re.findall(r"[^\s._/-]*[\s._/-]?", _short(text, width * most)):
+        if lines[-1] and len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines[:most])

@@ -21,6 +21,11 @@ function make(name, properties = {}, ...children) {
   return element;
 }
 
+/* A name such as resnet20_cbam.fashion_mnist may break where its parts meet. */
+function breakable(text) {
+  return text.split(/(?<=[._/-])/).flatMap((part) => [part, make("wbr")]);
+}
+
 function percent(value) {
   return `${(100 * value).toFixed(1)} %`;
 }
@@ -74,7 +79,7 @@ function curve(grid) {
 
 function caption(label, look) {
   const wrong = look.predicted !== look.target;
-  const lines = [make("span", { className: "name", textContent: label })];
+  const lines = [make("span", { className: "name" }, ...breakable(label))];
   lines.push(make("span", { textContent: `P(${data.classes[look.target]}) = ${look.probability.toFixed(3)}` }));
   if (wrong) {
     const text = `says ${data.classes[look.predicted]}, ${percent(look.confidence)}`;
