@@ -33,6 +33,7 @@ def as_record(looked: Looked, labels: Sequence[str], class_names: Sequence[str])
                 "deletion": look.deletion,
                 "insertion": look.insertion,
                 "inside": look.inside,
+                "extent": look.extent,
                 "map": _rounded(look.map),
                 "gates": {gates.module: _described(gates) for gates in look.gates},
             }
@@ -70,18 +71,12 @@ def as_item(looked: Looked) -> dict[str, Any]:
 
 
 def _shown_look(look: Look) -> dict[str, Any]:
-    figures = (look.probability, look.confidence, look.deletion, look.insertion, look.inside)
-    probability, confidence, deletion, insertion, inside = (
-        None if value is None else round(value, 4) for value in figures
-    )
+    names = ("probability", "confidence", "deletion", "insertion", "inside", "extent")
+    figures = {name: getattr(look, name) for name in names}
     return {
         "target": look.target,
-        "probability": probability,
         "predicted": look.predicted,
-        "confidence": confidence,
-        "deletion": deletion,
-        "insertion": insertion,
-        "inside": inside,
+        **{name: None if value is None else round(value, 4) for name, value in figures.items()},
         "map": _grid(look.map, torch.zeros(())),
         "gates": [_shown_gates(gates) for gates in look.gates],
     }

@@ -91,6 +91,18 @@ def share_inside(maps: Tensor, masks: Tensor) -> Tensor:
     return (maps * masks).sum((1, 2)) / maps.sum((1, 2))
 
 
+def extent(maps: Tensor) -> Tensor:
+    """Return the share of the image where a map is above half its maximum.
+
+    Args:
+        maps: At least 0, (N, H, W).
+
+    Returns:
+        (N,) in [0, 1]; 0 where a map is 0 everywhere.
+    """
+    return (maps > maps.amax((1, 2), keepdim=True) / 2).to(maps.dtype).mean((1, 2))
+
+
 def _probabilities(network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
     probabilities: Tensor = network(images).softmax(1)
     return probabilities.gather(1, targets[:, None])[:, 0]

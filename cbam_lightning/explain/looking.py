@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from cbam_lightning.explain.faithfulness import area_under, measure_curves, share_inside
+from cbam_lightning.explain.faithfulness import area_under, extent, measure_curves, share_inside
 from cbam_lightning.explain.gates import Gates
 from cbam_lightning.explain.gradcam import enlarge
 from cbam_lightning.explain.subjects import Subject
@@ -46,6 +46,7 @@ class Look:
         deletion: Area under the deletion curve, smaller is better; ``None`` if it was not measured.
         insertion: Area under the insertion curve, larger is better.
         inside: Share of the map inside the mask, if there is one.
+        extent: Share of the image where the map is above half its maximum.
     """
 
     target: int
@@ -57,6 +58,7 @@ class Look:
     deletion: float | None = None
     insertion: float | None = None
     inside: float | None = None
+    extent: float | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def _looks(
         curves = measure_curves(subject.network, normalised, large, view.targets, steps)
         measured["deletion"] = area_under(curves.deletion).tolist()
         measured["insertion"] = area_under(curves.insertion).tolist()
+    extents = extent(large).tolist()
     confidences, predicted = view.probabilities.max(1)
     chosen = view.probabilities.gather(1, view.targets[:, None])[:, 0]
     return [
@@ -106,6 +109,7 @@ def _looks(
             confidence=float(confidences[i]),
             map=view.maps[i].cpu(),
             gates=tuple(_of_one(gates, i) for gates in view.gates),
+            extent=extents[i],
             **{name: values[i] for name, values in measured.items()},
         )
         for i in range(len(images))

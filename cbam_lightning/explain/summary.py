@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from scipy import stats
@@ -20,6 +21,7 @@ FIGURES = {
     "deletion": "area under the deletion curve, smaller is better",
     "insertion": "area under the insertion curve, larger is better",
     "inside": "share of the map inside the mask, larger is better",
+    "extent": "share of the image where the map is above half its maximum",
 }
 
 
@@ -75,12 +77,16 @@ class Summary:
         return {name: estimate for name, estimate in found.items() if estimate}
 
     def table(self) -> str:
-        """Return the figures of all networks with aligned columns."""
+        """Return the figures of all networks, and the differences from the first, with aligned columns."""
         names = [name for name in FIGURES if name in self.estimates(0)]
         lines = [["network", *names]]
         for number, label in enumerate(self.labels):
             known = self.estimates(number)
             lines.append([label, *(show(known[name]) if name in known else "" for name in names)])
+        for number, label in enumerate(self.labels[1:], start=1):
+            known = self.differences(number)
+            shown = (show(known[name], "+") if name in known else "" for name in names)
+            lines.append([f"{label} - {self.labels[0]}", *shown])
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         rows = [
             "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines
@@ -88,12 +94,17 @@ class Summary:
         return "\n".join(rows)
 
 
-def show(estimate: Estimate) -> str:
-    """Return an estimate for people, such as ``0.912 (0.897 to 0.927)``."""
-    text = f"{estimate.mean:.3f}"
+def show(estimate: Estimate, sign: Literal["", "+"] = "") -> str:
+    """Return an estimate for people, such as ``0.912 (0.897 to 0.927)``.
+
+    Args:
+        estimate: What to show.
+        sign: "+" gives positive numbers a sign, too, as differences have.
+    """
+    text = f"{estimate.mean:{sign}.3f}"
     if estimate.low is None or estimate.high is None:
         return text
-    return f"{text} ({estimate.low:.3f} to {estimate.high:.3f})"
+    return f"{text} ({estimate.low:{sign}.3f} to {estimate.high:{sign}.3f})"
 
 
 def _figures(look: Look, label: int) -> dict[str, float | None]:
@@ -103,6 +114,7 @@ def _figures(look: Look, label: int) -> dict[str, float | None]:
         "deletion": look.deletion,
         "insertion": look.insertion,
         "inside": look.inside,
+        "extent": look.extent,
     }
 
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from cbam_lightning.explain.faithfulness import area_under, blur, measure_curves, share_inside
+from cbam_lightning.explain.faithfulness import area_under, blur, extent, measure_curves, share_inside
 from tests.attention.checks import images
 from tests.explain.test_gradcam import assert_same_state, small_resnet, state
 
@@ -63,6 +63,11 @@ def test_blur_is_a_gaussian_and_keeps_flat_images():
     torch.testing.assert_close(blurred[102:123, 102:123], torch.outer(weights, weights))
     flat = torch.full((2, 3, 8, 5), 0.7, dtype=torch.float64)
     torch.testing.assert_close(blur(flat), flat)
+
+
+def test_extent_is_the_share_above_half_the_maximum():
+    maps = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[0.0, 0.0], [0.0, 0.0]], [[0.0, 0.1], [0.0, 0.0]]])
+    assert extent(maps).tolist() == [0.5, 0.0, 0.25]
 
 
 def test_share_inside_a_mask():

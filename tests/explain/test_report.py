@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from cbam_lightning.errors import UsageError
-from cbam_lightning.explain.gradcam import GradCAM
+from cbam_lightning.explain.gradcam import GradCAM, enlarge
 from cbam_lightning.explain.looking import Picture, look
 from cbam_lightning.explain.report import Report
 from cbam_lightning.explain.subjects import Subject
@@ -64,6 +64,8 @@ def test_json_holds_what_the_networks_say():
             assert torch.tensor(seen["map"]).shape == (6, 6)
             assert 0 <= seen["deletion"] <= 1
             assert 0 <= seen["insertion"] <= 1
+            large = enlarge(torch.tensor(seen["map"])[None], images[i].image.shape[1:])[0]
+            assert seen["extent"] == pytest.approx(float((large > large.max() / 2).float().mean()), abs=0.02)
             assert len(seen["gates"]) == (3 if k == 0 else 0)
         mean = found["networks"][k]["figures"]["probability"]["mean"]
         assert mean == pytest.approx(float(probabilities.diag().mean()), rel=1e-4)

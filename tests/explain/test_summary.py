@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 
 import pytest
 import torch
@@ -49,3 +50,12 @@ def test_what_was_not_measured_is_left_out():
     assert set(found) == {"probability", "inside"}
     assert (found["inside"].mean, found["inside"].images, found["inside"].low) == (0.25, 1, None)
     assert summary.table().splitlines()[0].split() == ["network", "probability", "inside"]
+
+
+def test_the_table_ends_in_the_differences_from_the_first_network():
+    summary = Summary(["plain", "cbam"])
+    for plain, cbam in [(0.25, 0.5), (0.5, 0.75)]:
+        summary.add(looked([plain, cbam]))
+    *_, line = summary.table().splitlines()
+    cells = re.split("  +", line)
+    assert cells == ["cbam - plain", "+0.000 (+0.000 to +0.000)", "+0.250 (+0.250 to +0.250)"]

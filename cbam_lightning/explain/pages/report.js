@@ -85,7 +85,7 @@ function caption(label, look) {
     const text = `says ${data.classes[look.predicted]}, ${percent(look.confidence)}`;
     lines.push(make("br"), make("span", { className: "wrong", textContent: text }));
   }
-  for (const name of ["deletion", "insertion", "inside"]) {
+  for (const name of ["deletion", "insertion", "inside", "extent"]) {
     if (look[name] !== null) {
       lines.push(make("br"), make("span", { className: "muted", textContent: `${name} ${look[name].toFixed(3)}` }));
     }
