@@ -6,16 +6,15 @@ import argparse
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cbam_lightning.commands import Parser
-from cbam_lightning.errors import UsageError, unknown_name
+from cbam_lightning.errors import UsageError
 
 if TYPE_CHECKING:
     from cbam_lightning.data.viewing import ImagesToView
     from cbam_lightning.explain.looking import Looked
     from cbam_lightning.explain.subjects import Subject
-    from cbam_lightning.weights import Header
 
 
 def explain(args: list[str]) -> None:
@@ -34,7 +33,12 @@ def explain(args: list[str]) -> None:
     )
     parser.add_argument("--masks", metavar="DIR", help="NAME.png for NAME.jpg: not black where the object is")
     parser.add_argument("--rows", type=int, default=8, help="images in figure.png; default: 8")
-    _explain(parser.parse_args(args))
+    given = parser.parse_args(args)
+    from cbam_lightning.explain.detectors import is_detector
+    from cbam_lightning.trainer_setup import import_modules
+
+    import_modules(given.imports)  # the checkpoints may be of networks that these register
+    (_draw_detections if is_detector(given.checkpoints[0]) else _explain)(given)
 
 
 def _add_what(parser: Parser) -> None:
@@ -64,16 +68,31 @@ def _add_what(parser: Parser) -> None:
 def _explain(given: argparse.Namespace) -> None:
     from cbam_lightning.attention.gate import check_positive
     from cbam_lightning.explain.report import Report
+    from cbam_lightning.explain_images import open_classification
 
     check_positive("rows", given.rows)
     if given.steps < 0:
         message = f"--steps is {given.steps}; allowed: 0 for none, or the number of steps."
         raise UsageError(message)
-    subjects, images = _open(given)
+    subjects, images = open_classification(given)
     report = Report(subjects, given.out, given.rows)
     written = report.write(_look(given, subjects, images, given.steps, given.masks))
     print(f"{report.summary.table()}\n\nIn brackets: 95 % intervals of the mean over {len(images)} images.")
     print("Written: " + ", ".join(map(str, written)))
+
+
+def _draw_detections(given: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from cbam_lightning.attention.gate import check_positive
+    from cbam_lightning.explain.detectors import detect, write_detections
+    from cbam_lightning.explain_images import open_detection
+
+    check_positive("rows", given.rows)
+    subjects, scenes = open_detection(given)
+    detected = (one for batch in scenes.batches(given.batch_size) for one in detect(subjects, batch))
+    bar = tqdm(detected, total=len(scenes), unit="image", disable=None)
+    print("Written: " + ", ".join(map(str, write_detections(subjects, bar, Path(given.out), given.rows))))
 
 
 def survey(args: list[str]) -> None:
@@ -89,8 +108,9 @@ def survey(args: list[str]) -> None:
     )
     given = parser.parse_args(args)
     from cbam_lightning.explain.survey import write_survey
+    from cbam_lightning.explain_images import open_classification
 
-    subjects, images = _open(given)
+    subjects, images = open_classification(given)
     looked = _look(given, subjects, images)
     if given.only_right:
         looked = (one for one in looked if all(look.predicted == look.target for look in one.looks))
@@ -119,84 +139,6 @@ def tally(args: list[str]) -> None:
 _ACTIONS = {"survey": survey, "tally": tally}
 
 
-def _open(given: argparse.Namespace) -> tuple[list[Subject], ImagesToView]:
-    """Return the networks and the images, both of which are checked before anything is computed."""
-    from cbam_lightning.attention.gate import check_positive
-    from cbam_lightning.data.viewing import image_files, spread
-    from cbam_lightning.explain.subjects import open_subjects
-    from cbam_lightning.measuring import choose_device
-    from cbam_lightning.trainer_setup import import_modules
-
-    check_positive("batch_size", given.batch_size)
-    if (given.images is None) == (given.data is None):
-        message = "give either --images PATH or --data NAME: what the networks shall look at."
-        raise UsageError(message)
-    import_modules(given.imports)
-    subjects = open_subjects(given.checkpoints, given.layer, choose_device(given.device))
-    header = subjects[0].header
-    _target(given, subjects[0])
-    if given.images is not None:
-        dataset = image_files(given.images, _size(header), header.in_channels, subjects[0].class_names)
-        return subjects, spread(dataset, given.limit)
-    return subjects, spread(_split(given, header), given.limit)
-
-
-def _split(given: argparse.Namespace, header: Header) -> Any:
-    """Return the data set of a data module's split, whose images and classes are those of the networks."""
-    from cbam_lightning import data
-    from cbam_lightning.data.class_folders import ClassFolderModule
-
-    found = {name: getattr(data, name) for name in data.__all__}
-    modules = {
-        n: c
-        for n, c in found.items()
-        if issubclass(c, data.ImageDataModule) and c is not data.ImageDataModule
-    }
-    if given.data not in modules:
-        raise unknown_name(kind="data module", given=given.data, allowed=modules)
-    if given.split not in ("test", "val"):
-        raise unknown_name(kind="split", given=given.split, allowed=("test", "val"))
-    chosen = modules[given.data]
-    options: dict[str, Any] = {"root": given.root} if given.root else {}
-    if issubclass(chosen, ClassFolderModule):
-        options["size_px"] = header.size_px
-    if chosen is data.ImageFolder:
-        options["in_channels"] = header.in_channels
-    if chosen is data.FashionMNIST and given.root:
-        options["source"] = "full"
-    try:
-        module = chosen(**options)
-    except TypeError:
-        message = f"{given.data} needs --root, the folder of its files."
-        raise UsageError(message) from None
-    _check_fits(module, header, given.data)
-    return module.split_set(given.split)
-
-
-def _check_fits(module: Any, header: Header, name: str) -> None:
-    theirs = {"size_px": header.size_px, "in_channels": header.in_channels, "num_classes": header.num_classes}
-    wrong = [f"{key} {value}" for key, value in theirs.items() if getattr(module, key) != value]
-    if header.class_names is not None and tuple(header.class_names) != tuple(module.class_names):
-        wrong = wrong or ["other classes"]
-    if wrong:
-        message = f"the networks are for images and classes other than those of {name}: {', '.join(wrong)}."
-        raise UsageError(message)
-
-
-def _target(given: argparse.Namespace, subject: Subject) -> int | None:
-    from cbam_lightning.explain.gradcam import PREDICTED
-
-    if given.target is None or given.target in subject.class_names:
-        return None if given.target is None else subject.class_names.index(given.target)
-    if given.target == "predicted":
-        return PREDICTED
-    raise unknown_name(kind="class", given=given.target, allowed=["predicted", *subject.class_names])
-
-
-def _size(header: Header) -> int:
-    return header.size_px or 0  # a subject without a size is refused
-
-
 def _look(
     given: argparse.Namespace,
     subjects: list[Subject],
@@ -209,10 +151,11 @@ def _look(
 
     from cbam_lightning.data.viewing import read_mask
     from cbam_lightning.explain.looking import Picture, look
+    from cbam_lightning.explain_images import size_of, target_of
 
-    size = _size(subjects[0].header)
+    size = size_of(subjects[0].header)
     mask = partial(read_mask, masks, size_px=size) if masks else lambda name: None
-    target = _target(given, subjects[0])
+    target = target_of(given, subjects[0])
     with tqdm(total=len(images), unit="image", disable=None) as bar:
         for batch in images.batches(given.batch_size):
             pictures = [Picture(*one, mask=mask(one.name)) for one in batch]

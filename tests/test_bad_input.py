@@ -17,6 +17,7 @@ from tests.data.generate import write_image_folder
 IMAGES = (
     "--data ImageFolder --data.root images --data.size_px 16 --data.batch_size 4 --model.network resnet20"
 )
+FEW_SCENES = "--data.num_images 4 --data.num_test_images 2 --data.num_workers 0"
 
 
 def one_line(capsys):
@@ -74,6 +75,9 @@ def one_line(capsys):
         ("fit --model.network resnet20 --data CIFAR10 --data.root none", ["none", "--data.download true"]),
         ("fit --model.network resnet20 --data ImageNet --data.root none", ["none"]),
         ("fit --model.network resnet20 --data ImageFolder --data.root none", ["none"]),
+        (f"fit --data FashionScenes {FEW_SCENES} --model.network resnet20", ["--model Detector"]),
+        (f"fit {SMALL} --model Detector --model.network stairnet_resnet20", ["--model Classifier"]),
+        ("fit --data FashionScenes --model Detector --model.network stairnet_vgg61", ["'stairnet_vgg16'"]),
     ],
 )
 def test_a_mistake_on_the_command_line(words, expected, capsys, tmp_path):

@@ -9,7 +9,7 @@ PACKAGE = Path(cbam_lightning.__file__).parent
 # From the top; layers on one line do not know each other.
 LAYERS = [
     {"__main__"},
-    {"cli", "commands", "benchmark_cli", "data_cli", "explain_cli", "study_cli"}
+    {"cli", "commands", "benchmark_cli", "data_cli", "explain_cli", "explain_images", "study_cli"}
     | {"trainer_cli", "trainer_commands", "trainer_setup", "cli_errors"},
     {"tasks"},
     {"data"},

@@ -77,9 +77,18 @@ def spread(dataset: ImageDataset, limit: int | None = None) -> ImagesToView:
     Raises:
         UsageError: A limit below 1.
     """
+    return ImagesToView(dataset, evenly(len(dataset), limit))
+
+
+def evenly(length: int, limit: int | None) -> list[int]:
+    """Return positions in equal distances, at most ``limit`` of them, of so many.
+
+    Raises:
+        UsageError: A limit below 1.
+    """
     require(limit is None or limit >= 1, "limit", limit, "1 or more")
-    count = len(dataset) if limit is None else min(limit, len(dataset))
-    return ImagesToView(dataset, [i * len(dataset) // count for i in range(count)])
+    count = length if limit is None else min(limit, length)
+    return [i * length // count for i in range(count)]
 
 
 def image_files(

@@ -15,6 +15,7 @@ from cbam_lightning.errors import UsageError
 from cbam_lightning.explain.gates import Gates, record_gates
 from cbam_lightning.explain.gradcam import GradCAM
 from cbam_lightning.models import open_checkpoint
+from cbam_lightning.models.detection.registry import DETECTORS
 from cbam_lightning.models.factory import rebuild
 from cbam_lightning.weights import Header
 
@@ -93,30 +94,47 @@ def open_subjects(
         UsageError: A source is no checkpoint, two have the same label, a network has no such layer, or they
             differ in the images or classes that they are for.
     """
-    subjects = [_open(str(source), layer, device) for source in sources]
-    labels = [subject.label for subject in subjects]
-    if twice := [label for label in labels if labels.count(label) > 1]:
-        message = f"two networks are called {twice[0]!r}; give one another label, as in other={twice[0]}."
-        raise UsageError(message)
-    first = subjects[0]
-    for other in subjects[1:]:
-        for name in _SAME:
-            ours, theirs = getattr(first.header, name), getattr(other.header, name)
-            if ours != theirs:
-                message = (
-                    f"{first.label} and {other.label} cannot be compared on the same images: {name} is "
-                    f"{_brief(ours)} in the one and {_brief(theirs)} in the other."
-                )
-                raise UsageError(message)
+    subjects = [
+        _open(label, path, layer, device) for label, path in (split_label(str(source)) for source in sources)
+    ]
+    require_comparable([(subject.label, subject.header) for subject in subjects])
     return subjects
 
 
-def _open(source: str, layer: str | None, device: torch.device | str) -> Subject:
+def split_label(source: str) -> tuple[str, str]:
+    """Return the label and the checkpoint of ``LABEL=SOURCE``, or of ``SOURCE``, which is its own label."""
     label, equals, path = source.partition("=")
-    if not equals or Path(source).exists():
-        label = path = source
+    return (label, path) if equals and not Path(source).exists() else (source, source)
+
+
+def require_comparable(networks: Sequence[tuple[str, Header]]) -> None:
+    """Refuse networks, given as labels and headers, that the same images are not for.
+
+    Raises:
+        UsageError: Two have the same label, or they differ in the images or classes that they are for.
+    """
+    labels = [label for label, _ in networks]
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        message = f"two networks are called {twice[0]!r}; give one another label, as in other={twice[0]}."
+        raise UsageError(message)
+    (first_label, first), *others = networks
+    for label, other in others:
+        for name in _SAME:
+            ours, theirs = getattr(first, name), getattr(other, name)
+            if ours != theirs:
+                message = (
+                    f"{first_label} and {label} cannot be compared on the same images: {name} is "
+                    f"{_brief(ours)} in the one and {_brief(theirs)} in the other."
+                )
+                raise UsageError(message)
+
+
+def _open(label: str, path: str, layer: str | None, device: torch.device | str) -> Subject:
     checkpoint = open_checkpoint(path)
     header = checkpoint.header
+    if header.network in DETECTORS:
+        message = f"{path} is a detector, and the first network is none; explain them one after the other."
+        raise UsageError(message)
     if header.size_px is None:
         message = f"{path} does not say the size of its images; write it anew with `weights export`."
         raise UsageError(message)

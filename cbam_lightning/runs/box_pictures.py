@@ -5,21 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 
+from cbam_lightning.explain.boxes import Boxes, draw_detections, draw_image, draw_objects, surest
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.pictures import RunPictures
 from cbam_lightning.runs.predictions import class_names
-
-_MIN_SCORE = 0.5  # of a box that is drawn
-_TRUE, _FOUND = "limegreen", "red"
-
-Boxes = Mapping[str, Tensor]
 
 
 class BoxPictures(RunPictures):
@@ -45,10 +39,8 @@ class BoxPictures(RunPictures):
             return
         for image, truth, found in zip(batch.images, batch.targets, outputs["detections"], strict=True):
             if len(self._shown) < self.num_images:
-                sure = found["scores"] >= _MIN_SCORE
-                kept = {name: found[name][sure].cpu() for name in ("boxes", "labels", "scores")}
                 target = {name: truth[name].cpu() for name in ("boxes", "labels")}
-                self._shown.append((image.float().cpu(), target, kept))
+                self._shown.append((image.float().cpu(), target, surest(found)))
 
     def figures(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Figure]:
         """Return ``detections``."""
@@ -79,22 +71,10 @@ def draw_boxes(shown: list[tuple[Tensor, Boxes, Boxes]], names: tuple[str, ...])
     for panel in panels:
         panel.axis("off")
     for panel, (image, target, found) in zip(panels, shown, strict=False):
-        panel.imshow(image.clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0).numpy())
-        for box, label in zip(target["boxes"].tolist(), target["labels"].tolist(), strict=True):
-            _draw(panel, box, names[label - 1], _TRUE, "top")
-        for box, label, score in zip(
-            *(found[k].tolist() for k in ("boxes", "labels", "scores")), strict=True
-        ):
-            _draw(panel, box, f"{names[label - 1]} {score:.0%}", _FOUND, "bottom")
+        draw_image(panel, image)
+        draw_objects(panel, target, names)
+        draw_detections(panel, found, names)
     return figure
-
-
-def _draw(panel: Axes, box: list[float], text: str, colour: str, side: str) -> None:
-    """Draw a box with a text above it (``bottom`` of the text at its top) or inside."""
-    left, top, right, bottom = box
-    # corners are edges of pixels, whose centres are at whole numbers in matplotlib
-    panel.add_patch(Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, color=colour))
-    panel.text(left, top, text, fontsize=6, color=colour, va=side, clip_on=True, parse_math=False)
 
 
 def _for_wandb(boxes: Boxes, names: Mapping[int, str]) -> dict[str, Any]:

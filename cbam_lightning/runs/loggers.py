@@ -219,7 +219,9 @@ def _boxes(image: wandb.Image) -> dict[str, Any] | None:
 
 def _with_numbers(boxes: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Turn the numbers of classes, which are text in JSON, back into numbers."""
-    return boxes and {
+    if boxes is None:
+        return None
+    return {
         name: {**found, "class_labels": {int(k): v for k, v in found["class_labels"].items()}}
         for name, found in boxes.items()
     }

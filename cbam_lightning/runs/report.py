@@ -9,6 +9,7 @@ from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 
+from cbam_lightning.models.detection.registry import DETECTORS
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.programs import program
 from cbam_lightning.runs.tracking import wandb_lines
@@ -41,9 +42,14 @@ def fit_report(run: RunDirectory, trainer: Trainer, module: LightningModule, che
         "Make a file to share, and evaluate that:",
         f"  {command} weights export {best} {shared}",
         f"  {command} test --config {config} --model.weights {shared}",
-        "Fine-tune it on your own images (one folder a class):",
-        f"  {command} fit --model.weights {best} {_data_flags(module.hparams)}",
     ]
+    if module.hparams["network"] in DETECTORS:
+        predict = f"{command} predict --config {config} --ckpt_path {best} --data.predict_path YOUR_FOLDER"
+        draw = f"{command} explain {best} --images YOUR_FOLDER --out found"
+        lines += ["Find objects in your own images, and draw them:", f"  {predict}", f"  {draw}"]
+    else:
+        fit = f"{command} fit --model.weights {best} {_data_flags(module.hparams)}"
+        lines += ["Fine-tune it on your own images (one folder a class):", f"  {fit}"]
     return "\n".join(lines)
 
 

@@ -15,6 +15,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from cbam_lightning.attention.registry import option_names
+from cbam_lightning.data.classification import ImageDataModule
 from cbam_lightning.errors import UsageError, first_names
 from cbam_lightning.models import build, open_checkpoint, resolve_names
 from cbam_lightning.tasks.image_task import ImageTask
@@ -61,6 +62,7 @@ class Classifier(ImageTask):
     """
 
     monitor = "val/top1"
+    data_class = ImageDataModule
 
     def __init__(
         self,

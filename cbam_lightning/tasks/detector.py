@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.optim import SGD
 
 from cbam_lightning.data.detection.batch import scale_boxes
+from cbam_lightning.data.detection.module import DetectionDataModule
 from cbam_lightning.models.detection import create_detector
+from cbam_lightning.models.detection.network import DetectorNetwork
 from cbam_lightning.tasks.average_precision import Detections
 from cbam_lightning.tasks.image_task import ImageTask
 from cbam_lightning.tasks.schedules import Schedule
@@ -60,6 +62,8 @@ class Detector(ImageTask):
     """
 
     monitor = "val/map"
+    data_class = DetectionDataModule
+    network: DetectorNetwork
 
     def __init__(
         self,
@@ -115,7 +119,7 @@ class Detector(ImageTask):
         header = self.network.header
         names = ("network", "attention", "attention_options", "network_options")
         self.complete_hyperparameters({name: getattr(header, name) for name in names})
-        mean, std = list(header.mean or ()), list(header.std or ())
+        mean, std = (list(values or ()) for values in (header.mean, header.std))
         self.hparams.update(backbone_weights=None, image_mean=mean, image_std=std, mean=mean, std=std)
         self.hparams.update({name: getattr(self.network, name) for name in _FREEZING})
 

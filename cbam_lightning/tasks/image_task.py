@@ -10,6 +10,7 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
+from cbam_lightning.data.base import BaseDataModule
 from cbam_lightning.errors import UsageError
 from cbam_lightning.tasks.compatibility import require_same_network
 from cbam_lightning.tasks.finetuning import divide_by_stage
@@ -23,10 +24,12 @@ class ImageTask(LightningModule):
 
     Attributes:
         monitor: The figure by which a checkpoint is the best, larger is better.
+        data_class: Of our data modules, those whose batches it can be trained on.
         network: The network, once the subclass has built it.
     """
 
     monitor: ClassVar[str]
+    data_class: ClassVar[type[BaseDataModule]]
     network: nn.Module
 
     def __init__(
@@ -65,7 +68,19 @@ class ImageTask(LightningModule):
         self._frozen = freeze_modules(self.network, pattern) if pattern else []
 
     def setup(self, stage: str) -> None:
-        """A training gives a new classifier its values."""
+        """Refuse data of another task; a training gives a new classifier its values.
+
+        Raises:
+            UsageError: The data have boxes and the network classifies, or the other way round.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, BaseDataModule) and not isinstance(data, self.data_class):
+            message = (
+                f"{type(self).__name__} takes the batches of a {self.data_class.__name__}, and "
+                f"{type(data).__name__} is none: --model Detector is for data with boxes, "
+                "--model Classifier for images with one class each."
+            )
+            raise UsageError(message)
         if stage == "fit":
             self._new_classifier = None
 

@@ -127,7 +127,7 @@ class Request:
             attention=spec.attention if in_heads else inside["attention"],
             attention_options=_lasting(spec.attention_options if in_heads else inside["attention_options"]),
             num_classes=spec.num_classes - 1,
-            class_names=self.class_names and tuple(self.class_names),
+            class_names=None if self.class_names is None else tuple(self.class_names),
             in_channels=spec.in_channels,
             network_options={**{name: value for name, value in options.items() if value}, **self.options},
             mean=tuple(spec.mean),

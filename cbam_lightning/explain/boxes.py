@@ -1,0 +1,45 @@
+"""Drawing boxes on images: what is there in green, what was found in red."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+_MIN_SCORE = 0.5  # of a box that is drawn
+_TRUE, _FOUND = "limegreen", "red"
+
+Boxes = Mapping[str, Tensor]
+
+
+def draw_image(panel: Axes, image: Tensor) -> None:
+    """Draw an image (C, H, W) with values in [0, 1], C 1 or 3."""
+    panel.imshow(image.clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0).numpy())
+
+
+def draw_objects(panel: Axes, objects: Boxes, names: tuple[str, ...]) -> None:
+    """Draw the boxes of ``boxes`` (T, 4) and ``labels`` (T,) in green, with the class."""
+    for box, label in zip(objects["boxes"].tolist(), objects["labels"].tolist(), strict=True):
+        _draw(panel, box, names[label - 1], _TRUE, "top")
+
+
+def draw_detections(panel: Axes, found: Boxes, names: tuple[str, ...]) -> None:
+    """Draw the boxes of ``boxes`` (D, 4), ``labels`` and ``scores`` (D,) in red, with class and score."""
+    for box, label, score in zip(*(found[k].tolist() for k in ("boxes", "labels", "scores")), strict=True):
+        _draw(panel, box, f"{names[label - 1]} {score:.0%}", _FOUND, "bottom")
+
+
+def surest(found: Boxes) -> dict[str, Tensor]:
+    """Return the detections that are drawn, those with a score of at least 0.5, on the CPU."""
+    sure = found["scores"] >= _MIN_SCORE
+    return {name: found[name][sure].cpu() for name in ("boxes", "labels", "scores")}
+
+
+def _draw(panel: Axes, box: list[float], text: str, colour: str, side: str) -> None:
+    """Draw a box with a text above it (``bottom`` of the text at its top) or inside."""
+    left, top, right, bottom = box
+    # corners are edges of pixels, whose centres are at whole numbers in matplotlib
+    panel.add_patch(Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, color=colour))
+    panel.text(left, top, text, fontsize=6, color=colour, va=side, clip_on=True, parse_math=False)
