@@ -81,7 +81,7 @@ def compare(args: list[str]) -> None:
     )
     parser.add_argument("--baseline", metavar="ARM", help="default: the first of the study, or none")
     parser.add_argument("--arms", nargs="+", metavar="ARM", help="compare only these with the baseline")
-    parser.add_argument("--metric", default="test/top1", help="default: test/top1")
+    parser.add_argument("--metric", help="default: test/top1, of detectors test/map")
     parser.add_argument("--ignore", nargs="+", default=[], metavar="SETTING", help="may differ as well")
     parser.add_argument("--out", metavar="DIR", help="write comparison.md, .csv and .png there")
     parser.add_argument("--no-costs", action="store_true", help="measure no step, memory and size")

@@ -3,9 +3,11 @@
 import contextlib
 import importlib.util
 import inspect
+import json
 import math
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,9 @@ from sklearn.datasets import load_digits
 
 import cbam_lightning.data
 import cbam_lightning.tasks
+from cbam_lightning.data.detection.scene_files import write_scenes
 from cbam_lightning.models import create_model
+from cbam_lightning.models.detection import create_detector
 from cbam_lightning.models.published.rows import published_rows
 from cbam_lightning.runs.compare import compare, find_runs, rendering, study_arms
 from cbam_lightning.runs.study import read_study
@@ -43,6 +47,14 @@ TWO_STEPS = (
     "--trainer.num_sanity_val_steps 0 --trainer.enable_progress_bar false "
     "--data.batch_size 4 --data.num_workers 0"
 )
+SCENES = {"num_images": 12, "num_test_images": 8, "size_px": 64}
+CLASSES = ",".join(json.dumps(name) for name in cbam_lightning.data.FashionScenes.class_names)
+SHORTER = {
+    "ImageNet": "--data.size_px 64",  # 224 pixels differ from 64 in nothing but time
+    "FashionScenes": "--data.num_images 12 --data.num_test_images 8",
+    "VOCDetection": f"--data.years [2007] --data.class_names '[{CLASSES}]'",
+    "CocoDetection": '--model.network_options \'{"min_size": 64, "max_size": 64}\'',
+}
 
 
 def program(path):
@@ -61,6 +73,9 @@ def write_data(name, root):
         "ImageNet": generate.write_imagenet,
         "FashionMNIST": generate.write_fashion_mnist,
         "ImageFolder": program("digits/write.py").write_digits,
+        "VOCDetection": partial(write_scenes, layout="voc", **SCENES),
+        "CocoDetection": partial(write_scenes, layout="coco", **SCENES),
+        "FashionScenes": lambda root: None,
     }
     writers[name](root)
     return generate.accept_checksums(root) if name.startswith("CIFAR") else contextlib.nullcontext()
@@ -70,20 +85,30 @@ def class_of(section):
     return section if isinstance(section, str) else section["class_path"]
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=relative)
+def in_short(path):
+    """Mark an experiment with VGG16 on 300 pixels as slow, except for one."""
+    is_slow = "vgg16" in path.stem and path.stem != "stairnet_vgg16_cbam"
+    return pytest.param(path, marks=pytest.mark.slow if is_slow else ())
+
+
+@pytest.mark.parametrize("path", map(in_short, EXPERIMENTS), ids=map(relative, EXPERIMENTS))
 def test_an_experiment_trains_and_tests(path, tmp_path):
-    data = class_of(yaml.safe_load(path.read_text())["data"])
+    config = yaml.safe_load(path.read_text())
+    data = class_of(config["data"])
     with write_data(data, tmp_path / "data"):
-        options = f"--data.root {tmp_path / 'data'} --wandb.enabled false"
-        if data == "ImageNet":  # 224 pixels differ from 64 in nothing but time
-            options += " --data.size_px 64"
+        options = f"--data.root {tmp_path / 'data'} --wandb.enabled false {SHORTER.get(data, '')}"
+        if "backbone_weights" in config["model"]["init_args"] and data != "FashionScenes":  # a download
+            options += " --model.backbone_weights null"
         assert call(f"fit --config {path}", TWO_STEPS, options) == 0
     run = only_run(relative(path.with_suffix("")))
     state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["global_step"] == 2
     results = yaml.safe_load((run / "results.json").read_text())["metrics"]
-    assert math.isfinite(results["test/loss"])
-    assert 0 <= results["test/top1"] <= results["test/top5"] <= 1
+    if "test/map" in results:
+        assert 0 <= results["test/map"] <= results["test/map_50"] <= 1
+    else:
+        assert math.isfinite(results["test/loss"])
+        assert 0 <= results["test/top1"] <= results["test/top5"] <= 1
     expected = "se" if "_se" in path.stem else "cbam" if "_cbam" in path.stem else "none"
     assert state["hyper_parameters"]["attention"] == expected
 
@@ -138,7 +163,9 @@ def test_every_arm_of_a_study_can_be_built(path):
     for arm, given in study.arms.items():
         attention = given.get("model.attention", "none")
         options = given.get("model.attention_options", {})
-        create_model("resnet8", attention=attention, attention_options=options), arm
+        is_detector = class_of(yaml.safe_load(study.config.read_text())["model"]) == "Detector"
+        create, name = (create_detector, "stairnet_resnet8") if is_detector else (create_model, "resnet8")
+        create(name, attention=attention, attention_options=options), arm
 
 
 def is_finished(path):

@@ -105,3 +105,34 @@ def test_predictions_of_processes_that_others_have_started_are_in_one_file():
     (path,) = Path("runs/default").iterdir()
     names = [line.split(",")[0] for line in (path / "predictions.csv").read_text().splitlines()[1:]]
     assert sorted(names) == [f"fashion_mnist/test/{i:05d}" for i in range(2000)]
+
+
+def test_average_precision_is_the_same_on_however_many_processes():
+    scenes = "--data FashionScenes --data.num_images 240 --data.num_test_images 31 --data.num_workers 0"
+    network = "--model Detector --model.network stairnet_resnet8 --model.attention cbam"
+    training = "--trainer.max_epochs 3 --data.batch_size 8 --run.name one --trainer.limit_val_batches 2"
+    run(
+        "fit",
+        COMMAND,
+        "fit",
+        scenes,
+        network,
+        "--model.optimizer.lr 0.03 --model.schedule Constant",
+        training,
+    )
+    checkpoint = "runs/default/one/checkpoints/best.ckpt"
+    words = f"--config runs/default/one/config.yaml --ckpt_path {checkpoint} --data.batch_size 4"
+    found, boxes = {}, {}
+    for processes in (1, 3):
+        devices = f"--trainer.strategy ddp --trainer.devices {processes}" if processes > 1 else ""
+        for command, kept in (("test", found), ("predict", boxes)):
+            run(str(processes), COMMAND, command, words, devices, f"--run.experiment {command}{processes}")
+            (folder,) = Path("runs", f"{command}{processes}").iterdir()
+            file = folder / ("results.json" if command == "test" else "detections.json")
+            kept[processes] = json.loads(file.read_text())
+    scores = found[1]["metrics"]
+    assert set(scores) == {f"test/{name}" for name in ("map", "map_50", "map_75", "map_voc07")}
+    assert found[3]["metrics"] == scores
+    assert scores["test/map_50"] > 0.01
+    names = [[(box["file_name"], -box["score"]) for box in boxes[processes]] for processes in (1, 3)]
+    assert sorted(names[0]) == sorted(names[1])

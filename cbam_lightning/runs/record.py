@@ -19,6 +19,7 @@ from cbam_lightning.weights.checkpoint import PROVENANCE_KEY
 # In results.json and in W&B: what `compare` has to know to build the network once more, the part that the
 # data decided included.
 NETWORK_KEY = "network"
+MAIN_FIGURES = ("test/top1", "test/map")  # of a classifier, of a detector
 _NETWORK = (
     "network",
     "attention",

@@ -12,6 +12,7 @@ from scipy import stats
 from cbam_lightning.errors import UsageError, unknown_name
 from cbam_lightning.runs.compare.arms import Arm, choose_arms
 from cbam_lightning.runs.compare.costs import Costs
+from cbam_lightning.runs.record import MAIN_FIGURES
 
 ERROR_RATE = 0.05
 
@@ -82,7 +83,7 @@ class Comparison:
 def compare(
     arms: Sequence[Arm],
     baseline: str,
-    metric: str = "test/top1",
+    metric: str | None = None,
     costs: Mapping[str, Costs] | None = None,
 ) -> Comparison:
     """Compare arms with one of them, run by run of the same seed.
@@ -95,7 +96,7 @@ def compare(
     Args:
         arms: What ``group_arms`` returned.
         baseline: Label of the arm that the others are compared with.
-        metric: Of the test, a fraction.
+        metric: Of the test, a fraction; left out, ``test/top1``, of detectors ``test/map``.
         costs: Of each arm, by its label.
 
     Raises:
@@ -103,7 +104,7 @@ def compare(
             baseline.
     """
     (base,) = choose_arms(arms, [baseline])
-    _check_metric(arms, metric)
+    metric = _checked(arms, metric)
     others = [arm for arm in arms if arm is not base]
     confidence = 1 - ERROR_RATE / len(others)
     known = costs or {}
@@ -112,10 +113,16 @@ def compare(
     return Comparison(metric, base.label, tuple(rows), confidence)
 
 
-def _check_metric(arms: Sequence[Arm], metric: str) -> None:
-    for run in (run for arm in arms for run in arm.runs.values()):
+def _checked(arms: Sequence[Arm], metric: str | None) -> str:
+    """Return a metric that all runs have."""
+    runs = [run for arm in arms for run in arm.runs.values()]
+    if metric is None:
+        shared = [name for name in MAIN_FIGURES if all(name in run.metrics for run in runs)]
+        metric = shared[0] if shared else MAIN_FIGURES[0]
+    for run in runs:
         if metric not in run.metrics:
             raise unknown_name(kind=f"metric of {run.source}", given=metric, allowed=run.metrics)
+    return metric
 
 
 def _row(arm: Arm, metric: str, paired: Mapping[str, Any], costs: Mapping[str, Costs]) -> Row:

@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from cbam_lightning.errors import RunStopped
 from cbam_lightning.runs.divergence import EXIT_DIVERGED
+from cbam_lightning.runs.record import MAIN_FIGURES
 from cbam_lightning.runs.study.plan import StudyRun
 from cbam_lightning.runs.study.progress import epochs_done, how_long, max_epochs
 
 _POLL_S = 0.5
-_FIGURES = ("test/top1", "test/map")  # of a classifier, of a detector
 _STOPPING = (signal.SIGINT, signal.SIGTERM) + ((signal.SIGUSR1,) if hasattr(signal, "SIGUSR1") else ())
 
 
@@ -166,7 +166,7 @@ class _Watch:
     def report(self, run: StudyRun, left: int) -> None:
         metrics = run.metrics()
         self._finished.add(run.name)
-        shown = [f"{name} {metrics[name]:.4f}" for name in _FIGURES if name in metrics]
+        shown = [f"{name} {metrics[name]:.4f}" for name in MAIN_FIGURES if name in metrics]
         figures = shown[0] if shown else "no result"
         done, total = self._done(), sum(self._lengths.values())
         elapsed, made = time.monotonic() - self._started, done - self._done_before

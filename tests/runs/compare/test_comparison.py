@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,6 +89,17 @@ def test_equal_differences_have_an_interval_without_width():
     runs = [run(name, s, value) for name, value in (("none", 0.5), ("se", 0.75)) for s in (0, 1)]
     _, se = compare(group_arms(runs), "none").rows
     assert (se.low, se.high, se.verdict) == (0.25, 0.25, "higher")
+
+
+def test_detectors_are_compared_by_average_precision():
+    scores = {("none", 0): 0.4, ("none", 1): 0.5, ("se", 0): 0.45, ("se", 1): 0.6}
+    runs = [
+        replace(run(name, seed, 0), metrics={"test/map_50": 0.9, "test/map": score})
+        for (name, seed), score in scores.items()
+    ]
+    comparison = compare(group_arms(runs), "none")
+    assert comparison.metric == "test/map"
+    assert [row.values for row in comparison.rows] == [(0.4, 0.5), (0.45, 0.6)]
 
 
 @pytest.mark.parametrize(
