@@ -86,8 +86,9 @@ def class_of(section):
 
 
 def in_short(path):
-    """Mark an experiment with VGG16 on 300 pixels as slow, except for one."""
-    is_slow = "vgg16" in path.stem and path.stem != "stairnet_vgg16_cbam"
+    """Mark the large detectors as slow, except for one of each kind."""
+    large = "vgg16" in path.stem or "faster_rcnn" in path.stem
+    is_slow = large and path.stem not in ("stairnet_vgg16_cbam", "faster_rcnn_resnet50_cbam")
     return pytest.param(path, marks=pytest.mark.slow if is_slow else ())
 
 

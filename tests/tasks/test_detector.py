@@ -2,6 +2,7 @@
 
 import csv
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from cbam_lightning.data import FashionScenes
 from cbam_lightning.data.detection.scene_files import write_scenes
 from cbam_lightning.models.detection import create_detector
 from tests.command import NO_WANDB, call
+from tests.runs.interrupting import SendSignal, at
 
 SCENES = {"num_images": 10, "num_test_images": 5, "size_px": 64, "num_garments": (1, 4)}
 NAMES = ",".join(json.dumps(name) for name in FashionScenes.class_names)
@@ -62,8 +64,11 @@ def results(run):
 def test_it_trains_resumes_exports_and_detects(data, options):
     fit = f"fit {data} --model Detector {options} {SHORT}"
     assert call(fit, "--trainer.max_epochs 2 --run.name whole") == 0
-    assert call(fit, "--trainer.max_epochs 1 --run.name broken") == 0
-    assert call("resume runs/default/broken --trainer.max_epochs 2") == 0
+    # broken off in the middle of an epoch of three steps
+    stop = at(SendSignal, 0, 1)
+    assert call(fit, "--trainer.max_epochs 2 --run.name broken", stop) == 128 + signal.SIGTERM
+    assert len(logged(Path("runs/default/broken"), "train/loss")) == 2
+    assert call("resume runs/default/broken") == 0
     whole, broken = (Path("runs/default", name) for name in ("whole", "broken"))
     losses = logged(whole, "train/loss")
     assert len(losses) == 6
