@@ -17,7 +17,7 @@ TRAINING = ("fit", "predict")
 
 
 def test_the_python_example_runs():
-    code, _ = PYTHON
+    code, *_ = PYTHON
     short = "Trainer(fast_dev_run=True, enable_progress_bar=False)"
     code, replaced = re.subn(r"Trainer\(max_epochs=\d+\)", short, code)
     assert replaced == 1
@@ -28,10 +28,17 @@ def test_the_python_example_runs():
 
 
 def test_the_example_of_insertion_runs():
-    _, code = PYTHON
+    _, code, _ = PYTHON
     names = {}
     exec(code, names)
     assert sum(name.endswith(".attention") for name, _ in names["network"].named_modules()) == 8
+
+
+def test_the_example_of_detection_builds_the_papers_detector():
+    *_, code = PYTHON
+    names = {}
+    exec(code, names)
+    assert sum(p.numel() for p in names["detector"].parameters()) == 32_056_984
 
 
 def test_the_commands_have_no_unknown_option(tmp_path, monkeypatch):
@@ -40,10 +47,10 @@ def test_the_commands_have_no_unknown_option(tmp_path, monkeypatch):
     text = README.replace("\\\n", " ")
     found = re.findall(r"^    (cbam-lightning .*)$", text, re.MULTILINE)
     commands = [c for c in found if "RUN/" not in c and c.split()[1] in TRAINING]
-    assert len(commands) == 7
+    assert len(commands) == 10
 
     for command in commands:
-        parsed(shlex.split(command)[1:], monkeypatch)
+        parsed(shlex.split(command, comments=True)[1:], monkeypatch)
 
 
 @pytest.mark.parametrize(
