@@ -44,9 +44,10 @@ format: $(BIN)/.dev  ## Format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-benchmark: $(BIN)/.dev  ## Measure attention, a network, reading images and the training loop
+benchmark: $(BIN)/.dev  ## Measure attention, a network, Grad-CAM, reading images and the training loop
 	$(BIN)/cbam-lightning benchmark attention
 	$(BIN)/cbam-lightning benchmark network
+	$(BIN)/cbam-lightning benchmark gradcam
 	$(BIN)/cbam-lightning benchmark data
 	$(BIN)/cbam-lightning benchmark loop
 

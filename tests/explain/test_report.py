@@ -89,7 +89,8 @@ def test_page_sorts_filters_and_runs_nothing_of_its_data(width, scheme):
     _report, (_, path, numbers) = written(networks, images)
     values = [one["networks"]["plain"]["probability"] for one in json.loads(numbers.read_text())["images"]]
     with opened(path, viewport={"width": width, "height": 900}, color_scheme=scheme) as page:
-        page.wait_for_function("document.querySelectorAll('.looks canvas').length === 48")
+        page.locator(".looks canvas").nth(47).wait_for()
+        assert page.locator(".looks canvas").count() == 48
         assert page.title() == "What the networks look at"
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.locator("script:not([type])").count() == 1
@@ -104,7 +105,8 @@ def test_page_sorts_filters_and_runs_nothing_of_its_data(width, scheme):
         page.select_option("#class", label=HOSTILE)
         assert page.locator(".image").count() == 6
         page.locator("details summary").first.click()
-        page.wait_for_function("document.querySelectorAll('.gates figure').length === 3")
+        page.locator(".gates figure").nth(2).wait_for()
+        assert page.locator(".gates figure").count() == 3
         drawn = "c => new Set(c.getContext('2d').getImageData(0, 0, c.width, c.height).data).size > 3"
         for canvas in page.locator(".looks canvas, .gates canvas").all()[:9]:
             assert canvas.evaluate(drawn), "a picture is empty"

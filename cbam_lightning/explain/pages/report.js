@@ -227,12 +227,12 @@ function options(name, texts) {
 
 /* The table over all images. */
 
-function estimate(found) {
+function estimate(found, signed) {
   if (!found) {
     return "";
   }
-  const interval = found.low === null ? "" : ` (${found.low.toFixed(3)} to ${found.high.toFixed(3)})`;
-  return `${found.mean.toFixed(3)}${interval}`;
+  const shown = (value) => (signed && value >= 0 ? "+" : "") + value.toFixed(3);
+  return shown(found.mean) + (found.low === null ? "" : ` (${shown(found.low)} to ${shown(found.high)})`);
 }
 
 function writeSummary() {
@@ -240,12 +240,13 @@ function writeSummary() {
   const head = make("tr", {}, make("th", { textContent: "network" }));
   names.forEach((name) => head.append(make("th", { textContent: name, title: data.figures[name] })));
   field("summary").append(head);
-  const row = (label, figures) => {
-    const cells = names.map((name) => make("td", { textContent: estimate(figures[name]) }));
+  const row = (label, figures, signed) => {
+    const cells = names.map((name) => make("td", { textContent: estimate(figures[name], signed) }));
     field("summary").append(make("tr", {}, make("td", { textContent: label }), ...cells));
   };
-  data.networks.forEach((network) => row(network.label, network.figures));
-  data.networks.slice(1).forEach((network) => row(`${network.label} - ${data.networks[0].label}`, network.differences));
+  data.networks.forEach((network) => row(network.label, network.figures, false));
+  const first = data.networks[0].label;
+  data.networks.slice(1).forEach((network) => row(`${network.label} - ${first}`, network.differences, true));
   field("legend").textContent = `${names.map((name) => `${name}: ${data.figures[name]}`).join("; ")}. `
     + "In brackets 95 % intervals of the mean over the images, each by itself.";
   const layers = data.networks.map((network) => `${network.label}: ${network.layer}`).join("; ");
