@@ -18,7 +18,7 @@ LAYERS = [
     {"models"},
     {"attention", "weights"},
     {"measuring"},
-    {"errors", "seeding"},
+    {"errors", "seeding", "tables"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

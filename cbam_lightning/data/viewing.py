@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from cbam_lightning.data.bad_images import BadImageLog
-from cbam_lightning.data.batch import BadImage, FileBatch, ImageDataset
+from cbam_lightning.data.batch import BadImage, ImageDataset, SplitDataset
 from cbam_lightning.data.class_folders import EVAL_RESIZE_RATIO
 from cbam_lightning.data.files import FileDataset, find_predict_files, read_image
 from cbam_lightning.data.options import require
@@ -58,13 +58,24 @@ class ImagesToView:
             UsageError: A file is no image.
             OSError: A file cannot be read.
         """
-        problems = BadImageLog("raise")
-        for start in range(0, len(self.positions), size):
-            batch = self.dataset.__getitems__(self.positions[start : start + size])
-            for bad in batch.bad if isinstance(batch, FileBatch) else ():
-                problems.add(bad)
+        for batch in read_batches(self.dataset, self.positions, size):
             rows = zip(batch.indices.tolist(), batch.images, batch.labels.tolist(), strict=True)
             yield [NamedImage(self.dataset.name(index), image, label) for index, image, label in rows]
+
+
+def read_batches(dataset: SplitDataset, positions: Sequence[int], size: int) -> Iterator[Any]:
+    """Read some images of a data set, so many at a time.
+
+    Raises:
+        UsageError: A file is no image.
+        OSError: A file cannot be read.
+    """
+    problems = BadImageLog("raise")
+    for start in range(0, len(positions), size):
+        batch = dataset.__getitems__(positions[start : start + size])
+        for bad in getattr(batch, "bad", ()):
+            problems.add(bad)
+        yield batch
 
 
 def spread(dataset: ImageDataset, limit: int | None = None) -> ImagesToView:

@@ -11,6 +11,7 @@ import numpy as np
 from scipy import stats
 
 from cbam_lightning.explain.looking import Look, Looked
+from cbam_lightning.tables import aligned
 
 CONFIDENCE = 0.95
 _RESAMPLES = 2_000
@@ -87,11 +88,7 @@ class Summary:
             known = self.differences(number)
             shown = (show(known[name], "+") if name in known else "" for name in names)
             lines.append([f"{label} - {self.labels[0]}", *shown])
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        rows = [
-            "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines
-        ]
-        return "\n".join(rows)
+        return "\n".join(aligned(lines, left=range(len(lines[0]))))
 
 
 def show(estimate: Estimate, sign: Literal["", "+"] = "") -> str:

@@ -9,11 +9,11 @@ from typing import Literal, NamedTuple, cast
 
 from torch import Tensor
 
-from cbam_lightning.data.bad_images import BadImageLog
 from cbam_lightning.data.detection.annotations import without_objects
 from cbam_lightning.data.detection.dataset import DetectionDataset, DetectionFiles
 from cbam_lightning.data.detection.transforms import Augmented
 from cbam_lightning.data.files import find_predict_files
+from cbam_lightning.data.viewing import read_batches
 
 
 class NamedScene(NamedTuple):
@@ -52,11 +52,7 @@ class ScenesToView:
             UsageError: A file is no image.
             OSError: A file cannot be read.
         """
-        problems = BadImageLog("raise")
-        for start in range(0, len(self.positions), size):
-            read = self.dataset.__getitems__(self.positions[start : start + size])
-            for bad in read.bad:
-                problems.add(bad)
+        for read in read_batches(self.dataset, self.positions, size):
             batch = read.batch
             rows = zip(batch.indices.tolist(), batch.images, batch.targets, strict=True)
             yield [NamedScene(self.dataset.name(index), image, objects) for index, image, objects in rows]

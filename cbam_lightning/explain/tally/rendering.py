@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-import textwrap
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from cbam_lightning.explain.tally.counting import CONFIDENCE, Row, Tally
 from cbam_lightning.measuring.report import check_unwritten
+from cbam_lightning.tables import aligned, as_csv, markdown_table, with_notes
 
-_WIDTH = 110
 _LABEL_WIDTH = 48  # of names, which others may have chosen
 _HEADINGS = ["network", "votes", "share", "95 % interval", "p", "p (Holm)", "sign"]
 _MARKS = {"more": "+", "fewer": "-", "unresolved": "=", "": ""}
@@ -27,35 +24,14 @@ _TESTS = {
 
 def terminal(tally: Tally) -> str:
     """Return the table with aligned columns, and what it means below."""
-    cells = [_HEADINGS, *(_cells(tally, row) for row in tally.rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if place == 0 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in cells
-    ]
-    notes = [line for note in explain(tally) for line in textwrap.wrap(note, _WIDTH)]
-    return "\n".join([*lines, "", *notes])
+    lines = aligned([_HEADINGS, *(_cells(tally, row) for row in tally.rows)])
+    return with_notes(lines, explain(tally))
 
 
 def markdown(tally: Tally) -> str:
     """Return the same as a Markdown table with a list of notes."""
-    lines = [_HEADINGS, ["---", *["---:"] * (len(_HEADINGS) - 1)]]
-    lines += [[_literal(cell) for cell in _cells(tally, row)] for row in tally.rows]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return "\n".join([table, "", *(f"- {_literal(note)}" for note in explain(tally))])
-
-
-def as_csv(tally: Tally) -> str:
-    """Return every figure unrounded, a network a line."""
-    records = [_record(tally, row) for row in tally.rows]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
+    rows = [[_literal(cell) for cell in _cells(tally, row)] for row in tally.rows]
+    return markdown_table([_HEADINGS, *rows], [_literal(note) for note in explain(tally)])
 
 
 def draw(tally: Tally) -> Figure:
@@ -94,7 +70,9 @@ def save(tally: Tally, folder: str | Path) -> list[Path]:
     check_unwritten(*paths)
     Path(folder).mkdir(parents=True, exist_ok=True)
     paths[0].write_text(markdown(tally) + "\n", encoding="utf-8")
-    paths[1].write_text(as_csv(tally), encoding="utf-8", errors="backslashreplace")
+    paths[1].write_text(
+        as_csv([_record(tally, row) for row in tally.rows]), encoding="utf-8", errors="backslashreplace"
+    )
     draw(tally).savefig(paths[2], dpi=130)
     return paths
 

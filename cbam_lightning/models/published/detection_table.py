@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import textwrap
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -15,12 +12,13 @@ import torch
 from cbam_lightning.attention.gate import check_choice
 from cbam_lightning.models.published.detection import PublishedDetector, published_detectors
 from cbam_lightning.models.published.rows import DIFFERS, NO_FIGURE, REPRODUCED
+from cbam_lightning.tables import aligned, as_csv, markdown_table, with_notes
 
 _HEADINGS = (
     *("dataset", "detector", "attention", "outputs", "parameters", "Mparam", "paper"),
     *("AP50", "AP75", "AP", "status"),
 )
-_NUM_TEXTS = 3  # columns at the left that hold text
+_TEXTS = (0, 1, 2, len(_HEADINGS) - 1)  # columns that hold text
 _NOTES = (
     "Parameters: all of them, the weights and biases of plain BatchNorms included, with as many outputs as "
     "classes and background. (With frozen BatchNorms, which torchvision counts as buffers, there are fewer.)",
@@ -88,24 +86,11 @@ def _cells(row: DetectorRow) -> tuple[str, ...]:
 
 
 def _terminal(rows: Sequence[DetectorRow]) -> str:
-    cells = [_HEADINGS, *map(_cells, rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = []
-    for line in cells:
-        padded = [
-            cell.ljust(width) if place < _NUM_TEXTS or place == len(line) - 1 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        lines.append("  ".join(padded).rstrip())
-    notes = [line for note in _NOTES for line in textwrap.wrap(note, 118, subsequent_indent="  ")]
-    return "\n".join([*lines, "", *notes])
+    return with_notes(aligned([_HEADINGS, *map(_cells, rows)], left=_TEXTS), _NOTES, indent="  ")
 
 
 def _markdown(rows: Sequence[DetectorRow]) -> str:
-    alignment = ["---"] * _NUM_TEXTS + ["---:"] * (len(_HEADINGS) - _NUM_TEXTS - 1) + ["---"]
-    lines = [_HEADINGS, alignment, *map(_cells, rows)]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return "\n".join([table, "", *(f"- {note}" for note in _NOTES)])
+    return markdown_table([_HEADINGS, *map(_cells, rows)], _NOTES, left=_TEXTS)
 
 
 def _record(row: DetectorRow) -> dict[str, Any]:
@@ -120,12 +105,7 @@ def _record(row: DetectorRow) -> dict[str, Any]:
 
 
 def _csv(rows: Sequence[DetectorRow]) -> str:
-    records = list(map(_record, rows))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue().removesuffix("\n")
+    return as_csv(list(map(_record, rows))).removesuffix("\n")
 
 
 def _json(rows: Sequence[DetectorRow]) -> str:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import textwrap
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
@@ -22,6 +19,7 @@ from cbam_lightning.models.published.rows import (
     REPRODUCED,
     Row,
 )
+from cbam_lightning.tables import aligned, as_csv, markdown_table, with_notes
 
 _SHORT_STATUS = {
     REPRODUCED: "reproduced",
@@ -44,6 +42,7 @@ _HEADINGS = (
     "top-5",
     "status",
 )
+_TEXTS = (0, 1, len(_HEADINGS) - 1)  # columns that hold text
 _NOTES = (
     CONVENTION,
     "paper: https://arxiv.org/abs/1807.06521, with the digits it prints; diff: ours minus the paper's; top-1 "
@@ -80,33 +79,26 @@ def render(rows: Sequence[Row], format: str = "terminal") -> str:  # noqa: A002
 
 
 def _terminal(rows: Sequence[Row]) -> str:
-    cells = [_HEADINGS, *map(_cells, rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [_align(_HEADINGS, widths)]
-    for index, row in enumerate(rows):
+    headings, *cells = aligned([_HEADINGS, *map(_cells, rows)], left=_TEXTS)
+    lines = [headings]
+    for index, (row, line) in enumerate(zip(rows, cells, strict=True)):
         if index == 0 or _title(row) != _title(rows[index - 1]):
             lines += ["", _title(row)]
-        lines.append(_align(_cells(row), widths))
-    return "\n".join([*lines, "", *(line for note in _NOTES for line in _wrap(note))])
+        lines.append(line)
+    return with_notes(lines, _NOTES, indent="  ")
 
 
 def _markdown(rows: Sequence[Row]) -> str:
-    heading = ["table", *_HEADINGS]
-    alignment = ["---"] * 3 + ["---:"] * 9 + ["---"]
-    lines = [heading, alignment, *([_title(row), *_cells(row)] for row in rows)]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return "\n".join([table, "", *(f"- {note}" for note in _NOTES)])
+    lines = [["table", *_HEADINGS], *([_title(row), *_cells(row)] for row in rows)]
+    return markdown_table(lines, _NOTES, left=(0, *(column + 1 for column in _TEXTS)))
 
 
 def _csv(rows: Sequence[Row]) -> str:
     records = [_record(row) for row in rows]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
-    writer.writeheader()
     for record in records:
-        options = ";".join(f"{name}={_plain(value)}" for name, value in record["attention_options"].items())
-        writer.writerow(record | {"attention_options": options})
-    return text.getvalue().removesuffix("\n")
+        options = record["attention_options"]
+        record["attention_options"] = ";".join(f"{name}={_plain(value)}" for name, value in options.items())
+    return as_csv(records).removesuffix("\n")
 
 
 def _json(rows: Sequence[Row]) -> str:
@@ -180,15 +172,3 @@ def _number(value: float | Decimal | None, form: str = "") -> str:
 
 def _title(row: Row) -> str:
     return f"{row.table}, {row.size_px} px"
-
-
-def _align(cells: Sequence[str], widths: Sequence[int]) -> str:
-    padded = [
-        cell.ljust(width) if column < 2 or column == len(cells) - 1 else cell.rjust(width)
-        for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    ]
-    return "  ".join(padded).rstrip()
-
-
-def _wrap(note: str) -> list[str]:
-    return textwrap.wrap(note, width=118, subsequent_indent="  ")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import textwrap
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -12,43 +9,19 @@ from matplotlib.figure import Figure
 from cbam_lightning.measuring.report import check_unwritten
 from cbam_lightning.runs.compare.comparison import Comparison, Row
 from cbam_lightning.runs.compare.costs import Costs
+from cbam_lightning.tables import aligned, as_csv, markdown_table, with_notes
 
-_WIDTH = 110
 _COLOURS = {"higher": "tab:green", "lower": "tab:red", "unresolved": "tab:gray", "": "tab:gray"}
 
 
 def terminal(comparison: Comparison) -> str:
     """Return the table with aligned columns, and what it means below."""
-    cells = [_headings(comparison), *(_cells(comparison, row) for row in comparison.rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if place == 0 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in cells
-    ]
-    notes = [line for note in explain(comparison) for line in textwrap.wrap(note, _WIDTH)]
-    return "\n".join([*lines, "", *notes])
+    return with_notes(aligned(_lines(comparison)), explain(comparison))
 
 
 def markdown(comparison: Comparison) -> str:
     """Return the same as a Markdown table with a list of notes."""
-    headings = _headings(comparison)
-    lines = [headings, ["---", *["---:"] * (len(headings) - 1)]]
-    lines += [_cells(comparison, row) for row in comparison.rows]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return "\n".join([table, "", *(f"- {note}" for note in explain(comparison))])
-
-
-def as_csv(comparison: Comparison) -> str:
-    """Return every figure unrounded, an arm a line."""
-    records = [_record(comparison, row) for row in comparison.rows]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
+    return markdown_table(_lines(comparison), explain(comparison))
 
 
 def draw(comparison: Comparison) -> Figure:
@@ -86,7 +59,7 @@ def save(comparison: Comparison, folder: str | Path) -> list[Path]:
     check_unwritten(*paths)
     Path(folder).mkdir(parents=True, exist_ok=True)
     paths[0].write_text(markdown(comparison) + "\n", encoding="utf-8")
-    paths[1].write_text(as_csv(comparison), encoding="utf-8")
+    paths[1].write_text(as_csv([_record(comparison, row) for row in comparison.rows]), encoding="utf-8")
     draw(comparison).savefig(paths[2], dpi=130)
     return paths
 
@@ -116,6 +89,10 @@ def explain(comparison: Comparison) -> list[str]:
             f"step: a training step, x the baseline's; kept: activations for the backward pass. {setting}."
         )
     return [*notes, *comparison.notes]
+
+
+def _lines(comparison: Comparison) -> list[list[str]]:
+    return [_headings(comparison), *(_cells(comparison, row) for row in comparison.rows)]
 
 
 def _headings(comparison: Comparison) -> list[str]:
