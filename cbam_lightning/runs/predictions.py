@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule
 
-from cbam_lightning.runs.directory import RunDirectory
+from cbam_lightning.runs.parts import PartWriter
 
 
 def class_names(module: LightningModule) -> tuple[str, ...]:
@@ -17,59 +18,20 @@ def class_names(module: LightningModule) -> tuple[str, ...]:
     return tuple(str(name) for name in names)
 
 
-class PredictionWriter(Callback):
-    """Write file, class and probability of every image while prediction goes on.
+class PredictionWriter(PartWriter):
+    """Write file, class and probability of every image into the run's ``predictions.csv``."""
 
-    Args:
-        run: The file is its ``predictions.csv``.
-    """
-
-    def __init__(self, run: RunDirectory) -> None:
-        self.run = run
-        self._file: TextIO | None = None
-
-    def _part(self, rank: int) -> Path:
-        return self.run.path / f".predictions.{rank}.csv"
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let all processes write into the directory of the first, whoever has started them."""
-        self.run = RunDirectory(Path(trainer.strategy.broadcast(str(self.run.path))))
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open this process's part."""
-        self.run.path.mkdir(parents=True, exist_ok=True)
-        self._file = self._part(trainer.global_rank).open("w", newline="", encoding="utf-8")
-        self._rows = csv.writer(self._file)
-        self._data: Any = getattr(trainer, "datamodule")  # noqa: B009 - set by Lightning, unknown to its types
-
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Write the rows of a batch."""
+    def write(self, file: TextIO, outputs: Any, batch: Any, pl_module: LightningModule) -> None:
+        """Write the rows of a batch of probabilities (N, K)."""
         names = class_names(pl_module)
         probabilities, classes = outputs.max(1)
-        triples = zip(batch.indices.tolist(), classes.tolist(), probabilities.tolist(), strict=True)
-        for index, label, probability in triples:
-            name = self._data.sample_name("predict", index)
-            self._rows.writerow([name, names[label], f"{probability:.6f}"])
+        found = zip(batch.indices.tolist(), classes.tolist(), probabilities.tolist(), strict=True)
+        rows = [[self.name_of(index), names[label], f"{p:.6f}"] for index, label, p in found]
+        csv.writer(file).writerows(rows)
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Join the parts of all processes, each of which saw its own images."""
-        if self._file is not None:
-            self._file.close()
-        trainer.strategy.barrier()
-        if not trainer.is_global_zero:
-            return
-        parts = [self._part(rank) for rank in range(trainer.world_size)]
-        with self.run.predictions.open("w", encoding="utf-8") as out:
+    def join(self, parts: Sequence[Path]) -> None:
+        """Put the rows of all parts below the headings."""
+        with self.run.predictions.open("w", newline="", encoding="utf-8") as out:
             out.write("file,class,probability\n")
             for part in parts:
                 out.write(part.read_text(encoding="utf-8"))
-        for part in parts:
-            part.unlink()

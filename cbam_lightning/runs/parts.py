@@ -1,0 +1,78 @@
+"""What the writers of predictions share: a part for each process, joined at the end."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from cbam_lightning.runs.directory import RunDirectory
+
+
+class PartWriter(Callback):
+    """Base of the callbacks that write while prediction goes on.
+
+    Args:
+        run: Where to write.
+
+    Attributes:
+        data: The data module whose images are looked at, once prediction starts.
+    """
+
+    def __init__(self, run: RunDirectory) -> None:
+        self.run = run
+        self._file: TextIO | None = None
+
+    @abstractmethod
+    def write(self, file: TextIO, outputs: Any, batch: Any, pl_module: LightningModule) -> None:
+        """Write what was found in a batch into this process's part; ``name_of`` names its images."""
+
+    @abstractmethod
+    def join(self, parts: Sequence[Path]) -> None:
+        """Make one file of the parts of all processes, in their order."""
+
+    def name_of(self, index: int) -> str:
+        """Return the name of an image by its position, as in ``Batch.indices``."""
+        name: str = self.data.sample_name("predict", index)
+        return name
+
+    def _part(self, rank: int) -> Path:
+        return self.run.path / f".{type(self).__name__}.{rank}"
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let all processes write into the directory of the first, whoever has started them."""
+        self.run = RunDirectory(Path(trainer.strategy.broadcast(str(self.run.path))))
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open this process's part."""
+        self.run.path.mkdir(parents=True, exist_ok=True)
+        self._file = self._part(trainer.global_rank).open("w", newline="", encoding="utf-8")
+        self.data: Any = getattr(trainer, "datamodule")  # noqa: B009 - set by Lightning, unknown to its types
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Write a batch."""
+        if self._file is not None:
+            self.write(self._file, outputs, batch, pl_module)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Join the parts of all processes, each of which saw its own images."""
+        if self._file is not None:
+            self._file.close()
+        trainer.strategy.barrier()
+        if not trainer.is_global_zero:
+            return
+        parts = [self._part(rank) for rank in range(trainer.world_size)]
+        self.join(parts)
+        for part in parts:
+            part.unlink()
