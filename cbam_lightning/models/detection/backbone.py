@@ -118,7 +118,8 @@ def _check_channels(header: Header, in_channels: int, source: str) -> None:
     if header.in_channels != in_channels:
         message = (
             f"{source} was trained on images of {_channels(header.in_channels)}, and the detector takes "
-            f"{_channels(in_channels)}; give in_channels={header.in_channels}, or other weights."
+            f"{_channels(in_channels)}; give images with in_channels {header.in_channels}, as with "
+            f"--data.in_channels {header.in_channels}, or other weights."
         )
         raise UsageError(message)
 

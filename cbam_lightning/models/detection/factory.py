@@ -110,7 +110,10 @@ def create_detector(
 def _build(request: Request) -> tuple[DetectorNetwork, set[int]]:
     """Return a detector, and the ids of its parameters that have a value of the backbone's weights."""
     if request.name is None:
-        message = "neither a detector nor weights are given; name one of `list_detectors()`."
+        message = (
+            "neither a detector nor weights are given; name one of `cbam-lightning models`, such as "
+            "stairnet_resnet20, with --model.network."
+        )
         raise UsageError(message)
     if request.name not in DETECTORS:
         raise unknown_name(kind="detector", given=request.name, allowed=list_detectors())
