@@ -21,11 +21,12 @@ SHORT = f"{STEPS} {QUIET}"
 TINY = '{{"backbone_options": {{"depths": [1,1,1{0}], "widths": [8,8,16{1}]}}{2}}}'
 SMALL = TINY.format("", "", ', "size_px": 64')
 LARGE = TINY.format(",1", ",16", ', "min_size": 64, "max_size": 64')
+FPN = LARGE[:-1] + ', "pyramid_channels": 16, "representation_size": 32}'
 DETECTORS = {
     "ssd": f"--model.network ssd_resnet20 --model.attention se --model.network_options '{SMALL}'",
     "stairnet": f"--model.network stairnet_resnet20 --model.attention cbam --model.network_options '{SMALL}'",
     "c4": f"--model.network faster_rcnn_resnet18_c4 --model.attention cbam --model.network_options '{LARGE}'",
-    "fpn": f"--model.network faster_rcnn_resnet18_fpn --model.attention se --model.network_options '{LARGE}'",
+    "fpn": f"--model.network faster_rcnn_resnet18_fpn --model.attention se --model.network_options '{FPN}'",
 }
 REAL_SIZE = {
     f"{network}-{attention}": f"--model.network {network}_vgg16 --model.attention {attention}"

@@ -32,7 +32,6 @@ NUMBERS = numbers_of(FasterRCNN)
 
 _RATIOS = (0.5, 1.0, 2.0)
 _REGION = 7  # positions in each direction
-_HIDDEN = 1024  # units of the two linear layers of the FPN's head
 
 
 class FasterRCNNNetwork(DetectorNetwork, FasterRCNN):  # type: ignore[misc]
@@ -133,15 +132,24 @@ def faster_rcnn_c4(
     )
 
 
-def faster_rcnn_fpn(network: ResNet, spec: Specification, **numbers: float) -> FasterRCNNNetwork:
+def faster_rcnn_fpn(
+    network: ResNet,
+    spec: Specification,
+    *,
+    pyramid_channels: int = 256,
+    representation_size: int = 1024,
+    **numbers: float,
+) -> FasterRCNNNetwork:
     """Build Faster R-CNN on a feature pyramid, with the numbers of torchvision.
 
     Args:
         network: Without a classifier.
         spec: What every detector has.
+        pyramid_channels: Of every map of the pyramid.
+        representation_size: Units of the two linear layers that a region goes through.
         numbers: Those of ``NUMBERS`` that are not torchvision's.
     """
-    backbone = Pyramid(network)
+    backbone = Pyramid(network, pyramid_channels)
     anchors = Anchors(((32,), (64,), (128,), (256,), (512,)), (_RATIOS,) * 5)
     per_position = anchors.num_anchors_per_location()[0]
     return FasterRCNNNetwork(
@@ -150,7 +158,7 @@ def faster_rcnn_fpn(network: ResNet, spec: Specification, **numbers: float) -> F
         spec,
         rpn_anchor_generator=anchors,
         rpn_head=ProposalHead(backbone.out_channels, per_position, backbone.out_channels),
-        box_head=TwoMLPHead(backbone.out_channels * _REGION**2, _HIDDEN),
-        box_predictor=BoxPredictor(_HIDDEN, spec.num_classes),
+        box_head=TwoMLPHead(backbone.out_channels * _REGION**2, representation_size),
+        box_predictor=BoxPredictor(representation_size, spec.num_classes),
         **numbers,
     )

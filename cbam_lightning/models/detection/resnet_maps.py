@@ -96,7 +96,7 @@ class Pyramid(nn.Module):
         UsageError: The network has another number of stages.
     """
 
-    def __init__(self, network: ResNet, channels: int = 256) -> None:
+    def __init__(self, network: ResNet, channels: int) -> None:
         super().__init__()
         self.body = network
         widths = list(network.stage_channels.values())
