@@ -9,7 +9,8 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 _MIN_SCORE = 0.5  # of a box that is drawn
-_TRUE, _FOUND = "limegreen", "red"
+_TRUE, _FOUND = "limegreen", "tomato"
+_LABEL = {"facecolor": "black", "alpha": 0.75, "edgecolor": "none", "pad": 0.8}  # readable on any photograph
 
 Boxes = Mapping[str, Tensor]
 
@@ -42,4 +43,6 @@ def _draw(panel: Axes, box: list[float], text: str, colour: str, side: str) -> N
     left, top, right, bottom = box
     # corners are edges of pixels, whose centres are at whole numbers in matplotlib
     panel.add_patch(Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, color=colour))
-    panel.text(left, top, text, fontsize=6, color=colour, va=side, clip_on=True, parse_math=False)
+    panel.text(
+        left, top, text, fontsize=7, color=colour, va=side, clip_on=True, parse_math=False, bbox=_LABEL
+    )

@@ -34,7 +34,7 @@ def test_objects_are_green_and_detections_red_around_their_pixels():
     assert [text.get_text() for text in panel.texts] == ["dog", "dog 75%", "cat 50%"]
     colours = [text.get_color() for text in panel.texts]
     assert colours[0] == "limegreen"
-    assert colours[1:] == ["red", "red"]
+    assert colours[1:] == ["tomato", "tomato"]
 
 
 def test_boxes_of_wandb_come_through_the_journal():
