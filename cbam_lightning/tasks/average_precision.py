@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from importlib.util import find_spec
 
 import numpy as np
 import torch
 from torch import Tensor, distributed
+from torchmetrics.detection import MeanAveragePrecision
 
 from cbam_lightning.errors import UsageError
 from cbam_lightning.tasks.voc_ap import voc_average_precision
@@ -93,22 +94,28 @@ def coco_average_precision(detections: Sequence[Boxes], targets: Sequence[Boxes]
     return {name: found_scores[name].clamp(min=0) for name in ("map", "map_50", "map_75")}
 
 
-def _metric() -> Any:
-    try:
-        from torchmetrics.detection import MeanAveragePrecision
+def require_backend() -> None:
+    """Refuse to go on without what computes COCO's average precision.
 
-        metric = MeanAveragePrecision(
-            iou_thresholds=_OVERLAPS,
-            rec_thresholds=_RECALLS,
-            backend="faster_coco_eval",
-            sync_on_compute=False,  # the images of all processes are here
-        )
-    except ModuleNotFoundError as error:
+    Raises:
+        UsageError: faster-coco-eval is not installed.
+    """
+    if find_spec("faster_coco_eval") is None:
         message = (
             "faster-coco-eval is not installed; COCO's average precision needs it: "
             "pip install 'cbam_lightning[detection]'"
         )
-        raise UsageError(message) from error
+        raise UsageError(message)
+
+
+def _metric() -> MeanAveragePrecision:
+    require_backend()
+    metric = MeanAveragePrecision(
+        iou_thresholds=_OVERLAPS,
+        rec_thresholds=_RECALLS,
+        backend="faster_coco_eval",
+        sync_on_compute=False,  # the images of all processes are here
+    )
     metric.warn_on_many_detections = False
     return metric
 

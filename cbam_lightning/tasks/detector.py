@@ -14,7 +14,7 @@ from cbam_lightning.data.detection.batch import scale_boxes
 from cbam_lightning.data.detection.module import DetectionDataModule
 from cbam_lightning.models.detection import create_detector
 from cbam_lightning.models.detection.network import DetectorNetwork
-from cbam_lightning.tasks.average_precision import Detections
+from cbam_lightning.tasks.average_precision import Detections, require_backend
 from cbam_lightning.tasks.image_task import ImageTask
 from cbam_lightning.tasks.schedules import Schedule
 
@@ -154,6 +154,12 @@ class Detector(ImageTask):
         parts = {f"train/{name}": value.detach() for name, value in losses.items()}
         self.log_dict(parts, batch_size=size, sync_dist=True)
         return {"loss": loss}
+
+    def setup(self, stage: str) -> None:
+        """Refuse data of another task, and a training or test whose result could not be computed."""
+        super().setup(stage)
+        if stage != "predict":
+            require_backend()
 
     def _evaluation_step(self, batch: Any) -> dict[str, Any] | None:
         if not len(batch.images):  # unreadable, or another device has one image more

@@ -1,12 +1,15 @@
 import contextlib
 import io
+import sys
 
 import pytest
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from cbam_lightning.errors import UsageError
 from cbam_lightning.tasks.average_precision import Detections, coco_average_precision
+from tests.command import NO_WANDB, call
 from tests.tasks.scenes import random_scenes
 
 
@@ -76,3 +79,16 @@ def test_nothing_found_is_0_and_everything_found_1():
         collected = Detections(4)
         collected.add(torch.arange(6), found, targets)
         assert [float(v) for v in collected.average_precision().values()] == pytest.approx([value] * 4)
+
+
+def test_what_to_install_is_told_before_anything_is_trained(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    found, targets = random_scenes(0, num_images=2)
+    with pytest.raises(UsageError, match=r"pip install 'cbam_lightning\[detection\]'"):
+        coco_average_precision(found, targets)
+    scenes = "--data FashionScenes --data.num_images 4 --data.num_test_images 2 --data.num_workers 0"
+    network = "--model Detector --model.network ssd_resnet8 --trainer.num_sanity_val_steps 0"
+    assert call(f"fit {scenes} {network}", NO_WANDB) == 2
+    error = capsys.readouterr().err
+    assert "pip install 'cbam_lightning[detection]'" in error
+    assert "Epoch 0" not in error
