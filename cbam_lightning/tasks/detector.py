@@ -38,8 +38,9 @@ class Detector(ImageTask):
         in_channels: Channels of an image (the command fills it in).
         backbone_weights: What the backbone starts from: a classifier's ``.safetensors`` or ``.ckpt`` file,
             one of ``cbam-lightning weights list``, or torchvision's name of its ImageNet weights.
-        weights: What the whole detector starts from, a ``.safetensors`` or ``.ckpt`` file. Where it has
-            another number of classes, the prediction of classes starts anew.
+        weights: What the whole detector starts from, a ``.safetensors`` or ``.ckpt`` file; its backbone is in
+            it, so that ``backbone_weights`` are not read. Where it has another number of classes, the
+            prediction of classes starts anew.
         trainable_stages: How many stages of the backbone are trained; left out, as ``create_detector`` does.
         freeze_batch_norm: Whether BatchNorms keep their statistics; left out, as ``create_detector`` does.
         freeze: A pattern of further modules that are not trained, such as ``backbone*``.
@@ -101,7 +102,7 @@ class Detector(ImageTask):
             num_classes=num_classes + _BACKGROUND,
             class_names=class_names,
             in_channels=in_channels,
-            backbone_weights=backbone_weights,
+            backbone_weights=None if weights else backbone_weights,
             weights=weights,
             trainable_stages=trainable_stages,
             freeze_batch_norm=freeze_batch_norm,

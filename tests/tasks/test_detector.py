@@ -92,5 +92,15 @@ def test_it_trains_resumes_exports_and_detects(data, options):
     assert all(1 <= box["category_id"] <= 10 and min(box["bbox"][2:]) >= 0 for box in found)
 
 
+def test_a_shared_detector_needs_no_backbone_that_its_run_started_from():
+    scenes = "--data FashionScenes --data.in_channels 1 --data.num_images 6 --data.num_test_images 4"
+    network = "--model Detector --model.network ssd_resnet20 --model.backbone_weights resnet20.fashion_mnist"
+    assert call(f"fit {scenes} {network} {SHORT} --trainer.max_epochs 1 --run.name one") == 0
+    run = Path("runs/default/one")
+    assert call(f"weights export {run}/checkpoints/best.ckpt shared.safetensors") == 0
+    assert call(f"test --config {run}/config.yaml --model.weights shared.safetensors {NO_WANDB}") == 0
+    assert results(newest()) == results(run)
+
+
 def newest():
     return max(Path("runs/default").iterdir(), key=lambda path: path.stat().st_mtime)
