@@ -64,29 +64,33 @@ def rows(run):
     return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
-def kill_somewhere(process, run, chance, longest_s):
-    """Kill a process at a random moment after it has begun to train.
+def kill_somewhere(process, run, at_row, delay_s):
+    """Kill a process a moment after it has logged a row.
 
     Returns:
         The row it got to, or None if it was faster: a process that is already ending keeps its own exit code.
     """
-    before, end = rows(run), None
     while os.waitpid(process, os.WNOHANG) == (0, 0):
-        if end is None and rows(run) != before:
-            end = time.monotonic() + chance.uniform(0, longest_s)
-        if end is not None and time.monotonic() >= end:
+        if rows(run) >= at_row:
+            time.sleep(delay_s)
             os.kill(process, signal.SIGKILL)
             return rows(run) if wait(process) == -signal.SIGKILL else None
         time.sleep(0.002)
     return None
 
 
-def survive(name, words, kills, seed, longest_s):
-    """Kill a run again and again, then let it end; returns the rows it got to, and the exit code."""
+def survive(name, words, kills, seed, last_row):
+    """Kill a run again and again, then let it end; returns the rows it got to, and the exit code.
+
+    However fast the machine is, the kills are spread over the run by its rows, and a moment of less than two
+    steps comes on top, so that they fall into steps, evaluations and writing of checkpoints.
+    """
     chance, got_to, run = random.Random(seed), [], Path("runs/default", name)
     for _ in range(kills):
         command = ["resume", str(run)] if run.joinpath("config.yaml").is_file() else words
-        got_to.append(kill_somewhere(child(command, f"{name}.log"), run, chance, longest_s))
+        at_row = rows(run) + chance.randint(1, last_row // kills)
+        delay_s = chance.uniform(0, 0.5 / kills)
+        got_to.append(kill_somewhere(child(command, f"{name}.log"), run, at_row, delay_s))
     return got_to, wait(child(["resume", str(run)], f"{name}.log"))
 
 
@@ -94,5 +98,6 @@ if __name__ == "__main__":
     kills, seed, *options = sys.argv[1:]
     words = [*TRAINING.split(), *options, "--run.name"]
     whole = wait(child([*words, "whole"], "whole.log"))
-    got_to, killed = survive("killed", [*words, "killed"], int(kills), int(seed), longest_s=1.5)
+    last_row = rows(Path("runs/default/whole"))
+    got_to, killed = survive("killed", [*words, "killed"], int(kills), int(seed), last_row)
     print(json.dumps({"whole": whole, "killed": killed, "got_to": got_to}))
