@@ -108,7 +108,10 @@ def test_predictions_of_processes_that_others_have_started_are_in_one_file():
 
 
 def test_average_precision_is_the_same_on_however_many_processes():
-    scenes = "--data FashionScenes --data.num_images 240 --data.num_test_images 31 --data.num_workers 0"
+    scenes = (
+        "--data FashionScenes --data.num_images 240 --data.num_test_images 31 --data.num_workers 0 "
+        "--data.size_px 64 --model.network_options.size_px 64"
+    )
     network = "--model Detector --model.network stairnet_resnet8 --model.attention cbam"
     training = "--trainer.max_epochs 3 --data.batch_size 8 --run.name one --trainer.limit_val_batches 2"
     run(
