@@ -28,8 +28,10 @@ DETECTORS = {
     "c4": f"--model.network faster_rcnn_resnet18_c4 --model.attention cbam --model.network_options '{LARGE}'",
     "fpn": f"--model.network faster_rcnn_resnet18_fpn --model.attention se --model.network_options '{FPN}'",
 }
+# VGG16 has no BatchNorm, and diverges at SSD's own rate without weights of ImageNet
 REAL_SIZE = {
-    f"{network}-{attention}": f"--model.network {network}_vgg16 --model.attention {attention}"
+    f"{network}-{attention}": f"--model.network {network}_vgg16 --model.attention {attention} "
+    "--model.optimizer.lr 1e-5"
     for network, attention in [
         *[("ssd300", "none"), ("stairnet", "none"), ("stairnet", "se"), ("stairnet", "cbam")]
     ]
