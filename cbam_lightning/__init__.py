@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cbam_lightning.attention import CBAM, create_attention, list_attention
+    from cbam_lightning.attention import CBAM, create_attention, list_attention, register_attention
     from cbam_lightning.models import create_model, insert_attention, list_models, register_model
     from cbam_lightning.tasks import Classifier, Detector
 
@@ -25,6 +25,7 @@ _HOMES = {
     "insert_attention": "models",
     "list_attention": "attention",
     "list_models": "models",
+    "register_attention": "attention",
     "register_model": "models",
 }
 
@@ -37,6 +38,7 @@ __all__ = [
     "insert_attention",
     "list_attention",
     "list_models",
+    "register_attention",
     "register_model",
 ]
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
-from cbam_lightning import __version__, benchmark_cli, commands, data_cli, explain_cli, study_cli
+from cbam_lightning import __version__, benchmark_cli, commands, data_cli, explain_cli, project_cli, study_cli
 from cbam_lightning.errors import RunStopped, UsageError, unknown_name
+from cbam_lightning.own_code import import_own_modules
+from cbam_lightning.tracebacks import users_line, without_worker_traceback
 
 _TRAINER_COMMANDS = {
     "fit": "train a network, then test its best checkpoint",
@@ -18,6 +22,7 @@ _TRAINER_COMMANDS = {
     "resume": "go on with a training that was cut off, as if nothing had happened",
 }
 _PLAIN_COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
+    "new": ("write a small project of your own to start from", project_cli.new),
     "models": ("list the networks and detectors, and where attention would go in them", commands.models),
     "table": ("parameters and FLOPs of the paper's networks, published and ours", commands.table),
     "weights": ("list, show, verify, import and export checkpoints", commands.weights),
@@ -31,6 +36,12 @@ _PLAIN_COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
         benchmark_cli.benchmark,
     ),
 }
+_SAVING_IMPORTS = (*_TRAINER_COMMANDS, "study")  # in the configuration of each run
+_EVERYWHERE = (
+    "Every command takes --imports MODULE, which imports modules of yours first, from the current folder\n"
+    "or installed ones, as does the environment variable CBAM_LIGHTNING_IMPORTS; and --debug, which shows\n"
+    "the whole traceback of any error."
+)
 EXIT_USER, EXIT_MACHINE = 2, 1
 
 
@@ -41,7 +52,7 @@ def _parser() -> commands.Parser:
         prog="cbam-lightning",
         usage="cbam-lightning [--version] [--help] COMMAND ...",
         description="Train and use image classifiers and detectors with convolutional attention.",
-        epilog=f"commands:\n{listed}\n\n`cbam-lightning COMMAND --help` tells more.",
+        epilog=f"commands:\n{listed}\n\n`cbam-lightning COMMAND --help` tells more.\n\n{_EVERYWHERE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"cbam_lightning {__version__}")
@@ -73,6 +84,9 @@ def _dispatch(args: list[str]) -> None:
         _parser().parse_args(args or ["--help"])
         return
     command = args[0]
+    args, modules = import_own_modules(args)
+    if modules and command in _SAVING_IMPORTS:
+        args = [*args, "--imports", json.dumps(modules)]
     if command in _TRAINER_COMMANDS:
         _train(args)
     elif command in _PLAIN_COMMANDS:
@@ -81,9 +95,19 @@ def _dispatch(args: list[str]) -> None:
         raise unknown_name(kind="command", given=command, allowed=[*_TRAINER_COMMANDS, *_PLAIN_COMMANDS])
 
 
-def _one_line(error: Exception) -> str:
+def _explained(error: Exception) -> tuple[str, int] | None:
+    """Return what to say of an error, and the exit code; None for a defect of ours."""
+    if isinstance(error, UsageError):
+        return without_worker_traceback(error), EXIT_USER
+    if isinstance(error, OSError):
+        return str(error) or type(error).__name__, EXIT_MACHINE
+    line = users_line(error)
+    return None if line is None else (f"{line}. --debug shows the whole traceback.", EXIT_USER)
+
+
+def _one_line(told: object) -> str:
     """Return the text without line breaks and control characters, which names of files may hold."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(told).split())
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
@@ -96,19 +120,24 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 for a mistake of the user, 1 for a failure of the machine such as a full disk,
         3 for a loss that is no number any more, 128 + its number for a signal that ended the training. With
-        the environment variable ``CBAM_LIGHTNING_DEBUG`` set, errors keep their traceback.
+        ``--debug`` anywhere in the line, every error shows its whole traceback.
     """
+    words = list(sys.argv[1:] if args is None else args)
     try:
-        _dispatch(list(sys.argv[1:] if args is None else args))
-    except (UsageError, OSError) as error:
-        if os.environ.get("CBAM_LIGHTNING_DEBUG"):
-            raise
-        print(f"cbam-lightning: error: {_one_line(error)}", file=sys.stderr)
-        return EXIT_USER if isinstance(error, UsageError) else EXIT_MACHINE
+        _dispatch([word for word in words if word != "--debug"])
     except RunStopped as stop:
         if str(stop):
             print(f"cbam-lightning: {_one_line(stop)}", file=sys.stderr)
         return stop.exit_code
     except SystemExit as stop:  # --help and --version
         return stop.code if isinstance(stop.code, int) else 0
+    except Exception as error:
+        told = _explained(error)
+        if told is None:
+            raise
+        if "--debug" in words:
+            traceback.print_exc()
+        message, exit_code = told
+        print(f"cbam-lightning: error: {_one_line(message)}", file=sys.stderr)
+        return exit_code
     return 0

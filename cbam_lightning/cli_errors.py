@@ -17,6 +17,9 @@ from typing import Any
 
 import yaml
 
+from cbam_lightning.class_paths import find_class, import_class_path, is_class_path
+from cbam_lightning.errors import UsageError
+
 _MAX_VALUES = 100_000  # in a configuration
 
 _OPTION = re.compile(r"Option '([^']+)' is not accepted")
@@ -29,6 +32,11 @@ _CLASS_PATH = re.compile(r"class_path[ =]'([\w.]+)'")
 _BASE = re.compile(r"Subtypes: \[(.+)\]")
 _NO_FILE = re.compile(r"File does not exist: '([^']+)'")
 _GIVEN = re.compile(r"Given value: (.+)")
+# A value that was given, by itself, as the class of a dictionary, or as an option inside another class.
+_GIVEN_PATH = re.compile(
+    r"^\s*Given value: ([\w.]+)$|'class_path': '([\w.]+)'|NestedArg\(key=.*?val='([\w.]+)'", re.MULTILINE
+)
+_NO_SUBCLASS = re.compile(r"does not correspond to a subclass of (\w+)")
 
 
 def explain(message: str, options: Iterable[str], configs: Iterable[str | Path] = ()) -> str:
@@ -40,6 +48,8 @@ def explain(message: str, options: Iterable[str], configs: Iterable[str | Path] 
         configs: The configuration files given, to find the one that is no valid YAML.
     """
     key = ".".join(re.findall(r'Parser key "([^"]+)"', message))
+    if problem := _class_path_problem(key, message):
+        return problem
     if found := _NO_FILE.search(message):
         return f"there is no configuration file {found[1]}; check the path after --config."
     if found := _OPTION.search(message):
@@ -63,6 +73,25 @@ def explain(message: str, options: Iterable[str], configs: Iterable[str | Path] 
     if "arguments are required" in message:
         return re.sub(r"\b(fit|validate|test|predict)\.", "--", _one_line(message)) + "."
     return _one_line(message)
+
+
+def _class_path_problem(key: str, message: str) -> str | None:
+    """Say what is wrong with a class path that was given, if that is the problem."""
+    if "Problem with given class_path" not in message and "path" not in message.partition("Given value:")[0]:
+        return None
+    for groups in _GIVEN_PATH.findall(message):
+        path = "".join(groups)
+        if not is_class_path(path):
+            continue
+        try:
+            import_class_path(path, f"--{key}")
+        except UsageError as error:
+            return str(error)
+        if find_class(path) is None:
+            return f"--{key} is {path!r}, which is no class; only classes can be named."
+        if found := _NO_SUBCLASS.search(message):
+            return f"--{key} is {path!r}, which is no {found[1]}."
+    return None
 
 
 def _one_line(text: str) -> str:

@@ -35,9 +35,7 @@ def explain(args: list[str]) -> None:
     parser.add_argument("--rows", type=int, default=8, help="images in figure.png; default: 8")
     given = parser.parse_args(args)
     from cbam_lightning.explain.detectors import is_detector
-    from cbam_lightning.trainer_setup import import_modules
 
-    import_modules(given.imports)  # the checkpoints may be of networks that these register
     (_draw_detections if is_detector(given.checkpoints[0]) else _explain)(given)
 
 
@@ -61,7 +59,6 @@ def _add_what(parser: Parser) -> None:
     )
     parser.add_argument("--batch-size", type=int, default=32, help="images at a time; default: 32")
     parser.add_argument("--device", default="cpu", help="default: cpu")
-    parser.add_argument("--imports", nargs="+", default=[], metavar="MODULE", help="that register networks")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from cbam_lightning import data
 from cbam_lightning.attention.gate import check_positive
+from cbam_lightning.class_paths import find_class, import_class_path
 from cbam_lightning.data.class_folders import ClassFolderModule
 from cbam_lightning.data.detection.viewing import ScenesToView, scene_files
 from cbam_lightning.data.viewing import ImagesToView, evenly, image_files, spread
@@ -15,7 +16,6 @@ from cbam_lightning.explain.detectors import FindingSubject, open_detectors
 from cbam_lightning.explain.gradcam import PREDICTED
 from cbam_lightning.explain.subjects import Subject, open_subjects
 from cbam_lightning.measuring import choose_device
-from cbam_lightning.trainer_setup import import_modules
 from cbam_lightning.weights import Header
 
 _FOR_CLASSIFIERS = ("layer", "target", "masks")
@@ -28,7 +28,6 @@ def open_classification(given: argparse.Namespace) -> tuple[list[Subject], Image
         UsageError: Something that the user gave is wrong.
     """
     _check(given)
-    import_modules(given.imports)
     subjects = open_subjects(given.checkpoints, given.layer, choose_device(given.device))
     header = subjects[0].header
     target_of(given, subjects[0])
@@ -85,8 +84,9 @@ def _check(given: argparse.Namespace) -> None:
 
 def _chosen(given: argparse.Namespace, kind: type) -> Any:
     """Return the data module that was asked for, one of a kind."""
-    found = {name: getattr(data, name) for name in data.__all__}
-    modules = {name: c for name, c in found.items() if issubclass(c, kind) and c is not kind}
+    import_class_path(given.data, "--data")
+    found = {name: getattr(data, name) for name in data.__all__} | {given.data: find_class(given.data)}
+    modules = {name: c for name, c in found.items() if c and issubclass(c, kind) and c is not kind}
     if given.data not in modules:
         raise unknown_name(kind="data module", given=given.data, allowed=modules)
     if given.split not in ("test", "val"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,6 +32,7 @@ def study(args: list[str]) -> None:
         help="only every N-th run from the K-th, for N machines or the tasks of a job array",
     )
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time on this machine; default: 1")
+    parser.add_argument("--imports", metavar="MODULE", type=json.loads, help="of yours, for every run")
     parser.add_argument("--list", action="store_true", help="print the runs and their commands, and end")
     given = parser.parse_args(args)
     if given.jobs < 1:
@@ -40,6 +42,7 @@ def study(args: list[str]) -> None:
     from cbam_lightning.runs.study import read_study, run_study
 
     plan = read_study(given.file)
+    plan = replace(plan, settings={**plan.settings, "imports": given.imports}) if given.imports else plan
     runs = plan.part(*_slice(given.slice))
     if given.list:
         for run in runs:
@@ -89,26 +92,25 @@ def compare(args: list[str]) -> None:
     parser.add_argument("--repeats", type=int, default=7, help="of the measured step; default: 7")
     parser.add_argument("--threads", type=int, help="CPU threads of the measured step")
     parser.add_argument("--device", default="cpu", help="of the measured step; default: cpu")
-    parser.add_argument("--imports", nargs="+", default=[], metavar="MODULE", help="that register networks")
     _compare(parser.parse_args(args))
 
 
 def _compare(given: argparse.Namespace) -> None:
     from cbam_lightning.attention.gate import check_positive
     from cbam_lightning.measuring import set_threads, this_machine
+    from cbam_lightning.own_code import import_own_networks
     from cbam_lightning.runs.compare import compare, measure_costs, rendering
-    from cbam_lightning.trainer_setup import import_modules
 
     for option in ("batch_size", "repeats"):
         check_positive(option, getattr(given, option))
     if given.out:
         rendering.check_folder(given.out)
     set_threads(given.threads)
-    import_modules(given.imports)
     arms, baseline, left_out = _arms(given)
     compare(arms, baseline, given.metric)  # a mistake shows before anything is measured
     costs, setting = {}, {}
     if not given.no_costs:
+        import_own_networks(run for arm in arms for run in arm.runs.values())
         costs = measure_costs(arms, given.batch_size, given.repeats, given.device)
         setting = {"batch": given.batch_size, "repeats": given.repeats, **this_machine()}
     comparison = compare(arms, baseline, given.metric, costs)

@@ -21,19 +21,17 @@ import cbam_lightning.data  # noqa: F401
 from cbam_lightning import __version__
 from cbam_lightning.cli_errors import broken_yaml, explain
 from cbam_lightning.errors import RunStopped, UsageError
-from cbam_lightning.runs.box_pictures import BoxPictures
 from cbam_lightning.runs.checkpointing import AtomicCheckpointIO, SaveOptions
-from cbam_lightning.runs.class_pictures import ClassPictures
-from cbam_lightning.runs.detections import DetectionWriter
 from cbam_lightning.runs.directory import RunDirectory, RunOptions, experiment_name
-from cbam_lightning.runs.predictions import PredictionWriter
 from cbam_lightning.runs.record import RunRecord
 from cbam_lightning.runs.report import fit_report
 from cbam_lightning.runs.resuming import Survival, read_points
 from cbam_lightning.runs.tracking import WandbOptions, build_loggers, finish_wandb
-from cbam_lightning.tasks import Classifier, Detector
+from cbam_lightning.task_parts import can_test, pictures, prediction_writer, require_stated
+from cbam_lightning.tasks import Classifier
+from cbam_lightning.tasks.compatibility import require_known_classes
 from cbam_lightning.tasks.layer_sync import BatchNormSync
-from cbam_lightning.trainer_setup import import_modules, refuse_functions, require_known_class
+from cbam_lightning.trainer_setup import refuse_functions
 from cbam_lightning.weights import read_training_state
 
 # What the model learns of its data. `dataset_name` and `dataset` are one thing, named from two sides.
@@ -122,7 +120,7 @@ class TrainerCLI(LightningCLI):
             "--imports",
             type=list[str],
             default=[],
-            help="modules of yours to import first, for example one that calls register_model",
+            help="modules of yours, imported before anything else; from the current folder, or installed",
         )
         parser.add_class_arguments(RunOptions, "run")
         parser.add_class_arguments(WandbOptions, "wandb")
@@ -151,9 +149,8 @@ class TrainerCLI(LightningCLI):
             raise UsageError(message)
         known = state.get("hyper_parameters", {})
         class_path = known.get("_class_path", _CLASSIFIER)
-        import_modules(self.config[command]["imports"])
-        require_known_class(str(class_path), str(path))
-        values = {k: v for k, v in known.items() if not k.startswith("_") and k not in _LINKS.values()}
+        require_known_classes({**known, "class_path": class_path}, str(path))
+        values = {k: v for k, v in known.items() if not k.startswith("_")}
         self._parser(command).set_defaults({"model": {"class_path": class_path, "init_args": values}})
         self.parse_arguments(self.parser, self._args)
         # the checkpoint's values replace those of the files that its run started from
@@ -161,9 +158,8 @@ class TrainerCLI(LightningCLI):
         _set(init_args, {name: None for name in _WEIGHTS if name in init_args})
 
     def before_instantiate_classes(self) -> None:
-        """Import the user's modules, and name the experiment, in the saved configuration, too."""
+        """Name the experiment, and what makes a checkpoint the best, in the saved configuration, too."""
         config = self.config[self.subcommand]
-        import_modules(config["imports"])
         if config["run"]["experiment"] is None:
             config["run"]["experiment"] = experiment_name([str(path) for path in config.get("config") or []])
         self.experiment: str = config["run"]["experiment"]
@@ -178,6 +174,7 @@ class TrainerCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer around the run's directory."""
+        require_stated(self.model, self.datamodule, self._args)
         options: RunOptions = self._get(self.config_init, "run")
         self.run_options = RunOptions(**vars(options))
         self.run = self._resumed or self._new_run()
@@ -221,20 +218,18 @@ class TrainerCLI(LightningCLI):
             save_options = SaveOptions(**vars(self._get(self.config_init, "save")))
             callbacks.append(Survival(self.run, save_options, self._checkpoint_io))
         parser = self._parser(self.subcommand)
-        detects = isinstance(self._get(self.config_init, "model"), Detector)
-        callbacks += [
-            RunRecord(parser, config, self.run, self.experiment, __version__),
-            BoxPictures(self.run) if detects else ClassPictures(self.run),
-        ]
+        callbacks.append(RunRecord(parser, config, self.run, self.experiment, __version__))
+        callbacks += pictures(self.model, self.run)
         if self.subcommand == "predict":
-            callbacks.append(DetectionWriter(self.run) if detects else PredictionWriter(self.run))
+            self.writer = prediction_writer(self.model, self.run)
+            callbacks.append(self.writer)
         if logs and self.subcommand == "fit":
             callbacks.append(LearningRateMonitor())
         return callbacks
 
     def after_instantiate_classes(self) -> None:
         """Write into the configuration which network it came to, so that it stands without other files."""
-        resolved = self.config[self.subcommand]["model"]["init_args"]
+        resolved = self.config[self.subcommand]["model"].get("init_args") or {}
         _set(resolved, self._weights)
         for name in _RESOLVED:
             if name in resolved and name in self.model.hparams:
@@ -245,7 +240,8 @@ class TrainerCLI(LightningCLI):
         trainer = self.trainer
         path = self.checkpoint.best_model_path
         best = Path(path) if path and self._checkpoint_io.is_current(path) else None
-        if self.run_options.test_after_fit and not trainer.interrupted:
+        tests = self.run_options.test_after_fit and can_test(self.model, self.datamodule)
+        if tests and not trainer.interrupted:
             trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True)
         if trainer.is_global_zero:
             print(fit_report(self.run, trainer, self.model, best))
@@ -260,8 +256,7 @@ class TrainerCLI(LightningCLI):
 
     def after_predict(self) -> None:
         """Say where the predictions are."""
-        detects = isinstance(self.model, Detector)
-        self._say(self.run.detections if detects else self.run.predictions)
+        self._say(self.writer.path)
 
     def _say(self, path: Path) -> None:
         if self.trainer.is_global_zero:

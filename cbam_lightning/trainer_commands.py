@@ -54,12 +54,15 @@ def run_trainer(args: Sequence[str], resumed: RunDirectory | None = None) -> Non
         message = f"W&B: {error}. Set WANDB_MODE=offline to record the run here and upload it later."
         raise ConnectionError(message) from None
     except ValueError as error:
-        raise _user_error_behind(error) from None
+        behind = _user_error_behind(error)
+        if behind is None:
+            raise
+        raise behind  # noqa: B904 - its own cause stays, for --debug
 
 
-def _user_error_behind(error: BaseException) -> BaseException:
+def _user_error_behind(error: BaseException) -> UsageError | None:
     """Find the mistake that jsonargparse wraps in an error about types when a class cannot be made."""
     behind: BaseException | None = error
     while behind is not None and not isinstance(behind, UsageError):
         behind = behind.__cause__ or behind.__context__
-    return behind or error
+    return behind

@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import pydoc
-import sys
 import warnings
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 from cbam_lightning.errors import UsageError
-
-
-def import_modules(names: Sequence[str]) -> None:
-    """Import modules from the current folder or from what is installed; only the user can name them.
-
-    Raises:
-        UsageError: There is no such module.
-    """
-    if names and "" not in sys.path:
-        sys.path.insert(0, "")  # as `python -m` does; a console script's path starts with its own folder
-    for name in names:
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            message = f"--imports: {error}; give modules that lie in {Path.cwd()} or are installed."
-            raise UsageError(message) from None
 
 
 def refuse_functions(config: Any, key: str = "") -> None:
@@ -58,18 +39,6 @@ def refuse_functions(config: Any, key: str = "") -> None:
             refuse_functions(value, key)
     elif isinstance(config, (FunctionType, BuiltinFunctionType)):
         message = f"--{key} is the function {config.__name__!r}; only classes can be named."
-        raise UsageError(message)
-
-
-def require_known_class(path: str, source: str) -> None:
-    """Refuse a class that a checkpoint names unless its module is there already: importing runs code.
-
-    Raises:
-        UsageError: Says how to import it.
-    """
-    module, _, name = path.rpartition(".")
-    if not isinstance(getattr(sys.modules.get(module), name, None), type):
-        message = f"{source} is of the class {path!r:.200}, unknown here; import its module with --imports."
         raise UsageError(message)
 
 

@@ -17,7 +17,13 @@ def isolated(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
-    for name in ("WANDB_API_KEY", "WANDB_DIR", "WANDB_PROJECT", "CBAM_LIGHTNING_RUN", "CBAM_LIGHTNING_DEBUG"):
+    for name in (
+        "WANDB_API_KEY",
+        "WANDB_DIR",
+        "WANDB_PROJECT",
+        "CBAM_LIGHTNING_RUN",
+        "CBAM_LIGHTNING_IMPORTS",
+    ):
         monkeypatch.delenv(name, raising=False)
     threads = torch.get_num_threads()
     state = torch.get_rng_state()

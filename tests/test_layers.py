@@ -10,7 +10,8 @@ PACKAGE = Path(cbam_lightning.__file__).parent
 LAYERS = [
     {"__main__"},
     {"cli", "commands", "benchmark_cli", "data_cli", "explain_cli", "explain_images", "study_cli"}
-    | {"trainer_cli", "trainer_commands", "trainer_setup", "cli_errors"},
+    | {"trainer_cli", "trainer_commands", "trainer_setup", "task_parts", "cli_errors"}
+    | {"own_code", "project_cli", "project"},
     {"tasks"},
     {"data"},
     {"runs"},
@@ -18,7 +19,8 @@ LAYERS = [
     {"models"},
     {"attention", "weights"},
     {"measuring"},
-    {"errors", "seeding", "tables"},
+    {"class_paths"},
+    {"errors", "seeding", "tables", "tracebacks"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

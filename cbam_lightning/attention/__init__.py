@@ -3,7 +3,7 @@
 from cbam_lightning.attention.bam import BAM
 from cbam_lightning.attention.cbam import CBAM, ChannelAttention, SpatialAttention
 from cbam_lightning.attention.eca import ECA
-from cbam_lightning.attention.registry import create_attention, list_attention
+from cbam_lightning.attention.registry import create_attention, list_attention, register_attention
 from cbam_lightning.attention.sagan import SAGAN
 from cbam_lightning.attention.squeeze_excite import SqueezeExcite
 
@@ -17,4 +17,5 @@ __all__ = [
     "SqueezeExcite",
     "create_attention",
     "list_attention",
+    "register_attention",
 ]

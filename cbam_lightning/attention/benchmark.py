@@ -13,6 +13,7 @@ from cbam_lightning.attention.baselines import baselines
 from cbam_lightning.attention.gate import check_choice, check_positive
 from cbam_lightning.attention.implementation import choose_compiled
 from cbam_lightning.attention.registry import create_attention, option_names
+from cbam_lightning.class_paths import import_class_path
 from cbam_lightning.errors import UsageError
 from cbam_lightning.measuring import (
     Report,
@@ -96,6 +97,7 @@ def implementations(name: str, channels: int, compiled: bool) -> dict[str, nn.Mo
     Raises:
         UsageError: An unknown name.
     """
+    import_class_path(name, "the attention")
     with_choice = "implementation" in option_names(name)
     reference = create_attention(name, channels, **({"implementation": "reference"} if with_choice else {}))
     for parameter in reference.parameters():

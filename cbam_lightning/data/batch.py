@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from cbam_lightning.errors import UsageError
+
 
 class Batch(NamedTuple):
     """Images and what belongs to them; a plain tuple, so that Lightning can move it to a device.
@@ -25,6 +27,49 @@ class Batch(NamedTuple):
     images: Tensor
     labels: Tensor
     indices: Tensor
+
+
+def as_batch(batch: Any, source: str = "the data") -> Any:
+    """Give the parts of a plain batch their names; a batch that has ``images`` stays as it is.
+
+    Args:
+        batch: ``(images, labels)`` as a tuple, a list or a dictionary with these keys; to predict, images.
+        source: What gave it, for messages.
+
+    Returns:
+        A ``Batch`` whose indices are -1, since nobody knows them.
+
+    Raises:
+        UsageError: It is something else, or the images are no floats.
+    """
+    if hasattr(batch, "images"):
+        return batch
+    parts = _plain_parts(batch)
+    if parts is None:
+        message = (
+            f"{source} gives batches of the type {type(batch).__name__}, and not (images, labels): tensors "
+            "(N, C, H, W) and (N,). Let its collate_fn return these, or override the task's training_step."
+        )
+        raise UsageError(message)
+    images, labels = parts
+    if not images.is_floating_point():
+        message = (
+            f"{source} gives images of {images.dtype}; a network takes floats, normalised. Convert them in "
+            "its transform, or use TorchDataset, which does both."
+        )
+        raise UsageError(message)
+    return Batch(images, labels, torch.full((len(images),), -1))
+
+
+def _plain_parts(batch: Any) -> tuple[Tensor, Tensor] | None:
+    if isinstance(batch, dict):
+        batch = [batch.get("images"), batch.get("labels")]
+    if isinstance(batch, Tensor):
+        batch = [batch]
+    if isinstance(batch, (tuple, list)) and len(batch) == 1 and isinstance(batch[0], Tensor):
+        batch = [batch[0], torch.full((len(batch[0]),), -1)]
+    fits = isinstance(batch, (tuple, list)) and len(batch) == 2 and all(isinstance(x, Tensor) for x in batch)
+    return (batch[0], batch[1]) if fits and len(batch[0]) == len(batch[1]) else None
 
 
 class Draw(NamedTuple):

@@ -16,6 +16,7 @@ from cbam_lightning.attention.benchmark import MEMORY_FORMATS
 from cbam_lightning.attention.gate import check_choice, check_positive
 from cbam_lightning.attention.implementation import choose_compiled
 from cbam_lightning.attention.registry import option_names
+from cbam_lightning.class_paths import import_class_path
 from cbam_lightning.errors import UsageError
 from cbam_lightning.measuring import Report, Row, alternate, choose_device, saved_bytes
 from cbam_lightning.models.factory import create_model
@@ -131,6 +132,7 @@ def _builders(
 
 
 def _forms(network: str, attention: str, in_channels: int, compiled: bool) -> dict[str, _Builder]:
+    import_class_path(attention, "--attention")
     names = option_names(attention)
     options = {"gate": "sigmoid"} if "gate" in names else {}
     reference = options | ({"implementation": "reference"} if "implementation" in names else {})

@@ -8,9 +8,8 @@ from typing import Any, get_args
 
 from torch import Tensor, nn
 
-from cbam_lightning.attention import create_attention
 from cbam_lightning.attention.gate import check_choice
-from cbam_lightning.attention.registry import Placement, default_placement
+from cbam_lightning.attention.registry import Placement, build_attention, default_placement
 from cbam_lightning.errors import UsageError
 
 
@@ -112,10 +111,10 @@ class ClassifierNetwork(nn.Module, ABC):
         check_choice("placement", placement, get_args(Placement))
         if placement == "stage":
             for stage in self._stages_before_another(attention):
-                self.attention[stage] = create_attention(attention, self.stage_channels[stage], **options)
+                self.attention[stage] = build_attention(attention, self.stage_channels[stage], **options)
         else:
             for module in [found for found in self.modules() if isinstance(found, AttendedModule)]:
-                module.attention = create_attention(attention, module.out_channels, **options)
+                module.attention = build_attention(attention, module.out_channels, **options)
 
     def _stages_before_another(self, attention: str) -> list[str]:
         stages = list(self.stage_channels)[:-1]

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from cbam_lightning.class_paths import find_class, import_class_path, is_class_path
 from cbam_lightning.errors import UsageError, unknown_name
 from cbam_lightning.models.detection.registry import DETECTORS
 from cbam_lightning.models.registry import MODELS, USER_NETWORKS, list_models
@@ -37,9 +38,11 @@ def create_model(
     classes and 3 channels.
 
     Args:
-        name: One of ``list_models()``, ``torchvision/<name>`` or ``timm/<name>``.
-        attention: One of ``cbam_lightning.attention.list_attention()``, put where its paper puts it, or into
-            networks of torchvision, timm and the user as ``insert_attention`` does.
+        name: One of ``list_models()``, ``torchvision/<name>`` or ``timm/<name>``, or the import path of a
+            class of yours, called as ``register_model`` says.
+        attention: One of ``cbam_lightning.attention.list_attention()`` or the import path of a class, put
+            where its paper puts it, or into networks of torchvision, timm and the user as
+            ``insert_attention`` does.
         attention_options: What the attention's class accepts besides ``channels``.
         num_classes: Number of logits; 0 makes the network return its pooled features.
         in_channels: Number of channels of the images.
@@ -58,6 +61,8 @@ def create_model(
     Raises:
         UsageError: An unknown name or option, a value out of its range, or weights of another network.
     """
+    import_class_path(name, "the network")
+    import_class_path(attention, "attention")
     if weights is None:
         names = resolve_names(None, name, attention, attention_options, options)
         return build(**names, num_classes=_or(num_classes, 1000), in_channels=_or(in_channels, 3))
@@ -164,12 +169,24 @@ def build(
         from cbam_lightning.models.external import build_external
 
         return build_external(network, **given, **network_options)
-    if network in USER_NETWORKS:
+    builder = USER_NETWORKS.get(network) or _find_network(network)
+    if builder is not None:
         from cbam_lightning.models.user_networks import build_user_network
 
-        builder = USER_NETWORKS[network]
         return build_user_network(network, builder, network_options=network_options, **given)
     return _build_own(network, network_options, given)
+
+
+def _find_network(path: str) -> type | None:
+    """Return the class of an import path, if it was imported before."""
+    found = find_class(path)
+    if found is not None:
+        from torch import nn
+
+        if not issubclass(found, nn.Module):
+            message = f"the network {path!r} is no torch.nn.Module; give the import path of one."
+            raise UsageError(message)
+    return found
 
 
 def _build_own(network: str, network_options: Mapping[str, Any], given: Mapping[str, Any]) -> nn.Module:
@@ -178,7 +195,8 @@ def _build_own(network: str, network_options: Mapping[str, Any], given: Mapping[
         raise UsageError(message)
     if network not in MODELS:
         error = unknown_name(kind="model", given=network, allowed=list_models())
-        message = f"{error} Or torchvision/NAME, timm/NAME, or one that you register (`--imports`)."
+        module = network.rpartition(".")[0] if is_class_path(network) else "MODULE"
+        message = f"{error} Or torchvision/NAME, timm/NAME, or a class of yours (--imports {module})."
         raise UsageError(message)
     module_name, class_name = MODELS[network].family.split(".")
     network_class = getattr(importlib.import_module(f"cbam_lightning.models.{module_name}"), class_name)

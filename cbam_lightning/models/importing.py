@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from cbam_lightning import __version__
+from cbam_lightning.class_paths import import_class_path
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models.factory import build
 from cbam_lightning.models.recognition import Recognised, check_same, recognise
@@ -57,6 +58,8 @@ def import_weights(
             has another ending.
         OSError: The file cannot be written.
     """
+    import_class_path(network, "--network")
+    import_class_path(attention, "attention")
     if Path(out).exists():
         message = f"{out} exists; remove it, or give another name."
         raise UsageError(message)

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cbam_lightning.attention import create_attention
-from cbam_lightning.attention.registry import default_placement, option_names
+from cbam_lightning.attention.registry import build_attention, default_placement, option_names
+from cbam_lightning.class_paths import import_class_path
 from cbam_lightning.errors import UsageError, unknown_name
 from cbam_lightning.models.places import Place, plan_insertion
 
@@ -38,7 +38,8 @@ def insert_attention(
 
     Args:
         network: Any network of one input whose feature maps are (N, C, *positions). It is changed in place.
-        attention: One of ``cbam_lightning.attention.list_attention()``; ``none`` changes nothing.
+        attention: One of ``cbam_lightning.attention.list_attention()``, where ``none`` changes nothing, or
+            the import path of a class.
         where: ``residual``, ``stage``, or a pattern or list of patterns of submodule names. Left out, it is
             ``stage`` for ``bam`` and ``sagan``, and else what suits the network. See ``plan_insertion``.
         gate: Of the attention, if it has that option.
@@ -54,9 +55,24 @@ def insert_attention(
             an attribute ``attention``, or a gate was chosen for an attention that has none. The network is
             then as it was.
     """
+    import_class_path(attention, "attention")
+    return insert_known_attention(network, attention, where=where, gate=gate, example=example, **options)
+
+
+def insert_known_attention(
+    network: nn.Module,
+    attention: str,
+    /,
+    *,
+    where: str | Sequence[str] | None = None,
+    gate: str = "identity",
+    example: Tensor | Sequence[int] | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Do what ``insert_attention`` does, but import nothing: the name may be one that a checkpoint says."""
     allowed = option_names(attention)
     if attention == "none":
-        create_attention(attention, 1, **options)
+        build_attention(attention, 1, **options)
         return network
     if "gate" in allowed:
         options["gate"] = gate
@@ -98,7 +114,7 @@ def _make(network: nn.Module, attention: str, place: Place, options: dict[str, A
         raise UsageError(message)
     if "dims" in option_names(attention):
         options = {"dims": len(place.shape) - 2, **options}
-    module = create_attention(attention, place.channels, **options).train(host.training)
+    module = build_attention(attention, place.channels, **options).train(host.training)
     near = _nearest_parameter(network, place.name)
     return module if near is None else module.to(near.device, near.dtype)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, overload
 
 from cbam_lightning.errors import UsageError
 
@@ -84,20 +84,30 @@ MODELS: dict[str, Architecture] = {
 
 
 USER_NETWORKS: dict[str, Callable[..., Any]] = {}
+_B = TypeVar("_B", bound=Callable[..., Any])
 
 
-def register_model(name: str, builder: Callable[..., Any]) -> None:
-    """Make a network of yours known to ``create_model`` and to the command (there with ``--imports``).
+@overload
+def register_model(name: str, builder: _B) -> _B: ...
+@overload
+def register_model(name: str) -> Callable[[_B], _B]: ...
+def register_model(name: str, builder: Any = None) -> Any:
+    """Give a network of yours a name; as a function, or as a decorator of the class or function.
+
+    Without a name a class is known by its import path, ``my_package.MyNet``, wherever a name is taken.
 
     Args:
         name: What to call it, other than the names of ``list_models()`` and without a slash.
         builder: The class, or a function that returns the module: images (N, C, H, W) to logits (N, K). It is
             called with those of ``num_classes`` and ``in_channels`` that it accepts. Without arguments named
-            ``attention`` and ``attention_options``, ``insert_attention`` puts the attention in.
+            ``attention`` and ``attention_options``, ``insert_attention`` puts the attention in. Left out, it
+            is what is decorated.
 
     Raises:
         UsageError: The name is taken.
     """
+    if builder is None:
+        return lambda decorated: register_model(name, decorated)
     known = USER_NETWORKS.get(name)
     if not name or "/" in name or name in MODELS or (known and _origin(known) != _origin(builder)):
         message = (
@@ -105,6 +115,7 @@ def register_model(name: str, builder: Callable[..., Any]) -> None:
         )
         raise UsageError(message)
     USER_NETWORKS[name] = builder
+    return builder
 
 
 def list_models(pattern: str = "*") -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from cbam_lightning.errors import UsageError, unknown_name
-from cbam_lightning.models.insertion import insert_attention
+from cbam_lightning.models.insertion import insert_known_attention
 
 _OURS = ("num_classes", "in_channels")
 _NATIVE = ("attention", "attention_options")
@@ -24,10 +24,10 @@ def build_user_network(
     num_classes: int,
     in_channels: int,
 ) -> nn.Module:
-    """Build a network that was given to ``register_model``, and put attention into it.
+    """Build a network of the user's, and put attention into it.
 
     Args:
-        name: The registered name.
+        name: The name that was given to ``register_model``, or the import path of its class.
         builder: Called with those of ``num_classes``, ``in_channels`` and the options that it accepts. If it
             accepts ``attention`` and ``attention_options``, it puts the attention in itself.
         attention: Name for ``create_attention``, put in by ``insert_attention`` otherwise.
@@ -57,4 +57,6 @@ def build_user_network(
         kind = type(network).__name__
         message = f"{name} gave {kind}; register a torch.nn.Module or a function that returns one."
         raise UsageError(message)
-    return network if native else insert_attention(network, attention, where=where, **attention_options)
+    if native:
+        return network
+    return insert_known_attention(network, attention, where=where, **attention_options)

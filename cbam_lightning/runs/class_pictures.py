@@ -44,7 +44,7 @@ class ClassPictures(RunPictures):
 
     def add(self, outputs: Any, batch: Any) -> None:
         """Count a batch, and keep the first images."""
-        if outputs is None:
+        if not isinstance(outputs, dict) or "logits" not in outputs:  # no image, or a step of the user's
             return
         logits = outputs["logits"].float()
         if self._confusion is not None:

@@ -21,6 +21,11 @@ class DetectionWriter(PartWriter):
     height in pixels of the image as stored, ``score``; and ``file_name`` besides.
     """
 
+    @property
+    def path(self) -> Path:
+        """The file that all parts become."""
+        return self.run.detections
+
     def write(self, file: TextIO, outputs: Any, batch: Any, pl_module: LightningModule) -> None:
         """Write the boxes of a batch, a line each."""
         ids = zip(batch.indices.tolist(), batch.image_ids.tolist(), outputs, strict=True)

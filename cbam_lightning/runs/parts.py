@@ -26,6 +26,11 @@ class PartWriter(Callback):
         self.run = run
         self._file: TextIO | None = None
 
+    @property
+    @abstractmethod
+    def path(self) -> Path:
+        """The file that all parts become."""
+
     @abstractmethod
     def write(self, file: TextIO, outputs: Any, batch: Any, pl_module: LightningModule) -> None:
         """Write what was found in a batch into this process's part; ``name_of`` names its images."""

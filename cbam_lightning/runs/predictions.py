@@ -21,6 +21,11 @@ def class_names(module: LightningModule) -> tuple[str, ...]:
 class PredictionWriter(PartWriter):
     """Write file, class and probability of every image into the run's ``predictions.csv``."""
 
+    @property
+    def path(self) -> Path:
+        """The file that all parts become."""
+        return self.run.predictions
+
     def write(self, file: TextIO, outputs: Any, batch: Any, pl_module: LightningModule) -> None:
         """Write the rows of a batch of probabilities (N, K)."""
         names = class_names(pl_module)

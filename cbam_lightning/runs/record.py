@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,17 +92,19 @@ class RunRecord(SaveConfigCallback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the results of a validation that is no part of training."""
         if trainer.state.fn == "validate":
-            self._write_results(trainer, pl_module, "val/")
+            self._write_results(trainer, pl_module)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the results of a test."""
-        self._write_results(trainer, pl_module, "test/")
+        self._write_results(trainer, pl_module)
 
-    def _write_results(self, trainer: Trainer, module: LightningModule, prefix: str) -> None:
+    def _write_results(self, trainer: Trainer, module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
+        # Lightning has forgotten those of training by now
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         results = {
+            "stage": "validate" if trainer.validating else "test",
             "checkpoint": trainer.ckpt_path and self._shortened(Path(trainer.ckpt_path)),
             "metrics": metrics,
             NETWORK_KEY: _described(module),
@@ -113,6 +116,15 @@ class RunRecord(SaveConfigCallback):
         """Name a checkpoint of this run from its directory, which may be moved or published."""
         checkpoint, folder = checkpoint.absolute(), self.run.path.absolute()
         return str(checkpoint.relative_to(folder) if checkpoint.is_relative_to(folder) else checkpoint)
+
+
+def tested_metrics(results: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a test gave, by name; nothing if ``results.json`` is of a validation."""
+    if results.get("stage", "test") != "test":
+        return {}
+    named = results["metrics"]
+    # an older file does not say its stage
+    return {k: v for k, v in named.items() if "stage" in results or k.startswith("test/")}
 
 
 def _described(module: LightningModule) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.programs import program
 from cbam_lightning.runs.tracking import wandb_lines
 
+_FIRST = ("test/top1", "test/top5", "test/loss", "test/map", "test/map_50", "test/map_75")
 # Below this size the usual crops, down to 8 % of an image, leave nothing to recognise.
 _SMALL_PX = 64
 
@@ -31,14 +32,15 @@ def fit_report(run: RunDirectory, trainer: Trainer, module: LightningModule, che
     if checkpoint is None:
         return "\n".join([*lines, "  no checkpoint was written"])
     command, best, config = program("cbam-lightning"), _short(checkpoint), _short(run.config)
-    shared = shlex.quote(_export_name(module))
     lines += [f"  checkpoint   {best}", f"  config       {config}", f"  metrics      {_short(run.metrics)}"]
     if run.pictures.is_dir():
         lines.append(f"  pictures     {_short(run.pictures)}")
     lines += [f"  W&B          {line}" for line in wandb_lines(trainer.loggers)]
+    lines += ["Evaluate it again:", f"  {command} test --config {config} --ckpt_path {best}"]
+    if "network" not in module.hparams:
+        return "\n".join(lines)
+    shared = shlex.quote(_export_name(module))
     lines += [
-        "Evaluate it again:",
-        f"  {command} test --config {config} --ckpt_path {best}",
         "Make a file to share, and evaluate that:",
         f"  {command} weights export {best} {shared}",
         f"  {command} test --config {config} --model.weights {shared}",
@@ -55,12 +57,10 @@ def fit_report(run: RunDirectory, trainer: Trainer, module: LightningModule, che
 
 def _figures(trainer: Trainer) -> str:
     metrics = trainer.callback_metrics
-    figures = [
-        f"{key} {float(metrics[key]):.4f}"
-        for key in ("test/top1", "test/top5", "test/loss", "test/map", "test/map_50", "test/map_75")
-        if key in metrics
-    ]
-    return ", ".join(figures) or "Done."
+    first = [key for key in _FIRST if key in metrics]
+    others = [key for key in metrics if key.startswith("test") and key not in first]
+    shown = [*first, *others[: len(_FIRST)]]
+    return ", ".join(f"{key} {float(metrics[key]):.4f}" for key in shown) or "Done."
 
 
 def _short(path: Path) -> str:

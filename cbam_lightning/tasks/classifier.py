@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,28 +11,37 @@ from pytorch_lightning.cli import OptimizerCallable
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import SGD
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from cbam_lightning.attention.registry import option_names
+from cbam_lightning.class_paths import import_class_path
+from cbam_lightning.data.batch import as_batch
 from cbam_lightning.data.classification import ImageDataModule
 from cbam_lightning.errors import UsageError, first_names
 from cbam_lightning.models import build, open_checkpoint, resolve_names
 from cbam_lightning.tasks.image_task import ImageTask
 from cbam_lightning.tasks.mean_loss import MeanLoss
 from cbam_lightning.tasks.schedules import Schedule
+from cbam_lightning.tasks.step_checks import check_labels, checked_loss, named_metrics, update_metrics
 from cbam_lightning.weights import Checkpoint, load_into
+
+# Of no use over a whole epoch of training, and it costs.
+_NOT_TRAINED = ("top5",)
 
 
 class Classifier(ImageTask):
     """A network with attention, trained to tell classes apart.
 
     A batch has ``images`` (N, C, H, W), normalised floats, and ``labels``: (N,) class indices, or (N, K)
-    probabilities where mixup or cutmix is on.
+    probabilities where mixup or cutmix is on. A plain ``(images, labels)`` of any data module becomes one.
+    A subclass changes what it needs of ``loss`` and ``configure_metrics``.
 
     Args:
-        network: Name for ``create_model``; left out, it is what ``weights`` were made with.
-        attention: Name for ``create_attention``; left out, it is that of ``weights``, or ``none``.
+        network: Name for ``create_model``, or the import path of a class; left out, it is what ``weights``
+            were made with.
+        attention: Name for ``create_attention``, or the import path of a class; left out, it is that of
+            ``weights``, or ``none``.
         attention_options: Keyword arguments of every attention module, such as ``{"reduction": 8}``.
         network_options: Further keyword arguments of the network.
         num_classes: Classes of the data (the command fills it in).
@@ -49,6 +58,8 @@ class Classifier(ImageTask):
             changes in proportion (https://arxiv.org/abs/1706.02677, section 2.1). Left out, it stays.
         decay_norm_and_bias: Whether weight decay applies to normalisation layers and biases, too.
         label_smoothing: Share of the target spread over all classes in training, in [0, 1).
+        metrics: Further metrics of torchmetrics or your own, by name, or in a list, where a class gives its
+            name. They are updated with logits (N, K) and labels (N,), in training, validation and test.
         channels_last: Whether to lay out images and weights channels last, which is often faster.
         compile: Whether to compile the network for training (``torch.compile``).
         class_names: Names in the order of the logits (the command fills it in).
@@ -80,6 +91,7 @@ class Classifier(ImageTask):
         lr_batch_size: int | None = None,
         decay_norm_and_bias: bool = True,
         label_smoothing: float = 0.0,
+        metrics: list[Metric] | dict[str, Metric] | None = None,
         channels_last: bool = False,
         compile: bool = False,  # noqa: A002
         class_names: Sequence[str] | None = None,
@@ -97,6 +109,9 @@ class Classifier(ImageTask):
         self.num_classes = num_classes
         self.class_names = tuple(class_names) if class_names else None
         self.label_smoothing = label_smoothing
+        self._more_metrics = metrics or ()
+        import_class_path(network, "--model.network")
+        import_class_path(attention, "--model.attention")
         self.channels_last = channels_last
         self.compile_network = compile
 
@@ -111,18 +126,37 @@ class Classifier(ImageTask):
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
 
-        self._create_metrics(num_classes)
-
-    def _create_metrics(self, num_classes: int) -> None:
-        top_k = {"top1": 1, "top5": min(5, num_classes)}
-        metrics = MetricCollection(
-            {name: MulticlassAccuracy(num_classes, top_k=k, average="micro") for name, k in top_k.items()},
-            compute_groups=False,
-        )
-        self.train_metrics = MetricCollection({"top1": metrics["top1"].clone()}, prefix="train/")
-        self.val_metrics = metrics.clone(prefix="val/")
-        self.test_metrics = metrics.clone(prefix="test/")
+        configured: dict[str, Any] = dict(self.configure_metrics())
+        trained = {name: metric for name, metric in configured.items() if name not in _NOT_TRAINED}
+        self.train_metrics = MetricCollection(trained, prefix="train/", compute_groups=False).clone()
+        self.val_metrics = MetricCollection(configured, prefix="val/", compute_groups=False).clone()
+        self.test_metrics = MetricCollection(configured, prefix="test/", compute_groups=False).clone()
         self.val_loss, self.test_loss = MeanLoss(), MeanLoss()
+
+    def configure_metrics(self) -> Mapping[str, Metric]:
+        """Return the metrics by name, for training, validation and test; to be overridden.
+
+        Returns:
+            ``top1``, ``top5`` and those of the option ``metrics``; each split gets copies, logged under its
+            own name, such as ``val/top1``. ``monitor`` is one of them.
+        """
+        top_k = {"top1": 1, "top5": min(5, self.num_classes)}
+        ours = {
+            name: MulticlassAccuracy(self.num_classes, top_k=k, average="micro") for name, k in top_k.items()
+        }
+        return {**ours, **named_metrics(self._more_metrics)}
+
+    def loss(self, logits: Tensor, batch: Any) -> Tensor:
+        """Return the loss to minimise, one number: the mean cross-entropy; to be overridden.
+
+        In validation and test it is logged as well, without label smoothing: ``self.training`` tells.
+
+        Args:
+            logits: (N, K).
+            batch: With ``images`` (N, C, H, W) and ``labels``, (N,) or (N, K) with mixup or cutmix.
+        """
+        smoothing = self.label_smoothing if self.training else 0.0
+        return F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
 
     def _load(self, start: Checkpoint, source: str, strict: bool) -> None:
         """Start from the weights, with a new classifier if the classes are others."""
@@ -158,6 +192,17 @@ class Classifier(ImageTask):
         if stage == "fit" and self.compile_network:
             self.network.compile()
 
+    def _apply_batch_transfer_handler(
+        self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0
+    ) -> Any:
+        """Give the parts of a plain batch their names, for the steps and for all callbacks."""
+        source = type(getattr(self.trainer, "datamodule", None) or self).__name__
+        if not hasattr(batch, "images"):  # nobody has checked the labels, which are on the CPU still
+            labels = as_batch(batch, source).labels
+            if not self.trainer.predicting:
+                check_labels(labels, self.num_classes, source)
+        return as_batch(super()._apply_batch_transfer_handler(batch, device, dataloader_idx), source)
+
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, K) for normalised images (N, C, H, W)."""
         if self.channels_last:
@@ -170,12 +215,12 @@ class Classifier(ImageTask):
         if not len(batch.images):
             return self.no_images()
         logits = self(batch.images)
-        loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
+        loss = checked_loss(self.loss(logits, batch), self)
         # the class with the largest share stands for a mixed image
         labels = batch.labels.argmax(1) if batch.labels.ndim == 2 else batch.labels
-        self.train_metrics.update(logits.detach(), labels)
+        update_metrics(self.train_metrics, logits.detach(), labels)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(logits), sync_dist=True)
-        return {"loss": loss, "logits": logits.detach()}
+        return {"loss": loss, "logits": logits}
 
     def on_train_epoch_end(self) -> None:
         """Log the accuracy over the epoch; a run that is resumed after its last batch comes here, too."""
@@ -185,12 +230,17 @@ class Classifier(ImageTask):
         if not len(batch.images):  # unreadable, or another device has one image more
             return None
         logits = self(batch.images)
-        losses = F.cross_entropy(logits, batch.labels, reduction="none")
-        metrics: MetricCollection = getattr(self, f"{split}_metrics")
+        losses = self._losses(logits, batch)
         mean_loss: MeanLoss = getattr(self, f"{split}_loss")
-        metrics.update(logits, batch.labels)
+        update_metrics(getattr(self, f"{split}_metrics"), logits, batch.labels)
         mean_loss.update(losses)
         return {"loss": losses.mean(), "logits": logits}
+
+    def _losses(self, logits: Tensor, batch: Any) -> Tensor:
+        """Return the loss of every image, (N,), as far as it is known: a loss of the user's is their mean."""
+        if type(self).loss is Classifier.loss:
+            return F.cross_entropy(logits, batch.labels, reduction="none")
+        return checked_loss(self.loss(logits, batch), self).expand(len(logits))
 
     def _log_evaluation(self, split: str) -> None:
         self.log(f"{split}/loss", getattr(self, f"{split}_loss"), prog_bar=True)

@@ -5,9 +5,37 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from cbam_lightning.class_paths import find_class, is_class_path
 from cbam_lightning.errors import UsageError, first_names
 
+# Hyperparameters that are names, and may be import paths of classes.
+_NAMES = ("class_path", "network", "attention", "backbone_attention")
 _SAME = ("network", "network_options", "attention", "attention_options", "num_classes", "in_channels")
+
+
+def require_known_classes(values: Any, source: str) -> None:
+    """Refuse a class that a checkpoint names unless its module is there already: importing runs code.
+
+    Args:
+        values: Hyperparameters of the checkpoint.
+        source: What to call it.
+
+    Raises:
+        UsageError: Says which class, and how to import its module.
+    """
+    if isinstance(values, (list, tuple)):
+        for value in values:
+            require_known_classes(value, source)
+    if not isinstance(values, Mapping):
+        return
+    for name, value in values.items():
+        if name in _NAMES and is_class_path(value) and find_class(value) is None:
+            message = (
+                f"{source} names the class {value!r:.200}, unknown here; import its module with --imports "
+                f"{value.rpartition('.')[0]:.200}."
+            )
+            raise UsageError(message)
+        require_known_classes(value, source)
 
 
 def require_same_network(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
 from cbam_lightning.errors import UsageError
-from cbam_lightning.tasks.detector import Detector
+from cbam_lightning.tasks.classifier import Classifier
 from cbam_lightning.weights.checkpoint import PROVENANCE_KEY
 
 
@@ -95,7 +95,7 @@ class EMA(WeightAveraging):
         super().on_validation_epoch_start(trainer, pl_module)
         if self._average_model is not None:
             self._average_model.module.eval()
-            if not isinstance(pl_module, Detector):
+            if isinstance(pl_module, Classifier):
                 accuracy = MulticlassAccuracy(pl_module.hparams["num_classes"], average="micro")
                 self._raw_top1 = accuracy.to(pl_module.device)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -10,6 +10,7 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
+from cbam_lightning.class_paths import importing_nothing
 from cbam_lightning.data.base import BaseDataModule
 from cbam_lightning.errors import UsageError
 from cbam_lightning.tasks.compatibility import require_same_network
@@ -58,10 +59,21 @@ class ImageTask(LightningModule):
         """
         # the values live in the checkpoint from now on; the file they came from may be gone by then
         self.hparams.update(names, weights=None)
-        for name in ("optimizer", "schedule"):
-            # plain under the command, an object when called from Python, which no checkpoint may hold
-            if not isinstance(self.hparams[name], Mapping | None):
-                self.hparams.pop(name)
+        # options with a class are plain under the command, and objects when called from Python, which no
+        # checkpoint may hold
+        for name in [name for name, value in self.hparams.items() if not _is_plain(value)]:
+            self.hparams.pop(name)
+
+    @classmethod
+    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Self:
+        """Do what Lightning's does, but import nothing that the checkpoint names.
+
+        Raises:
+            UsageError: It names a class whose module is not imported.
+        """
+        with importing_nothing():
+            loaded: Self = super().load_from_checkpoint(*args, **kwargs)
+        return loaded
 
     def freeze_network(self, pattern: str | None) -> None:
         """Stop the training of the modules that a pattern names; ``None`` names none."""
@@ -137,3 +149,12 @@ class ImageTask(LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": schedule.build(optimizer, steps, max_epochs(self.trainer, steps)),
         }
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether a checkpoint may hold a value: numbers, texts and tensors, in lists and dictionaries."""
+    if isinstance(value, Mapping):
+        return all(_is_plain(key) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, (bool, int, float, str, Tensor))

@@ -12,8 +12,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from lightning_fabric.utilities.data import sized_len
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LRSchedulerCallable
+from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torch.utils.data import DistributedSampler
@@ -25,12 +27,12 @@ class Schedule(ABC):
     """What the learning rate does while training goes on."""
 
     @abstractmethod
-    def build(self, optimizer: Optimizer, steps_per_epoch: int, max_epochs: float) -> dict[str, Any]:
+    def build(self, optimizer: Optimizer, steps_per_epoch: float, max_epochs: float) -> dict[str, Any]:
         """Attach the schedule to an optimiser.
 
         Args:
             optimizer: Its learning rates are the peak.
-            steps_per_epoch: Optimiser steps in one epoch.
+            steps_per_epoch: Optimiser steps in one epoch; ``inf`` if the data do not say.
             max_epochs: Length of the whole training in epochs; ``inf`` if it is open.
 
         Returns:
@@ -72,8 +74,19 @@ class _FactorSchedule(Schedule):
             return self.warmup_factor + (1 - self.warmup_factor) * epoch / self.warmup_epochs
         return self._decay(epoch, max_epochs)
 
-    def build(self, optimizer: Optimizer, steps_per_epoch: int, max_epochs: float) -> dict[str, Any]:
-        """Attach the schedule as a ``LambdaLR``, whose state is the count of its steps alone."""
+    def build(self, optimizer: Optimizer, steps_per_epoch: float, max_epochs: float) -> dict[str, Any]:
+        """Attach the schedule as a ``LambdaLR``, whose state is the count of its steps alone.
+
+        Raises:
+            UsageError: It changes after every step by the share of the epoch, and nobody knows the epoch.
+        """
+        changes = not isinstance(self, Constant) or self.warmup_epochs
+        if self.interval == "step" and changes and math.isinf(steps_per_epoch):
+            message = (
+                f"{type(self).__name__} counts in epochs, and the data do not say how long one is: set "
+                "--trainer.limit_train_batches to a number of batches, or take --model.schedule Constant."
+            )
+            raise UsageError(message)
         unit = steps_per_epoch if self.interval == "step" else 1
         scheduler = LambdaLR(optimizer, lambda count: self.factor(count / unit, max_epochs))
         return {"scheduler": scheduler, "interval": self.interval}
@@ -99,7 +112,7 @@ class WarmupCosine(_FactorSchedule):
         super().__init__(warmup_epochs, warmup_factor, interval)
         self.final_factor = final_factor
 
-    def build(self, optimizer: Optimizer, steps_per_epoch: int, max_epochs: float) -> dict[str, Any]:
+    def build(self, optimizer: Optimizer, steps_per_epoch: float, max_epochs: float) -> dict[str, Any]:
         """Attach the schedule; it has to know where training ends.
 
         Raises:
@@ -177,7 +190,7 @@ class TorchSchedule(Schedule):
         self.interval = interval
         self.monitor = monitor
 
-    def build(self, optimizer: Optimizer, steps_per_epoch: int, max_epochs: float) -> dict[str, Any]:
+    def build(self, optimizer: Optimizer, steps_per_epoch: float, max_epochs: float) -> dict[str, Any]:
         """Attach the scheduler, which counts its own steps."""
         scheduler = self.scheduler(optimizer)
         configuration: dict[str, Any] = {"scheduler": scheduler, "interval": self.interval}
@@ -186,33 +199,42 @@ class TorchSchedule(Schedule):
         return configuration
 
 
-def steps_per_epoch(trainer: Trainer) -> int:
+def steps_per_epoch(trainer: Trainer) -> float:
     """Return how many optimiser steps one epoch takes on this process.
 
     Args:
         trainer: With its data attached, as in ``configure_optimizers``.
 
     Returns:
-        At least 1; the loader's length divided over the processes, limited by ``limit_train_batches`` and
-        divided by ``accumulate_grad_batches``.
+        At least 1; the longest loader's length divided over the processes, limited by
+        ``limit_train_batches`` and divided by ``accumulate_grad_batches``. ``inf`` where a loader has no
+        length and no number of batches is its limit.
     """
-    loader = trainer.fit_loop._data_source.dataloader()
-    if isinstance(getattr(loader, "sampler", None), DistributedSampler):
-        batches: int = len(loader)  # of this process
-    # the sampler that Lightning puts in gives each process ceil(M / world_size) samples
-    elif getattr(loader, "drop_last", False):
-        batches = math.ceil(len(loader.sampler) / trainer.world_size) // loader.batch_size
-    else:
-        batches = math.ceil(len(loader) / trainer.world_size)
+    loaders = CombinedLoader(trainer.fit_loop._data_source.dataloader()).flattened
+    batches = max(_num_batches(loader, trainer.world_size) for loader in loaders)
     limit = trainer.limit_train_batches
     if isinstance(limit, int):
         batches = min(batches, limit)
-    elif limit is not None:
+    elif limit is not None and not math.isinf(batches):
         batches = int(batches * limit)
-    return max(1, math.ceil(batches / trainer.accumulate_grad_batches))
+    steps = batches / trainer.accumulate_grad_batches
+    return steps if math.isinf(steps) else max(1, math.ceil(steps))
 
 
-def max_epochs(trainer: Trainer, steps: int) -> float:
+def _num_batches(loader: Any, world_size: int) -> float:
+    """Return the batches of this process."""
+    length = sized_len(loader)
+    if length is None:
+        return math.inf
+    if isinstance(getattr(loader, "sampler", None), DistributedSampler):
+        return length
+    # the sampler that Lightning puts in gives each process ceil(M / world_size) samples
+    if getattr(loader, "drop_last", False) and sized_len(loader.sampler) is not None:
+        return int(math.ceil(len(loader.sampler) / world_size) // loader.batch_size)
+    return math.ceil(length / world_size)
+
+
+def max_epochs(trainer: Trainer, steps: float) -> float:
     """Return the length of the training in epochs, whichever of ``max_epochs`` and ``max_steps`` comes first.
 
     Args:
@@ -223,4 +245,4 @@ def max_epochs(trainer: Trainer, steps: int) -> float:
         Epochs, fractions included; ``inf`` if the training has no end.
     """
     epochs = math.inf if trainer.max_epochs in (None, -1) else float(trainer.max_epochs or 0)
-    return epochs if trainer.max_steps == -1 else min(epochs, trainer.max_steps / steps)
+    return epochs if trainer.max_steps == -1 or math.isinf(steps) else min(epochs, trainer.max_steps / steps)

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cbam_lightning.class_paths import import_class_path
 from cbam_lightning.errors import UsageError, first_names, unknown_name
 from cbam_lightning.models.detection.registry import DETECTORS, DetectorArchitecture, list_detectors
 
@@ -48,9 +49,10 @@ def create_detector(
 
     Args:
         name: One of ``list_detectors()``.
-        attention: One of ``cbam_lightning.attention.list_attention()``. In SSD and StairNet it is before
-            every prediction head, one module for each scale; left out, ``none``. In Faster R-CNN it is in the
-            backbone; left out, what its weights were trained with, else ``none``.
+        attention: One of ``cbam_lightning.attention.list_attention()``, or the import path of a class. In SSD
+            and StairNet it is before every prediction head, one module for each scale; left out, ``none``.
+            In Faster R-CNN it is in the backbone; left out, what its weights were trained with, else
+            ``none``.
         attention_options: What the attention's class accepts besides ``channels``.
         num_classes: Number of classes with the background, which is class 0; left out, 21 as for VOC.
         class_names: Those of the classes 1, 2, ..., for the header, if they are known.
@@ -87,6 +89,8 @@ def create_detector(
     """
     from cbam_lightning.models.detection.request import Request, complete
 
+    import_class_path(attention, "attention")
+    import_class_path(backbone_attention, "backbone_attention")
     request = Request(
         name, attention, attention_options, num_classes, class_names, in_channels, backbone_weights,
         backbone_attention, backbone_attention_options, backbone_options, mean, std, options,

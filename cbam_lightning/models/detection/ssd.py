@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torchvision.models.detection.ssd import SSD, SSDHead
 
-from cbam_lightning.attention import create_attention
 from cbam_lightning.attention.gate import at_least_float32
+from cbam_lightning.attention.registry import build_attention
 from cbam_lightning.models.detection.network import DetectorNetwork, Specification, numbers_of
 from cbam_lightning.models.detection.precision import DefaultBoxes
 from cbam_lightning.models.detection.resnet_maps import CoarseMaps
@@ -51,7 +51,7 @@ class AttendedHead(SSDHead):  # type: ignore[misc]
         self.top_down = nn.Identity() if top_down is None else top_down
         # last, and not touched by the loops that initialise the convolutions
         self.attention = nn.ModuleList(
-            create_attention(spec.attention, number, **spec.attention_options) for number in channels
+            build_attention(spec.attention, number, **spec.attention_options) for number in channels
         )
 
     def forward(self, x: list[Tensor]) -> dict[str, Tensor]:

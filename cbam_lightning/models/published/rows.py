@@ -10,6 +10,7 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 from cbam_lightning.attention import CBAM
+from cbam_lightning.class_paths import import_class_path
 from cbam_lightning.models.complexity import count_named
 from cbam_lightning.models.registry import MODELS
 
@@ -105,6 +106,9 @@ def rows(extra: Sequence[tuple[str, str]] = (), size_px: int = 224) -> list[Row]
     Raises:
         UsageError: An unknown name, or a network that does not take images of ``size_px``.
     """
+    for names in extra:
+        for name in names:
+            import_class_path(name, "cbam-lightning table")
     added = [Row("added", *names, {}, size_px, *_figures(*names, {}, size_px), None) for names in extra]
     counted: dict[str, tuple[float, float, float]] = {}  # a network is in several tables of the paper
     published = []

@@ -14,7 +14,7 @@ import yaml
 
 from cbam_lightning.errors import UsageError
 from cbam_lightning.runs.directory import RunDirectory
-from cbam_lightning.runs.record import NETWORK_KEY
+from cbam_lightning.runs.record import NETWORK_KEY, tested_metrics
 from cbam_lightning.runs.settings import Settings, flatten, without_filing
 
 _WANDB_ID = r"[\w.-]+/[\w.-]+/[\w.-]+"
@@ -93,7 +93,7 @@ def _from_directory(run: RunDirectory) -> FinishedRun | str:
     try:
         config = yaml.safe_load(run.config.read_text())
         results = json.loads(run.results.read_text())
-        metrics, network = results["metrics"], results.get(NETWORK_KEY, {})
+        metrics, network = tested_metrics(results), results.get(NETWORK_KEY, {})
         return _finished(str(run.path), config, metrics, network)
     except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
         message = f"{run.path} is damaged: {type(error).__name__}: {error}. Leave it out."
@@ -116,11 +116,7 @@ def _from_wandb(path: str) -> FinishedRun | str:
 def _finished(
     source: str, config: Mapping[str, Any], metrics: Mapping[str, Any], network: Mapping[str, Any]
 ) -> FinishedRun | str:
-    tested = {
-        name: float(value)
-        for name, value in metrics.items()
-        if name.startswith("test/") and isinstance(value, (int, float))
-    }
+    tested = {name: float(value) for name, value in metrics.items() if isinstance(value, (int, float))}
     if not tested:
         return f"{source}: it was not tested"
     seed = config["seed_everything"]

@@ -15,6 +15,7 @@ import yaml
 
 from cbam_lightning.errors import UsageError, unknown_name
 from cbam_lightning.runs.directory import RunDirectory, experiment_name
+from cbam_lightning.runs.record import tested_metrics
 from cbam_lightning.runs.settings import flatten, same_value
 
 _SEED = "{seed}"  # in a setting: the seed of the run
@@ -63,8 +64,7 @@ class StudyRun:
             self._check_settings()
         if not self.directory.results.is_file():
             return {}
-        metrics = json.loads(self.directory.results.read_text())["metrics"]
-        return {name: value for name, value in metrics.items() if name.startswith("test/")}
+        return tested_metrics(json.loads(self.directory.results.read_text()))
 
     def _check_settings(self) -> None:
         resolved = flatten(yaml.safe_load(self.directory.config.read_text()))

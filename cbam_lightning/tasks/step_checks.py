@@ -1,0 +1,94 @@
+"""What a step of a classifier refuses of the user's own parts: labels, a loss, metrics."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
+
+from cbam_lightning.errors import UsageError
+
+
+def check_labels(labels: Tensor, num_classes: int, source: str) -> None:
+    """Refuse labels that name no class.
+
+    Args:
+        labels: (N,), on the CPU, where looking at them costs nothing; or (N, K) probabilities.
+        num_classes: Of the network.
+        source: What gave them.
+
+    Raises:
+        UsageError: A label is below 0, or too large.
+    """
+    if labels.is_floating_point() or not len(labels):
+        return
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        message = (
+            f"{source} gives the label {low if low < 0 else high}, and the network has {num_classes} "
+            f"classes, 0 to {num_classes - 1}; give --model.num_classes, or correct the labels."
+        )
+        raise UsageError(message)
+
+
+def checked_loss(loss: Any, task: Any) -> Tensor:
+    """Return the loss of a task as a tensor without dimensions.
+
+    Args:
+        loss: What ``task.loss`` returned.
+        task: A ``Classifier``.
+
+    Raises:
+        UsageError: It is not one number, or training cannot change it.
+    """
+    is_number = isinstance(loss, Tensor) and loss.numel() == 1
+    if isinstance(loss, Tensor) and is_number and (loss.requires_grad or not task.training):
+        return loss.squeeze()
+    what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+    if is_number:
+        what = "a number that does not depend on the weights, such as a detached one"
+    place = inspect.getsourcefile(type(task).loss)
+    message = f"{type(task).__name__}.loss in {place} returned {what}; return the mean over the batch."
+    raise UsageError(message)
+
+
+def named_metrics(metrics: Mapping[str, Metric] | Sequence[Metric]) -> dict[str, Metric]:
+    """Give the metrics of a list the names of their classes; those of a mapping keep theirs.
+
+    Raises:
+        UsageError: Two of the list are of one class.
+    """
+    if not isinstance(metrics, Sequence):
+        return dict(metrics)
+    names = [type(metric).__name__ for metric in metrics]
+    if twice := [name for name in names if names.count(name) > 1]:
+        message = f"--model.metrics has {twice[0]} twice; give a dictionary, with a name for each."
+        raise UsageError(message)
+    return dict(zip(names, metrics, strict=True))
+
+
+def update_metrics(metrics: MetricCollection, logits: Tensor, labels: Tensor) -> None:
+    """Update metrics with a batch.
+
+    Args:
+        metrics: Of a split.
+        logits: (N, K).
+        labels: (N,), class indices.
+
+    Raises:
+        UsageError: A metric does not take these.
+    """
+    for name, metric in metrics.items(keep_base=True):
+        try:
+            metric.update(logits, labels)
+        except (ValueError, TypeError, RuntimeError, IndexError) as error:
+            message = (
+                f"the metric {name!r}, a {type(metric).__name__} of --model.metrics or configure_metrics, "
+                f"does not take logits {tuple(logits.shape)} and labels {tuple(labels.shape)}: {error} Give "
+                f"one for {logits.shape[1]} classes; one for probabilities takes logits.softmax(1) in its "
+                "own update."
+            )
+            raise UsageError(message) from error

@@ -1,0 +1,67 @@
+"""Errors are traced to the user's own files, in this process and in worker processes."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from cbam_lightning.errors import UsageError
+from cbam_lightning.tracebacks import is_users, users_line, without_worker_traceback
+
+CODE = """
+import torch
+from cbam_lightning.errors import UsageError
+
+class Data(torch.utils.data.Dataset):
+    def __init__(self, error):
+        self.error = error
+    def __len__(self):
+        return 2
+    def __getitem__(self, index):
+        raise self.error("item is odd")
+
+def add(a, b):
+    return torch.add(a, b)
+"""
+
+
+@pytest.fixture
+def users(monkeypatch):
+    monkeypatch.syspath_prepend(".")
+    Path("users_code.py").write_text(CODE)
+    yield importlib.import_module("users_code")
+    del sys.modules["users_code"]
+
+
+def caught(function):
+    with pytest.raises(Exception) as raised:  # noqa: PT011 - whatever it is
+        function()
+    return raised.value
+
+
+def test_the_innermost_line_of_the_user_counts(users):
+    error = caught(lambda: users.add(torch.ones(2), torch.ones(3)))
+    assert users_line(error).startswith("users_code.py, line 14: RuntimeError: The size of tensor a (2)")
+
+
+def test_an_error_behind_another_is_found(users):
+    error = ImportError("of a library")
+    error.__cause__ = caught(lambda: users.add(1, "x"))
+    assert users_line(error).startswith("users_code.py, line 14: TypeError")
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_worker_process_changes_nothing(users, num_workers):
+    loader = DataLoader(users.Data(ValueError), num_workers=num_workers)
+    assert users_line(caught(lambda: next(iter(loader)))) == "users_code.py, line 11: ValueError: item is odd"
+    loader = DataLoader(users.Data(UsageError), num_workers=num_workers)
+    assert without_worker_traceback(caught(lambda: next(iter(loader)))) == "item is odd"
+
+
+def test_whose_a_file_is():
+    assert is_users("/home/me/my.py")
+    for path in (torch.__file__, importlib.__file__, sys.modules["cbam_lightning"].__file__, "<frozen x>"):
+        assert not is_users(path)
