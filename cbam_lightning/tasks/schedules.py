@@ -196,7 +196,8 @@ def steps_per_epoch(trainer: Trainer) -> int:
         At least 1; the loader's length divided over the processes, limited by ``limit_train_batches`` and
         divided by ``accumulate_grad_batches``.
     """
-    loader = trainer.fit_loop._data_source.dataloader()
+    loader: Any = trainer.fit_loop._data_source.dataloader()
+    loader = getattr(loader, "iterables", loader)  # a combination of one
     if isinstance(getattr(loader, "sampler", None), DistributedSampler):
         batches: int = len(loader)  # of this process
     # the sampler that Lightning puts in gives each process ceil(M / world_size) samples
