@@ -27,7 +27,7 @@ class Stream(IntEnum):
     SCENES = 4  # drawn images, which the run's seed does not influence
     LOADING = 5  # whatever a user's loader or data set draws
     EPOCH = 6  # the hooks at the beginning of an epoch
-    VALIDATION = 7  # a step of a validation
+    VALIDATION = 7  # the hooks at the beginning of a validation
     VALIDATION_LOADING = 8
     GENERATOR = 9  # a user's own generators
 

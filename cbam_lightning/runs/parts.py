@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
@@ -24,10 +24,14 @@ class PartWriter(Callback):
 
     def __init__(self, run: RunDirectory) -> None:
         self.run = run
-        self._file: TextIO | None = None
+        self._file: Any = None
+
+    def open(self, part: Path) -> Any:
+        """Return what ``write`` writes into, and ``close`` puts into the part: a text file."""
+        return part.open("w", newline="", encoding="utf-8")
 
     @abstractmethod
-    def write(self, file: TextIO, outputs: Any, batch: Any, pl_module: LightningModule) -> None:
+    def write(self, file: Any, outputs: Any, batch: Any, pl_module: LightningModule) -> None:
         """Write what was found in a batch into this process's part; ``name_of`` names its images."""
 
     @abstractmethod
@@ -49,7 +53,7 @@ class PartWriter(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open this process's part."""
         self.run.path.mkdir(parents=True, exist_ok=True)
-        self._file = self._part(trainer.global_rank).open("w", newline="", encoding="utf-8")
+        self._file = self.open(self._part(trainer.global_rank))
         self.data: Any = getattr(trainer, "datamodule")  # noqa: B009 - set by Lightning, unknown to its types
 
     def on_predict_batch_end(

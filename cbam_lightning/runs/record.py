@@ -80,7 +80,7 @@ class RunRecord(SaveConfigCallback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add experiment, seed, version and the metrics of this moment to a checkpoint."""
-        metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val")}
         checkpoint.setdefault(PROVENANCE_KEY, {}).update(
             experiment=self.experiment,
             seed=self.config.get("seed_everything"),
@@ -91,16 +91,16 @@ class RunRecord(SaveConfigCallback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the results of a validation that is no part of training."""
         if trainer.state.fn == "validate":
-            self._write_results(trainer, pl_module, "val/")
+            self._write_results(trainer, pl_module)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the results of a test."""
-        self._write_results(trainer, pl_module, "test/")
+        self._write_results(trainer, pl_module)
 
-    def _write_results(self, trainer: Trainer, module: LightningModule, prefix: str) -> None:
+    def _write_results(self, trainer: Trainer, module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         results = {
             "checkpoint": trainer.ckpt_path and self._shortened(Path(trainer.ckpt_path)),
             "metrics": metrics,
@@ -116,7 +116,13 @@ class RunRecord(SaveConfigCallback):
 
 
 def _described(module: LightningModule) -> dict[str, Any]:
-    return {name: module.hparams[name] for name in _NETWORK if name in module.hparams}
+    """Return what a network is built of; nothing of a module whose own options happen to have such names."""
+    found = {name: module.hparams[name] for name in _NETWORK if name in module.hparams}
+    try:
+        json.dumps(found)
+    except TypeError:
+        return {}
+    return found
 
 
 def count_parameters(module: LightningModule) -> dict[str, int]:

@@ -131,6 +131,7 @@ class Survival(Callback):
             self._restore(trainer, pl_module)
             self._accumulated.note(pl_module)
             self._pause_to_validate(trainer)
+            self._draw_anew(trainer, Stream.VALIDATION, trainer.global_step)
 
     def _pause_to_validate(self, trainer: Trainer) -> None:
         if not trainer.fit_loop._should_accumulate():
@@ -147,7 +148,6 @@ class Survival(Callback):
         """Heed a signal during a validation, which begins again when the training goes on."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._pause_to_validate(trainer)
-            self._draw_anew(trainer, Stream.VALIDATION, trainer.global_step, batch_idx, dataloader_idx)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let ``ReduceLROnPlateau`` see the epoch that a resumed validation has ended, as any other."""
