@@ -25,6 +25,11 @@ class Stream(IntEnum):
     MIXING = 2  # mixup and cutmix
     STEP = 3  # the rest of a training step, such as dropout
     SCENES = 4  # drawn images, which the run's seed does not influence
+    LOADING = 5  # whatever a user's loader or data set draws
+    EPOCH = 6  # the hooks at the beginning of an epoch
+    VALIDATION = 7  # the hooks at the beginning of a validation
+    VALIDATION_LOADING = 8
+    GENERATOR = 9  # a user's own generators
 
 
 def run_seed() -> int:

@@ -17,6 +17,7 @@ from cbam_lightning.runs.detections import DetectionWriter
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.parts import PartWriter
 from cbam_lightning.runs.predictions import PredictionWriter
+from cbam_lightning.runs.raw_predictions import RawPredictionWriter
 from cbam_lightning.runs.settings import flatten
 from cbam_lightning.tasks import Classifier, Detector
 from cbam_lightning.tasks.image_task import ImageTask
@@ -41,7 +42,7 @@ def prediction_writer(model: LightningModule, run: RunDirectory) -> PartWriter:
     """Return the callback that writes the predictions of a task."""
     if isinstance(model, Detector):
         return DetectionWriter(run)
-    return PredictionWriter(run)
+    return PredictionWriter(run) if isinstance(model, Classifier) else RawPredictionWriter(run)
 
 
 def can_test(model: LightningModule, data: LightningDataModule | None) -> bool:

@@ -123,6 +123,11 @@ class RunDirectory:
         return self.path / "predictions.csv"
 
     @property
+    def raw_predictions(self) -> Path:
+        """What a module of the user's own predicted, batch by batch, for ``torch.load``."""
+        return self.path / "predictions.pt"
+
+    @property
     def detections(self) -> Path:
         """Detections as COCO's results, JSON."""
         return self.path / "detections.json"

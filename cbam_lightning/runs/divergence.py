@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from cbam_lightning.errors import RunStopped
 from cbam_lightning.runs.directory import RunDirectory
+from cbam_lightning.runs.processes import gather
 from cbam_lightning.weights import atomic_write
 
 EXIT_DIVERGED = 3
@@ -28,9 +30,10 @@ class LossWatch:
 
     def note(self, trainer: Trainer, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Take down a batch of training."""
-        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         self._loss = loss.detach() if isinstance(loss, Tensor) else None
-        self._indices = getattr(batch, "indices", None)
+        indices = getattr(batch, "indices", None)
+        self._indices = indices if isinstance(indices, Tensor) else None
         self._place = {"step": trainer.global_step, "epoch": trainer.current_epoch, "batch": batch_idx}
 
     def is_finite(self) -> bool:
@@ -44,7 +47,7 @@ class LossWatch:
             trainer: Of the training; all of its processes have to come here.
             run: Its ``divergence.json`` gets the images of the batch, of all devices.
         """
-        names = [name for names in _gather(trainer, self._names(trainer)) for name in names]
+        names = [name for names in gather(trainer, self._names(trainer)) for name in names]
         if not trainer.is_global_zero:
             return RunStopped("", 0)
         loss = None if self._loss is None else float(self._loss)
@@ -54,11 +57,11 @@ class LossWatch:
         lost = loss is not None and not math.isfinite(loss)
         what = f"the loss is no number any more ({loss})" if lost else "weights are no numbers any more"
         shown = ", ".join(names[:_NAMES_SHOWN]) + (", …" if len(names) > _NAMES_SHOWN else "")
+        images = f": {shown}. All images of the batch are in {run.divergence}" if names else ""
         last = run.last if run.last.is_file() else "none was written yet"
         message = (
-            f"{what} at step {self._place['step']}, epoch "
-            f"{self._place['epoch']}, batch {self._place['batch']}: {shown}. All images of the batch are in "
-            f"{run.divergence}. Last good checkpoint: {last}. Lower the learning rate "
+            f"{what} at step {self._place['step']}, epoch {self._place['epoch']}, batch "
+            f"{self._place['batch']}{images}. Last good checkpoint: {last}. Lower the learning rate "
             "(--model.optimizer.lr), or look at the images."
         )
         return RunStopped(message, EXIT_DIVERGED)
@@ -73,12 +76,5 @@ class LossWatch:
 
 def has_finite_weights(module: nn.Module) -> bool:
     """Say whether all weights are numbers; with a finite loss whose gradient was not, some are none."""
-    return bool(torch.stack([p.detach().isfinite().all() for p in module.parameters()]).all())
-
-
-def _gather(trainer: Trainer, names: list[str]) -> list[list[str]]:
-    if trainer.world_size == 1:
-        return [names]
-    gathered: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(gathered, names)
-    return gathered
+    found = [p.detach().isfinite().all() for p in module.parameters()]
+    return not found or bool(torch.stack(found).all())

@@ -73,6 +73,12 @@ def prepare_loops(trainer: Trainer, moment: Moment) -> None:
     fit_loop._load_combined_loader_states()
 
 
+def prepare_logging(trainer: Trainer, moment: str | None) -> None:
+    """Keep Lightning from taking the next batch for the first of its epoch, which resets averages."""
+    if moment in (Moment.BATCH, Moment.VALIDATION):
+        trainer._logger_connector._first_loop_iter = True  # of a batch before
+
+
 def logged_steps(trainer: Trainer) -> int:
     """Return Lightning's count of steps, by which it numbers what is logged."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
@@ -24,7 +25,12 @@ class PartWriter(Callback):
 
     def __init__(self, run: RunDirectory) -> None:
         self.run = run
-        self._file: TextIO | None = None
+        self._file: Any = None
+        self._numbers = itertools.count()
+
+    def open(self, part: Path) -> Any:
+        """Return what ``write`` writes into, and ``close`` puts into the part: a text file."""
+        return part.open("w", newline="", encoding="utf-8")
 
     @property
     @abstractmethod
@@ -32,7 +38,7 @@ class PartWriter(Callback):
         """The file that all parts become."""
 
     @abstractmethod
-    def write(self, file: TextIO, outputs: Any, batch: Any, pl_module: LightningModule) -> None:
+    def write(self, file: Any, outputs: Any, batch: Any, pl_module: LightningModule) -> None:
         """Write what was found in a batch into this process's part; ``name_of`` names its images."""
 
     @abstractmethod
@@ -40,9 +46,16 @@ class PartWriter(Callback):
         """Make one file of the parts of all processes, in their order."""
 
     def name_of(self, index: int) -> str:
-        """Return the name of an image by its position, as in ``Batch.indices``."""
-        name: str = self.data.sample_name("predict", index)
-        return name
+        """Return the name of an image by its position, as in ``Batch.indices``.
+
+        A data module of the user's that has no names gets numbers, in the order in which Lightning deals out
+        what is predicted.
+        """
+        if hasattr(self.data, "sample_name"):
+            name: str = self.data.sample_name("predict", index)
+            return name
+        number = next(self._numbers)
+        return f"predict/{number:05d}"
 
     def _part(self, rank: int) -> Path:
         return self.run.path / f".{type(self).__name__}.{rank}"
@@ -53,8 +66,9 @@ class PartWriter(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open this process's part."""
+        self._numbers = itertools.count(trainer.global_rank, trainer.world_size)
         self.run.path.mkdir(parents=True, exist_ok=True)
-        self._file = self._part(trainer.global_rank).open("w", newline="", encoding="utf-8")
+        self._file = self.open(self._part(trainer.global_rank))
         self.data: Any = getattr(trainer, "datamodule")  # noqa: B009 - set by Lightning, unknown to its types
 
     def on_predict_batch_end(

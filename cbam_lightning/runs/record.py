@@ -81,7 +81,7 @@ class RunRecord(SaveConfigCallback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add experiment, seed, version and the metrics of this moment to a checkpoint."""
-        metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val")}
         checkpoint.setdefault(PROVENANCE_KEY, {}).update(
             experiment=self.experiment,
             seed=self.config.get("seed_everything"),
@@ -128,7 +128,13 @@ def tested_metrics(results: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _described(module: LightningModule) -> dict[str, Any]:
-    return {name: module.hparams[name] for name in _NETWORK if name in module.hparams}
+    """Return what a network is built of; nothing of a module whose own options happen to have such names."""
+    found = {name: module.hparams[name] for name in _NETWORK if name in module.hparams}
+    try:
+        json.dumps(found)
+    except TypeError:
+        return {}
+    return found
 
 
 def count_parameters(module: LightningModule) -> dict[str, int]:

@@ -6,15 +6,23 @@ import shlex
 import time
 from typing import Any
 
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor
 
 from cbam_lightning.errors import RunStopped
+from cbam_lightning.runs.accumulated import Accumulated, load_accumulated
 from cbam_lightning.runs.checkpointing import AtomicCheckpointIO, SaveOptions
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.divergence import LossWatch, has_finite_weights
-from cbam_lightning.runs.moments import Moment, logged_steps, prepare_loops, set_logged_steps, write_progress
+from cbam_lightning.runs.loading import read_exactly
+from cbam_lightning.runs.moments import (
+    Moment,
+    logged_steps,
+    prepare_logging,
+    prepare_loops,
+    set_logged_steps,
+    write_progress,
+)
+from cbam_lightning.runs.processes import agree
 from cbam_lightning.runs.programs import program
 from cbam_lightning.runs.signals import StopSignals, requeue
 from cbam_lightning.runs.typed_options import take_typed_options
@@ -54,44 +62,60 @@ class Survival(Callback):
         self.checkpoint_io = checkpoint_io
         self._signals = StopSignals()
         self._losses = LossWatch()
+        self._accumulated = Accumulated()
         self._seed = 0
         self._moment: Moment | None = None
         self._restored: dict[str, Any] | None = None
         self._loader_states: list[dict[str, Any]] = []
         self._saved_step, self._saved_at_s = 0, time.monotonic()
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Read the data so that every batch can be read again as it was."""
+        if stage == "fit":
+            self._seed = run_seed()
+            read_exactly(trainer, lambda: self._seed)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finish loading, and listen to signals."""
         self._signals.install(trainer)
         self._saved_at_s = time.monotonic()
         if self._restored is None:
-            self._seed = run_seed()
             return
-        self._seed = self._restored["seed"]
         self._saved_step = trainer.global_step
         if self._restored["moment"] is not None:
             prepare_loops(trainer, Moment(self._restored["moment"]))
-        _load_metrics(pl_module, self._restored["train_metrics"], trainer.is_global_zero)
+        prepare_logging(trainer, self._restored["moment"])
         trainer._logger_connector._callback_metrics.update(self._restored["callback_metrics"])
         take_typed_options(trainer, pl_module, self._restored["optimizer"])
 
+    def _restore(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Set what was accumulated, which a module may have reset in its own ``on_train_start``."""
+        if self._restored is not None:
+            load_accumulated(trainer, pl_module, self._restored)
+            if self._restored["moment"] == Moment.BATCH:
+                set_logged_steps(trainer, self._restored["logged_steps"])
+        self._restored = None
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save after an epoch, when its last point is logged."""
+        self._restore(trainer, pl_module)
         if trainer.current_epoch:
             self._pause(trainer, Moment.EPOCH)
+        self._draw_anew(trainer, Stream.EPOCH, trainer.current_epoch)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Save within an epoch; then seed what the step draws, such as dropout."""
-        if self._restored is not None and self._restored["moment"] == Moment.BATCH:
-            set_logged_steps(trainer, self._restored["logged_steps"])
-        self._restored = None
+        self._restore(trainer, pl_module)
+        self._accumulated.forget()
         # in between, gradients are accumulated, which no checkpoint holds
         if batch_idx and batch_idx % trainer.accumulate_grad_batches == 0:
             self._pause(trainer, Moment.BATCH)
-        place = (self._seed, trainer.current_epoch, batch_idx, trainer.global_rank)
-        seed_all(derive_seed(Stream.STEP, *place))
+        self._draw_anew(trainer, Stream.STEP, trainer.current_epoch, batch_idx)
+
+    def _draw_anew(self, trainer: Trainer, stream: Stream, *place: int) -> None:
+        seed_all(derive_seed(stream, self._seed, *place, trainer.global_rank))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -103,8 +127,14 @@ class Survival(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save before a validation, which may take long."""
-        trains = trainer.state.fn == "fit" and not trainer.sanity_checking
-        if trains and not trainer.fit_loop._should_accumulate():
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._restore(trainer, pl_module)
+            self._accumulated.note(pl_module)
+            self._pause_to_validate(trainer)
+            self._draw_anew(trainer, Stream.VALIDATION, trainer.global_step)
+
+    def _pause_to_validate(self, trainer: Trainer) -> None:
+        if not trainer.fit_loop._should_accumulate():
             self._pause(trainer, Moment.VALIDATION)
 
     def on_validation_batch_start(
@@ -116,10 +146,12 @@ class Survival(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Heed a signal during a validation, which begins again when the training goes on."""
-        self.on_validation_start(trainer, pl_module)
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._pause_to_validate(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let ``ReduceLROnPlateau`` see the epoch that a resumed validation has ended, as any other."""
+        self._accumulated.forget()
         trainer.fit_loop._restarting = False
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -133,7 +165,7 @@ class Survival(Callback):
             RunStopped: A signal came, or the loss is no number any more.
             OSError: A checkpoint could not be written, and that is to end the training.
         """
-        code = _agree(trainer, self._wish(trainer, moment))
+        code = agree(trainer, self._wish(trainer, moment))
         if code == _DIVERGED:
             raise self._losses.stop(trainer, self.run)
         if code == _FAILED:
@@ -142,7 +174,7 @@ class Survival(Callback):
             self._save(trainer, moment)
             # nothing comes after the end that could make up for it
             is_final = moment is Moment.END or self.options.on_error == "stop"
-            if is_final and _agree(trainer, _FAILED * (self.checkpoint_io.failure is not None)):
+            if is_final and agree(trainer, _FAILED * (self.checkpoint_io.failure is not None)):
                 raise self._failed(trainer)
         if code >= _SIGNAL:
             raise self._stopped(trainer, code)
@@ -208,7 +240,7 @@ class Survival(Callback):
         state["seed"] = self._seed
         state["logged_steps"] = logged_steps(trainer)
         state["points"] = {type(x).__name__: x.points for x in trainer.loggers if hasattr(x, "points")}
-        state["train_metrics"] = _summed_metrics(trainer, pl_module)
+        state.update(self._accumulated.read(trainer, pl_module))
         found = trainer._logger_connector._callback_metrics
         state["callback_metrics"] = {name: value.cpu() for name, value in found.items()}
         if self._moment is not None:
@@ -222,36 +254,7 @@ class Survival(Callback):
         if trainer.state.fn == "fit" and state is not None:
             options = checkpoint.get("hyper_parameters", {}).get("optimizer")
             self._restored = {**state, "optimizer": options}
-
-
-def _agree(trainer: Trainer, code: int) -> int:
-    """Return the largest of the codes of all processes; one alone does not wait for its GPU."""
-    if trainer.world_size == 1:
-        return code
-    wish = torch.tensor(code, device=trainer.strategy.root_device)
-    return int(trainer.strategy.reduce(wish, reduce_op="max"))
-
-
-def _summed_metrics(trainer: Trainer, pl_module: LightningModule) -> dict[str, dict[str, Tensor]]:
-    """Return the counts of the epoch so far, over all devices: only the first one writes a checkpoint."""
-    return {
-        name: {
-            key: trainer.strategy.reduce(value.clone(), reduce_op="sum").cpu()
-            for key, value in metric.metric_state.items()
-        }
-        for name, metric in _train_metrics(pl_module)
-    }
-
-
-def _load_metrics(pl_module: LightningModule, states: dict[str, dict[str, Tensor]], first: bool) -> None:
-    for name, metric in _train_metrics(pl_module):
-        for key, value in states.get(name, {}).items():
-            setattr(metric, key, (value if first else torch.zeros_like(value)).to(metric.device))
-        metric._update_count += 1
-
-
-def _train_metrics(pl_module: LightningModule) -> list[tuple[str, Any]]:
-    return list(getattr(pl_module, "train_metrics", {}).items())
+            self._seed = state["seed"]
 
 
 def _resume_command(run: RunDirectory) -> str:

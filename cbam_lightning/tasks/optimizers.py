@@ -85,6 +85,7 @@ def global_batch_size(trainer: Trainer) -> int:
         UsageError: The data do not say how large their batches are.
     """
     data = getattr(trainer, "datamodule", None) or trainer.fit_loop._data_source.dataloader()
+    data = getattr(data, "iterables", data)  # a combination of one
     per_device = getattr(data, "device_batch_size", None) or getattr(data, "batch_size", None)
     if not per_device:
         message = "lr_batch_size needs data with a batch_size; set the learning rate itself instead."

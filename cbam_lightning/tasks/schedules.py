@@ -210,7 +210,8 @@ def steps_per_epoch(trainer: Trainer) -> float:
         ``limit_train_batches`` and divided by ``accumulate_grad_batches``. ``inf`` where a loader has no
         length and no number of batches is its limit.
     """
-    loaders = CombinedLoader(trainer.fit_loop._data_source.dataloader()).flattened
+    found = trainer.fit_loop._data_source.dataloader()
+    loaders = (found if isinstance(found, CombinedLoader) else CombinedLoader(found)).flattened
     batches = max(_num_batches(loader, trainer.world_size) for loader in loaders)
     limit = trainer.limit_train_batches
     if isinstance(limit, int):

@@ -107,9 +107,8 @@ def at(cls, epoch, batch, **options):
 
 def differences(one, other):
     """Return what two runs differ in: names of files and of the checkpoint's entries."""
-    found = (
-        [] if (one / "metrics.csv").read_bytes() == (other / "metrics.csv").read_bytes() else ["metrics.csv"]
-    )
+    rows = [(run / "metrics.csv").read_bytes() for run in (one, other) if (run / "metrics.csv").is_file()]
+    found = [] if not rows or (len(rows) == 2 and rows[0] == rows[1]) else ["metrics.csv"]
     results = [_results(run / "results.json") for run in (one, other)]
     found += [] if results[0] == results[1] else ["results.json"]
     states = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (one, other)]

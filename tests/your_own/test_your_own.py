@@ -178,9 +178,6 @@ def test_a_study_with_two_arms_is_compared(project):
 def test_a_network_and_a_plain_data_module(project):
     write_config(project, PLAIN)
     whole = break_off_and_resume(project, step=4)
-    of_run = (
-        "--config runs/x/whole/config.yaml --ckpt_path runs/x/whole/checkpoints/best.ckpt --run.experiment"
-    )
     project.run(f"cbam-lightning predict {BEST} predicted")
     (predictions,) = (project.folder / "runs/predicted").glob("*/predictions.csv")
     assert len(predictions.read_text().splitlines()) == 1 + 32
@@ -192,9 +189,6 @@ def test_a_module_of_ones_own(project):
     whole = break_off_and_resume(project, step=4)
     assert any(row["train_loss_epoch"] for row in rows(whole))
     assert any(row["train_auroc"] for row in rows(whole))
-    of_run = (
-        "--config runs/x/whole/config.yaml --ckpt_path runs/x/whole/checkpoints/best.ckpt --run.experiment"
-    )
     project.run(f"cbam-lightning test {BEST} again")
     expected = json.loads((whole / "results.json").read_text())["metrics"]
     assert results(project, "again") == expected
