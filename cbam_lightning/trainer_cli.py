@@ -218,7 +218,8 @@ class TrainerCLI(LightningCLI):
             save_options = SaveOptions(**vars(self._get(self.config_init, "save")))
             callbacks.append(Survival(self.run, save_options, self._checkpoint_io))
         parser = self._parser(self.subcommand)
-        callbacks.append(RunRecord(parser, config, self.run, self.experiment, __version__))
+        stated = {name: value for name, value in self._model_options().items() if name in self._untold()}
+        callbacks.append(RunRecord(parser, config, self.run, self.experiment, __version__, stated))
         callbacks += pictures(self.model, self.run)
         if self.subcommand == "predict":
             self.writer = prediction_writer(self.model, self.run)
@@ -227,9 +228,16 @@ class TrainerCLI(LightningCLI):
             callbacks.append(LearningRateMonitor())
         return callbacks
 
+    def _model_options(self) -> Any:
+        return self.config[self.subcommand]["model"].get("init_args") or {}
+
+    def _untold(self) -> set[str]:
+        """Return the options of the model that data of ours would decide, and these data do not."""
+        return {target for source, target in _LINKS.items() if not hasattr(self.datamodule, source)}
+
     def after_instantiate_classes(self) -> None:
         """Write into the configuration which network it came to, so that it stands without other files."""
-        resolved = self.config[self.subcommand]["model"].get("init_args") or {}
+        resolved = self._model_options()
         _set(resolved, self._weights)
         for name in _RESOLVED:
             if name in resolved and name in self.model.hparams:

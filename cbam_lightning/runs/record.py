@@ -42,6 +42,7 @@ class RunRecord(SaveConfigCallback):
         run: Where to write.
         experiment: Name of the experiment.
         version: Version of this package.
+        stated: Options of the model that the data do not decide though they may, which the parser leaves out.
     """
 
     def __init__(
@@ -51,8 +52,10 @@ class RunRecord(SaveConfigCallback):
         run: RunDirectory,
         experiment: str,
         version: str,
+        stated: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(parser, config, save_to_log_dir=False)
+        self.stated = stated or {}
         self.run = run
         self.experiment = experiment
         self.version = version
@@ -60,6 +63,10 @@ class RunRecord(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write ``config.yaml``, and send the configuration and the parameter counts to W&B."""
         text = self.parser.dump(self.config, skip_unset=False)
+        if self.stated:
+            content = yaml.safe_load(text)
+            content["model"].setdefault("init_args", {}).update(self.stated)
+            text = yaml.safe_dump(content, sort_keys=False)
         if self.run.config.is_file() and self.run.config.read_text() != text:
             self._keep_old_config()
         with atomic_write(self.run.config) as file:
