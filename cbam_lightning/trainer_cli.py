@@ -29,7 +29,7 @@ from cbam_lightning.runs.resuming import Survival, read_points
 from cbam_lightning.runs.tracking import WandbOptions, build_loggers, finish_wandb
 from cbam_lightning.task_parts import can_test, pictures, prediction_writer, require_stated
 from cbam_lightning.tasks import Classifier
-from cbam_lightning.tasks.compatibility import require_known_classes
+from cbam_lightning.tasks.compatibility import import_typed_classes, require_known_classes
 from cbam_lightning.tasks.layer_sync import BatchNormSync
 from cbam_lightning.trainer_setup import refuse_functions
 from cbam_lightning.weights import read_training_state
@@ -149,6 +149,7 @@ class TrainerCLI(LightningCLI):
             raise UsageError(message)
         known = state.get("hyper_parameters", {})
         class_path = known.get("_class_path", _CLASSIFIER)
+        import_typed_classes(self.config[command]["model"].get("init_args") or {})
         require_known_classes({**known, "class_path": class_path}, str(path))
         values = {k: v for k, v in known.items() if not k.startswith("_")}
         self._parser(command).set_defaults({"model": {"class_path": class_path, "init_args": values}})

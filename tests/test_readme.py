@@ -2,17 +2,23 @@
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-from tests.command import call, parsed
+from cbam_lightning.data import FashionMNIST
+from tests.command import NO_WANDB, SHORT, call, only_run, parsed
 from tests.data.generate import write_image_folder
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+YOUR_OWN = re.findall(
+    r"<tr><td>(\w+)</td><td>\s+```python\n# (\S+)\n(.*?)```\s+```sh\n(.*?)```\s+</td></tr>", README, re.DOTALL
+)
+PYTHON = re.findall(r"```python\n([^#].*?)```", README, re.DOTALL)
 TRAINING = ("fit", "predict")
 
 
@@ -39,6 +45,37 @@ def test_the_example_of_detection_builds_the_papers_detector():
     names = {}
     exec(code, names)
     assert sum(p.numel() for p in names["detector"].parameters()) == 32_056_984
+
+
+@pytest.fixture
+def images_in_a_list():
+    """Ten pictures of each of two classes, and the list that the example of data reads."""
+    images, labels = FashionMNIST().load_part(train=True)
+    lines = []
+    for label in (0, 1):
+        for number, image in enumerate(images[labels == label][:10, 0].numpy()):
+            Image.fromarray(image).resize((70, 64 + number)).save(f"{label}_{number}.png")
+            lines.append(f"{label}_{number}.png,{label}\n")
+    Path("train.csv").write_text("".join(lines))
+
+
+@pytest.mark.parametrize(("what", "file", "code", "command"), YOUR_OWN, ids=[row[0] for row in YOUR_OWN])
+def test_each_part_of_your_own_runs(what, file, code, command, images_in_a_list, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path(file).write_text(code)
+    words = command.replace("\\\n", " ").removeprefix("cbam-lightning ")
+    few = "--data.batch_size 8" if what == "data" else ""
+    try:
+        assert call(words, few, SHORT, NO_WANDB) == 0, capsys.readouterr().err
+    finally:
+        sys.modules.pop(Path(file).stem, None)
+    config = (only_run() / "config.yaml").read_text()
+    assert f"{Path(file).stem}." in config
+
+
+def test_every_axis_has_an_example():
+    axes = {"attention", "network", "data", "augmentation", "loss", "metric", "LightningModule"}
+    assert {row[0] for row in YOUR_OWN} == axes
 
 
 def test_the_commands_have_no_unknown_option(tmp_path, monkeypatch):

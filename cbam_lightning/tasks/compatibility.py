@@ -5,12 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cbam_lightning.class_paths import find_class, is_class_path
+from cbam_lightning.class_paths import find_class, import_class_path, is_class_path
 from cbam_lightning.errors import UsageError, first_names
 
 # Hyperparameters that are names, and may be import paths of classes.
 _NAMES = ("class_path", "network", "attention", "backbone_attention")
 _SAME = ("network", "network_options", "attention", "attention_options", "num_classes", "in_channels")
+
+
+def import_typed_classes(options: Mapping[str, Any]) -> None:
+    """Import the modules of classes that the user typed as a network or an attention.
+
+    Args:
+        options: Of the model, and nothing that a checkpoint says.
+
+    Raises:
+        UsageError: There is no such module or class.
+    """
+    for name in _NAMES:
+        if isinstance(options.get(name), str):
+            import_class_path(options[name], f"--model.{name}")
 
 
 def require_known_classes(values: Any, source: str) -> None:
