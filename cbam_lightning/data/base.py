@@ -150,10 +150,14 @@ class BaseDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> Loader:
         """Return shuffled batches; the last is left out if incomplete, unless it is the only one."""
         dataset = self.train_set
-        order = TrainOrder(dataset, self.device_batch_size, self.seed, *self._devices)
+        order = self.train_order(dataset)
         if self._overfits:
             return self._plain_loader(dataset)
         return BatchLoader(dataset, order, self._num_workers(dataset))
+
+    def train_order(self, dataset: SplitDataset) -> TrainOrder:
+        """Return the order of training on these images."""
+        return TrainOrder(dataset, self.device_batch_size, self.seed, *self._devices)
 
     def val_dataloader(self) -> Loader:
         """Return the batches of ``val_set``."""
