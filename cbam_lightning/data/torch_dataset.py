@@ -29,6 +29,7 @@ class TorchDataset(ImageDataModule):
     An image is a PIL image of any mode, an array (H, W) or (H, W, C), or a tensor (H, W) or (C, H, W), of
     integers in [0, 255], floats in [0, 1], or bool. A label is an integer from 0. What a data set draws at
     random while an item is read, from torch, NumPy or Python, follows from the seed, the epoch and the image.
+    An item that cannot be read ends the run, whatever ``on_bad_image`` says.
 
     Args:
         train: Data set to train on.

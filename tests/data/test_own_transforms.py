@@ -8,6 +8,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from cbam_lightning.data import CIFAR10, FashionMNIST, ImageFolder
+from cbam_lightning.data.packing import pack
 from cbam_lightning.data.transforms import EvalTransform
 from cbam_lightning.errors import UsageError
 from tests.command import SHORT, SMALL, call, only_run
@@ -78,6 +79,13 @@ def test_worker_processes_and_breaks_change_nothing(pets):
         assert len(batches) == len(alone) == 4
         for one, other in zip(batches, alone, strict=True):
             assert torch.equal(one.images, other.images)
+
+
+def test_packed_images_are_changed_as_files_are(pets):
+    pack(ImageFolder(str(pets)), "packed", num_workers=1)
+    files, packed = (list(folder(root, RANDOM).train_dataloader()) for root in (pets, "packed"))
+    for one, other in zip(files, packed, strict=True):
+        assert torch.equal(one.images, other.images)
 
 
 def test_evaluation_and_prediction_are_changed_the_same_every_time(pets):
