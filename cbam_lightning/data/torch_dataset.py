@@ -15,7 +15,8 @@ from cbam_lightning.data.classification import ImageDataModule
 from cbam_lightning.data.options import require
 from cbam_lightning.data.own_transforms import OwnTransform
 from cbam_lightning.data.splits import stratified_split
-from cbam_lightning.data.torch_items import TorchItems, TorchSplit
+from cbam_lightning.data.torch_items import TorchItems
+from cbam_lightning.data.torch_split import TorchSplit
 from cbam_lightning.data.transformed import drawing
 from cbam_lightning.data.transforms import EvalTransform, TrainTransform, Transform
 from cbam_lightning.errors import UsageError
