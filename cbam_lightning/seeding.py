@@ -85,6 +85,29 @@ def spared_generator() -> Iterator[torch.Generator]:
 
 
 @contextmanager
+def spared_generators(seed: int) -> Iterator[None]:
+    """Seed the global generators of Python, NumPy and torch's CPU, and set them back afterwards.
+
+    Seeding them all takes a quarter of a millisecond, torch's alone a twentieth of that: this is for where
+    code of the user's runs, which may draw from any of them.
+
+    Args:
+        seed: In [0, 2^64).
+    """
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with spared_generator() as generator:
+            generator.manual_seed(seed)
+            random.seed(seed)
+            # torch takes the lower half: from one seed, both would draw the same bits
+            np.random.seed(seed >> 32)  # noqa: NPY002
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
+@contextmanager
 def own_stream() -> Iterator[None]:
     """Seed torch's global CPU generator by one number drawn from it, and let it go on behind that number.
 

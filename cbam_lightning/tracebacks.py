@@ -12,18 +12,33 @@ _PACKAGE = Path(__file__).parent
 _LIBRARIES: tuple[str, ...] = tuple(
     sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")
 )
-# torch raises an error of a worker process anew, with its traceback as text.
-_IN_WORKER = "Original Traceback (most recent call last):"
+# What torch makes of a worker's error (``torch._utils.ExceptionWrapper``): its traceback is the message.
+_CAUGHT = re.compile(r"Caught (\w+) in [^\n]+\.\nOriginal ")
 _FRAME = re.compile(r'^ *File "(.+)", line (\d+), in ', re.MULTILINE)
 
 
 def without_worker_traceback(error: BaseException) -> str:
-    """Return the text of an error, without the traceback that torch adds to one of a worker process."""
+    """Return the message that an exception had before torch raised it again out of a ``DataLoader``'s worker.
+
+    Args:
+        error: Any exception.
+
+    Returns:
+        Its own message; that of ``error`` as it is if it comes from no worker.
+    """
     text = str(error)
-    if _IN_WORKER not in text:
+    if not (caught := _CAUGHT.match(text)):
         return text
-    # the last line is "module.ErrorClass: text"
-    return text.rstrip().splitlines()[-1].partition(": ")[2]
+    # the last one in the traceback: those before it are its causes
+    message = re.split(rf"^(?:\w+\.)*{caught[1]}: ", text, flags=re.MULTILINE)[-1]
+    return message.strip()
+
+
+def raised(error: BaseException) -> str:
+    """Return "KeyError: 'x' (flowers.py, line 12)", where the place is the user's, if there is one."""
+    text = " ".join(f"{type(error).__name__}: {without_worker_traceback(error)}".split()).removesuffix(":")
+    place = _place(error)
+    return text if place is None else f"{text} ({place})"
 
 
 def users_line(error: BaseException) -> str | None:
@@ -36,13 +51,18 @@ def users_line(error: BaseException) -> str | None:
         Such as ``my_task.py, line 12: ValueError: …``; None if no code of the user's took part.
     """
     for found in _chain(error):
-        if isinstance(found, SyntaxError) and found.filename and is_users(found.filename):
-            return f"{_short(found.filename)}, line {found.lineno}: {type(found).__name__}: {found.msg}"
-        frames = [f"{_short(file)}, line {line}" for file, line in _frames(found) if is_users(file)]
-        if frames:
-            text = without_worker_traceback(found)
-            return f"{frames[-1]}: {type(found).__name__}{f': {text}' if text else ''}"
+        if (place := _place(found)) is not None:
+            text = found.msg if isinstance(found, SyntaxError) else without_worker_traceback(found)
+            return f"{place}: {type(found).__name__}{f': {text}' if text else ''}"
     return None
+
+
+def _place(error: BaseException) -> str | None:
+    """Return file and line of the user's innermost frame in the traceback of an error."""
+    if isinstance(error, SyntaxError) and error.filename and is_users(error.filename):
+        return f"{_short(error.filename)}, line {error.lineno}"
+    frames = [f"{_short(file)}, line {line}" for file, line in _frames(error) if is_users(file)]
+    return frames[-1] if frames else None
 
 
 def _short(filename: str) -> str:
@@ -54,7 +74,7 @@ def _short(filename: str) -> str:
 def _frames(error: BaseException) -> list[tuple[str, int]]:
     """Return files and lines of the traceback, outermost first; of a worker's, if the error is from there."""
     text = str(error)
-    if _IN_WORKER in text:
+    if _CAUGHT.match(text):
         return [(file, int(line)) for file, line in _FRAME.findall(text)]
     return [(frame.filename, frame.lineno or 0) for frame in traceback.extract_tb(error.__traceback__)]
 

@@ -12,6 +12,7 @@ from cbam_lightning.data.detection.voc import VOCDetection
 from cbam_lightning.data.fashion_mnist import FashionMNIST
 from cbam_lightning.data.image_folder import ImageFolder
 from cbam_lightning.data.imagenet import ImageNet
+from cbam_lightning.data.torch_dataset import TorchDataset
 
 __all__ = [
     "CIFAR10",
@@ -26,5 +27,6 @@ __all__ = [
     "ImageDataModule",
     "ImageFolder",
     "ImageNet",
+    "TorchDataset",
     "VOCDetection",
 ]

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from cbam_lightning.data.arrays import ArrayDataset
+from cbam_lightning.data.batch import ImageDataset
 from cbam_lightning.data.classification import ImageDataModule
 from cbam_lightning.data.options import require
 from cbam_lightning.data.splits import stratified_split
@@ -38,10 +39,14 @@ class ArrayDataModule(ImageDataModule):
             uint8 images (M, C, size_px, size_px) and int64 labels (M,).
         """
 
-    def build_split(self, split: Literal["train", "val", "test"]) -> ArrayDataset:
+    def build_split(self, split: Literal["train", "val", "test"]) -> ImageDataset:
         """Make the data set of a split; validation images come from the official training part."""
+        images, own = self._arrays(split), self.own_transform(split)
+        return images if own is None else images.changed_by(own)
+
+    def _arrays(self, split: Literal["train", "val", "test"]) -> ArrayDataset:
         if split == "val" and not self.val_fraction:
-            return self.build_split("test")
+            return self._arrays("test")
         if split == "test":
             images, labels = self.load_part(train=False)
             return ArrayDataset(images, labels, part=f"{self.dataset_name}/test")

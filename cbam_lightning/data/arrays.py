@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cbam_lightning.data.batch import Batch, Draw, ImageDataset, as_index
+from cbam_lightning.data.own_transforms import OwnTransform
+from cbam_lightning.data.transformed import TransformedDataset
 
 
 class ArrayDataset(ImageDataset):
@@ -55,6 +57,31 @@ class ArrayDataset(ImageDataset):
     def name(self, index: int) -> str:
         """Return the part and the image's place in it, for example ``"fashion_mnist/test/00012"``."""
         return f"{self.part}/{int(self.positions[index]):05d}"
+
+    def changed_by(self, transform: OwnTransform) -> TransformedArrays:
+        """Return the same images, changed by the user's transform and by nothing else."""
+        return TransformedArrays(self, transform)
+
+
+class TransformedArrays(TransformedDataset):
+    """Images in memory, each by itself under a transform of the user's.
+
+    Args:
+        source: The images.
+        transform: From uint8 (C, H, W) to (C, H, W).
+    """
+
+    def __init__(self, source: ArrayDataset, transform: OwnTransform) -> None:
+        super().__init__(source.labels, transform, transform.channels, transform.size[0])
+        self.source = source
+
+    def read(self, index: int) -> Tensor:
+        """Return the image as it is in memory: uint8 (C, H, W)."""
+        return self.source.images[self.source.positions[index]]
+
+    def name(self, index: int) -> str:
+        """Return the part and the image's place in it."""
+        return self.source.name(index)
 
 
 def _seeds(indices: Sequence[int | Draw]) -> Tensor:

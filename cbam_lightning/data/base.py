@@ -29,7 +29,7 @@ class BaseDataModule(LightningDataModule, ABC):
         global_batch_size: Images in a batch over all devices, a multiple of their number; replaces
             ``batch_size``, so that a run is the same on however many devices.
         num_workers: Processes that load images; by default none for images held in memory, and for image
-            files as many as there are processor cores, at most 8.
+            files, transforms and data sets of your own as many as there are processor cores, at most 8.
         val_fraction: Part of the training images held out for validation. With 0 all of them are trained on
             and validation shows the test images: then choose no checkpoint by it.
         split_seed: Seed of the choice of held-out images; the seed of the run does not influence it.
@@ -150,10 +150,14 @@ class BaseDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> Loader:
         """Return shuffled batches; the last is left out if incomplete, unless it is the only one."""
         dataset = self.train_set
-        order = TrainOrder(dataset, self.device_batch_size, self.seed, *self._devices)
+        order = self.train_order(dataset)
         if self._overfits:
             return self._plain_loader(dataset)
         return BatchLoader(dataset, order, self._num_workers(dataset))
+
+    def train_order(self, dataset: SplitDataset) -> TrainOrder:
+        """Return the order of training on these images."""
+        return TrainOrder(dataset, self.device_batch_size, self.seed, *self._devices)
 
     def val_dataloader(self) -> Loader:
         """Return the batches of ``val_set``."""

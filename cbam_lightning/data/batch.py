@@ -17,8 +17,9 @@ class Batch(NamedTuple):
     """Images and what belongs to them; a plain tuple, so that Lightning can move it to a device.
 
     Attributes:
-        images: (N, C, H, W). uint8 in [0, 255] from the loader; after
-            ``ImageDataModule.on_after_batch_transfer`` float32, normalised by the mean and std of the data.
+        images: (N, C, H, W). From the loader uint8 in [0, 255], or float32 in [0, 1] where a transform or a
+            data set of the user's gives that; after ``ImageDataModule.on_after_batch_transfer`` float32,
+            normalised by the mean and std of the data.
         labels: int64 (N,), -1 where the class is unknown. With mixup or cutmix, float32
             (N, num_classes) whose rows sum to 1, in training only.
         indices: int64 (N,), positions in the data set of the split.
@@ -77,7 +78,7 @@ class Draw(NamedTuple):
 
     Attributes:
         position: In the data set.
-        seed: Of its cropping and flipping, in [0, 2^64).
+        seed: Of all that is drawn for it, such as its cropping and flipping, in [0, 2^64).
     """
 
     position: int
@@ -105,7 +106,7 @@ class FileBatch(NamedTuple):
     traceback in a string. ``ImageDataModule.on_before_batch_transfer`` turns this into a ``Batch``.
 
     Attributes:
-        images: uint8 (N, C, H, W); N counts the readable images only and may be 0.
+        images: As in ``Batch``; N counts the readable images only and may be 0.
         labels: int64 (N,).
         indices: int64 (N,).
         bad: The files left out of the batch.
@@ -122,9 +123,11 @@ class SplitDataset(Dataset[Any], ABC):
 
     Attributes:
         default_num_workers: How many processes suit this data set when the user does not say.
+        is_streamed: Whether it has to be fetched a shard at a time, in the order of ``train_share``.
     """
 
     default_num_workers: int
+    is_streamed: bool = False
 
     @abstractmethod
     def __len__(self) -> int:
@@ -140,7 +143,8 @@ class SplitDataset(Dataset[Any], ABC):
 
         Args:
             indices: Positions in this data set. Where images are changed at random, a bare position takes
-                the random numbers from torch's global generator.
+                the random numbers from torch's global generator; where code of the user's does it, from a
+                seed of the position's own.
 
         Returns:
             uint8 images with what belongs to them and their indices.

@@ -44,10 +44,7 @@ class ClassFolderModule(ImageDataModule):
     ) -> None:
         super().__init__(**kwargs)
         require(size_px >= 1, "size_px", size_px, "1 or more")
-        smallest, largest = crop_scale
-        require(
-            0 < smallest <= largest <= 1, "crop_scale", crop_scale, "two ascending parts of 1, more than 0"
-        )
+        require_crop_scale(crop_scale)
         self.root = root
         self.size_px = size_px
         self.eval_resize_px = round(size_px * EVAL_RESIZE_RATIO)
@@ -75,7 +72,8 @@ class ClassFolderModule(ImageDataModule):
     def build_split(self, split: Literal["train", "val", "test"]) -> ImageDataset:
         """Make the data set of a split."""
         training = TrainTransform(self.size_px, self.crop_scale, self.hflip)
-        transform = training if split == "train" else EvalTransform(self.size_px, self.eval_resize_px)
+        usual = training if split == "train" else EvalTransform(self.size_px, self.eval_resize_px)
+        transform = self.own_transform(split) or usual
         dataset = self.list_images(split).dataset(transform, self.in_channels, self.size_px)
         if not len(dataset):
             message = (
@@ -86,11 +84,40 @@ class ClassFolderModule(ImageDataModule):
         return dataset
 
 
+def require_crop_scale(crop_scale: tuple[float, float]) -> None:
+    """Refuse parts of an image's area that are none.
+
+    Raises:
+        UsageError: They are not in ascending order, or out of range.
+    """
+    smallest, largest = crop_scale
+    require(0 < smallest <= largest <= 1, "crop_scale", crop_scale, "two ascending parts of 1, more than 0")
+
+
 def imagenet_statistics(channels: Literal[1, 3]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and std of the ImageNet training images; for one channel the averages of the three."""
     if channels == 3:
         return IMAGENET_MEAN, IMAGENET_STD
     return (sum(IMAGENET_MEAN) / 3,), (sum(IMAGENET_STD) / 3,)
+
+
+def channel_statistics(
+    mean: tuple[float, ...] | None, std: tuple[float, ...] | None, channels: Literal[1, 3]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean and std that the user gave, or those of ImageNet.
+
+    Raises:
+        UsageError: They do not fit the number of channels, a std is not positive, or that
+            number is neither 1 nor 3.
+    """
+    require(channels in (1, 3), "in_channels", channels, "1 or 3")
+    usual_mean, usual_std = imagenet_statistics(channels)
+    mean = usual_mean if mean is None else tuple(mean)
+    std = usual_std if std is None else tuple(std)
+    for name, given in {"mean": mean, "std": std}.items():
+        require(len(given) == channels, name, given, f"one value for each of the {channels} channels")
+    require(min(std) > 0, "std", std, "values more than 0")
+    return mean, std
 
 
 def require_same_classes(source: ImageSource, part: str, expected: tuple[str, ...], expected_in: str) -> None:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from torch.utils.data import Dataset, Sampler
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from cbam_lightning.data.base import BaseDataModule
-from cbam_lightning.data.batch import Batch, FileBatch, ImageDataset
+from cbam_lightning.data.base import BaseDataModule, Split
+from cbam_lightning.data.batch import Batch, FileBatch, ImageDataset, SplitDataset
 from cbam_lightning.data.files import FileDataset, find_predict_files
 from cbam_lightning.data.mixing import create_mixing
 from cbam_lightning.data.options import require
+from cbam_lightning.data.order import TrainOrder
+from cbam_lightning.data.own_transforms import OwnTransform, TransformOption, as_steps
+from cbam_lightning.data.sampled_order import BalancedSampler, SampledOrder
 from cbam_lightning.data.transforms import EvalTransform
 from cbam_lightning.seeding import Stream, derive_seed, seed_all
 
@@ -24,6 +29,18 @@ class ImageDataModule(BaseDataModule):
     """Base of the data modules of classification; ``val_fraction`` holds out a part of each class.
 
     Args:
+        train_transform: A transform of ``torchvision.transforms.v2``, any other class with ``__call__``, or a
+            list of them, instead of this module's own cropping and flipping, whose options then do nothing.
+            It gets the decoded image, a uint8 tensor (C, H, W), and returns such a tensor, or floats in
+            [0, 1]; normalising comes afterwards. What is not of the network's size then is resized, and its
+            centre cut. Random numbers of torch, NumPy and Python follow from the seed, the epoch and the
+            image.
+        eval_transform: The same for validation, test and prediction, instead of resizing and cutting there.
+        balanced: Whether to draw the images of an epoch with replacement, so that all classes are seen
+            equally often: first a class, then an image of it. An epoch stays as long as it is.
+        sampler: Class of a ``torch.utils.data.Sampler`` that says which images an epoch has, and in which
+            order. It is built for every epoch, from the training data, which have ``labels``; random numbers
+            come from the global generators, which are seeded, and ``set_epoch`` is called if it has that.
         mixup_alpha: Parameter of mixup's Beta distribution (https://arxiv.org/abs/1710.09412); 0 turns it
             off.
         cutmix_alpha: The same for cutmix (https://arxiv.org/abs/1905.04899); with both on, each batch gets
@@ -33,13 +50,29 @@ class ImageDataModule(BaseDataModule):
     Attributes:
         size_px: Height and width of the network's input.
         eval_resize_px: Length to which evaluation resizes the shorter side before it cuts the centre.
+        any_float: Whether floats of the user's may have any value, because they are normalised already.
     """
 
     size_px: int
     eval_resize_px: int
+    any_float: bool = False
 
-    def __init__(self, *, mixup_alpha: float = 0.0, cutmix_alpha: float = 0.0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        train_transform: TransformOption = None,
+        eval_transform: TransformOption = None,
+        balanced: bool = False,
+        sampler: Callable[[Dataset[Any]], Sampler[int]] | None = None,
+        mixup_alpha: float = 0.0,
+        cutmix_alpha: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        self.train_transform = as_steps("train_transform", train_transform)
+        self.eval_transform = as_steps("eval_transform", eval_transform)
+        require(not (balanced and sampler), "balanced", balanced, "false, as the sampler chooses the images")
+        self.sampler = BalancedSampler if balanced else sampler
         require(mixup_alpha >= 0, "mixup_alpha", mixup_alpha, "0 or more")
         require(cutmix_alpha >= 0, "cutmix_alpha", cutmix_alpha, "0 or more")
         self.mixup_alpha = mixup_alpha
@@ -57,8 +90,28 @@ class ImageDataModule(BaseDataModule):
         """Make the data set of an image file, or of the image files in a folder; no class is known."""
         paths = find_predict_files(Path(path))
         labels = torch.full((len(paths),), -1)
-        transform = EvalTransform(self.size_px, self.eval_resize_px)
-        return FileDataset(paths, labels, transform, self.in_channels, self.size_px)
+        usual = EvalTransform(self.image_size[0], self.eval_resize_px)
+        transform = self.own_transform("predict") or usual
+        return FileDataset(paths, labels, transform, self.in_channels, self.image_size[0])
+
+    def own_transform(self, split: Split) -> OwnTransform | None:
+        """Return the user's transform for a split, if there is one."""
+        option = "train_transform" if split == "train" else "eval_transform"
+        steps = getattr(self, option)
+        if steps is None:
+            return None
+        return OwnTransform(f"--data.{option}", steps, self.in_channels, self.image_size, self.any_float)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images that the network gets."""
+        return self.size_px, self.size_px
+
+    def train_order(self, dataset: SplitDataset) -> TrainOrder:
+        """Return the order of training: that of the sampler, or else every image once."""
+        if self.sampler is None:
+            return super().train_order(dataset)
+        return SampledOrder(dataset, self.device_batch_size, self.seed, *self._devices, sampler=self.sampler)
 
     def on_before_batch_transfer(self, batch: Batch | FileBatch, dataloader_idx: int) -> Batch:
         """Take the unreadable files out of a batch and deal with them here, in the main process.

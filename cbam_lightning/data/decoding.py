@@ -55,7 +55,7 @@ def decode_image(data: bytes, channels: Literal[1, 3]) -> Tensor:
             check_aspect_ratio(*file.size)
             if file.format == "JPEG" and file.mode in _TORCHVISION_JPEG_MODES:
                 return _decode_jpeg(data, channels)
-            pixels = _to_uint8(ImageOps.exif_transpose(file), channels)
+            return from_pillow(file, channels)
     except UndecodableError:
         raise
     except UnidentifiedImageError as error:
@@ -64,7 +64,19 @@ def decode_image(data: bytes, channels: Literal[1, 3]) -> Tensor:
     # Damaged files make Pillow's plugins raise nearly anything: OSError, SyntaxError, struct.error, ...
     except Exception as error:
         raise UndecodableError(" ".join(str(error).split()) or type(error).__name__) from error
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def from_pillow(image: Image.Image, channels: Literal[1, 3]) -> Tensor:
+    """Convert an image of any of Pillow's modes, as ``decode_image`` does.
+
+    Returns:
+        uint8 (channels, H, W) in [0, 255].
+
+    Raises:
+        UndecodableError: Its values have no fixed range, or one side is over 100 times the other.
+    """
+    check_aspect_ratio(*image.size)
+    return torch.from_numpy(_to_uint8(ImageOps.exif_transpose(image), channels)).permute(2, 0, 1)
 
 
 def check_aspect_ratio(width: int, height: int) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cbam_lightning.data.class_folders import (
     ClassFolderModule,
-    imagenet_statistics,
+    channel_statistics,
     require_same_classes,
 )
 from cbam_lightning.data.options import require
@@ -59,16 +59,12 @@ class ImageFolder(ClassFolderModule):
         largest = 1 - self.val_fraction
         allowed = f"more than 0, and less than 1 - val_fraction = {largest:g}"
         require(0 < test_fraction < largest, "test_fraction", test_fraction, allowed)
-        require(in_channels in (1, 3), "in_channels", in_channels, "1 or 3")
         self.test_fraction = test_fraction
         given = images_per_class is None or images_per_class >= 1
         require(given, "images_per_class", images_per_class, "1 or more, or null")
         self.images_per_class = images_per_class
         self.in_channels = in_channels
-        usual_mean, usual_std = imagenet_statistics(in_channels)
-        self.mean = usual_mean if mean is None else _per_channel("mean", mean, in_channels)
-        self.std = usual_std if std is None else _per_channel("std", std, in_channels)
-        require(min(self.std) > 0, "std", self.std, "values more than 0")
+        self.mean, self.std = channel_statistics(mean, std, in_channels)
         self.dataset_name = f"image_folder:{self.source.name}"
         self._train = "train" if self.source.classes("train") else ""
         self._held_out = self._find_held_out()
@@ -133,8 +129,3 @@ def _class_names(source: ImageSource, part: str) -> tuple[str, ...]:
         )
         raise UsageError(message)
     return names
-
-
-def _per_channel(name: str, given: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    require(len(given) == channels, name, given, f"one value for each of the {channels} channels")
-    return tuple(given)

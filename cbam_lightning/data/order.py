@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DistributedSampler
 
 from cbam_lightning.data.batch import Draw, SplitDataset
@@ -80,16 +82,35 @@ class TrainOrder(BatchOrder):
     @property
     def num_images(self) -> int:
         """Images that this device sees in an epoch."""
-        share = len(self.images) // self.num_replicas
+        share = self.num_drawn // self.num_replicas
         return share // self.batch_size * self.batch_size or share
+
+    @property
+    def num_drawn(self) -> int:
+        """Images in an epoch of all devices together."""
+        return len(self.images)
 
     def __len__(self) -> int:
         return -(-self.num_images // self.batch_size)
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        generator = torch.Generator().manual_seed(derive_seed(Stream.ORDER, self.run_seed, self.epoch))
-        share = self.images.train_share(generator, self.num_replicas, self.rank)[: self.num_images].numpy()
+        indices, keys = self.own_share()
         base = derive_seed(Stream.IMAGES, self.run_seed, self.epoch)
-        for start in range(self.first_batch * self.batch_size, len(share), self.batch_size):
-            indices = share[start : start + self.batch_size]
-            yield list(map(Draw, indices.tolist(), image_seeds(base, indices).tolist()))
+        for start in range(self.first_batch * self.batch_size, self.num_images, self.batch_size):
+            batch = slice(start, min(start + self.batch_size, self.num_images))
+            yield list(map(Draw, indices[batch].tolist(), image_seeds(base, keys[batch]).tolist()))
+
+    def own_share(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return this device's part of the epoch.
+
+        Returns:
+            (K,), at least ``num_images`` positions in the data set; and (K,), what makes the seed of each.
+        """
+        generator = torch.Generator().manual_seed(self.order_seed)
+        share = self.images.train_share(generator, self.num_replicas, self.rank).numpy()
+        return share, share
+
+    @property
+    def order_seed(self) -> int:
+        """The seed of the epoch's order, the same on all devices."""
+        return derive_seed(Stream.ORDER, self.run_seed, self.epoch)

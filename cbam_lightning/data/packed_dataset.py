@@ -107,6 +107,7 @@ class PackedDataset(TransformedDataset):
         self.files = files
         self.positions = positions
         self.is_sparse = len(positions) < SPARSE_SHARE * len(files.places)
+        self.is_streamed = files.store.is_remote and not self.is_sparse
         self._shards: OrderedDict[int, Shard] = OrderedDict()  # the longest unused first
 
     def read(self, index: int) -> Tensor | BadImage:

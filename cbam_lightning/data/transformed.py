@@ -8,12 +8,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cbam_lightning.data.batch import BadImage, Draw, FileBatch, ImageDataset, as_index
+from cbam_lightning.data.own_transforms import OwnTransform
 from cbam_lightning.data.transforms import Transform, stack
-from cbam_lightning.seeding import spared_generator
+from cbam_lightning.seeding import image_seeds, spared_generator, spared_generators
 
 MAX_DEFAULT_WORKERS = 8
 
@@ -23,7 +25,7 @@ class TransformedDataset(ImageDataset):
 
     Args:
         labels: int64 (M,), the class of each image.
-        transform: From uint8 (C, H, W) of any size to uint8 (C, size_px, size_px).
+        transform: From uint8 (C, H, W) of any size to (C, size_px, size_px), uint8 or float32 in [0, 1].
         channels: C, 1 for grey values or 3 for RGB.
         size_px: Height and width after the transform.
     """
@@ -44,6 +46,7 @@ class TransformedDataset(ImageDataset):
         images: list[Tensor] = []
         kept: list[int] = []
         bad: list[BadImage] = []
+        own_code = isinstance(self.transform, OwnTransform)
         for item in indices:
             index = item.position if isinstance(item, Draw) else item
             image = self.read(index)
@@ -52,7 +55,7 @@ class TransformedDataset(ImageDataset):
                 if image.errno is not None:
                     break  # the run ends with this one, and a store that is out of reach takes long to say so
             else:
-                with drawing(item):
+                with drawing(item, own_code):
                     images.append(self.transform(image))
                 kept.append(index)
         kept_index = as_index(kept)
@@ -61,13 +64,23 @@ class TransformedDataset(ImageDataset):
 
 
 @contextmanager
-def drawing(item: int | Draw) -> Iterator[None]:
-    """Let torch's global generator give the random numbers of an image, if it was drawn for training."""
-    if not isinstance(item, Draw):
-        yield
-        return
-    with spared_generator() as generator:
-        generator.manual_seed(item.seed)
+def drawing(item: int | Draw, own_code: bool = False) -> Iterator[None]:
+    """Let torch's global generator give the random numbers of an image, if it was drawn for training.
+
+    Args:
+        item: The image.
+        own_code: Whether code of the user's runs. Then all global generators give the image's numbers, in
+            evaluation those of its position, and none has moved on afterwards.
+    """
+    if own_code:
+        seed = item.seed if isinstance(item, Draw) else int(image_seeds(0, np.array([item]))[0])
+        with spared_generators(seed):
+            yield
+    elif isinstance(item, Draw):
+        with spared_generator() as generator:
+            generator.manual_seed(item.seed)
+            yield
+    else:
         yield
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.transforms.v2.functional import to_dtype
 
 Transform = Callable[[Tensor], Tensor]
 Box = tuple[int, int, int, int]
@@ -133,9 +134,12 @@ def stack(images: list[Tensor]) -> Tensor:
     """Stack images of one size into a batch, in the layout in which they are.
 
     Args:
-        images: At least one uint8 (C, H, W).
+        images: At least one (C, H, W), uint8 or float32 in [0, 1].
 
     Returns:
-        uint8 (N, C, H, W); the values of a pixel lie side by side, as nothing in a worker needs them apart.
+        (N, C, H, W), float32 if any of them is; the values of a pixel lie side by side, as nothing in a
+        worker needs them apart.
     """
+    if len({image.dtype for image in images}) > 1:
+        images = [to_dtype(image, torch.float32, scale=True) for image in images]
     return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)

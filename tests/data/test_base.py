@@ -171,6 +171,10 @@ def test_bad_options_are_refused(options, message):
 
 
 COMMON = {
+    "train_transform": {"class_path": "tests.data.own.Solarise", "init_args": {"threshold": 3}},
+    "eval_transform": {"class_path": "tests.data.own.Solarise", "init_args": {"threshold": 9}},
+    "balanced": True,
+    "sampler": {"class_path": "tests.data.own.Some", "init_args": {"count": 5}},
     "batch_size": 7,
     "global_batch_size": 14,
     "num_workers": 1,
@@ -183,6 +187,7 @@ COMMON = {
 }
 ARRAY = {"root": "here", "download": True, "crop_padding_px": 3, "hflip": False}
 FILES = {"root": "here", "size_px": 64, "crop_scale": (0.2, 0.9), "hflip": False}
+PARTS, PHOTOS = ("train", "val", "test"), {"count": 3, "width": 24, "height": 20}
 OPTIONS = {
     "FashionMNIST": ARRAY | {"source": "full"},
     "CIFAR10": ARRAY,
@@ -190,13 +195,18 @@ OPTIONS = {
     "ImageNet": FILES,
     "ImageFolder": FILES
     | {"in_channels": 1, "mean": (0.5,), "std": (0.2,), "test_fraction": 0.3, "images_per_class": 2},
+    "TorchDataset": {
+        **{name: FILES[name] for name in ("size_px", "crop_scale", "hflip")},
+        **{"in_channels": 1, "mean": (0.5,), "std": (0.2,), "num_classes": 2, "class_names": ["cat", "dog"]},
+        **{part: {"class_path": "tests.data.own.Photos", "init_args": PHOTOS} for part in PARTS},
+    },
 }
 
 
 @pytest.fixture
 def parser():
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(ImageDataModule, "data")
+    parser.add_subclass_arguments(ImageDataModule, "data", fail_untyped=False)  # as in the command
     return parser
 
 
@@ -209,7 +219,7 @@ def test_every_option_is_set_from_yaml_and_none_is_forgotten(parser, name):
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_an_unknown_option_is_refused(parser, name):
-    required = {"root": "here"}
+    required = {option: OPTIONS[name][option] for option in OPTIONS[name].keys() & {"root", "train"}}
     with pytest.raises(ArgumentError, match="batchsize"):
         parser.parse_object({"data": {"class_path": name, "init_args": required | {"batchsize": 7}}})
 

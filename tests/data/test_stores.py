@@ -99,6 +99,16 @@ def test_only_what_has_to_be_fetched_is_ordered_by_shards(pets, bucket):
     assert orders[1].sort().values.tolist() == list(range(24))
 
 
+def test_images_in_a_bucket_are_not_drawn_all_over(pets, bucket, monkeypatch):
+    bucket.add_folder(pets, "bucket/pets")
+    assert len(list(ImageFolder("packed", **SMALL, balanced=True, batch_size=8).train_dataloader())) == 3
+    remote = ImageFolder("s3://bucket/pets", **SMALL, balanced=True)
+    with pytest.raises(UsageError, match="fetched from an object store shard by shard; copy it to this mach"):
+        remote.train_dataloader()
+    monkeypatch.setattr(packed_dataset, "SPARSE_SHARE", 0.9)  # then each image is read by itself
+    assert len(ImageFolder("s3://bucket/pets", **SMALL, balanced=True, batch_size=8).train_dataloader()) == 3
+
+
 def test_few_images_are_read_without_their_shards(pets, bucket, monkeypatch):
     monkeypatch.setattr(packed_dataset, "SPARSE_SHARE", 0.15)
     bucket.add_folder(pets, "bucket/pets")

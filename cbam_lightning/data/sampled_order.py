@@ -1,0 +1,121 @@
+"""The order of training where a sampler chooses the images of an epoch, some of them several times."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from cbam_lightning.data.batch import SplitDataset
+from cbam_lightning.data.order import TrainOrder
+from cbam_lightning.errors import UsageError
+from cbam_lightning.seeding import spared_generators
+
+
+class BalancedSampler(Sampler[int]):
+    """As many draws as there are images, with replacement: first a class, then an image of it, uniformly.
+
+    The random numbers come from torch's global generator.
+
+    Args:
+        images: The training images, with ``labels``; a class without any is not drawn.
+    """
+
+    def __init__(self, images: Any) -> None:
+        self.labels: Tensor = images.labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __iter__(self) -> Iterator[int]:
+        sizes = self.labels.bincount()
+        present = sizes.nonzero()[:, 0]
+        classes = present[torch.randint(len(present), (len(self),))]
+        places = (torch.rand(len(self), dtype=torch.float64) * sizes[classes]).long()
+        starts = sizes.cumsum(0) - sizes
+        return iter(self.labels.argsort(stable=True)[starts[classes] + places].tolist())
+
+
+class SampledOrder(TrainOrder):
+    """The images that a sampler gives, of which the devices take turns.
+
+    What the sampler gives follows from the run's seed and the epoch: it is made for every epoch, after the
+    global generators were seeded. An image that is drawn twice is augmented in two ways, because its seed
+    follows from the place in the epoch.
+
+    Args:
+        dataset: The images.
+        batch_size: Images in a batch of this device.
+        seed: Of the run.
+        num_replicas: Number of devices.
+        rank: Which of them this is.
+        sampler: Makes the sampler from the data set.
+
+    Raises:
+        UsageError: The images come from an object store, shard by shard.
+    """
+
+    def __init__(
+        self,
+        dataset: SplitDataset,
+        batch_size: int,
+        seed: int,
+        num_replicas: int = 1,
+        rank: int = 0,
+        *,
+        sampler: Callable[[Dataset[Any]], Sampler[int]],
+    ) -> None:
+        if dataset.is_streamed:
+            message = (
+                "--data.balanced and --data.sampler draw images all over the data set, and this one is "
+                "fetched from an object store shard by shard; copy it to this machine, or leave them out."
+            )
+            raise UsageError(message)
+        super().__init__(dataset, batch_size, seed, num_replicas, rank)
+        self.make_sampler = sampler
+        self._drawn: tuple[int, NDArray[np.int64]] | None = None
+
+    @property
+    def num_drawn(self) -> int:
+        """Images that the sampler gives in this epoch."""
+        return len(self._positions())
+
+    def own_share(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return this device's part of the epoch, and the places of its images in the whole."""
+        drawn = self._positions()
+        return drawn[self.rank :: self.num_replicas], np.arange(self.rank, len(drawn), self.num_replicas)
+
+    def _positions(self) -> NDArray[np.int64]:
+        """Return what the sampler gives in this epoch, on all devices together."""
+        if self._drawn is None or self._drawn[0] != self.epoch:
+            self._drawn = self.epoch, self._draw()
+        return self._drawn[1]
+
+    def _draw(self) -> NDArray[np.int64]:
+        with spared_generators(self.order_seed):
+            sampler: Any = self.make_sampler(self.images)
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(self.epoch)
+            given = list(sampler)
+        title = f"--data.sampler {type(sampler).__name__}"
+        if len(given) < self.num_replicas:
+            message = f"{title} gave {len(given)} images; allowed: at least one for each device."
+            raise UsageError(message)
+        return np.array([_position(item, len(self.images), title) for item in given], dtype=np.int64)
+
+
+def _position(item: object, num_images: int, title: str) -> int:
+    try:
+        position = operator.index(item)  # type: ignore[arg-type]
+    except TypeError:
+        position = -1
+    if not 0 <= position < num_images:
+        message = f"{title} gave {item!r:.80}; allowed: positions from 0 to {num_images - 1}, one at a time."
+        raise UsageError(message)
+    return position
