@@ -56,6 +56,7 @@ def quieten() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",  # of a run that goes on
         ".*does not have many workers.*",  # images in memory are cut in the main process, a batch at a time
         ".*The dirpath has changed from.*",  # evaluating the checkpoint of another run is what one does
+        ".*your dataloader is not resumable.*",  # Survival reads again what was trained on
         ".*LeafSpec.*is deprecated.*",
     ):
         warnings.filterwarnings("ignore", text)

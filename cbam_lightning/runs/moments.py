@@ -70,7 +70,9 @@ def prepare_loops(trainer: Trainer, moment: Moment) -> None:
         fit_loop.epoch_loop.batch_progress.total.reset_on_restart()
     # still there if something had asked for trainer.estimated_stepping_batches
     # (https://github.com/Lightning-AI/pytorch-lightning/issues/20550)
-    fit_loop._load_combined_loader_states()
+    if fit_loop._combined_loader_states_to_load and fit_loop._data_fetcher is not None:
+        fit_loop._load_combined_loader_states()
+        iter(fit_loop._data_fetcher)  # it may have read ahead
 
 
 def prepare_logging(trainer: Trainer, moment: str | None) -> None:

@@ -184,6 +184,15 @@ class Manual(Plain):
         return optimisers, [torch.optim.lr_scheduler.StepLR(optimisers[0], 1)]
 
 
+class Estimating(Plain):
+    """Asks how long the training will be, for which Lightning reads the data before it loads its progress."""
+
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        steps = int(self.trainer.estimated_stepping_batches)
+        return [optimizer], [torch.optim.lr_scheduler.LinearLR(optimizer, total_iters=steps)]
+
+
 class Break(Callback):
     """Send SIGTERM once, at the end of a batch."""
 
@@ -245,6 +254,11 @@ def test_whatever_the_data_are(name):
 @pytest.mark.parametrize("place", [(1, 5, "train"), (0, 3, "val"), (0, 5, "val")], ids=str)
 def test_wherever_it_stops(name, place):
     check(Plain, lambda: Data(name), place)
+
+
+@pytest.mark.parametrize("name", ["shuffled", "stream"])
+def test_a_training_that_knows_its_length(name):
+    check(Estimating, lambda: Data(name), (1, 2, "train"), max_steps=15)
 
 
 def test_several_optimisers_that_the_module_steps_itself():
