@@ -28,7 +28,7 @@ class DropoutNet(nn.Sequential):
         super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))
 
 
-class Crash(Exception):
+class Crash(BaseException):
     """The power is gone."""
 
 
