@@ -8,6 +8,7 @@ from __future__ import annotations
 import pydoc
 from argparse import SUPPRESS, ArgumentError
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,18 @@ class TrainerCLI(LightningCLI):
         parser.callback_keys.append("checkpoint")
         parser.set_defaults(_DEFAULTS)
         for source, target in _LINKS.items():
-            parser.link_arguments(f"data.{source}", f"model.init_args.{target}", apply_on="instantiate")
+            # of the whole data module: for an attribute that it lacks, jsonargparse would print the module,
+            # and Lightning reads all the data for that
+            parser.link_arguments(
+                "data",
+                f"model.init_args.{target}",
+                compute_fn=partial(self._told_by_data, source, target),
+                apply_on="instantiate",
+            )
+
+    def _told_by_data(self, source: str, target: str, data: LightningDataModule | None) -> Any:
+        """Return what the data say; where they say nothing, what was typed or is the default."""
+        return getattr(data, source) if hasattr(data, source) else self._model_options().get(target)
 
     def _parse_ckpt_path(self) -> None:
         """Let a checkpoint fill in what the user left open; Lightning's own lets it win over the user.
@@ -230,7 +242,7 @@ class TrainerCLI(LightningCLI):
         return callbacks
 
     def _model_options(self) -> Any:
-        return self.config[self.subcommand]["model"].get("init_args") or {}
+        return self.config[self.config["subcommand"]]["model"].get("init_args") or {}
 
     def _untold(self) -> set[str]:
         """Return the options of the model that data of ours would decide, and these data do not."""
