@@ -5,9 +5,11 @@ Importing the tasks and the data modules here is what lets YAML and the command 
 
 from __future__ import annotations
 
-import pydoc
+import operator
 from argparse import SUPPRESS, ArgumentError
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,20 +21,24 @@ from pytorch_lightning.trainer import Trainer
 
 import cbam_lightning.data  # noqa: F401
 from cbam_lightning import __version__
+from cbam_lightning.class_defaults import leave_out_defaults
 from cbam_lightning.cli_errors import broken_yaml, explain
 from cbam_lightning.errors import RunStopped, UsageError
+from cbam_lightning.monitors import AUTO, TrainingStart, resolve_monitor
 from cbam_lightning.runs.box_pictures import BoxPictures
 from cbam_lightning.runs.checkpointing import AtomicCheckpointIO, SaveOptions
 from cbam_lightning.runs.class_pictures import ClassPictures
 from cbam_lightning.runs.detections import DetectionWriter
 from cbam_lightning.runs.directory import RunDirectory, RunOptions, experiment_name
+from cbam_lightning.runs.half_made import NewFolders
 from cbam_lightning.runs.predictions import PredictionWriter
 from cbam_lightning.runs.record import RunRecord
 from cbam_lightning.runs.report import fit_report
 from cbam_lightning.runs.resuming import Survival, read_points
 from cbam_lightning.runs.tracking import WandbOptions, build_loggers, finish_wandb
-from cbam_lightning.tasks import Classifier, Detector
+from cbam_lightning.tasks import Detector
 from cbam_lightning.tasks.layer_sync import BatchNormSync
+from cbam_lightning.trainer_parts import Parts, as_mistake, refuse_checkpoint_io
 from cbam_lightning.trainer_setup import import_modules, refuse_functions, require_known_class
 from cbam_lightning.weights import read_training_state
 
@@ -56,8 +62,8 @@ _WEIGHTS = ("weights", "backbone_weights")
 _CLASSIFIER = "cbam_lightning.tasks.Classifier"
 _DEFAULTS = {
     "model": {"class_path": _CLASSIFIER},
-    "checkpoint.monitor": "auto",  # the figure that the model's class names
-    "checkpoint.mode": "max",
+    "checkpoint.monitor": AUTO,
+    "checkpoint.mode": AUTO,
     "checkpoint.filename": "best",
     "checkpoint.enable_version_counter": False,
 }
@@ -74,6 +80,8 @@ class TrainerCLI(LightningCLI):
     def __init__(self, args: Sequence[str], resumed: RunDirectory | None = None) -> None:
         self._args = list(args)
         self._resumed = resumed
+        self._start = TrainingStart()
+        self._new_folders: NewFolders | None = None
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -110,6 +118,7 @@ class TrainerCLI(LightningCLI):
             self.config = parser.parse_args(args)
         except ArgumentError as error:
             raise UsageError(explain(str(error), self._options(), configs)) from None
+        leave_out_defaults(self.config[self.config["subcommand"]])
         refuse_functions(self.config[self.config["subcommand"]])
 
     def _options(self) -> list[str]:
@@ -160,6 +169,14 @@ class TrainerCLI(LightningCLI):
         init_args = self.config[command]["model"]["init_args"]
         _set(init_args, {name: None for name in _WEIGHTS if name in init_args})
 
+    def _add_instantiators(self) -> None:
+        """Let whatever cannot be made say which option names it."""
+        super()._add_instantiators()
+        self._parts = Parts(self.config[self.config["subcommand"]])
+        self.parser.add_instantiator(operator.call, object)
+        for key, instantiator in self.parser._instantiators.items():
+            self.parser._instantiators[key] = self._parts.watched(instantiator)
+
     def before_instantiate_classes(self) -> None:
         """Import the user's modules, and name the experiment, in the saved configuration, too."""
         config = self.config[self.subcommand]
@@ -167,9 +184,8 @@ class TrainerCLI(LightningCLI):
         if config["run"]["experiment"] is None:
             config["run"]["experiment"] = experiment_name([str(path) for path in config.get("config") or []])
         self.experiment: str = config["run"]["experiment"]
-        if config["checkpoint"]["monitor"] == _DEFAULTS["checkpoint.monitor"]:
-            model_class = pydoc.locate(config["model"]["class_path"])
-            config["checkpoint"]["monitor"] = getattr(model_class, "monitor", Classifier.monitor)
+        self._chosen_mode = config["checkpoint"]["mode"]
+        resolve_monitor(config)
         init_args = config["model"].get("init_args", {})
         self._weights = {name: init_args[name] for name in _WEIGHTS if self._resumed and name in init_args}
         if self._resumed and self._resumed.last.is_file():
@@ -180,7 +196,13 @@ class TrainerCLI(LightningCLI):
         """Build the trainer around the run's directory."""
         options: RunOptions = self._get(self.config_init, "run")
         self.run_options = RunOptions(**vars(options))
+        # saved as given: for another figure the other may be better
+        self.config[self.subcommand]["checkpoint"]["mode"] = self._chosen_mode
         self.run = self._resumed or self._new_run()
+        with self._mistakes(as_mistake):
+            return self._build_trainer(**kwargs)
+
+    def _build_trainer(self, **kwargs: Any) -> Trainer:
         if self.subcommand == "fit":
             self.run.occupy()
         points = read_points(self.run) if self._resumed else {}
@@ -189,6 +211,7 @@ class TrainerCLI(LightningCLI):
             self.checkpoint.dirpath = str(self.run.checkpoints.absolute())
 
         trainer = dict(self._get(self.config_init, "trainer"))
+        refuse_checkpoint_io(_as_list(trainer.get("plugins")))
         if trainer.get("default_root_dir") is None:
             kwargs["default_root_dir"] = str(self.run.path)
         self._checkpoint_io = AtomicCheckpointIO()
@@ -209,6 +232,8 @@ class TrainerCLI(LightningCLI):
     def _new_run(self) -> RunDirectory:
         """Make the run's directory, or go on with the training of the name that was given."""
         options, fits = self.run_options, self.subcommand == "fit"
+        folder = Path(options.root) / self.experiment
+        self._new_folders = NewFolders(folder / options.name if fits and options.name else folder)
         run = RunDirectory.create(options.root, self.experiment, options.name if fits else None)
         if fits and options.name and run.last.is_file():
             self._resumed = run
@@ -225,6 +250,7 @@ class TrainerCLI(LightningCLI):
         callbacks += [
             RunRecord(parser, config, self.run, self.experiment, __version__),
             BoxPictures(self.run) if detects else ClassPictures(self.run),
+            self._start,
         ]
         if self.subcommand == "predict":
             callbacks.append(DetectionWriter(self.run) if detects else PredictionWriter(self.run))
@@ -276,6 +302,10 @@ class TrainerCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it, and end the tracking whatever happens."""
+        with self._mistakes(partial(self._parts.mistake, trainer=self.trainer)):
+            self._run_tracked(subcommand)
+
+    def _run_tracked(self, subcommand: str) -> None:
         exit_code = 1
         try:
             super()._run_subcommand(subcommand)
@@ -285,6 +315,19 @@ class TrainerCLI(LightningCLI):
             raise
         finally:
             finish_wandb(exit_code)
+
+    @contextmanager
+    def _mistakes(self, find: Callable[[Exception], UsageError | None]) -> Iterator[None]:
+        """Turn the user's errors into a ``UsageError``, and leave nothing of a run that never began."""
+        try:
+            yield
+        except Exception as error:
+            mistake = error if isinstance(error, UsageError) else find(error)
+            if mistake and self._new_folders and not self._start.has_trained:
+                self._new_folders.take_back(self.run.path)
+            if mistake is None or mistake is error:
+                raise
+            raise mistake from error
 
 
 def _set(arguments: Any, values: Mapping[str, Any]) -> None:

@@ -124,6 +124,11 @@ class Classifier(ImageTask):
         self.test_metrics = metrics.clone(prefix="test/")
         self.val_loss, self.test_loss = MeanLoss(), MeanLoss()
 
+    @property
+    def train_keys(self) -> set[str]:
+        """The figures that training logs."""
+        return {"train/loss", *self.train_metrics.keys()}
+
     def _load(self, start: Checkpoint, source: str, strict: bool) -> None:
         """Start from the weights, with a new classifier if the classes are others."""
         theirs = start.header.class_names

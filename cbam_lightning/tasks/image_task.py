@@ -14,8 +14,8 @@ from cbam_lightning.data.base import BaseDataModule
 from cbam_lightning.errors import UsageError
 from cbam_lightning.tasks.compatibility import require_same_network
 from cbam_lightning.tasks.finetuning import divide_by_stage
+from cbam_lightning.tasks.optimizers import backbone_modules, parameter_groups, scale_learning_rate
 from cbam_lightning.tasks.optimizers import freeze as freeze_modules
-from cbam_lightning.tasks.optimizers import parameter_groups, scale_learning_rate
 from cbam_lightning.tasks.schedules import Schedule, WarmupCosine, max_epochs, steps_per_epoch
 
 
@@ -49,6 +49,11 @@ class ImageTask(LightningModule):
         self.decay_norm_and_bias = decay_norm_and_bias
         self._new_classifier: str | None = None
         self._frozen: list[nn.Module] = []
+
+    @property
+    def backbone(self) -> nn.ModuleList:
+        """Everything but the classifier, as ``BackboneFinetuning`` asks for; registered nowhere else."""
+        return nn.ModuleList(backbone_modules(self.network))
 
     def complete_hyperparameters(self, names: Mapping[str, Any]) -> None:
         """Make the hyperparameters plain and complete, so that a checkpoint needs no other file.

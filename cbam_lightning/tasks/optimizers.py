@@ -54,12 +54,10 @@ def freeze(network: nn.Module, pattern: str) -> list[nn.Module]:
     Raises:
         UsageError: The pattern fits no module.
     """
-    named = [(name, module) for name, module in network.named_modules() if name]
     if pattern == "backbone":
-        spared = set(dict(named).get(classifier_name(network), nn.Identity()).modules())
-        frozen = [m for _, m in named if m not in spared and spared.isdisjoint(m.modules())]
+        frozen = backbone_modules(network)
     else:
-        frozen = [m for name, m in named if fnmatch(name, pattern)]
+        frozen = [m for name, m in network.named_modules() if name and fnmatch(name, pattern)]
     if not frozen:
         names = ", ".join(name for name, _ in network.named_children())
         message = (
@@ -69,6 +67,13 @@ def freeze(network: nn.Module, pattern: str) -> list[nn.Module]:
     for parameter in _parameters(frozen):
         parameter.requires_grad_(False)
     return frozen
+
+
+def backbone_modules(network: nn.Module) -> list[nn.Module]:
+    """Return every module of a network that neither is, nor is in, nor holds its classifier."""
+    named = {name: module for name, module in network.named_modules() if name}
+    spared = set(named.get(classifier_name(network), nn.Identity()).modules())
+    return [m for m in named.values() if m not in spared and spared.isdisjoint(m.modules())]
 
 
 def _parameters(modules: Iterable[nn.Module]) -> Iterable[nn.Parameter]:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LRSchedulerCallable
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torch.utils.data import DistributedSampler
@@ -36,6 +37,15 @@ class Schedule(ABC):
         Returns:
             Lightning's ``lr_scheduler`` configuration.
         """
+
+
+class _FactorLR(LambdaLR):
+    """A ``LambdaLR`` that leaves alone the groups of parameters that an optimiser gets later."""
+
+    def get_lr(self) -> list[float | Tensor]:
+        """Return the learning rate of each group."""
+        own = super().get_lr()
+        return own + [group["lr"] for group in self.optimizer.param_groups[len(own) :]]
 
 
 class _FactorSchedule(Schedule):
@@ -73,9 +83,9 @@ class _FactorSchedule(Schedule):
         return self._decay(epoch, max_epochs)
 
     def build(self, optimizer: Optimizer, steps_per_epoch: int, max_epochs: float) -> dict[str, Any]:
-        """Attach the schedule as a ``LambdaLR``, whose state is the count of its steps alone."""
+        """Attach the schedule as a scheduler whose state is the count of its steps alone."""
         unit = steps_per_epoch if self.interval == "step" else 1
-        scheduler = LambdaLR(optimizer, lambda count: self.factor(count / unit, max_epochs))
+        scheduler = _FactorLR(optimizer, lambda count: self.factor(count / unit, max_epochs))
         return {"scheduler": scheduler, "interval": self.interval}
 
 
