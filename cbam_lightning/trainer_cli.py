@@ -15,7 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import LightningDataModule, LightningModule
-from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.callbacks import (
+    BatchSizeFinder,
+    LearningRateFinder,
+    LearningRateMonitor,
+    ModelCheckpoint,
+)
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.trainer import Trainer
 
@@ -59,6 +64,7 @@ _RESOLVED = (
 )
 # Where a model may start from.
 _WEIGHTS = ("weights", "backbone_weights")
+_FINDERS = (LearningRateFinder, BatchSizeFinder)
 _CLASSIFIER = "cbam_lightning.tasks.Classifier"
 _DEFAULTS = {
     "model": {"class_path": _CLASSIFIER},
@@ -225,8 +231,12 @@ class TrainerCLI(LightningCLI):
             )
         logs = bool(kwargs.get("logger") or trainer.get("logger"))
         own = self._callbacks(logs, bool(trainer.get("fast_dev_run")))
+        given = _as_list(trainer.get("callbacks"))
+        if self._resumed and self._resumed.last.is_file():
+            # what they found is in the checkpoint and in the configuration
+            given = [callback for callback in given if not isinstance(callback, _FINDERS)]
         # first, so that what others log at a moment comes after it is saved
-        kwargs["callbacks"] = [*own[:1], *_as_list(trainer.get("callbacks")), *own[1:]]
+        kwargs["callbacks"] = [*own[:1], *given, *own[1:]]
         return super().instantiate_trainer(**kwargs)
 
     def _new_run(self) -> RunDirectory:

@@ -60,12 +60,15 @@ class Survival(Callback):
         self._loader_states: list[dict[str, Any]] = []
         self._saved_step, self._saved_at_s = 0, time.monotonic()
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Know the seed before anything is saved, be it by a search for the learning rate."""
+        self._seed = run_seed()
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finish loading, and listen to signals."""
         self._signals.install(trainer)
         self._saved_at_s = time.monotonic()
         if self._restored is None:
-            self._seed = run_seed()
             return
         self._seed = self._restored["seed"]
         self._saved_step = trainer.global_step

@@ -49,6 +49,17 @@ class ImageTask(LightningModule):
         self.decay_norm_and_bias = decay_norm_and_bias
         self._new_classifier: str | None = None
         self._frozen: list[nn.Module] = []
+        self._found_lr: float | None = None
+
+    @property
+    def lr(self) -> float | None:
+        """What ``LearningRateFinder`` found; it takes the place of the optimiser's own learning rate."""
+        return self._found_lr
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self._found_lr = value
+        self.trainer.strategy.setup_optimizers(self.trainer)  # the schedule has to start from it
 
     @property
     def backbone(self) -> nn.ModuleList:
@@ -116,6 +127,11 @@ class ImageTask(LightningModule):
         """Put frozen modules into evaluation mode; the trainer keeps the mode it finds them in."""
         for module in self._frozen:
             module.eval()
+        if self._found_lr is not None:  # which Lightning has just set, whatever the schedule starts with
+            for config in self.trainer.lr_scheduler_configs:
+                scheduler = config.scheduler
+                for group, lr in zip(scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
+                    group["lr"] = lr
 
     def train(self, mode: bool = True) -> Self:
         """Switch to training, except for frozen modules, whose running statistics have to stay."""
@@ -134,7 +150,11 @@ class ImageTask(LightningModule):
     def configure_optimizers(self) -> Any:
         """Build the optimiser over what is not frozen, and the schedule over the length of the training."""
         optimizer = self.optimizer(parameter_groups(self.network, self.decay_norm_and_bias))
-        scale_learning_rate(optimizer, self.trainer, self.lr_batch_size)
+        if self._found_lr is None:
+            scale_learning_rate(optimizer, self.trainer, self.lr_batch_size)
+        else:
+            for group in optimizer.param_groups:
+                group["lr"] = self._found_lr
         divide_by_stage(optimizer, self.trainer)
         schedule = self.schedule or WarmupCosine()
         steps = steps_per_epoch(self.trainer)
