@@ -198,6 +198,19 @@ class TrainerCLI(LightningCLI):
             # the checkpoint has all values, and the files may be gone
             _set(init_args, dict.fromkeys(self._weights))
 
+    def instantiate_classes(self) -> None:
+        """Make everything, and say which part could not be made.
+
+        Raises:
+            UsageError: Of all the types that a value may have, jsonargparse tells of the last one.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if self._parts.failure is None or isinstance(error, UsageError):
+                raise
+            raise self._parts.failure  # noqa: B904 - which has its cause
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer around the run's directory."""
         options: RunOptions = self._get(self.config_init, "run")

@@ -38,11 +38,15 @@ class Parts:
 
     Args:
         config: Of the sub-command, nothing of it made yet.
+
+    Attributes:
+        failure: Why the last part that could not be made could not.
     """
 
     def __init__(self, config: Any) -> None:
         self._places = dict(_classes(config))
         self._made: list[tuple[Any, str]] = []
+        self.failure: UsageError | None = None
 
     def watched(self, instantiator: Callable[..., Any]) -> Callable[..., Any]:
         """Return an instantiator of jsonargparse whose errors say which option names the class."""
@@ -56,7 +60,8 @@ class Parts:
             except Exception as error:
                 if class_type.__module__.startswith("cbam_lightning.") or _is_ours(_calls(error)[1:]):
                     raise
-                raise _mistake(self._option(class_type), class_type, error) from error
+                self.failure = _mistake(self._option(class_type), class_type, error)
+                raise self.failure from error
             self._made.append((made, self._option(class_type)))
             return made
 
