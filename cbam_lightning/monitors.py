@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import BackboneFinetuning
 
 from cbam_lightning.errors import UsageError, unknown_name
 
@@ -51,6 +52,16 @@ class TrainingStart(Callback):
     def __init__(self) -> None:
         self.has_trained = False
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse what the trainer would divide by.
+
+        Raises:
+            UsageError: No batch makes a step.
+        """
+        if trainer.accumulate_grad_batches < 1:
+            message = f"accumulate_grad_batches is {trainer.accumulate_grad_batches}; allowed: 1 or more."
+            raise UsageError(message)
+
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse to wait for a figure that neither training nor validation logs.
 
@@ -65,6 +76,15 @@ class TrainingStart(Callback):
             if key not in logged:
                 kind = f"figure to watch, by {owner},"
                 raise unknown_name(kind, key, logged)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Unfreeze a backbone that was trained when the run stopped, which ``BackboneFinetuning`` forgets."""
+        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        waits = any(not parameter.requires_grad for group in groups for parameter in group["params"])
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            due = getattr(callback, "unfreeze_backbone_at_epoch", 0) <= trainer.current_epoch
+            if isinstance(callback, BackboneFinetuning) and waits and due:
+                callback.make_trainable(pl_module.backbone)
 
     def on_train_batch_end(self, *args: Any) -> None:
         """Note that there is something to keep from now on."""

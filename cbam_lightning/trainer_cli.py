@@ -180,8 +180,8 @@ class TrainerCLI(LightningCLI):
         super()._add_instantiators()
         self._parts = Parts(self.config[self.config["subcommand"]])
         self.parser.add_instantiator(operator.call, object)
-        for key, instantiator in self.parser._instantiators.items():
-            self.parser._instantiators[key] = self._parts.watched(instantiator)
+        known = self.parser._instantiators or {}
+        self.parser._instantiators = {key: self._parts.watched(make) for key, make in known.items()}
 
     def before_instantiate_classes(self) -> None:
         """Import the user's modules, and name the experiment, in the saved configuration, too."""

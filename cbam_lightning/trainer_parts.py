@@ -68,7 +68,8 @@ class Parts:
         return make
 
     def _option(self, class_type: type) -> str:
-        return next((option for option, known in self._places.items() if known is class_type), "")
+        places = (option for option, known in self._places.items() if known is class_type)
+        return next(places, "checkpoint")  # the one group that is a class of Lightning's by itself
 
     def mistake(self, error: Exception, trainer: Trainer) -> UsageError | None:
         """Return the error as that of the part whose method raised it; ``None`` if it is no part's."""
@@ -114,7 +115,7 @@ def _is_ours(calls: list[TracebackType]) -> bool:
 
 
 def _mistake(option: str, part: type, error: Exception) -> UsageError:
-    return UsageError(f"--{option or 'config'} {part.__name__}: {_said(error)}")
+    return UsageError(f"--{option} {part.__name__}: {_said(error)}")
 
 
 def _said(error: Exception) -> str:
@@ -165,7 +166,7 @@ def _parts_of(trainer: Trainer) -> Iterator[tuple[Any, str]]:
     """Return what the trainer made of names, such as ``simple``, and what the model made for it."""
     yield trainer.strategy, "trainer.strategy"
     yield trainer.precision_plugin, "trainer.precision"
-    yield trainer.profiler, "trainer.profiler"
+    yield trainer.profiler, "trainer.profiler"  # type: ignore[attr-defined]
     yield from ((logger, "trainer.logger") for logger in trainer.loggers)
     yield from ((optimizer, "model.optimizer") for optimizer in trainer.optimizers)
     yield from ((config.scheduler, "model.schedule") for config in trainer.lr_scheduler_configs)

@@ -74,9 +74,10 @@ class RunRecord(SaveConfigCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write down the size of a batch that was searched for: a resumed run does not search again."""
-        options = self.config["data"]["init_args"]
-        if any(isinstance(callback, BatchSizeFinder) for callback in trainer.callbacks):  # type: ignore[attr-defined]
-            options["batch_size"] = getattr(trainer.datamodule, "batch_size", options.get("batch_size"))
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        found = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
+        if found is not None and any(isinstance(callback, BatchSizeFinder) for callback in callbacks):
+            self.config["data"]["init_args"]["batch_size"] = found
             if trainer.is_global_zero:
                 self.save_config(trainer, pl_module, "fit")
 

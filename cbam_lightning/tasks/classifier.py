@@ -127,7 +127,7 @@ class Classifier(ImageTask):
     @property
     def train_keys(self) -> set[str]:
         """The figures that training logs."""
-        return {"train/loss", *self.train_metrics.keys()}
+        return {"train/loss", *map(str, self.train_metrics.keys())}
 
     def _load(self, start: Checkpoint, source: str, strict: bool) -> None:
         """Start from the weights, with a new classifier if the classes are others."""

@@ -70,10 +70,15 @@ def freeze(network: nn.Module, pattern: str) -> list[nn.Module]:
 
 
 def backbone_modules(network: nn.Module) -> list[nn.Module]:
-    """Return every module of a network that neither is, nor is in, nor holds its classifier."""
+    """Return the largest modules of a network that neither are, nor are in, nor hold its classifier."""
     named = {name: module for name, module in network.named_modules() if name}
-    spared = set(named.get(classifier_name(network), nn.Identity()).modules())
-    return [m for m in named.values() if m not in spared and spared.isdisjoint(m.modules())]
+    taken = set(named.get(classifier_name(network), nn.Identity()).modules())
+    found: list[nn.Module] = []
+    for module in named.values():
+        if taken.isdisjoint(module.modules()):
+            found.append(module)
+            taken.update(module.modules())
+    return found
 
 
 def _parameters(modules: Iterable[nn.Module]) -> Iterable[nn.Parameter]:
