@@ -35,8 +35,8 @@ def resolve_monitor(config: Any) -> None:
     if chosen["mode"] == AUTO:
         if chosen["monitor"] not in (None, own):
             message = (
-                f"--checkpoint.monitor is {chosen['monitor']!r}; say what is better with it: "
-                "--checkpoint.mode min or --checkpoint.mode max."
+                f"--checkpoint.monitor is {chosen['monitor']!r}, and not the model's own {own!r}; say what is "
+                "better with it: --checkpoint.mode min or --checkpoint.mode max."
             )
             raise UsageError(message)
         chosen["mode"] = getattr(model_class, "mode", "max")

@@ -55,7 +55,7 @@ def freeze(network: nn.Module, pattern: str) -> list[nn.Module]:
         UsageError: The pattern fits no module.
     """
     if pattern == "backbone":
-        frozen = backbone_modules(network)
+        frozen = [inner for module in backbone_modules(network) for inner in module.modules()]
     else:
         frozen = [m for name, m in network.named_modules() if name and fnmatch(name, pattern)]
     if not frozen:
