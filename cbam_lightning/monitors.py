@@ -35,7 +35,7 @@ def resolve_monitor(config: Any) -> None:
     if chosen["mode"] == AUTO:
         if chosen["monitor"] not in (None, own):
             message = (
-                f"--checkpoint.monitor is {chosen['monitor']!r}, and not the model's own {own!r}; say what is "
+                f"--checkpoint.monitor is {chosen['monitor']!r}, not the model's own {own!r}; say what is "
                 "better with it: --checkpoint.mode min or --checkpoint.mode max."
             )
             raise UsageError(message)
