@@ -25,7 +25,8 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from cbam_lightning.errors import RunStopped, UsageError
 
 _OWN = str(Path(__file__).parent)
-_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
+_STANDARD = sysconfig.get_path("stdlib")
+_INSTALLED = {"site-packages", "dist-packages"}  # of this environment, or of one that it sees
 _LIGHTNING = str(Path(pytorch_lightning.__file__).parent)
 # Their text is a sentence for people; that of others, such as a KeyError, needs their name.
 _SPOKEN = (ImportError, ValueError, RuntimeError, MisconfigurationException)
@@ -72,13 +73,16 @@ class Parts:
         return next(places, "checkpoint")  # the one group that is a class of Lightning's by itself
 
     def mistake(self, error: Exception, trainer: Trainer) -> UsageError | None:
-        """Return the error as that of the part whose method raised it; ``None`` if it is no part's."""
+        """Return the error as that of the part of a library whose method raised it.
+
+        ``None`` if it is no part's: code of the user that fails in a run needs its traceback, as ours does.
+        """
         if isinstance(error, _NO_MISTAKES):
             return None
         known = {id(part): (option, type(part)) for part, option in [*self._made, *_parts_of(trainer)]}
         for call in reversed(_calls(error)):
             owner = call.tb_frame.f_locals.get("self")
-            if _is_own(call) or isinstance(owner, (LightningModule, LightningDataModule)):
+            if not _is_library(call) or isinstance(owner, (LightningModule, LightningDataModule)):
                 break
             if id(owner) in known:
                 return _mistake(*known[id(owner)], error)
@@ -144,7 +148,9 @@ def _is_own(call: TracebackType) -> bool:
 
 
 def _is_library(call: TracebackType) -> bool:
-    return _file(call).startswith((*_LIBRARIES, "<"))
+    path = _file(call)
+    installed = path.startswith((_STANDARD, "<")) or not _INSTALLED.isdisjoint(Path(path).parts)
+    return installed and not _is_own(call)
 
 
 def _classes(config: Any, option: str = "") -> Iterator[tuple[str, type]]:

@@ -7,9 +7,11 @@ import pytest
 import torch
 import yaml
 
+from cbam_lightning import trainer_parts
 from cbam_lightning.models import create_model
 from cbam_lightning.runs.half_made import NewFolders
 from cbam_lightning.tasks import Classifier
+from cbam_lightning.tasks.schedules import steps_per_epoch
 from tests.command import NO_WANDB, call, only_run
 from tests.test_bad_input import one_line
 
@@ -197,16 +199,30 @@ def test_a_figure_that_a_class_of_ones_own_never_logs(capsys, monkeypatch, tmp_p
 
 
 def test_a_callback_of_ones_own_that_raises(capsys, monkeypatch, tmp_path):
+    """In its constructor it is a mistake of the configuration; in a run it needs a traceback."""
     text = (
         "from pytorch_lightning import Callback\n"
         "class Broken(Callback):\n"
+        "    def __init__(self, early: bool):\n"
+        "        early and {}['nothing']\n"
         "    def on_train_start(self, trainer, pl_module):\n"
-        "        {}['nothing']\n"
+        "        {}['late']\n"
     )
     (tmp_path / "broken.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    assert fit(f"{ADD}broken.Broken") == 2
+    assert fit(f"{ADD}broken.Broken {OF}early true") == 2
     line = one_line(capsys)
     assert "--trainer.callbacks Broken: KeyError: 'nothing'" in line
     assert "broken.py, line 4" in line
     assert not Path("runs").exists()
+    with pytest.raises(KeyError, match="late"):
+        fit(f"{ADD}broken.Broken {OF}early false")
+
+
+def test_a_defect_of_ours_is_no_mistake_wherever_the_package_is_installed(monkeypatch):
+    """As in a wheel, whose files lie among those of the libraries."""
+    package = Path(trainer_parts.__file__).parent
+    monkeypatch.setattr(trainer_parts, "_INSTALLED", {package.parent.name})
+    with pytest.raises(AttributeError) as defect:
+        steps_per_epoch(None)
+    assert trainer_parts._is_ours(trainer_parts._calls(defect.value))
