@@ -25,6 +25,7 @@ _MAX_VALUES = 100_000  # in a configuration
 _OPTION = re.compile(r"Option '([^']+)' is not accepted")
 _UNKNOWN_KEY = re.compile(r"does not accept option '([^']+)'")
 _UNRECOGNIZED = re.compile(r"unrecognized arguments: (.*)")
+_MISSING = re.compile(r"class_path '([\w.]+)':\s+the following arguments are required: (.+)")
 _CLASS_NAME = re.compile(r"Expected a dot import path string: (\S+)")
 _TYPE = re.compile(r"Expected an? (.+?)\. Got value: (.+)")
 _TYPES = re.compile(r"Expected an? (.+)$", re.MULTILINE)
@@ -59,6 +60,9 @@ def explain(message: str, options: Iterable[str], configs: Iterable[str | Path] 
     if found := _UNRECOGNIZED.search(message):
         given = found[1].partition(" ")[0].split("=")[0]
         return f"unknown option {given!r}.{_closest(given.lstrip('-'), options, '--')}"
+    if found := _MISSING.search(message):
+        needed = ", ".join(f"--{key}.{name}" for name in found[2].replace(",", " ").split())
+        return f"--{key} {found[1].rpartition('.')[2]} needs {needed}."
     if found := _CLASS_NAME.search(message):
         return f"--{key} is {found[1]!r}, which is no known class.{_classes(key, found[1], message)}"
     if "is abstract" in message:

@@ -5,33 +5,42 @@ Importing the tasks and the data modules here is what lets YAML and the command 
 
 from __future__ import annotations
 
-import pydoc
+import operator
 from argparse import SUPPRESS, ArgumentError
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import LightningDataModule, LightningModule
-from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.callbacks import (
+    BatchSizeFinder,
+    LearningRateFinder,
+    LearningRateMonitor,
+    ModelCheckpoint,
+)
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.trainer import Trainer
 
 import cbam_lightning.data  # noqa: F401
 from cbam_lightning import __version__
+from cbam_lightning.class_defaults import leave_out_defaults
 from cbam_lightning.cli_errors import broken_yaml, explain
 from cbam_lightning.errors import RunStopped, UsageError
+from cbam_lightning.monitors import AUTO, TrainingStart, resolve_monitor
 from cbam_lightning.runs.checkpointing import AtomicCheckpointIO, SaveOptions
 from cbam_lightning.runs.directory import RunDirectory, RunOptions, experiment_name
+from cbam_lightning.runs.half_made import NewFolders
 from cbam_lightning.runs.record import RunRecord
 from cbam_lightning.runs.report import fit_report
 from cbam_lightning.runs.resuming import Survival, read_points
 from cbam_lightning.runs.tracking import WandbOptions, build_loggers, finish_wandb
 from cbam_lightning.task_parts import can_test, pictures, prediction_writer, require_stated
-from cbam_lightning.tasks import Classifier
 from cbam_lightning.tasks.compatibility import import_typed_classes, require_known_classes
 from cbam_lightning.tasks.layer_sync import BatchNormSync
+from cbam_lightning.trainer_parts import Parts, as_mistake, own_mistake, refuse_checkpoint_io
 from cbam_lightning.trainer_setup import refuse_functions
 from cbam_lightning.weights import read_training_state
 
@@ -52,11 +61,12 @@ _RESOLVED = (
 )
 # Where a model may start from.
 _WEIGHTS = ("weights", "backbone_weights")
+_FINDERS = (LearningRateFinder, BatchSizeFinder)
 _CLASSIFIER = "cbam_lightning.tasks.Classifier"
 _DEFAULTS = {
     "model": {"class_path": _CLASSIFIER},
-    "checkpoint.monitor": "auto",  # the figure that the model's class names
-    "checkpoint.mode": "max",
+    "checkpoint.monitor": AUTO,
+    "checkpoint.mode": AUTO,
     "checkpoint.filename": "best",
     "checkpoint.enable_version_counter": False,
 }
@@ -73,6 +83,8 @@ class TrainerCLI(LightningCLI):
     def __init__(self, args: Sequence[str], resumed: RunDirectory | None = None) -> None:
         self._args = list(args)
         self._resumed = resumed
+        self._start = TrainingStart()
+        self._new_folders: NewFolders | None = None
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -109,6 +121,7 @@ class TrainerCLI(LightningCLI):
             self.config = parser.parse_args(args)
         except ArgumentError as error:
             raise UsageError(explain(str(error), self._options(), configs)) from None
+        leave_out_defaults(self.config[self.config["subcommand"]])
         refuse_functions(self.config[self.config["subcommand"]])
 
     def _options(self) -> list[str]:
@@ -170,27 +183,53 @@ class TrainerCLI(LightningCLI):
         init_args = self.config[command]["model"]["init_args"]
         _set(init_args, {name: None for name in _WEIGHTS if name in init_args})
 
+    def _add_instantiators(self) -> None:
+        """Let whatever cannot be made say which option names it."""
+        super()._add_instantiators()
+        self._parts = Parts(self.config[self.config["subcommand"]])
+        self.parser.add_instantiator(operator.call, object)
+        known = self.parser._instantiators or {}
+        self.parser._instantiators = {key: self._parts.watched(make) for key, make in known.items()}
+
     def before_instantiate_classes(self) -> None:
         """Name the experiment, and what makes a checkpoint the best, in the saved configuration, too."""
         config = self.config[self.subcommand]
         if config["run"]["experiment"] is None:
             config["run"]["experiment"] = experiment_name([str(path) for path in config.get("config") or []])
         self.experiment: str = config["run"]["experiment"]
-        if config["checkpoint"]["monitor"] == _DEFAULTS["checkpoint.monitor"]:
-            model_class = pydoc.locate(config["model"]["class_path"])
-            config["checkpoint"]["monitor"] = getattr(model_class, "monitor", Classifier.monitor)
+        self._chosen_mode = config["checkpoint"]["mode"]
+        resolve_monitor(config)
         init_args = config["model"].get("init_args", {})
         self._weights = {name: init_args[name] for name in _WEIGHTS if self._resumed and name in init_args}
         if self._resumed and self._resumed.last.is_file():
             # the checkpoint has all values, and the files may be gone
             _set(init_args, dict.fromkeys(self._weights))
 
+    def instantiate_classes(self) -> None:
+        """Make everything, and say which part could not be made.
+
+        Raises:
+            UsageError: Of all the types that a value may have, jsonargparse tells of the last one.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if self._parts.failure is None or isinstance(error, UsageError):
+                raise
+            raise self._parts.failure  # noqa: B904 - which has its cause
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer around the run's directory."""
         require_stated(self.model, self.datamodule, self._args)
         options: RunOptions = self._get(self.config_init, "run")
         self.run_options = RunOptions(**vars(options))
+        # saved as given: for another figure the other may be better
+        self.config[self.subcommand]["checkpoint"]["mode"] = self._chosen_mode
         self.run = self._resumed or self._new_run()
+        with self._mistakes(as_mistake):
+            return self._build_trainer(**kwargs)
+
+    def _build_trainer(self, **kwargs: Any) -> Trainer:
         if self.subcommand == "fit":
             self.run.occupy()
         points = read_points(self.run) if self._resumed else {}
@@ -199,6 +238,7 @@ class TrainerCLI(LightningCLI):
             self.checkpoint.dirpath = str(self.run.checkpoints.absolute())
 
         trainer = dict(self._get(self.config_init, "trainer"))
+        refuse_checkpoint_io(_as_list(trainer.get("plugins")))
         if trainer.get("default_root_dir") is None:
             kwargs["default_root_dir"] = str(self.run.path)
         self._checkpoint_io = AtomicCheckpointIO()
@@ -212,13 +252,19 @@ class TrainerCLI(LightningCLI):
             )
         logs = bool(kwargs.get("logger") or trainer.get("logger"))
         own = self._callbacks(logs, bool(trainer.get("fast_dev_run")))
+        given = _as_list(trainer.get("callbacks"))
+        if self._resumed and self._resumed.last.is_file():
+            # what they found is in the checkpoint and in the configuration
+            given = [callback for callback in given if not isinstance(callback, _FINDERS)]
         # first, so that what others log at a moment comes after it is saved
-        kwargs["callbacks"] = [*own[:1], *_as_list(trainer.get("callbacks")), *own[1:]]
+        kwargs["callbacks"] = [*own[:1], *given, *own[1:]]
         return super().instantiate_trainer(**kwargs)
 
     def _new_run(self) -> RunDirectory:
         """Make the run's directory, or go on with the training of the name that was given."""
         options, fits = self.run_options, self.subcommand == "fit"
+        folder = Path(options.root) / self.experiment
+        self._new_folders = NewFolders(folder / options.name if fits and options.name else folder)
         run = RunDirectory.create(options.root, self.experiment, options.name if fits else None)
         if fits and options.name and run.last.is_file():
             self._resumed = run
@@ -233,7 +279,7 @@ class TrainerCLI(LightningCLI):
         parser = self._parser(self.subcommand)
         stated = {name: value for name, value in self._model_options().items() if name in self._untold()}
         callbacks.append(RunRecord(parser, config, self.run, self.experiment, __version__, stated))
-        callbacks += pictures(self.model, self.run)
+        callbacks += [*pictures(self.model, self.run), self._start]
         if self.subcommand == "predict":
             self.writer = prediction_writer(self.model, self.run)
             callbacks.append(self.writer)
@@ -292,6 +338,10 @@ class TrainerCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run it, and end the tracking whatever happens."""
+        with self._mistakes(partial(self._parts.mistake, trainer=self.trainer)):
+            self._run_tracked(subcommand)
+
+    def _run_tracked(self, subcommand: str) -> None:
         exit_code = 1
         try:
             super()._run_subcommand(subcommand)
@@ -301,6 +351,19 @@ class TrainerCLI(LightningCLI):
             raise
         finally:
             finish_wandb(exit_code)
+
+    @contextmanager
+    def _mistakes(self, find: Callable[[Exception], UsageError | None]) -> Iterator[None]:
+        """Turn the user's errors into a ``UsageError``, and leave nothing of a run that never began."""
+        try:
+            yield
+        except Exception as error:
+            mistake = error if isinstance(error, UsageError) else find(error) or own_mistake(error)
+            if mistake and self._new_folders and not self._start.has_trained:
+                self._new_folders.take_back(self.run.path)
+            if mistake is None or mistake is error:
+                raise
+            raise mistake from error
 
 
 def _set(arguments: Any, values: Mapping[str, Any]) -> None:

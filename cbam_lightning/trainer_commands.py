@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import wandb
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from cbam_lightning.errors import UsageError
 from cbam_lightning.runs.directory import RunDirectory
@@ -48,8 +47,6 @@ def run_trainer(args: Sequence[str], resumed: RunDirectory | None = None) -> Non
     quieten()
     try:
         TrainerCLI(args, resumed)
-    except MisconfigurationException as error:  # Lightning's own word for a mistake of the user
-        raise UsageError(str(error)) from None
     except wandb.Error as error:
         message = f"W&B: {error}. Set WANDB_MODE=offline to record the run here and upload it later."
         raise ConnectionError(message) from None

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import BatchSizeFinder
 from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 from pytorch_lightning.loggers import WandbLogger
 
@@ -78,6 +79,15 @@ class RunRecord(SaveConfigCallback):
                 logger.experiment.log_artifact(
                     str(self.run.config), name=f"config-{self.run.id}", type="config"
                 )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write down the size of a batch that was searched for: a resumed run does not search again."""
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        found = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
+        if found is not None and any(isinstance(callback, BatchSizeFinder) for callback in callbacks):
+            self.config["data"]["init_args"]["batch_size"] = found
+            if trainer.is_global_zero:
+                self.save_config(trainer, pl_module, "fit")
 
     def _keep_old_config(self) -> None:
         """Keep the configuration of a run that goes on with other options."""

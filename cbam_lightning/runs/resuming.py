@@ -70,9 +70,9 @@ class Survival(Callback):
         self._saved_step, self._saved_at_s = 0, time.monotonic()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Read the data so that every batch can be read again as it was."""
+        """Know the seed before anything is saved, and read the data so that a batch can be read again."""
+        self._seed = run_seed()
         if stage == "fit":
-            self._seed = run_seed()
             read_exactly(trainer, lambda: self._seed)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -158,6 +158,11 @@ class Classifier(ImageTask):
         smoothing = self.label_smoothing if self.training else 0.0
         return F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
 
+    @property
+    def train_keys(self) -> set[str]:
+        """The figures that training logs."""
+        return {"train/loss", *map(str, self.train_metrics.keys())}
+
     def _load(self, start: Checkpoint, source: str, strict: bool) -> None:
         """Start from the weights, with a new classifier if the classes are others."""
         theirs = start.header.class_names

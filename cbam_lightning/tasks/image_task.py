@@ -15,8 +15,8 @@ from cbam_lightning.data.base import BaseDataModule
 from cbam_lightning.errors import UsageError
 from cbam_lightning.tasks.compatibility import require_same_network
 from cbam_lightning.tasks.finetuning import divide_by_stage
+from cbam_lightning.tasks.optimizers import backbone_modules, parameter_groups, scale_learning_rate
 from cbam_lightning.tasks.optimizers import freeze as freeze_modules
-from cbam_lightning.tasks.optimizers import parameter_groups, scale_learning_rate
 from cbam_lightning.tasks.schedules import Schedule, WarmupCosine, max_epochs, steps_per_epoch
 
 
@@ -50,6 +50,22 @@ class ImageTask(LightningModule):
         self.decay_norm_and_bias = decay_norm_and_bias
         self._new_classifier: str | None = None
         self._frozen: list[nn.Module] = []
+        self._found_lr: float | None = None
+
+    @property
+    def lr(self) -> float | None:
+        """What ``LearningRateFinder`` found; it takes the place of the optimiser's own learning rate."""
+        return self._found_lr
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self._found_lr = value
+        self.trainer.strategy.setup_optimizers(self.trainer)  # the schedule has to start from it
+
+    @property
+    def backbone(self) -> nn.ModuleList:
+        """Everything but the classifier, as ``BackboneFinetuning`` asks for; registered nowhere else."""
+        return nn.ModuleList(backbone_modules(self.network))
 
     def complete_hyperparameters(self, names: Mapping[str, Any]) -> None:
         """Make the hyperparameters plain and complete, so that a checkpoint needs no other file.
@@ -123,6 +139,11 @@ class ImageTask(LightningModule):
         """Put frozen modules into evaluation mode; the trainer keeps the mode it finds them in."""
         for module in self._frozen:
             module.eval()
+        if self._found_lr is not None:  # which Lightning has just set, whatever the schedule starts with
+            for config in self.trainer.lr_scheduler_configs:
+                scheduler = config.scheduler
+                for group, lr in zip(scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
+                    group["lr"] = lr
 
     def train(self, mode: bool = True) -> Self:
         """Switch to training, except for frozen modules, whose running statistics have to stay."""
@@ -141,7 +162,11 @@ class ImageTask(LightningModule):
     def configure_optimizers(self) -> Any:
         """Build the optimiser over what is not frozen, and the schedule over the length of the training."""
         optimizer = self.optimizer(parameter_groups(self.network, self.decay_norm_and_bias))
-        scale_learning_rate(optimizer, self.trainer, self.lr_batch_size)
+        if self._found_lr is None:
+            scale_learning_rate(optimizer, self.trainer, self.lr_batch_size)
+        else:
+            for group in optimizer.param_groups:
+                group["lr"] = self._found_lr
         divide_by_stage(optimizer, self.trainer)
         schedule = self.schedule or WarmupCosine()
         steps = steps_per_epoch(self.trainer)

@@ -54,12 +54,10 @@ def freeze(network: nn.Module, pattern: str) -> list[nn.Module]:
     Raises:
         UsageError: The pattern fits no module.
     """
-    named = [(name, module) for name, module in network.named_modules() if name]
     if pattern == "backbone":
-        spared = set(dict(named).get(classifier_name(network), nn.Identity()).modules())
-        frozen = [m for _, m in named if m not in spared and spared.isdisjoint(m.modules())]
+        frozen = [inner for module in backbone_modules(network) for inner in module.modules()]
     else:
-        frozen = [m for name, m in named if fnmatch(name, pattern)]
+        frozen = [m for name, m in network.named_modules() if name and fnmatch(name, pattern)]
     if not frozen:
         names = ", ".join(name for name, _ in network.named_children())
         message = (
@@ -69,6 +67,18 @@ def freeze(network: nn.Module, pattern: str) -> list[nn.Module]:
     for parameter in _parameters(frozen):
         parameter.requires_grad_(False)
     return frozen
+
+
+def backbone_modules(network: nn.Module) -> list[nn.Module]:
+    """Return the largest modules of a network that neither are, nor are in, nor hold its classifier."""
+    named = {name: module for name, module in network.named_modules() if name}
+    taken = set(named.get(classifier_name(network), nn.Identity()).modules())
+    found: list[nn.Module] = []
+    for module in named.values():
+        if taken.isdisjoint(module.modules()):
+            found.append(module)
+            taken.update(module.modules())
+    return found
 
 
 def _parameters(modules: Iterable[nn.Module]) -> Iterable[nn.Parameter]:

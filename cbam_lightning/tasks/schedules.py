@@ -16,6 +16,7 @@ from lightning_fabric.utilities.data import sized_len
 from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LRSchedulerCallable
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torch.utils.data import DistributedSampler
@@ -38,6 +39,15 @@ class Schedule(ABC):
         Returns:
             Lightning's ``lr_scheduler`` configuration.
         """
+
+
+class _FactorLR(LambdaLR):
+    """A ``LambdaLR`` that leaves alone the groups of parameters that an optimiser gets later."""
+
+    def get_lr(self) -> list[float | Tensor]:
+        """Return the learning rate of each group."""
+        own = super().get_lr()
+        return own + [group["lr"] for group in self.optimizer.param_groups[len(own) :]]
 
 
 class _FactorSchedule(Schedule):
@@ -88,7 +98,7 @@ class _FactorSchedule(Schedule):
             )
             raise UsageError(message)
         unit = steps_per_epoch if self.interval == "step" else 1
-        scheduler = LambdaLR(optimizer, lambda count: self.factor(count / unit, max_epochs))
+        scheduler = _FactorLR(optimizer, lambda count: self.factor(count / unit, max_epochs))
         return {"scheduler": scheduler, "interval": self.interval}
 
 
