@@ -28,6 +28,7 @@ import cbam_lightning.data  # noqa: F401
 from cbam_lightning import __version__
 from cbam_lightning.class_defaults import leave_out_defaults
 from cbam_lightning.cli_errors import broken_yaml, explain
+from cbam_lightning.data_links import link, require_stated, untold
 from cbam_lightning.errors import RunStopped, UsageError
 from cbam_lightning.monitors import AUTO, TrainingStart, resolve_monitor
 from cbam_lightning.runs.checkpointing import AtomicCheckpointIO, SaveOptions
@@ -37,23 +38,12 @@ from cbam_lightning.runs.record import RunRecord
 from cbam_lightning.runs.report import fit_report
 from cbam_lightning.runs.resuming import Survival, read_points
 from cbam_lightning.runs.tracking import WandbOptions, build_loggers, finish_wandb
-from cbam_lightning.task_parts import can_test, pictures, prediction_writer, require_stated
-from cbam_lightning.tasks.compatibility import import_typed_classes, require_known_classes
+from cbam_lightning.task_parts import can_test, pictures, prediction_writer
+from cbam_lightning.tasks.compatibility import model_of_checkpoint
 from cbam_lightning.tasks.layer_sync import BatchNormSync
 from cbam_lightning.trainer_parts import Parts, as_mistake, own_mistake, refuse_checkpoint_io
 from cbam_lightning.trainer_setup import refuse_functions
-from cbam_lightning.weights import read_training_state
 
-# What the model learns of its data. `dataset_name` and `dataset` are one thing, named from two sides.
-_LINKS = {
-    "num_classes": "num_classes",
-    "in_channels": "in_channels",
-    "class_names": "class_names",
-    "size_px": "size_px",
-    "mean": "mean",
-    "std": "std",
-    "dataset_name": "dataset",
-}
 # What the model finds out by itself, from its weights for example.
 _RESOLVED = (
     *("network", "attention", "attention_options", "network_options"),
@@ -145,19 +135,7 @@ class TrainerCLI(LightningCLI):
         )
         parser.callback_keys.append("checkpoint")
         parser.set_defaults(_DEFAULTS)
-        for source, target in _LINKS.items():
-            # of the whole data module: for an attribute that it lacks, jsonargparse would print the module,
-            # and Lightning reads all the data for that
-            parser.link_arguments(
-                "data",
-                f"model.init_args.{target}",
-                compute_fn=partial(self._told_by_data, source, target),
-                apply_on="instantiate",
-            )
-
-    def _told_by_data(self, source: str, target: str, data: LightningDataModule | None) -> Any:
-        """Return what the data say; where they say nothing, what was typed or is the default."""
-        return getattr(data, source) if hasattr(data, source) else self._model_options().get(target)
+        link(parser, self._model_options)
 
     def _parse_ckpt_path(self) -> None:
         """Let a checkpoint fill in what the user left open; Lightning's own lets it win over the user.
@@ -168,16 +146,8 @@ class TrainerCLI(LightningCLI):
         path = self.config[command].get("ckpt_path")
         if not path or path in ("best", "last", "hpc") or "://" in path:
             return
-        state = read_training_state(path)
-        if "pytorch-lightning_version" not in state:
-            message = f"{path} was not written by Lightning's trainer; start from it with --model.weights."
-            raise UsageError(message)
-        known = state.get("hyper_parameters", {})
-        class_path = known.get("_class_path", _CLASSIFIER)
-        import_typed_classes(self.config[command]["model"].get("init_args") or {})
-        require_known_classes({**known, "class_path": class_path}, str(path))
-        values = {k: v for k, v in known.items() if not k.startswith("_")}
-        self._parser(command).set_defaults({"model": {"class_path": class_path, "init_args": values}})
+        model = model_of_checkpoint(path, self._model_options(), _CLASSIFIER)
+        self._parser(command).set_defaults({"model": model})
         self.parse_arguments(self.parser, self._args)
         # the checkpoint's values replace those of the files that its run started from
         init_args = self.config[command]["model"]["init_args"]
@@ -277,7 +247,8 @@ class TrainerCLI(LightningCLI):
             save_options = SaveOptions(**vars(self._get(self.config_init, "save")))
             callbacks.append(Survival(self.run, save_options, self._checkpoint_io))
         parser = self._parser(self.subcommand)
-        stated = {name: value for name, value in self._model_options().items() if name in self._untold()}
+        unlinked = untold(self.datamodule)
+        stated = {name: value for name, value in self._model_options().items() if name in unlinked}
         callbacks.append(RunRecord(parser, config, self.run, self.experiment, __version__, stated))
         callbacks += [*pictures(self.model, self.run), self._start]
         if self.subcommand == "predict":
@@ -289,10 +260,6 @@ class TrainerCLI(LightningCLI):
 
     def _model_options(self) -> Any:
         return self.config[self.config["subcommand"]]["model"].get("init_args") or {}
-
-    def _untold(self) -> set[str]:
-        """Return the options of the model that data of ours would decide, and these data do not."""
-        return {target for source, target in _LINKS.items() if not hasattr(self.datamodule, source)}
 
     def after_instantiate_classes(self) -> None:
         """Write into the configuration which network it came to, so that it stands without other files."""

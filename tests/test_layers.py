@@ -11,7 +11,7 @@ LAYERS = [
     {"__main__"},
     {"cli", "commands", "benchmark_cli", "data_cli", "explain_cli", "explain_images", "study_cli"}
     | {"trainer_cli", "trainer_commands", "trainer_setup", "task_parts", "cli_errors"}
-    | {"own_code", "project_cli", "project", "class_defaults", "monitors", "trainer_parts"},
+    | {"own_code", "project_cli", "project", "class_defaults", "data_links", "monitors", "trainer_parts"},
     {"tasks"},
     {"data"},
     {"runs"},

@@ -1,4 +1,4 @@
-"""Whether a checkpoint belongs to the network and the classes of a run."""
+"""What a checkpoint says of its model, and whether it belongs to the network and the classes of a run."""
 
 from __future__ import annotations
 
@@ -7,24 +7,39 @@ from typing import Any
 
 from cbam_lightning.class_paths import find_class, import_class_path, is_class_path
 from cbam_lightning.errors import UsageError, first_names
+from cbam_lightning.weights import read_training_state
 
 # Hyperparameters that are names, and may be import paths of classes.
 _NAMES = ("class_path", "network", "attention", "backbone_attention")
 _SAME = ("network", "network_options", "attention", "attention_options", "num_classes", "in_channels")
 
 
-def import_typed_classes(options: Mapping[str, Any]) -> None:
-    """Import the modules of classes that the user typed as a network or an attention.
+def model_of_checkpoint(path: str, typed: Mapping[str, Any], default_class: str) -> dict[str, Any]:
+    """Return the class and the options of the model whose training state a checkpoint is.
 
     Args:
-        options: Of the model, and nothing that a checkpoint says.
+        path: A ``.ckpt`` of Lightning's trainer.
+        typed: Options of the model that the user has given; classes that they name are imported.
+        default_class: Of a checkpoint that does not say its class.
+
+    Returns:
+        ``class_path`` and ``init_args``, as in a configuration.
 
     Raises:
-        UsageError: There is no such module or class.
+        UsageError: The file is no such checkpoint, or names a class whose module is not imported.
     """
+    state = read_training_state(path)
+    if "pytorch-lightning_version" not in state:
+        message = f"{path} was not written by Lightning's trainer; start from it with --model.weights."
+        raise UsageError(message)
     for name in _NAMES:
-        if isinstance(options.get(name), str):
-            import_class_path(options[name], f"--model.{name}")
+        if isinstance(typed.get(name), str):
+            import_class_path(typed[name], f"--model.{name}")
+    known = state.get("hyper_parameters", {})
+    class_path = known.get("_class_path", default_class)
+    require_known_classes({**known, "class_path": class_path}, str(path))
+    options = {name: value for name, value in known.items() if not name.startswith("_")}
+    return {"class_path": class_path, "init_args": options}
 
 
 def require_known_classes(values: Any, source: str) -> None:
