@@ -69,7 +69,8 @@ def explain(message: str, options: Iterable[str], configs: Iterable[str | Path] 
         return f"--{key} has options but no class; name it first.{_classes(key, '', message)}"
     if found := _TYPE.search(message):
         return f"--{key} is {found[2]!r}; allowed: {_plain(found[1])}."
-    if (found := _GIVEN.search(message)) and (types := _TYPES.findall(message)):
+    types = [given for given in _TYPES.findall(message) if not given.startswith("path but")]
+    if (found := _GIVEN.search(message)) and types:
         allowed = " or ".join(dict.fromkeys(_plain(t) for t in types))
         return f"--{key} is {found[1]!r}; allowed: {allowed}."
     if message.startswith("Problems parsing config"):

@@ -33,7 +33,8 @@ def refuse_functions(config: Any, key: str = "") -> None:
             message = f"--{key} is {path!r}, which is no class; only classes can be named."
             raise UsageError(message)
         for name, value in items.items():
-            refuse_functions(value, f"{key}.{name}".strip("."))
+            inner = key if name in ("init_args", "dict_kwargs") else f"{key}.{name}".strip(".")
+            refuse_functions(value, inner)
     elif isinstance(config, (list, tuple)):
         for value in config:
             refuse_functions(value, key)

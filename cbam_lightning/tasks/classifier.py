@@ -58,8 +58,8 @@ class Classifier(ImageTask):
             changes in proportion (https://arxiv.org/abs/1706.02677, section 2.1). Left out, it stays.
         decay_norm_and_bias: Whether weight decay applies to normalisation layers and biases, too.
         label_smoothing: Share of the target spread over all classes in training, in [0, 1).
-        metrics: Further metrics of torchmetrics or your own, by name, or in a list, where a class gives its
-            name. They are updated with logits (N, K) and labels (N,), in training, validation and test.
+        metrics: Further metrics of torchmetrics or your own: by name, or one, or a list, where a class gives
+            its name. They are updated with logits (N, K) and labels (N,), in training, validation and test.
         channels_last: Whether to lay out images and weights channels last, which is often faster.
         compile: Whether to compile the network for training (``torch.compile``).
         class_names: Names in the order of the logits (the command fills it in).
@@ -91,7 +91,7 @@ class Classifier(ImageTask):
         lr_batch_size: int | None = None,
         decay_norm_and_bias: bool = True,
         label_smoothing: float = 0.0,
-        metrics: list[Metric] | dict[str, Metric] | None = None,
+        metrics: list[Metric] | dict[str, Metric] | Metric | None = None,
         channels_last: bool = False,
         compile: bool = False,  # noqa: A002
         class_names: Sequence[str] | None = None,

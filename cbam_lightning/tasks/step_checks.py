@@ -55,14 +55,15 @@ def checked_loss(loss: Any, task: Any) -> Tensor:
     raise UsageError(message)
 
 
-def named_metrics(metrics: Mapping[str, Metric] | Sequence[Metric]) -> dict[str, Metric]:
+def named_metrics(metrics: Mapping[str, Metric] | Sequence[Metric] | Metric) -> dict[str, Metric]:
     """Give the metrics of a list the names of their classes; those of a mapping keep theirs.
 
     Raises:
         UsageError: Two of the list are of one class.
     """
-    if not isinstance(metrics, Sequence):
+    if isinstance(metrics, Mapping):
         return dict(metrics)
+    metrics = [metrics] if isinstance(metrics, Metric) else metrics
     names = [type(metric).__name__ for metric in metrics]
     if twice := [name for name in names if names.count(name) > 1]:
         message = f"--model.metrics has {twice[0]} twice; give a dictionary, with a name for each."
