@@ -178,11 +178,11 @@ class Classifier(ImageTask):
             source=source,
         )
         rank_zero_info(f"Weights from {source}: {report}")
-        gated = "gate" in option_names(self.hparams["attention"])
-        if report.added and gated and self.hparams["attention_options"].get("gate") != "identity":
+        if report.added and self.hparams["attention_options"].get("gate") != "identity":
+            gated = "gate" in option_names(self.hparams["attention"])
             rank_zero_info(
-                "  the new attention changes what the network has learned, unless its gates start at 1: "
-                "--model.attention_options.gate identity"
+                "  the new attention changes what the network has learned, unless it starts as the identity"
+                + (": --model.attention_options.gate identity" if gated else ".")
             )
         if not same:
             self._new_classifier = (
