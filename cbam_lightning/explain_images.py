@@ -85,10 +85,12 @@ def _check(given: argparse.Namespace) -> None:
 def _chosen(given: argparse.Namespace, kind: type) -> Any:
     """Return the data module that was asked for, one of a kind."""
     import_class_path(given.data, "--data")
-    found = {name: getattr(data, name) for name in data.__all__} | {given.data: find_class(given.data)}
+    found = {name: getattr(data, name) for name in data.__all__}
+    if own := find_class(given.data):
+        found[given.data] = own
     # no option of this command can say what a TorchDataset is made of
     bare = (kind, data.TorchDataset)
-    modules = {name: c for name, c in found.items() if c and issubclass(c, kind) and c not in bare}
+    modules = {name: c for name, c in found.items() if issubclass(c, kind) and c not in bare}
     if given.data not in modules:
         raise unknown_name(kind="data module", given=given.data, allowed=modules)
     if given.split not in ("test", "val"):

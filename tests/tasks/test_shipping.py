@@ -178,7 +178,7 @@ def test_a_run_that_is_not_tested_is_refused(runs, damage):
     if damage == "no results":
         Path(runs[1], "results.json").unlink()
     else:
-        change_results(runs[1], metrics={"val/top1": 0.5})
+        change_results(runs[1], stage="validate", metrics={"val/top1": 0.5})
     refused(runs, rf"{runs[1]}: it (is not finished|was not tested)")
     refused([*runs[:1], "runs"], rf"{runs[1]}: it (is not finished|was not tested); let it end")
 
