@@ -16,7 +16,7 @@ from tests.command import NO_WANDB, call, only_run
 from tests.test_bad_input import one_line
 
 QUICK = (
-    "--data FashionMNIST --data.batch_size 4 --data.num_workers 0 --model.network resnet20 "
+    "--data FashionMNIST --data.batch_size 4 --data.num_workers 0 --model.network resnet8 "
     "--trainer.limit_train_batches 2 --trainer.limit_val_batches 2 --trainer.limit_test_batches 2 "
     "--trainer.enable_progress_bar false --trainer.enable_model_summary false --run.test_after_fit false"
 )
@@ -208,15 +208,15 @@ def test_a_callback_of_ones_own_that_raises(capsys, monkeypatch, tmp_path):
         "    def on_train_start(self, trainer, pl_module):\n"
         "        {}['late']\n"
     )
-    (tmp_path / "broken.py").write_text(text)
+    (tmp_path / "own_callback.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    assert fit(f"{ADD}broken.Broken {OF}early true") == 2
+    assert fit(f"{ADD}own_callback.Broken {OF}early true") == 2
     line = one_line(capsys)
     assert "--trainer.callbacks Broken: KeyError: 'nothing'" in line
-    assert "broken.py, line 4" in line
+    assert "own_callback.py, line 4" in line
     assert not Path("runs").exists()
-    assert fit(f"{ADD}broken.Broken {OF}early false") == 2
-    assert "broken.py, line 6: KeyError: 'late'. --debug shows" in one_line(capsys)
+    assert fit(f"{ADD}own_callback.Broken {OF}early false") == 2
+    assert "own_callback.py, line 6: KeyError: 'late'. --debug shows" in one_line(capsys)
     assert not Path("runs").exists()
 
 

@@ -91,12 +91,13 @@ def weights(run):
     return torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
 
-def break_off_and_resume(project, step):
+def break_off_and_resume(project, step, resume=None):
     """Train once in one go and once with SIGTERM in mid-epoch; both have to come to the same bits."""
+    resume = resume or project.run
     project.run(f"{FIT} whole")
     told = project.run(f"{FIT} broken", code=143, BREAK_AT=str(step))
     assert f"stopped after step {step}" in told
-    project.type("cbam-lightning resume runs/x/broken")
+    resume("cbam-lightning resume runs/x/broken")
     whole, broken = (project.folder / "runs/x" / name for name in ("whole", "broken"))
     assert rows(broken) == rows(whole)
     assert len(rows(whole)) > 10
@@ -127,16 +128,12 @@ def test_a_classifier_with_everything_of_ones_own(project):
     project.run(f"cbam-lightning predict {BEST} predicted")
     (predictions,) = (project.folder / "runs/predicted").glob("*/predictions.csv")
     assert len(predictions.read_text().splitlines()) == 1 + 32
+    share(project, tested)
 
 
-def test_what_is_made_of_its_checkpoint(project):
-    write_config(project, CLASSIFIER)
-    project.run(
-        "cbam-lightning fit --config mine.yaml --wandb.enabled false --run.experiment x --run.name whole"
-    )
-    best = "runs/x/whole/checkpoints/best.ckpt"
-    tested = json.loads((project.folder / "runs/x/whole/results.json").read_text())["metrics"]
-    project.run(f"cbam-lightning weights export {best} mine.safetensors")
+def share(project, tested):
+    """Make a file to share of the checkpoint, and use that: load, export, explain."""
+    project.run("cbam-lightning weights export runs/x/whole mine.safetensors")
     load = "cbam-lightning test --config mine.yaml --wandb.enabled false --run.experiment loaded"
     project.run(f"{load} --model.weights mine.safetensors")
     assert results(project, "loaded") == tested
@@ -182,11 +179,13 @@ def test_a_network_and_a_plain_data_module(project):
     (predictions,) = (project.folder / "runs/predicted").glob("*/predictions.csv")
     assert len(predictions.read_text().splitlines()) == 1 + 32
     assert "attention" in " ".join(weights(whole))
+    project.run(f"cbam-lightning validate {BEST} validated")
+    assert results(project, "validated").keys() == {"val/loss", "val/top1", "val/top5"}
 
 
 def test_a_module_of_ones_own(project):
     write_config(project, MODULE)
-    whole = break_off_and_resume(project, step=4)
+    whole = break_off_and_resume(project, step=4, resume=project.type)
     assert any(row["train_loss_epoch"] for row in rows(whole))
     assert any(row["train_auroc"] for row in rows(whole))
     project.run(f"cbam-lightning test {BEST} again")
@@ -211,7 +210,7 @@ def test_a_new_project_runs_as_it_is(project):
     fit, test, *_ = re.findall(r"^    (\S.*)$", readme, re.MULTILINE)
     assert (fit, test) == ("cbam-lightning fit --config experiment.yaml", "pytest")
     project.folder = there
-    told = project.type(fit)
+    told = project.run(fit)
     assert float(re.search(r"test/top1 (\S+),", told)[1]) > 0.6
     assert "3 passed" in project.type("python -m pytest -q -p no:cacheprovider")
     refused = project.run("cbam-lightning new .", code=2)
