@@ -86,9 +86,9 @@ def class_of(section):
 
 
 def in_short(path):
-    """Mark the large detectors as slow, except for one of each kind."""
+    """Mark the large detectors as slow, except for one; there are small ones of each kind elsewhere."""
     large = "vgg16" in path.stem or "faster_rcnn" in path.stem
-    is_slow = large and path.stem not in ("stairnet_vgg16_cbam", "faster_rcnn_resnet50_cbam")
+    is_slow = large and path.stem != "faster_rcnn_resnet50_cbam"
     return pytest.param(path, marks=pytest.mark.slow if is_slow else ())
 
 

@@ -41,7 +41,7 @@ def check(kills, num_workers):
     assert len(points(found)) > 4 * 12 * 2
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_ten_kills_leave_no_trace(num_workers):
     check(10, num_workers)
 

@@ -212,6 +212,6 @@ def test_a_new_project_runs_as_it_is(project):
     project.folder = there
     told = project.run(fit)
     assert float(re.search(r"test/top1 (\S+),", told)[1]) > 0.6
-    assert "3 passed" in project.type("python -m pytest -q -p no:cacheprovider")
+    assert "3 passed" in project.run(test)
     refused = project.run("cbam-lightning new .", code=2)
     assert "is not an empty folder" in refused
