@@ -122,7 +122,7 @@ class TrainerCLI(LightningCLI):
         """Add our option groups, and link what the model has to know of the data."""
         parser.add_argument(
             "--imports",
-            type=list[str],
+            type=list[str] | str,
             default=[],
             help="modules of yours, imported before anything else; from the current folder, or installed",
         )

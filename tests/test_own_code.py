@@ -4,10 +4,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from cbam_lightning import Classifier
+from cbam_lightning.errors import UsageError
 from cbam_lightning.own_code import VARIABLE, import_own_modules
-from tests.command import NO_WANDB, SHORT, call, only_run
+from tests.command import NO_WANDB, SHORT, call, only_run, parsed
 from tests.test_bad_input import one_line
 
 MARKS = "print(__name__, file=open('imported', 'a'))\n"
@@ -117,6 +120,23 @@ class Task(Classifier):
     def loss(self, logits, batch):
         return self.factor * super().loss(logits, batch)
 """
+
+
+def test_a_single_name_will_do_in_a_configuration(monkeypatch):
+    Path("one.yaml").write_text("imports: alpha\n")
+    words, names = import_own_modules(["fit", "--config", "one.yaml"])
+    assert names == ["alpha"]
+    assert parsed([*words, "--data", "FashionMNIST"], monkeypatch)["imports"] == "alpha"
+
+
+@pytest.mark.parametrize("where", ["attention", "optimizer"])
+def test_loading_a_checkpoint_in_python_imports_nothing(where):
+    values = {"attention": "alpha.A", "optimizer": {"class_path": "alpha.A", "init_args": {}}}
+    hparams = {"network": "resnet8", "_class_path": "cbam_lightning.Classifier", where: values[where]}
+    torch.save({"state_dict": {}, "hyper_parameters": hparams}, "x.ckpt")
+    with pytest.raises(UsageError, match=r"names the class 'alpha.A', unknown here; import its module"):
+        Classifier.load_from_checkpoint("x.ckpt")
+    assert not imported()
 
 
 def test_modules_are_saved_with_the_run_and_a_checkpoint_imports_none(capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -13,11 +14,12 @@ from torch import Tensor, nn
 from cbam_lightning.class_paths import importing_nothing
 from cbam_lightning.data.base import BaseDataModule
 from cbam_lightning.errors import UsageError
-from cbam_lightning.tasks.compatibility import require_same_network
+from cbam_lightning.tasks.compatibility import require_known_classes, require_same_network
 from cbam_lightning.tasks.finetuning import divide_by_stage
 from cbam_lightning.tasks.optimizers import backbone_modules, parameter_groups, scale_learning_rate
 from cbam_lightning.tasks.optimizers import freeze as freeze_modules
 from cbam_lightning.tasks.schedules import Schedule, WarmupCosine, max_epochs, steps_per_epoch
+from cbam_lightning.weights import read_training_state
 
 
 class ImageTask(LightningModule):
@@ -81,14 +83,17 @@ class ImageTask(LightningModule):
             self.hparams.pop(name)
 
     @classmethod
-    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Self:
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
         """Do what Lightning's does, but import nothing that the checkpoint names.
 
         Raises:
             UsageError: It names a class whose module is not imported.
         """
+        if isinstance(checkpoint_path, (str, Path)) and Path(checkpoint_path).is_file():
+            known = read_training_state(checkpoint_path).get("hyper_parameters", {})
+            require_known_classes(known, str(checkpoint_path))
         with importing_nothing():
-            loaded: Self = super().load_from_checkpoint(*args, **kwargs)
+            loaded: Self = super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
         return loaded
 
     def freeze_network(self, pattern: str | None) -> None:
