@@ -15,9 +15,10 @@ from typing import Any
 from torch import nn
 
 from cbam_lightning.attention.gate import check_positive
+from cbam_lightning.class_paths import importing_nothing
 from cbam_lightning.errors import UsageError, unknown_name
 from cbam_lightning.models.classifier_network import check_num_classes
-from cbam_lightning.models.insertion import insert_known_attention
+from cbam_lightning.models.insertion import insert_attention
 from cbam_lightning.models.torchvision_network import TorchvisionNetwork, torchvision_names, unknown_network
 
 __all__ = ["TorchvisionNetwork", "build_external", "is_external", "list_external"]
@@ -143,7 +144,8 @@ def build_external(
         network = _build_timm(plain_name, num_classes, in_channels, options)
     else:
         raise unknown_name(kind="library", given=library, allowed=("torchvision", "timm"))
-    return insert_known_attention(network, attention, where=where, **attention_options)
+    with importing_nothing():  # the names may be those of a checkpoint
+        return insert_attention(network, attention, where=where, **attention_options)
 
 
 def _build_timm(name: str, num_classes: int, in_channels: int, options: Mapping[str, Any]) -> nn.Module:

@@ -56,20 +56,6 @@ def insert_attention(
             then as it was.
     """
     import_class_path(attention, "attention")
-    return insert_known_attention(network, attention, where=where, gate=gate, example=example, **options)
-
-
-def insert_known_attention(
-    network: nn.Module,
-    attention: str,
-    /,
-    *,
-    where: str | Sequence[str] | None = None,
-    gate: str = "identity",
-    example: Tensor | Sequence[int] | None = None,
-    **options: Any,
-) -> nn.Module:
-    """Do what ``insert_attention`` does, but import nothing: the name may be one that a checkpoint says."""
     allowed = option_names(attention)
     if attention == "none":
         build_attention(attention, 1, **options)

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from cbam_lightning.class_paths import importing_nothing
 from cbam_lightning.errors import UsageError, unknown_name
-from cbam_lightning.models.insertion import insert_known_attention
+from cbam_lightning.models.insertion import insert_attention
 
 _OURS = ("num_classes", "in_channels")
 _NATIVE = ("attention", "attention_options")
@@ -59,4 +60,5 @@ def build_user_network(
         raise UsageError(message)
     if native:
         return network
-    return insert_known_attention(network, attention, where=where, **attention_options)
+    with importing_nothing():  # the names may be those of a checkpoint
+        return insert_attention(network, attention, where=where, **attention_options)

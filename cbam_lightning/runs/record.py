@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ _NETWORK = (
     "size_px",
     "channels_last",
 )
+
+
+_UNWRITTEN = re.compile(r"unable to serialize instance (\w+)$", re.MULTILINE)
 
 
 class RunRecord(SaveConfigCallback):
@@ -63,7 +67,8 @@ class RunRecord(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write ``config.yaml``, and send the configuration and the parameter counts to W&B."""
-        text = self.parser.dump(self.config, skip_unset=False)
+        # what may be a name or a function, jsonargparse takes for a function that it cannot write
+        text = _UNWRITTEN.sub(r"\1", self.parser.dump(self.config, skip_unset=False))
         if self.stated:
             content = yaml.safe_load(text)
             content["model"].setdefault("init_args", {}).update(self.stated)
