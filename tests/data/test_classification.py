@@ -26,7 +26,8 @@ def test_hooks_are_called_and_mixing_is_for_training_only():
         assert batch.labels.shape == (128, 10)
         torch.testing.assert_close(batch.labels.sum(dim=1), torch.ones(128))
     assert all(batch.labels.dtype == torch.int64 for batch in val)
-    assert not torch.equal(train[0].labels, train[0].labels.round())
+    # the share of one image can be close to all
+    assert any(not torch.equal(batch.labels, batch.labels.round()) for batch in train)
 
 
 def test_reduced_precision_reaches_the_images():

@@ -11,6 +11,7 @@ from PIL import Image
 
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.tracking import WandbOptions, build_loggers, is_offline
+from cbam_lightning.tasks import Classifier
 from cbam_lightning.weights import load_checkpoint
 from tests.command import NO_WANDB, SHORT, SMALL, call, only_run
 from tests.runs.recordings import WANDB, config, history, read_back
@@ -130,8 +131,12 @@ def test_the_options_reach_wandb(tmp_path):
     assert Path(metrics_file.save_dir) == tmp_path
 
 
-def test_a_run_that_fails_is_shown_as_failed():
-    assert call("fit", SMALL, SHORT, "--checkpoint.monitor val/acc") == 2
+def test_a_run_that_fails_is_shown_as_failed(monkeypatch):
+    def fail(self):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Classifier, "on_train_epoch_end", fail)
+    assert call("fit", SMALL, SHORT) == 1
     _, records = read_back(only_run())
     (end,) = [record["exit"] for record in records if "exit" in record]
     assert end["exit_code"] == 1
