@@ -190,8 +190,8 @@ def test_a_figure_that_a_class_of_ones_own_never_logs(capsys, monkeypatch, tmp_p
     """It might log it in training, so Lightning finds out at the end of the first epoch."""
     (tmp_path / "mine.py").write_text("from cbam_lightning import Classifier\nclass Mine(Classifier): pass\n")
     monkeypatch.syspath_prepend(tmp_path)
-    own = f"--imports '[mine]' --model mine.Mine --model.network resnet20 {QUICK.partition('resnet20 ')[2]}"
-    words = f"{own} --data FashionMNIST --data.num_workers 0 {ADD}EarlyStopping {OF}monitor val/f1"
+    own = QUICK.replace("--model.network", "--imports '[mine]' --model mine.Mine --model.network")
+    words = f"{own} {ADD}EarlyStopping {OF}monitor val/f1"
     assert call("fit", words, NO_WANDB, "--trainer.max_epochs 2") == 2
     line = one_line(capsys)
     assert "--trainer.callbacks EarlyStopping" in line
