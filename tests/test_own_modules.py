@@ -139,7 +139,7 @@ def own(monkeypatch):
         (f"{ITEMS} --data.train.kind images", ["own.Items", "label"]),
         (f"{ITEMS} --data.train.kind labels --data.num_classes 3", ["own.Items", "item 5", "11"]),
         (f"{ITEMS} --data.train.kind sizes", ["own.Items", "28"]),
-        (f"{ITEMS} --data.train.kind raises", ["own.Items", "item 7", "no such row", "own.py"]),
+        (f"{ITEMS} --data.train.kind raises --data.num_workers 0", ["own.Items", "item 7", "no such row"]),
         (f"{ITEMS} --data.train.kind raises --data.num_workers 1", ["item 7", "no such row", "own.py"]),
         (f"{ITEMS} --data.train own.Nothing", ["own.Nothing", "own.py"]),
     ],
@@ -156,4 +156,3 @@ def test_what_is_typed_stands_for_what_plain_data_do_not_say(own):
     assert call("fit", words, SHORT, NO_WANDB) == 0
     config = yaml.safe_load((only_run() / "config.yaml").read_text())
     assert config["model"]["init_args"]["num_classes"] == 3
-    assert call(f"resume {only_run()} --trainer.max_epochs 2") == 0

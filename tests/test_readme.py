@@ -64,7 +64,7 @@ def test_each_part_of_your_own_runs(what, file, code, command, images_in_a_list,
     monkeypatch.setattr(sys, "path", list(sys.path))
     Path(file).write_text(code)
     words = command.replace("\\\n", " ").removeprefix("cbam-lightning ")
-    few = "--data.batch_size 8 --data.num_workers 0"
+    few = "--data.batch_size 8 --data.num_workers 0 --run.test_after_fit false"
     try:
         assert call(words, few, SHORT, NO_WANDB) == 0, capsys.readouterr().err
     finally:

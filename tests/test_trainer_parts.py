@@ -89,6 +89,7 @@ MANY = (
 )
 
 
+@pytest.mark.slow
 def test_what_was_configured_can_be_read_again():
     assert fit(f"{MANY} --trainer.max_epochs 2 --run.experiment first") == 0
     assert call(f"fit --config {only_run('first')}/config.yaml --run.experiment second") == 0
@@ -105,6 +106,7 @@ def test_what_was_configured_can_be_read_again():
     assert last("first")["epoch"] >= 2  # averaging adds epochs of its own
 
 
+@pytest.mark.slow
 def test_a_backbone_is_unfrozen_as_lightning_does_it_and_the_run_goes_on_exactly():
     words = f"{ADD}BackboneFinetuning {OF}unfreeze_backbone_at_epoch 1 --model.schedule Constant"
     assert fit(f"{words} --trainer.max_epochs 3 --run.experiment unbroken") == 0
@@ -128,6 +130,7 @@ def test_the_backbone_is_everything_but_the_classifier_and_no_second_registratio
     assert {f"network.{name}" for name in plain.state_dict()} <= set(task.state_dict())
 
 
+@pytest.mark.slow
 def test_a_search_finds_learning_rate_and_batch_size_once(caplog):
     words = (
         f"{ADD}BatchSizeFinder {OF}max_trials 1 {OF}steps_per_trial 1 {OF}init_val 3 "

@@ -165,6 +165,7 @@ def test_what_is_no_transform_is_refused(given, text):
         CIFAR10(train_transform=given)
 
 
+@pytest.mark.slow
 def test_the_command_takes_them_from_yaml_and_resumes_exactly(pets):
     for name in ("cat/000.jpg", "dog/001.jpg"):  # of unequal size
         with Image.open(pets / name) as image:

@@ -230,6 +230,7 @@ def test_what_cannot_be_told_is_refused(tmp_path):
         _ = data_of(Photos(), train_transform=v2.CenterCrop((8, 4))).train_set[0]
 
 
+@pytest.mark.slow
 def test_the_command_takes_it_and_resumes_exactly():
     words = (
         "fit --data TorchDataset --data.train tests.data.own.Noisy --data.train.count 24 --data.batch_size 4 "
