@@ -6,6 +6,7 @@ modules that are there already.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
 from collections.abc import Iterator
@@ -50,8 +51,12 @@ def import_module(name: str, option: str) -> None:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise _broken(name, option, error) from error
+        here = [path.stem for path in Path.cwd().glob("*.py")]
+        close = difflib.get_close_matches(name, here, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
         message = (
             f"{option}: there is no module {name!r}; give one that lies in {Path.cwd()} or is installed."
+            f"{hint}"
         )
         raise UsageError(message) from error
     except (Exception, SystemExit) as error:
