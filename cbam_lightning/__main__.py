@@ -2,6 +2,6 @@
 
 import sys
 
-from cbam_lightning.cli import main
+from cbam_lightning.cli.main import main
 
 sys.exit(main())

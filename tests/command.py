@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cbam_lightning.cli import main
-from cbam_lightning.trainer_cli import TrainerCLI
+from cbam_lightning.cli.main import main
+from cbam_lightning.cli.trainer import TrainerCLI
 
 # A network that trains in seconds: real images, few steps.
 SMALL = "--data FashionMNIST --data.batch_size 64 --model.network resnet20 --model.attention cbam"

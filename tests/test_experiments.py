@@ -23,8 +23,8 @@ from cbam_lightning.data.detection.scene_files import write_scenes
 from cbam_lightning.models import create_model
 from cbam_lightning.models.detection import create_detector
 from cbam_lightning.models.published.rows import published_rows
-from cbam_lightning.runs.compare import compare, find_runs, rendering, study_arms
-from cbam_lightning.runs.study import read_study
+from cbam_lightning.studies import read_study
+from cbam_lightning.studies.compare import compare, find_runs, rendering, study_arms
 from tests.command import call, only_run
 from tests.data import generate
 

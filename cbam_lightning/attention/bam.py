@@ -23,7 +23,8 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 
 from cbam_lightning.attention import positions
-from cbam_lightning.attention.gate import Gate, GateName, check_choice, check_positive, run_layer
+from cbam_lightning.attention.gate import Gate, GateName, run_layer
+from cbam_lightning.checks import check_choice, check_positive
 from cbam_lightning.errors import UsageError
 
 Variant = Literal["official", "paper"]

@@ -31,17 +31,9 @@ from cbam_lightning.attention import positions
 from cbam_lightning.attention.fused.attend import attend
 from cbam_lightning.attention.fused.convolution import convolve
 from cbam_lightning.attention.fused.excitation import Excitation
-from cbam_lightning.attention.gate import (
-    Gate,
-    GateName,
-    check_choice,
-    check_odd,
-    check_positive,
-    has_hooks,
-    multiply,
-    run_layer,
-)
+from cbam_lightning.attention.gate import Gate, GateName, has_hooks, multiply, run_layer
 from cbam_lightning.attention.implementation import Implementation, check_implementation, runs_fused
+from cbam_lightning.checks import check_choice, check_odd, check_positive
 from cbam_lightning.errors import UsageError
 from cbam_lightning.seeding import own_stream
 

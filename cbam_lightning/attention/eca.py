@@ -10,7 +10,8 @@ import math
 from torch import Tensor, nn
 
 from cbam_lightning.attention import positions
-from cbam_lightning.attention.gate import Gate, GateName, check_odd, check_positive, run_layer
+from cbam_lightning.attention.gate import Gate, GateName, run_layer
+from cbam_lightning.checks import check_odd, check_positive
 from cbam_lightning.errors import UsageError
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, Literal, get_args
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cbam_lightning.attention import positions
-from cbam_lightning.errors import UsageError, unknown_name
+from cbam_lightning.checks import check_choice
 
 GateName = Literal["sigmoid", "identity"]
 
@@ -116,24 +115,3 @@ def without_autocast(device_type: str) -> AbstractContextManager[object]:
     if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()
-
-
-def check_positive(option: str, value: int) -> None:
-    """Raise a ``UsageError`` unless ``value`` is a whole number of at least 1."""
-    if not isinstance(value, int) or value < 1:
-        message = f"{option} is {value!r}; give a whole number of at least 1."
-        raise UsageError(message)
-
-
-def check_odd(option: str, value: int) -> None:
-    """Raise a ``UsageError`` unless ``value`` is a positive odd number."""
-    check_positive(option, value)
-    if value % 2 == 0:
-        message = f"{option} is {value}, which has no centre; give an odd number, for example 3 or 7."
-        raise UsageError(message)
-
-
-def check_choice(option: str, value: str, allowed: Iterable[str]) -> None:
-    """Raise a ``UsageError`` with the closest match unless ``value`` is among ``allowed``."""
-    if value not in tuple(allowed):  # a tuple, since a value from YAML need not be hashable
-        raise unknown_name(option, str(value), allowed)

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from cbam_lightning.attention.gate import check_choice
+from cbam_lightning.checks import check_choice
 from cbam_lightning.errors import UsageError
 
 Implementation = Literal["auto", "reference", "fused"]

@@ -12,12 +12,12 @@ from torch import nn
 from cbam_lightning.attention.bam import BAM
 from cbam_lightning.attention.cbam import CBAM
 from cbam_lightning.attention.eca import ECA
-from cbam_lightning.attention.gate import check_choice
 from cbam_lightning.attention.sagan import SAGAN
 from cbam_lightning.attention.squeeze_excite import SqueezeExcite
-from cbam_lightning.class_paths import find_class, import_class_path, is_class_path
+from cbam_lightning.checks import check_choice
 from cbam_lightning.errors import UsageError, unknown_name
 from cbam_lightning.seeding import own_stream
+from cbam_lightning.user_code.class_paths import find_class, import_class_path, is_class_path
 
 Placement = Literal["block", "stage"]
 Builder = Callable[..., nn.Module]

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cbam_lightning.attention import positions
-from cbam_lightning.attention.gate import at_least_float32, check_positive, run_layer, without_autocast
+from cbam_lightning.attention.gate import at_least_float32, run_layer, without_autocast
+from cbam_lightning.checks import check_positive
 
 
 class SAGAN(nn.Module):

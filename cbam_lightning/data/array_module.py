@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from cbam_lightning.checks import require
 from cbam_lightning.data.arrays import ArrayDataset
 from cbam_lightning.data.batch import ImageDataset
 from cbam_lightning.data.classification import ImageDataModule
-from cbam_lightning.data.options import require
 from cbam_lightning.data.splits import stratified_split
 
 

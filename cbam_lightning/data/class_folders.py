@@ -7,11 +7,11 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any, Literal
 
+from cbam_lightning.checks import require
 from cbam_lightning.data.batch import ImageDataset
 from cbam_lightning.data.classification import ImageDataModule
 from cbam_lightning.data.folders import FolderSource
-from cbam_lightning.data.options import require
-from cbam_lightning.data.packed import PackedSource, is_packed
+from cbam_lightning.data.packed.packed_source import PackedSource, is_packed
 from cbam_lightning.data.sources import ImageSource, LabelledImages
 from cbam_lightning.data.transforms import EvalTransform, TrainTransform
 from cbam_lightning.errors import UsageError

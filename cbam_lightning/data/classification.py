@@ -13,11 +13,11 @@ from torch.utils.data import Dataset, Sampler
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from cbam_lightning.checks import require
 from cbam_lightning.data.base import BaseDataModule, Split
 from cbam_lightning.data.batch import Batch, FileBatch, ImageDataset, SplitDataset
 from cbam_lightning.data.files import FileDataset, find_predict_files
 from cbam_lightning.data.mixing import create_mixing
-from cbam_lightning.data.options import require
 from cbam_lightning.data.order import TrainOrder
 from cbam_lightning.data.own_transforms import OwnTransform, TransformOption, as_steps
 from cbam_lightning.data.sampled_order import BalancedSampler, SampledOrder

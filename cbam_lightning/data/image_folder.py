@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from cbam_lightning.checks import require
 from cbam_lightning.data.class_folders import (
     ClassFolderModule,
     channel_statistics,
     require_same_classes,
 )
-from cbam_lightning.data.options import require
 from cbam_lightning.data.sources import ImageSource, LabelledImages
 from cbam_lightning.data.splits import choose_per_class, stratified_split
 from cbam_lightning.errors import UsageError

@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 from cbam_lightning.data.images import NotAnImageError, allowed_images, as_image
 from cbam_lightning.data.transforms import EvalTransform
 from cbam_lightning.errors import UsageError
-from cbam_lightning.tracebacks import raised
+from cbam_lightning.user_code.tracebacks import raised
 
 # For jsonargparse: the transforms of torchvision by their bare names, and any class with ``__call__``.
 OneTransform: TypeAlias = v2.Transform | Callable[[Any], Any]

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from cbam_lightning.checks import require
 from cbam_lightning.data.batch import ImageDataset
 from cbam_lightning.data.class_folders import EVAL_RESIZE_RATIO, channel_statistics, require_crop_scale
 from cbam_lightning.data.classification import ImageDataModule
-from cbam_lightning.data.options import require
 from cbam_lightning.data.own_transforms import OwnTransform
 from cbam_lightning.data.splits import stratified_split
 from cbam_lightning.data.torch_items import TorchItems

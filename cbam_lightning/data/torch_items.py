@@ -17,7 +17,7 @@ from cbam_lightning.data.batch import as_index
 from cbam_lightning.data.images import NotAnImageError, allowed_images, as_image
 from cbam_lightning.data.transformed import drawing
 from cbam_lightning.errors import UsageError
-from cbam_lightning.tracebacks import raised
+from cbam_lightning.user_code.tracebacks import raised
 
 
 class TorchItems:

@@ -10,11 +10,11 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from cbam_lightning.checks import require
 from cbam_lightning.data.bad_images import BadImageLog
 from cbam_lightning.data.batch import BadImage, ImageDataset, SplitDataset
 from cbam_lightning.data.class_folders import EVAL_RESIZE_RATIO
 from cbam_lightning.data.files import FileDataset, find_predict_files, read_image
-from cbam_lightning.data.options import require
 from cbam_lightning.data.transforms import EvalTransform, Transform
 from cbam_lightning.errors import UsageError
 

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from cbam_lightning.explain.boxes import draw_detections, draw_image, draw_objects, surest
 from cbam_lightning.explain.subjects import require_comparable, split_label
-from cbam_lightning.measuring.report import check_unwritten
+from cbam_lightning.files import atomic_write, check_unwritten
 from cbam_lightning.models import open_checkpoint
 from cbam_lightning.models.detection import create_detector
 from cbam_lightning.models.detection.network import DetectorNetwork
 from cbam_lightning.models.detection.registry import DETECTORS
-from cbam_lightning.weights import atomic_write
 
 FILES = ("figure.png", "detections.json")
 

@@ -17,8 +17,7 @@ from cbam_lightning.explain.looking import Looked
 from cbam_lightning.explain.page import colour_map, write_page
 from cbam_lightning.explain.subjects import Subject
 from cbam_lightning.explain.summary import FIGURES, Summary
-from cbam_lightning.measuring.report import check_unwritten
-from cbam_lightning.weights import atomic_write
+from cbam_lightning.files import atomic_write, check_unwritten
 
 FILES = ("figure.png", "report.html", "explained.json")
 

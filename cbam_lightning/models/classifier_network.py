@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 from torch import Tensor, nn
 
-from cbam_lightning.attention.gate import check_choice
 from cbam_lightning.attention.registry import Placement, build_attention, default_placement
+from cbam_lightning.checks import check_choice
 from cbam_lightning.errors import UsageError
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cbam_lightning.attention.gate import check_positive
+from cbam_lightning.checks import check_positive
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models.factory import build
 

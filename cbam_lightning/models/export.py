@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from cbam_lightning.attention.gate import check_choice
+from cbam_lightning.checks import check_choice
 from cbam_lightning.errors import UsageError
+from cbam_lightning.files import atomic_write
 from cbam_lightning.models.factory import rebuild
 from cbam_lightning.models.pretrained import open_checkpoint
-from cbam_lightning.weights import Header, atomic_write, list_weights
+from cbam_lightning.weights import Header, list_weights
 
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}
 TOLERANCE = 1e-4  # absolute, of logits that are scaled to at most 1

@@ -14,12 +14,12 @@ from typing import Any
 
 from torch import nn
 
-from cbam_lightning.attention.gate import check_positive
-from cbam_lightning.class_paths import importing_nothing
+from cbam_lightning.checks import check_positive
 from cbam_lightning.errors import UsageError, unknown_name
 from cbam_lightning.models.classifier_network import check_num_classes
 from cbam_lightning.models.insertion import insert_attention
 from cbam_lightning.models.torchvision_network import TorchvisionNetwork, torchvision_names, unknown_network
+from cbam_lightning.user_code.class_paths import importing_nothing
 
 __all__ = ["TorchvisionNetwork", "build_external", "is_external", "list_external"]
 

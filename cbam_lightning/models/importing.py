@@ -9,11 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from cbam_lightning import __version__
-from cbam_lightning.class_paths import import_class_path
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models.factory import build
-from cbam_lightning.models.recognition import Recognised, check_same, recognise
+from cbam_lightning.models.layout_detection import Recognised, check_same, recognise
 from cbam_lightning.models.registry import MODELS
+from cbam_lightning.user_code.class_paths import import_class_path
 from cbam_lightning.weights import Header, LoadReport, load_into, read_state_dict, save_checkpoint, translate
 from cbam_lightning.weights.layouts import LAYOUTS
 from cbam_lightning.weights.loading import strip_wrappers

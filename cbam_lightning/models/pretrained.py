@@ -17,7 +17,7 @@ from cbam_lightning import __version__
 from cbam_lightning.errors import UsageError, unknown_name
 from cbam_lightning.models.registry import MODELS
 from cbam_lightning.weights import Checkpoint, Header, checkpoint_path, list_weights, load_checkpoint
-from cbam_lightning.weights.files import FILE_ENDINGS
+from cbam_lightning.weights.entry import FILE_ENDINGS
 from cbam_lightning.weights.translate import complete
 from cbam_lightning.weights.unpickle import refusal
 

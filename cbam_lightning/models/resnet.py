@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Literal, get_args
 from torch import Tensor, nn
 
 from cbam_lightning.attention.fused.block import finish_block
-from cbam_lightning.attention.gate import check_choice, check_positive
 from cbam_lightning.attention.registry import Placement
+from cbam_lightning.checks import check_choice, check_positive
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models.classifier_network import AttendedModule, ClassifierNetwork
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from cbam_lightning.models.dataflow import record
-from cbam_lightning.models.places import plan_insertion
+from cbam_lightning.models.insertion.dataflow import record
+from cbam_lightning.models.insertion.points import plan_insertion
 from cbam_lightning.weights.loading import classifier_name
 
 

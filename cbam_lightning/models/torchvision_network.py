@@ -14,7 +14,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cbam_lightning.attention.gate import check_positive
+from cbam_lightning.checks import check_positive
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models.classifier_network import check_num_classes
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from cbam_lightning.class_paths import importing_nothing
 from cbam_lightning.errors import UsageError, unknown_name
 from cbam_lightning.models.insertion import insert_attention
+from cbam_lightning.user_code.class_paths import importing_nothing
 
 _OURS = ("num_classes", "in_channels")
 _NATIVE = ("attention", "attention_options")

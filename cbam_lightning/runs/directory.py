@@ -13,7 +13,7 @@ from typing import IO
 from pytorch_lightning.utilities import rank_zero_only
 
 from cbam_lightning.errors import UsageError
-from cbam_lightning.weights import atomic_write
+from cbam_lightning.files import atomic_write
 
 try:
     import fcntl

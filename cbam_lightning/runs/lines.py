@@ -6,7 +6,7 @@ import os
 import warnings
 from pathlib import Path
 
-from cbam_lightning.weights import atomic_write
+from cbam_lightning.files import atomic_write
 
 
 class LineFile:

@@ -1,21 +1,22 @@
-"""LightningModules and what they train with. No network is defined here."""
+"""LightningModules: a classifier and a detector. No network is defined here."""
 
-from cbam_lightning.tasks.attention_pictures import AttentionPictures
+from importlib import import_module
+from typing import Any
+
 from cbam_lightning.tasks.classifier import Classifier
 from cbam_lightning.tasks.detector import Detector
-from cbam_lightning.tasks.ema import EMA
-from cbam_lightning.tasks.finetuning import GradualUnfreezing
-from cbam_lightning.tasks.schedules import Constant, MultiStep, Schedule, TorchSchedule, WarmupCosine
 
-__all__ = [
-    "EMA",
-    "AttentionPictures",
-    "Classifier",
-    "Constant",
-    "Detector",
-    "GradualUnfreezing",
-    "MultiStep",
-    "Schedule",
-    "TorchSchedule",
-    "WarmupCosine",
-]
+__all__ = ["Classifier", "Detector"]
+
+# Configurations of runs made before version 0.2 name these as members of this package.
+_FORMER_MEMBERS = {
+    **dict.fromkeys(("EMA", "AttentionPictures", "GradualUnfreezing"), "callbacks"),
+    **dict.fromkeys(("Constant", "MultiStep", "Schedule", "TorchSchedule", "WarmupCosine"), "optim"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FORMER_MEMBERS:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    return getattr(import_module(f"cbam_lightning.{_FORMER_MEMBERS[name]}"), name)

@@ -15,15 +15,15 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from cbam_lightning.attention.registry import option_names
-from cbam_lightning.class_paths import import_class_path
 from cbam_lightning.data.batch import as_batch
 from cbam_lightning.data.classification import ImageDataModule
 from cbam_lightning.errors import UsageError, first_names
+from cbam_lightning.metrics.mean_loss import MeanLoss
+from cbam_lightning.metrics.step_checks import check_labels, checked_loss, named_metrics, update_metrics
 from cbam_lightning.models import build, open_checkpoint, resolve_names
-from cbam_lightning.tasks.image_task import ImageTask
-from cbam_lightning.tasks.mean_loss import MeanLoss
-from cbam_lightning.tasks.schedules import Schedule
-from cbam_lightning.tasks.step_checks import check_labels, checked_loss, named_metrics, update_metrics
+from cbam_lightning.optim.schedules import Schedule
+from cbam_lightning.tasks.base import ImageTask
+from cbam_lightning.user_code.class_paths import import_class_path
 from cbam_lightning.weights import Checkpoint, load_into
 
 # Of no use over a whole epoch of training, and it costs.
@@ -145,6 +145,10 @@ class Classifier(ImageTask):
             name: MulticlassAccuracy(self.num_classes, top_k=k, average="micro") for name, k in top_k.items()
         }
         return {**ours, **named_metrics(self._more_metrics)}
+
+    def monitored_metric(self) -> Metric:
+        """Return a new metric of logits (N, K) and labels (N,) whose value is ``monitor``."""
+        return MulticlassAccuracy(self.num_classes, average="micro")
 
     def loss(self, logits: Tensor, batch: Any) -> Tensor:
         """Return the loss to minimise, one number: the mean cross-entropy; to be overridden.

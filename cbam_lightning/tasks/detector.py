@@ -12,11 +12,11 @@ from torch.optim import SGD
 
 from cbam_lightning.data.detection.batch import scale_boxes
 from cbam_lightning.data.detection.module import DetectionDataModule
+from cbam_lightning.metrics.average_precision import Detections, require_backend
 from cbam_lightning.models.detection import create_detector
 from cbam_lightning.models.detection.network import DetectorNetwork
-from cbam_lightning.tasks.average_precision import Detections, require_backend
-from cbam_lightning.tasks.image_task import ImageTask
-from cbam_lightning.tasks.schedules import Schedule
+from cbam_lightning.optim.schedules import Schedule
+from cbam_lightning.tasks.base import ImageTask
 
 _BACKGROUND = 1  # one class more than the data have
 _FREEZING = ("trainable_stages", "freeze_batch_norm")

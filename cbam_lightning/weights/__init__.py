@@ -3,6 +3,7 @@
 Nothing here knows a network or Lightning: state dicts, names and files only. ``models`` builds on it.
 """
 
+from cbam_lightning.files import atomic_write
 from cbam_lightning.weights.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -10,7 +11,6 @@ from cbam_lightning.weights.checkpoint import (
     read_training_state,
     save_checkpoint,
 )
-from cbam_lightning.weights.files import atomic_write
 from cbam_lightning.weights.header import Header
 from cbam_lightning.weights.loading import LoadReport, load_into
 from cbam_lightning.weights.registry import checkpoint_path, list_weights

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from cbam_lightning.errors import UsageError
-from cbam_lightning.weights.files import atomic_write
+from cbam_lightning.files import atomic_write
 from cbam_lightning.weights.header import Header
 from cbam_lightning.weights.unpickle import existing_file, read_pickle, unreadable
 

@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cbam_lightning.errors import UsageError
-from cbam_lightning.weights.files import FILE_ENDINGS
+
+# What files with weights end in, and no registered name does, so that a text is either a name or a path.
+FILE_ENDINGS = (".safetensors", ".ckpt", ".pth", ".pt", ".bin", ".tar")
 
 _NAME = r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)?"  # it becomes a file's name in the cache
 

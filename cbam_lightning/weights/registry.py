@@ -1,6 +1,6 @@
 """Checkpoints by name: the table in ``registry.json``, and the files behind it.
 
-``python -m cbam_lightning.tasks.shipping`` adds the network of finished runs. To add another file, put it
+``python -m experiments.shipping.ship`` adds the network of finished runs. To add another file, put it
 into ``files/`` or at a URL, and hand ``make_entry`` of it to ``register``.
 """
 
@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from cbam_lightning.errors import UsageError, unknown_name
+from cbam_lightning.files import atomic_write
 from cbam_lightning.weights.checkpoint import load_checkpoint
 from cbam_lightning.weights.downloads import cache_folder, fetch, sha256_of
 from cbam_lightning.weights.entry import Entry
-from cbam_lightning.weights.files import atomic_write
 
 TABLE = Path(__file__).with_name("registry.json")
 

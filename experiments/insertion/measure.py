@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean
 
-from cbam_lightning.cli import main
+from cbam_lightning.cli.main import main
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.csv"

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from cbam_lightning.data import fetching
+from cbam_lightning.data.packed import fetching
 
 
 class FileServer:

@@ -8,14 +8,14 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from cbam_lightning.data import CIFAR10, FashionMNIST, ImageFolder
-from cbam_lightning.data.packing import pack
+from cbam_lightning.data.packed.packing import pack
 from cbam_lightning.data.transforms import EvalTransform
 from cbam_lightning.errors import UsageError
+from tests.callbacks.resume.interrupting import Crash, CrashHere, at, differences
 from tests.command import SHORT, SMALL, call, only_run
 from tests.data.generate import write_image_folder
 from tests.data.own import Returns, Solarise, Speckle
 from tests.data.probing import Probe, trainer
-from tests.runs.interrupting import Crash, CrashHere, at, differences
 
 RANDOM = [v2.RandAugment(), v2.TrivialAugmentWide(), v2.ColorJitter(0.4), v2.RandomErasing(), Speckle()]
 

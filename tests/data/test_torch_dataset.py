@@ -10,11 +10,11 @@ from torchvision.transforms import v2
 
 from cbam_lightning.data import FashionMNIST, ImageFolder, TorchDataset
 from cbam_lightning.errors import UsageError
+from tests.callbacks.resume.interrupting import Crash, CrashHere, at, differences
 from tests.command import SHORT, call
 from tests.data.generate import patches, save_image, write_image_folder
 from tests.data.own import Faulty, Items, Noisy, Photos, Returns, Stream
 from tests.data.probing import Probe, trainer
-from tests.runs.interrupting import Crash, CrashHere, at, differences
 
 
 def pixels(array):

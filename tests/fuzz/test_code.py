@@ -6,8 +6,8 @@ import pytest
 import torch
 import yaml
 
-from cbam_lightning.cli import main
-from cbam_lightning.trainer_cli import TrainerCLI
+from cbam_lightning.cli.main import main
+from cbam_lightning.cli.trainer import TrainerCLI
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

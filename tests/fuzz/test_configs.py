@@ -7,9 +7,9 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
-from cbam_lightning.cli import main
+from cbam_lightning.cli.main import main
+from cbam_lightning.cli.trainer import TrainerCLI
 from cbam_lightning.errors import UsageError
-from cbam_lightning.trainer_cli import TrainerCLI
 from tests.command import NO_WANDB
 from tests.fuzz.damage import altered, damaged, fuzz, json_values, lengths
 

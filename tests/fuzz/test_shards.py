@@ -15,9 +15,9 @@ from cbam_lightning.data import CIFAR10, FashionMNIST, ImageFolder
 from cbam_lightning.data.decoding import UndecodableError
 from cbam_lightning.data.fashion_mnist import FILE_STEMS
 from cbam_lightning.data.idx import read_idx
-from cbam_lightning.data.packed_index import PACKED_INDEX, PackedIndex
-from cbam_lightning.data.packing import pack
-from cbam_lightning.data.shards import (
+from cbam_lightning.data.packed.packed_index import PACKED_INDEX, PackedIndex
+from cbam_lightning.data.packed.packing import pack
+from cbam_lightning.data.packed.shards import (
     INDEX_NAME,
     DamagedShardError,
     Shard,
@@ -35,7 +35,7 @@ from tests.data.generate import (
     write_fashion_mnist,
     write_image_folder,
 )
-from tests.data.test_shards import raw, shard_bytes
+from tests.data.packed.test_shards import raw, shard_bytes
 from tests.fuzz.damage import altered, damaged, fuzz, json_values, lengths
 
 IDX = bytes([0, 0, 8, 3]) + struct.pack(">3I", 2, 3, 4) + bytes(range(24))

@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torch import nn
 
-from cbam_lightning.models.places import plan_insertion
+from cbam_lightning.models.insertion.points import plan_insertion
 
 
 def build(name, num_classes=5):

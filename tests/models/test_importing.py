@@ -11,7 +11,7 @@ from torchvision.models import densenet121, resnet18, squeezenet1_1, wide_resnet
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models import build, create_model
 from cbam_lightning.models.importing import import_weights
-from cbam_lightning.models.recognition import recognise
+from cbam_lightning.models.layout_detection import recognise
 from cbam_lightning.weights import load_checkpoint, translate
 from tests.weights import layouts
 

@@ -7,7 +7,7 @@ import wandb
 
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.loggers import MetricsFile
-from cbam_lightning.runs.tracking import WandbOptions, build_loggers, finish_wandb
+from cbam_lightning.runs.wandb_options import WandbOptions, build_loggers, finish_wandb
 from tests.runs.recordings import points, read_back
 
 

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 from cbam_lightning.data import Batch
 from cbam_lightning.data.fashion_mnist import EMBEDDED_DIR
 from cbam_lightning.data.idx import read_idx
-from cbam_lightning.tasks import Classifier, Constant
+from cbam_lightning.optim import Constant
+from cbam_lightning.tasks import Classifier
 
 PLAIN_SGD = partial(SGD, lr=0.05)
 

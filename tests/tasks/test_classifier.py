@@ -8,9 +8,11 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from torch.optim import SGD, AdamW
 
 from cbam_lightning.attention.gate import Gate
+from cbam_lightning.callbacks import EMA
 from cbam_lightning.data import Batch
 from cbam_lightning.errors import UsageError
-from cbam_lightning.tasks import EMA, Classifier, WarmupCosine
+from cbam_lightning.optim import WarmupCosine
+from cbam_lightning.tasks import Classifier
 from cbam_lightning.weights import Header, load_checkpoint, save_checkpoint
 from tests.tasks.small import batch, batches, classifier, differing, loader, snapshot, trainer
 

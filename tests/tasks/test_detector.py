@@ -10,8 +10,8 @@ import pytest
 from cbam_lightning.data import FashionScenes
 from cbam_lightning.data.detection.scene_files import write_scenes
 from cbam_lightning.models.detection import create_detector
+from tests.callbacks.resume.interrupting import SendSignal, at
 from tests.command import NO_WANDB, call
-from tests.runs.interrupting import SendSignal, at
 
 SCENES = {"num_images": 10, "num_test_images": 5, "size_px": 64, "num_garments": (1, 4)}
 NAMES = ",".join(json.dumps(name) for name in FashionScenes.class_names)

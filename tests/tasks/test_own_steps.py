@@ -12,7 +12,8 @@ from torchmetrics.classification import MulticlassAUROC, MulticlassF1Score
 
 from cbam_lightning.data.batch import as_batch
 from cbam_lightning.errors import UsageError
-from cbam_lightning.tasks import Classifier, WarmupCosine
+from cbam_lightning.optim import WarmupCosine
+from cbam_lightning.tasks import Classifier
 from cbam_lightning.weights import read_training_state
 from tests.tasks.small import batch, classifier, loader, pictures, trainer
 

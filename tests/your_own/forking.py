@@ -11,10 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from cbam_lightning.cli import main
+from cbam_lightning.cli.main import main
 
 PROGRAMS = {"cbam-lightning": main, "pytest": pytest.console_main}
-HEAVY = ("cbam_lightning.trainer_commands", "cbam_lightning.runs.compare", "cbam_lightning.explain.subjects")
+HEAVY = (
+    "cbam_lightning.cli.trainer_commands",
+    "cbam_lightning.studies.compare",
+    "cbam_lightning.explain.subjects",
+)
 
 
 def serve():

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from cbam_lightning.checks import require
 from cbam_lightning.data.base import BaseDataModule
 from cbam_lightning.data.class_folders import imagenet_statistics
 from cbam_lightning.data.detection.annotations import Annotations, without_objects
@@ -19,7 +20,6 @@ from cbam_lightning.data.detection.boxes import BoxLog
 from cbam_lightning.data.detection.dataset import DetectionDataset, DetectionFiles
 from cbam_lightning.data.detection.transforms import Augmentation, Augmented, DetectionTransform
 from cbam_lightning.data.files import find_predict_files
-from cbam_lightning.data.options import require
 from cbam_lightning.data.splits import stratified_split
 from cbam_lightning.errors import UsageError
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from cbam_lightning.checks import require
 from cbam_lightning.data.detection.annotations import Annotations
 from cbam_lightning.data.detection.module import DetectionDataModule
 from cbam_lightning.data.detection.transforms import Augmentation
 from cbam_lightning.data.detection.voc_files import read_voc
-from cbam_lightning.data.options import require
 from cbam_lightning.errors import UsageError
 
 VOC_CLASSES = (

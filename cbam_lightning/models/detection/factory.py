@@ -8,9 +8,9 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cbam_lightning.class_paths import import_class_path
 from cbam_lightning.errors import UsageError, first_names, unknown_name
 from cbam_lightning.models.detection.registry import DETECTORS, DetectorArchitecture, list_detectors
+from cbam_lightning.user_code.class_paths import import_class_path
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cbam_lightning import __version__
-from cbam_lightning.attention.gate import check_positive
+from cbam_lightning.checks import check_positive
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models.detection.backbone import Backbone, check_attention
 from cbam_lightning.models.detection.network import Specification

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
-from cbam_lightning.attention.gate import check_choice
+from cbam_lightning.checks import check_choice
 from cbam_lightning.models.complexity import CONVENTION
 from cbam_lightning.models.published.rows import (
     CONTRADICTION,

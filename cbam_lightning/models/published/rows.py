@@ -10,9 +10,9 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 from cbam_lightning.attention import CBAM
-from cbam_lightning.class_paths import import_class_path
 from cbam_lightning.models.complexity import count_named
 from cbam_lightning.models.registry import MODELS
+from cbam_lightning.user_code.class_paths import import_class_path
 
 PARAMS_M_TOLERANCE = 0.01
 GFLOPS_TOLERANCE = 0.0015

@@ -1,0 +1,49 @@
+"""What a detector costs: parameters, multiply-accumulates, and a training step that can be timed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from cbam_lightning.benchmarks.network import TrainingStep
+from cbam_lightning.models.complexity import Complexity
+from cbam_lightning.models.detection.network import DetectorNetwork
+
+
+class DetectionStep(TrainingStep):
+    """A training step of a detector, always with the same images, with an object in the middle of each.
+
+    Args:
+        detector: Any.
+        images: (N, C, H, W) in [0, 1].
+    """
+
+    def __init__(self, detector: DetectorNetwork, images: Tensor) -> None:
+        super().__init__(detector, images)
+        height, width = images.shape[2:]
+        middle = torch.tensor([[width, height, 3 * width, 3 * height]], device=images.device) / 4
+        label = torch.ones(1, dtype=torch.int64, device=images.device)
+        self.targets = [{"boxes": middle, "labels": label} for _ in images]
+
+    def _loss(self) -> Tensor:
+        losses: dict[str, Tensor] = self.network(list(self.images), self.targets)
+        return torch.stack(list(losses.values())).sum()
+
+
+def count_detector(detector: DetectorNetwork, size_px: int, in_channels: int) -> Complexity:
+    """Count parameters, and the multiply-accumulates of detecting objects in one grey image.
+
+    Those of Faster R-CNN depend on how many regions it looks at, at most ``rpn_post_nms_top_n_test``.
+
+    Args:
+        detector: Left in evaluation mode.
+        size_px: Height and width of the image, which the detector may resize.
+        in_channels: Of the image.
+    """
+    image = torch.full((in_channels, size_px, size_px), 0.5, device=next(detector.parameters()).device)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        detector.eval()([image])
+    params = sum(parameter.numel() for parameter in detector.parameters())
+    return Complexity(params, counter.get_total_flops() // 2)

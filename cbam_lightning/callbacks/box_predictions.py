@@ -1,0 +1,67 @@
+"""The callback that writes detections as COCO's results file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from pytorch_lightning import LightningModule
+
+from cbam_lightning.callbacks.prediction_parts import PartWriter
+from cbam_lightning.files import atomic_write
+
+
+class DetectionWriter(PartWriter):
+    """Write what was found in every image into the run's ``detections.json``.
+
+    The file is a JSON list with an object for each box, as COCO's evaluation reads it
+    (https://cocodataset.org/#format-results): ``image_id``, ``category_id``, ``bbox`` as left, top, width and
+    height in pixels of the image as stored, ``score``; and ``file_name`` besides.
+    """
+
+    @property
+    def path(self) -> Path:
+        """The file that all parts become."""
+        return self.run.detections
+
+    def write(self, file: TextIO, outputs: Any, batch: Any, pl_module: LightningModule) -> None:
+        """Write the boxes of a batch, a line each."""
+        ids = zip(batch.indices.tolist(), batch.image_ids.tolist(), outputs, strict=True)
+        for index, image_id, found in ids:
+            name = self.name_of(index)
+            for box in as_results(found, image_id, self.data.category_ids):
+                file.write(json.dumps(box | {"file_name": name}) + "\n")
+
+    def join(self, parts: Sequence[Path]) -> None:
+        """Make one list of the boxes of all parts."""
+        with atomic_write(self.run.detections) as out:
+            out.write(b"[")
+            for number, line in enumerate(_lines(parts)):
+                out.write((",\n" if number else "\n").encode() + line.rstrip("\n").encode())
+            out.write(b"\n]\n")
+
+
+def as_results(found: Any, image_id: int, category_ids: tuple[int, ...]) -> Iterator[dict[str, Any]]:
+    """Return the boxes of an image as COCO's results.
+
+    Args:
+        found: ``boxes`` (D, 4) as left, top, right and bottom, ``labels`` and ``scores`` (D,).
+        image_id: Of the image.
+        category_ids: What the files of the data call the classes 1, 2, ...
+    """
+    for box, label, score in zip(*(found[k].tolist() for k in ("boxes", "labels", "scores")), strict=True):
+        left, top, right, bottom = box
+        yield {
+            "image_id": image_id,
+            "category_id": category_ids[label - 1],
+            "bbox": [round(value, 3) for value in (left, top, right - left, bottom - top)],
+            "score": round(score, 6),
+        }
+
+
+def _lines(parts: Sequence[Path]) -> Iterator[str]:
+    for part in parts:
+        with part.open(encoding="utf-8") as file:
+            yield from file

@@ -1,0 +1,144 @@
+"""Exponential moving average of the weights, as a callback that is right from its first step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import WeightAveraging
+from torch import Tensor
+from torchmetrics import Metric
+
+from cbam_lightning.errors import UsageError
+from cbam_lightning.weights.checkpoint import PROVENANCE_KEY
+
+
+class EMA(WeightAveraging):
+    """Validate, test and save a moving average of the weights; train the raw ones.
+
+    Differs from Lightning's ``EMAWeightAveraging``: the decay warms up, so that the first epochs are not an
+    average with the random start; with a late start, the raw weights are validated and saved until then,
+    not the untrained copy (https://github.com/Lightning-AI/pytorch-lightning/issues/21724); integer buffers
+    are copied, not averaged; what a task monitors is also logged with the raw weights: ``val/top1_raw``
+    of a classifier.
+
+    A checkpoint's ``state_dict`` holds the average and its ``current_model_state`` the raw weights.
+
+    Args:
+        decay: Upper limit of the share of the old average kept at each step, in [0, 1).
+        warmup: Whether the decay rises as ``min(decay, (1 + n) / (10 + n))`` with the number n of updates
+            (https://www.tensorflow.org/api_docs/python/tf/train/ExponentialMovingAverage).
+        start_epoch: Epochs to wait before averaging starts.
+    """
+
+    def __init__(self, decay: float = 0.999, warmup: bool = True, start_epoch: int = 0) -> None:
+        if not 0 <= decay < 1:
+            message = f"the decay of the average is {decay}; allowed: from 0 up to, not including, 1."
+            raise UsageError(message)
+        super().__init__(use_buffers=True, multi_avg_fn=self._average)
+        self.decay = decay
+        self.warmup = warmup
+        self.start_epoch = start_epoch
+        self._epoch = 0
+        self._swapped = False
+        self._raw_metric: Metric | None = None
+
+    def decay_at(self, updates: int) -> float:
+        """Return the decay of the next update after ``updates`` updates."""
+        return min(self.decay, (1 + updates) / (10 + updates)) if self.warmup else self.decay
+
+    def _average(self, averaged: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
+        if averaged[0].is_floating_point():
+            torch._foreach_lerp_(averaged, current, 1 - self.decay_at(int(updates)))
+        else:
+            torch._foreach_copy_(averaged, current)
+
+    def _follow_until_started(self, pl_module: LightningModule) -> None:
+        """Before the first update the average is the raw weights of this moment, whoever looks at it."""
+        if self._average_model is not None and not self._average_model.n_averaged:
+            self._average_model.module.load_state_dict(pl_module.state_dict())
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget the run before, or a test after it would load the raw weights over the average."""
+        self._average_model = None
+        self._latest_update_step = 0
+        self._swapped = False
+        self._raw_metric = None
+        super().setup(trainer, pl_module, stage)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Hold the average no less precisely than the weights, which may be of another type by now."""
+        super().on_fit_start(trainer, pl_module)
+        if self._average_model is not None:
+            self._average_model.to(torch.promote_types(pl_module.dtype, torch.float32))  # type: ignore[arg-type]
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """Say whether to average now: after every optimiser step once ``start_epoch`` is reached."""
+        return step_idx is not None and self._epoch >= self.start_epoch
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Update the average; ``should_update`` is not told the epoch."""
+        self._epoch = trainer.current_epoch
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def _swap_models(self, pl_module: LightningModule) -> None:
+        super()._swap_models(pl_module)
+        self._swapped = not self._swapped
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bring in the average."""
+        self._follow_until_started(pl_module)
+        super().on_validation_epoch_start(trainer, pl_module)
+        if self._average_model is not None:
+            self._average_model.module.eval()
+            make: Any = getattr(pl_module, "monitored_metric", None)
+            self._raw_metric = make().to(pl_module.device) if make else None
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Measure the raw weights, which sit in the averaged copy while validation runs."""
+        if self._raw_metric is not None and self._average_model is not None and len(batch.images):
+            images = batch.images.to(next(self._average_model.parameters()).dtype)
+            self._raw_metric.update(self._average_model.module(images), batch.labels)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bring back the raw weights."""
+        super().on_validation_epoch_end(trainer, pl_module)
+        if self._raw_metric is not None:
+            pl_module.log(f"{pl_module.monitor}_raw", self._raw_metric.compute())
+            self._raw_metric = None
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the average in the module, and keep the raw weights for a checkpoint that follows."""
+        self._follow_until_started(pl_module)
+        self._swap_models(pl_module)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Put the average into ``state_dict`` and the raw weights beside it, and say so."""
+        if self._average_model is None:
+            return
+        self._follow_until_started(pl_module)
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        if self._swapped:  # a run that was broken off while it validated, or that has just ended
+            raw, average = checkpoint["state_dict"], checkpoint["current_model_state"]
+            checkpoint.update(state_dict=average, current_model_state=raw)
+        checkpoint.setdefault(PROVENANCE_KEY, {})["averaged"] = bool(self._average_model.n_averaged)
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Go on with both copies when training goes on; evaluation uses ``state_dict``, the average."""
+        if self._average_model is not None:
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)

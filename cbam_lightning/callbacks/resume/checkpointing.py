@@ -1,0 +1,84 @@
+"""Checkpoints on the disk: whole or absent, and how often."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+
+from cbam_lightning.errors import UsageError
+from cbam_lightning.files import atomic_write
+
+
+@dataclass
+class SaveOptions:
+    """How often to save what ``resume`` goes on from; after every epoch and at the end in any case.
+
+    Args:
+        every_minutes: Minutes of training between two checkpoints within an epoch; null for none.
+        every_steps: Optimiser steps between two; null for none. With both, whichever is over first.
+        on_error: What to do when a checkpoint cannot be written: train on with the one before, or stop.
+    """
+
+    every_minutes: float | None = 10.0
+    every_steps: int | None = None
+    on_error: Literal["warn", "stop"] = "warn"
+
+    def __post_init__(self) -> None:
+        for name in ("every_minutes", "every_steps"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                message = f"--save.{name} is {value}; allowed: more than 0, or null."
+                raise UsageError(message)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write a checkpoint beside the one it replaces, then rename it; a write that fails ends no training.
+
+    Lightning writes through the system's folder for temporary files, so that replacing is a copy over the old
+    file wherever that folder is another file system: a full disk would damage the last good checkpoint.
+
+    Attributes:
+        failure: Why the last write failed, if it did.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failure: OSError | None = None
+        self._unwritten: set[str] = set()
+
+    def is_current(self, path: Any) -> bool:
+        """Say whether a checkpoint is what was last to be written there."""
+        return str(path) not in self._unwritten
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Save the checkpoint; if that fails, what stood there stays, and ``failure`` says why."""
+        try:
+            self._save(checkpoint, path, storage_options)
+            self.failure = None
+            self._unwritten.discard(str(path))
+        except OSError as error:
+            self.failure = error
+            self._unwritten.add(str(path))
+            reason = error.strerror or str(error)
+            warnings.warn(
+                f"{path} could not be written ({reason}); what was there before stays.", stacklevel=2
+            )
+
+    def _save(self, checkpoint: dict[str, Any], path: Any, storage_options: Any) -> None:
+        if "://" in str(path):  # an object store, whose writes are atomic
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        with atomic_write(path) as file:
+            file.write(buffer.getbuffer())
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove a checkpoint, unless the one that replaces it could not be written."""
+        if self.failure is None:
+            super().remove_checkpoint(path)

@@ -1,0 +1,165 @@
+"""Data of any kind, read so that a training can go on exactly in the middle of an epoch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from lightning_fabric.utilities.data import _set_sampler_epoch, sized_len
+from lightning_fabric.utilities.types import _Stateful
+from pytorch_lightning import Trainer
+from pytorch_lightning.trainer.connectors.data_connector import _DataLoaderSource
+from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities.combined_loader import (
+    _SUPPORTED_MODES,
+    CombinedLoader,
+    _shutdown_workers_and_reset_iterator,
+)
+
+from cbam_lightning.callbacks.resume.generators import OwnGenerators
+from cbam_lightning.seeding import Stream, derive_seed, seed_all
+
+_LONG_S = 5.0
+
+
+@dataclass
+class Place:
+    """Where in the training something is read.
+
+    Args:
+        trainer: Of the training.
+        seed: Returns the run's seed.
+        stream: Says what is read.
+    """
+
+    trainer: Trainer
+    seed: Callable[[], int]
+    stream: Stream
+    generators: OwnGenerators = field(default_factory=OwnGenerators)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch; current before ``trainer.current_epoch`` is, while a training is resumed."""
+        progress: Any = self.trainer.fit_loop.epoch_progress.current
+        return int(progress.processed)
+
+    def _of_pass(self) -> tuple[int, int]:
+        trains = self.stream is Stream.LOADING
+        return self.seed(), self.epoch if trains else self.trainer.global_step
+
+    def seed_batch(self, number: int) -> None:
+        """Seed what is drawn for a batch; with the first one that is the order, the same on all devices."""
+        rank = self.trainer.global_rank if number else 0
+        seed_all(derive_seed(self.stream, *self._of_pass(), number, rank))
+
+    def seed_generators(self, loaders: list[Any]) -> None:
+        """Seed the generators that the loaders bring along."""
+        self.generators.seed(loaders, *self._of_pass())
+
+
+class ExactLoader(CombinedLoader):
+    """Lightning's combination of loaders, whose random numbers are a function of the place in the training.
+
+    In the middle of an epoch it goes on by reading, and leaving out, what was trained on already; loaders
+    that can go on by themselves (``state_dict`` and ``load_state_dict``, and a length) do so. Nothing is read
+    before the first batch is asked for. Of all others, worker processes live for one pass, even if they were
+    to persist: nobody can seed them anew.
+
+    Args:
+        loaders: What a data module returned.
+        place: Where it is read.
+    """
+
+    def __init__(self, loaders: CombinedLoader, place: Place) -> None:
+        super().__init__(loaders.iterables, loaders._mode)
+        self._place = place
+        self._state: dict[str, Any] = {}
+        self._begun = False
+        self._epoch, self._read = 0, 0
+
+    @property
+    def _goes_on_itself(self) -> bool:
+        # of a loader without a length, Lightning has always read one batch ahead of the state
+        return all(isinstance(x, _Stateful) and sized_len(x) is not None for x in self.flattened)
+
+    def __iter__(self) -> ExactLoader:
+        self._iterator = _SUPPORTED_MODES[self._mode]["iterator"](self.flattened, self._limits)
+        self._begun = False
+        return self
+
+    def __next__(self) -> Any:
+        if not self._begun:
+            self._begin()
+        self._place.seed_batch(self._read)
+        batch = super().__next__()
+        self._read += 1
+        return batch
+
+    def _begin(self) -> None:
+        self._begun, self._epoch, self._read = True, self._place.epoch, 0
+        state, self._state = self._state, {}
+        if not self._goes_on_itself:
+            self._place.seed_generators(self.flattened)
+            for loader in self.flattened:
+                _set_sampler_epoch(loader, self._epoch)
+                if getattr(loader, "persistent_workers", False):
+                    _shutdown_workers_and_reset_iterator(loader)
+        self._place.seed_batch(0)
+        if state.get("epoch") == self._epoch and state.get("done"):
+            self._iterator = iter(())  # type: ignore[assignment]
+            return
+        iter(self._iterator)  # type: ignore[arg-type]
+        if state.get("epoch") == self._epoch:
+            self._leave_out(state["batches"])
+
+    def _leave_out(self, batches: int) -> None:
+        start, told = time.monotonic(), False
+        for number in range(batches):
+            next(self)
+            if not told and time.monotonic() - start > _LONG_S:
+                rank_zero_info(f"Reading {batches} batches again to go on after them; {number + 1} are done.")
+                told = True
+
+    def _state_dicts(self) -> list[dict[str, Any]]:
+        if self._goes_on_itself:
+            return super()._state_dicts()
+        loop = self._place.trainer.fit_loop
+        ahead = len(getattr(loop._data_fetcher, "batches", ()))
+        done = loop.epoch_loop.batch_progress.is_last_batch
+        return [{"epoch": self._epoch, "batches": self._read - ahead, "done": done}]
+
+    def _load_state_dicts(self, states: list[dict[str, Any]]) -> None:
+        if self._goes_on_itself:
+            super()._load_state_dicts(states)
+        else:
+            self._state = states[0] if states else {}
+
+
+class _ExactSource(_DataLoaderSource):
+    def __init__(self, source: _DataLoaderSource, place: Place) -> None:
+        super().__init__(source.instance, source.name)
+        self.place = place
+
+    def dataloader(self) -> Any:
+        loaders: Any = super().dataloader()
+        mode: Any = "max_size_cycle" if self.place.stream is Stream.LOADING else "sequential"
+        combined = loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders, mode)
+        return ExactLoader(combined, self.place) if type(combined) is CombinedLoader else combined
+
+
+def read_exactly(trainer: Trainer, seed: Callable[[], int]) -> None:
+    """Let a training read all its data, and those of its validations, through ``ExactLoader``.
+
+    Lightning takes a ``CombinedLoader`` as it is, and puts into it the loaders that it has made ready for
+    several devices; to be called in ``setup``, when the sources are known and nothing is read yet.
+
+    Args:
+        trainer: That is about to train.
+        seed: Returns the run's seed, once a checkpoint is loaded.
+    """
+    loop = trainer.fit_loop
+    for owner, stream in ((loop, Stream.LOADING), (loop.epoch_loop.val_loop, Stream.VALIDATION_LOADING)):
+        source = owner._data_source
+        owner._data_source = _ExactSource(source, Place(trainer, seed, stream))

@@ -1,0 +1,268 @@
+"""The callback that lets a training survive: it saves, heeds signals, and goes on exactly."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from cbam_lightning.callbacks.resume.accumulated import Accumulated, load_accumulated
+from cbam_lightning.callbacks.resume.checkpointing import AtomicCheckpointIO, SaveOptions
+from cbam_lightning.callbacks.resume.divergence import LossWatch, has_finite_weights
+from cbam_lightning.callbacks.resume.exact_loader import read_exactly
+from cbam_lightning.callbacks.resume.moments import (
+    Moment,
+    logged_steps,
+    prepare_logging,
+    prepare_loops,
+    set_logged_steps,
+    write_progress,
+)
+from cbam_lightning.callbacks.resume.processes import agree
+from cbam_lightning.callbacks.resume.signals import StopSignals, requeue
+from cbam_lightning.callbacks.resume.typed_options import take_typed_options
+from cbam_lightning.errors import RunStopped
+from cbam_lightning.runs.directory import RunDirectory
+from cbam_lightning.runs.programs import program
+from cbam_lightning.seeding import Stream, derive_seed, run_seed, seed_all
+from cbam_lightning.weights import read_training_state
+
+# What checkpoints call the state of ``ExactResume``: the name that the class had when the first were written.
+STATE_KEY = "Survival"
+# What the processes agree on at a moment: the largest of what each of them wants.
+_GO_ON, _SAVE, _SIGNAL, _FAILED, _DIVERGED = 0, 1, 128, 900, 1000
+
+
+def read_points(run: RunDirectory) -> dict[str, int]:
+    """Return how many points of each logger the last checkpoint of a run knows of; none without a checkpoint.
+
+    Raises:
+        UsageError: The checkpoint is damaged.
+    """
+    if not run.last.is_file():
+        return {}
+    callbacks = read_training_state(run.last).get("callbacks")
+    state = callbacks.get(STATE_KEY) if isinstance(callbacks, dict) else None
+    points = state.get("points") if isinstance(state, dict) else None
+    return {name: int(count) for name, count in points.items()} if isinstance(points, dict) else {}
+
+
+class ExactResume(Callback):
+    """Save the whole state of the training, stop when asked to, and restore what Lightning does not.
+
+    Args:
+        run: Its ``checkpoints/last.ckpt`` holds the state.
+        options: How often to save.
+        checkpoint_io: Knows whether a checkpoint could not be written.
+    """
+
+    def __init__(self, run: RunDirectory, options: SaveOptions, checkpoint_io: AtomicCheckpointIO) -> None:
+        self.run = run
+        self.options = options
+        self.checkpoint_io = checkpoint_io
+        self._signals = StopSignals()
+        self._losses = LossWatch()
+        self._accumulated = Accumulated()
+        self._seed = 0
+        self._moment: Moment | None = None
+        self._restored: dict[str, Any] | None = None
+        self._loader_states: list[dict[str, Any]] = []
+        self._saved_step, self._saved_at_s = 0, time.monotonic()
+
+    @property
+    def state_key(self) -> str:
+        """The key of this callback's state in a checkpoint."""
+        return STATE_KEY
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Know the seed before anything is saved, and read the data so that a batch can be read again."""
+        self._seed = run_seed()
+        if stage == "fit":
+            read_exactly(trainer, lambda: self._seed)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Finish loading, and listen to signals."""
+        self._signals.install(trainer)
+        self._saved_at_s = time.monotonic()
+        if self._restored is None:
+            return
+        self._saved_step = trainer.global_step
+        if self._restored["moment"] is not None:
+            prepare_loops(trainer, Moment(self._restored["moment"]))
+        prepare_logging(trainer, self._restored["moment"])
+        trainer._logger_connector._callback_metrics.update(self._restored["callback_metrics"])
+        take_typed_options(trainer, pl_module, self._restored["optimizer"])
+
+    def _restore(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Set what was accumulated, which a module may have reset in its own ``on_train_start``."""
+        if self._restored is not None:
+            load_accumulated(trainer, pl_module, self._restored)
+            if self._restored["moment"] == Moment.BATCH:
+                set_logged_steps(trainer, self._restored["logged_steps"])
+        self._restored = None
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save after an epoch, when its last point is logged."""
+        self._restore(trainer, pl_module)
+        if trainer.current_epoch:
+            self._pause(trainer, Moment.EPOCH)
+        self._draw_anew(trainer, Stream.EPOCH, trainer.current_epoch)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Save within an epoch; then seed what the step draws, such as dropout."""
+        self._restore(trainer, pl_module)
+        self._accumulated.forget()
+        # in between, gradients are accumulated, which no checkpoint holds
+        if batch_idx and batch_idx % trainer.accumulate_grad_batches == 0:
+            self._pause(trainer, Moment.BATCH)
+        self._draw_anew(trainer, Stream.STEP, trainer.current_epoch, batch_idx)
+
+    def _draw_anew(self, trainer: Trainer, stream: Stream, *place: int) -> None:
+        seed_all(derive_seed(stream, self._seed, *place, trainer.global_rank))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Take down the loss, and how far the data are."""
+        self._losses.note(trainer, outputs, batch, batch_idx)
+        loader = trainer.fit_loop._combined_loader
+        self._loader_states = loader._state_dicts() if loader is not None else []
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save before a validation, which may take long."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._restore(trainer, pl_module)
+            self._accumulated.note(pl_module)
+            self._pause_to_validate(trainer)
+            self._draw_anew(trainer, Stream.VALIDATION, trainer.global_step)
+
+    def _pause_to_validate(self, trainer: Trainer) -> None:
+        if not trainer.fit_loop._should_accumulate():
+            self._pause(trainer, Moment.VALIDATION)
+
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Heed a signal during a validation, which begins again when the training goes on."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._pause_to_validate(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let ``ReduceLROnPlateau`` see the epoch that a resumed validation has ended, as any other."""
+        self._accumulated.forget()
+        trainer.fit_loop._restarting = False
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the end."""
+        self._pause(trainer, Moment.END)
+
+    def _pause(self, trainer: Trainer, moment: Moment) -> None:
+        """Save and stop, as far as any process wants to.
+
+        Raises:
+            RunStopped: A signal came, or the loss is no number any more.
+            OSError: A checkpoint could not be written, and that is to end the training.
+        """
+        code = agree(trainer, self._wish(trainer, moment))
+        if code == _DIVERGED:
+            raise self._losses.stop(trainer, self.run)
+        if code == _FAILED:
+            raise self._failed(trainer)
+        if code != _GO_ON:
+            self._save(trainer, moment)
+            # nothing comes after the end that could make up for it
+            is_final = moment is Moment.END or self.options.on_error == "stop"
+            if is_final and agree(trainer, _FAILED * (self.checkpoint_io.failure is not None)):
+                raise self._failed(trainer)
+        if code >= _SIGNAL:
+            raise self._stopped(trainer, code)
+
+    def _wish(self, trainer: Trainer, moment: Moment) -> int:
+        if not self._losses.is_finite():
+            return _DIVERGED
+        if self.checkpoint_io.failure is not None and self.options.on_error == "stop":
+            return _FAILED
+        wish = _SAVE if self._is_due(trainer.global_step, moment) else _GO_ON
+        if self._signals.received is not None and moment is not Moment.END:
+            wish = _SIGNAL + self._signals.received
+        return wish if wish == _GO_ON or has_finite_weights(trainer.lightning_module) else _DIVERGED
+
+    def _is_due(self, step: int, moment: Moment) -> bool:
+        if moment is Moment.END:
+            return True
+        if step == self._saved_step:
+            return False
+        minutes, steps = self.options.every_minutes, self.options.every_steps
+        late = minutes is not None and time.monotonic() - self._saved_at_s >= 60 * minutes
+        return moment is Moment.EPOCH or late or (steps is not None and step - self._saved_step >= steps)
+
+    def _save(self, trainer: Trainer, moment: Moment) -> None:
+        for logger in trainer.loggers:
+            if hasattr(logger, "sync"):
+                logger.sync()
+        self._moment = moment
+        try:
+            trainer.save_checkpoint(self.run.last, weights_only=False)
+        finally:
+            self._moment = None
+        self._saved_step, self._saved_at_s = trainer.global_step, time.monotonic()
+
+    def _failed(self, trainer: Trainer) -> Exception:
+        if self.checkpoint_io.failure is None:  # the first process could not write
+            return RunStopped("", 0)
+        return OSError(
+            f"a checkpoint could not be written ({self.checkpoint_io.failure}); what was there before stays, "
+            f"and `{_resume_command(self.run)}` goes on from it."
+        )
+
+    def _stopped(self, trainer: Trainer, code: int) -> RunStopped:
+        if not trainer.is_global_zero:
+            return RunStopped("", 0)
+        if self._signals.asks_to_requeue:
+            requeue()
+        return RunStopped(
+            f"stopped after step {trainer.global_step}, with everything saved. Go on: "
+            f"{_resume_command(self.run)}",
+            code,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the moment; the rest of the state follows in ``on_save_checkpoint``."""
+        return {"moment": None if self._moment is None else str(self._moment)}
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add what Lightning leaves out."""
+        state = checkpoint["callbacks"][self.state_key]
+        state["seed"] = self._seed
+        state["logged_steps"] = logged_steps(trainer)
+        state["points"] = {type(x).__name__: x.points for x in trainer.loggers if hasattr(x, "points")}
+        state.update(self._accumulated.read(trainer, pl_module))
+        found = trainer._logger_connector._callback_metrics
+        state["callback_metrics"] = {name: value.cpu() for name, value in found.items()}
+        if self._moment is not None:
+            write_progress(checkpoint["loops"]["fit_loop"], self._moment, self._loader_states)
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep what has to wait until training starts."""
+        state = checkpoint.get("callbacks", {}).get(self.state_key)
+        if trainer.state.fn == "fit" and state is not None:
+            options = checkpoint.get("hyper_parameters", {}).get("optimizer")
+            self._restored = {**state, "optimizer": options}
+            self._seed = state["seed"]
+
+
+def _resume_command(run: RunDirectory) -> str:
+    return f"{program('cbam-lightning')} resume {shlex.quote(str(run.path))}"

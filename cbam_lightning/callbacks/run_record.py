@@ -1,0 +1,167 @@
+"""The callback that writes down what a run was and what came out."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import BatchSizeFinder
+from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
+from pytorch_lightning.loggers import WandbLogger
+
+from cbam_lightning.files import atomic_write
+from cbam_lightning.runs.directory import RunDirectory
+from cbam_lightning.weights.checkpoint import PROVENANCE_KEY
+
+# In results.json and in W&B: what `compare` has to know to build the network once more, the part that the
+# data decided included.
+NETWORK_KEY = "network"
+MAIN_FIGURES = ("test/top1", "test/map")  # of a classifier, of a detector
+_NETWORK = (
+    "network",
+    "attention",
+    "attention_options",
+    "network_options",
+    "num_classes",
+    "in_channels",
+    "size_px",
+    "channels_last",
+)
+
+
+_UNWRITTEN = re.compile(r"unable to serialize instance (\w+)$", re.MULTILINE)
+
+
+class RunRecord(SaveConfigCallback):
+    """Write the resolved configuration, the origin of every checkpoint, and the results.
+
+    Args:
+        parser: Knows how to write the configuration.
+        config: The resolved configuration.
+        run: Where to write.
+        experiment: Name of the experiment.
+        version: Version of this package.
+        stated: Options of the model that the data do not decide though they may, which the parser leaves out.
+    """
+
+    def __init__(
+        self,
+        parser: LightningArgumentParser,
+        config: Any,
+        run: RunDirectory,
+        experiment: str,
+        version: str,
+        stated: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(parser, config, save_to_log_dir=False)
+        self.stated = stated or {}
+        self.run = run
+        self.experiment = experiment
+        self.version = version
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write ``config.yaml``, and send the configuration and the parameter counts to W&B."""
+        # what may be a name or a function, jsonargparse takes for a function that it cannot write
+        text = _UNWRITTEN.sub(r"\1", self.parser.dump(self.config, skip_unset=False))
+        if self.stated:
+            content = yaml.safe_load(text)
+            content["model"].setdefault("init_args", {}).update(self.stated)
+            text = yaml.safe_dump(content, sort_keys=False)
+        if self.run.config.is_file() and self.run.config.read_text() != text:
+            self._keep_old_config()
+        with atomic_write(self.run.config) as file:
+            file.write(text.encode())
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                known = {"parameters": count_parameters(pl_module), NETWORK_KEY: _described(pl_module)}
+                logger.log_hyperparams({**yaml.safe_load(text), **known})
+                logger.experiment.log_artifact(
+                    str(self.run.config), name=f"config-{self.run.id}", type="config"
+                )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write down the size of a batch that was searched for: a resumed run does not search again."""
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        found = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
+        if found is not None and any(isinstance(callback, BatchSizeFinder) for callback in callbacks):
+            self.config["data"]["init_args"]["batch_size"] = found
+            if trainer.is_global_zero:
+                self.save_config(trainer, pl_module, "fit")
+
+    def _keep_old_config(self) -> None:
+        """Keep the configuration of a run that goes on with other options."""
+        names = (self.run.config.with_suffix(f".{number}.yaml") for number in itertools.count(1))
+        self.run.config.rename(next(path for path in names if not path.exists()))
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add experiment, seed, version and the metrics of this moment to a checkpoint."""
+        metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val")}
+        checkpoint.setdefault(PROVENANCE_KEY, {}).update(
+            experiment=self.experiment,
+            seed=self.config.get("seed_everything"),
+            version=self.version,
+            metrics=metrics,
+        )
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the results of a validation that is no part of training."""
+        if trainer.state.fn == "validate":
+            self._write_results(trainer, pl_module)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the results of a test."""
+        self._write_results(trainer, pl_module)
+
+    def _write_results(self, trainer: Trainer, module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        # Lightning has forgotten those of training by now
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        results = {
+            "stage": "validate" if trainer.validating else "test",
+            "checkpoint": trainer.ckpt_path and self._shortened(Path(trainer.ckpt_path)),
+            "metrics": metrics,
+            NETWORK_KEY: _described(module),
+        }
+        with atomic_write(self.run.results) as file:
+            file.write(json.dumps(results, indent=2).encode())
+
+    def _shortened(self, checkpoint: Path) -> str:
+        """Name a checkpoint of this run from its directory, which may be moved or published."""
+        checkpoint, folder = checkpoint.absolute(), self.run.path.absolute()
+        return str(checkpoint.relative_to(folder) if checkpoint.is_relative_to(folder) else checkpoint)
+
+
+def tested_metrics(results: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a test gave, by name; nothing if ``results.json`` is of a validation."""
+    if results.get("stage", "test") != "test":
+        return {}
+    named = results["metrics"]
+    # an older file does not say its stage
+    return {k: v for k, v in named.items() if "stage" in results or k.startswith("test/")}
+
+
+def _described(module: LightningModule) -> dict[str, Any]:
+    """Return what a network is built of; nothing of a module whose own options happen to have such names."""
+    found = {name: module.hparams[name] for name in _NETWORK if name in module.hparams}
+    try:
+        json.dumps(found)
+    except TypeError:
+        return {}
+    return found
+
+
+def count_parameters(module: LightningModule) -> dict[str, int]:
+    """Return the numbers of all and of the trainable parameters."""
+    return {
+        "total": sum(p.numel() for p in module.parameters()),
+        "trainable": sum(p.numel() for p in module.parameters() if p.requires_grad),
+    }

@@ -1,0 +1,45 @@
+"""Checks of option values that every room makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cbam_lightning.errors import UsageError, unknown_name
+
+
+def check_positive(option: str, value: int) -> None:
+    """Raise a ``UsageError`` unless ``value`` is a whole number of at least 1."""
+    if not isinstance(value, int) or value < 1:
+        message = f"{option} is {value!r}; give a whole number of at least 1."
+        raise UsageError(message)
+
+
+def check_odd(option: str, value: int) -> None:
+    """Raise a ``UsageError`` unless ``value`` is a positive odd number."""
+    check_positive(option, value)
+    if value % 2 == 0:
+        message = f"{option} is {value}, which has no centre; give an odd number, for example 3 or 7."
+        raise UsageError(message)
+
+
+def check_choice(option: str, value: str, allowed: Iterable[str]) -> None:
+    """Raise a ``UsageError`` with the closest match unless ``value`` is among ``allowed``."""
+    if value not in tuple(allowed):  # a tuple, since a value from YAML need not be hashable
+        raise unknown_name(option, str(value), allowed)
+
+
+def require(condition: bool, name: str, given: object, allowed: str) -> None:
+    """Refuse an option's value unless a condition holds.
+
+    Args:
+        condition: Whether the value is allowed.
+        name: The option.
+        given: Its value.
+        allowed: The allowed values, in words.
+
+    Raises:
+        UsageError: The condition does not hold.
+    """
+    if not condition:
+        message = f"{name} is {given}; allowed: {allowed}. Change it with --data.{name}."
+        raise UsageError(message)

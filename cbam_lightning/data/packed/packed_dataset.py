@@ -1,0 +1,152 @@
+"""The data set of packed images: shards are fetched and opened as their images are asked for."""
+
+from __future__ import annotations
+
+import errno
+import os
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cbam_lightning.data.batch import BadImage
+from cbam_lightning.data.decoding import UndecodableError
+from cbam_lightning.data.packed.shard_order import SHARDS_AT_ONCE, shard_share
+from cbam_lightning.data.packed.shards import (
+    DamagedShardError,
+    Encoding,
+    Read,
+    Shard,
+    ShardInfo,
+    as_values,
+    decode,
+    map_file,
+)
+from cbam_lightning.data.packed.stores import Store
+from cbam_lightning.data.transformed import TransformedDataset
+from cbam_lightning.data.transforms import Transform
+
+# Of a part's images. A data set of fewer, such as a held-out hundredth, reads each by itself from an object
+# store: nearly every shard has one of them, and fetching the shards would fetch the whole part.
+SPARSE_SHARE = 1 / 8
+
+# Shards that one process has mapped into memory, of up to 64 MiB each. More than are read at any time.
+OPEN_SHARDS = 4 * SHARDS_AT_ONCE
+
+
+@dataclass(frozen=True)
+class PackedFiles:
+    """A part as its indices describe it.
+
+    Attributes:
+        store: Of the shards.
+        prefix: Of everything in the store that belongs to the part.
+        encoding: How the shards hold an image.
+        shards: The shards.
+        names: Of the images, in the order of the folder that they were packed from, with the prefix.
+        places: int64 (M,), the place of each image in the shards, counted through all of them.
+        starts: The place of the first image of each shard.
+    """
+
+    store: Store
+    prefix: str
+    encoding: Encoding
+    shards: Sequence[ShardInfo]
+    names: NDArray[np.bytes_]
+    places: Tensor
+    starts: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        counts = [shard.num_images for shard in self.shards]
+        object.__setattr__(self, "starts", [0, *accumulate(counts)][:-1])
+
+    def name(self, position: int) -> str:
+        """Return the path of an image in the folder that it was packed from."""
+        return os.fsdecode(bytes(self.names[position]))
+
+    def sizes(self) -> dict[str, int]:
+        """Return the length in bytes of each shard by its name in the store."""
+        return {self.prefix + shard.name: shard.num_bytes for shard in self.shards}
+
+    def find(self, position: int) -> tuple[int, int]:
+        """Return the shard of an image, and its place in the shard."""
+        place = int(self.places[position])
+        shard = bisect_right(self.starts, place) - 1
+        return shard, place - self.starts[shard]
+
+
+class PackedDataset(TransformedDataset):
+    """Packed images, decoded and transformed on access.
+
+    Args:
+        files: The part.
+        positions: int64 (M,), which of the part's images make up this data set.
+        labels: int64 (M,), the class of each of them.
+        transform: From uint8 (C, H, W) of any size to uint8 (C, size_px, size_px).
+        channels: C, 1 for grey values or 3 for RGB.
+        size_px: Height and width after the transform.
+    """
+
+    def __init__(
+        self,
+        files: PackedFiles,
+        positions: Tensor,
+        labels: Tensor,
+        transform: Transform,
+        channels: Literal[1, 3],
+        size_px: int,
+    ) -> None:
+        super().__init__(labels, transform, channels, size_px)
+        self.files = files
+        self.positions = positions
+        self.is_sparse = len(positions) < SPARSE_SHARE * len(files.places)
+        self.is_streamed = files.store.is_remote and not self.is_sparse
+        self._shards: OrderedDict[int, Shard] = OrderedDict()  # the longest unused first
+
+    def read(self, index: int) -> Tensor | BadImage:
+        """Decode an image: uint8 (C, H, W)."""
+        shard, place = self.files.find(int(self.positions[index]))
+        try:
+            return decode(self._open(shard).image(place), self.files.encoding, self.channels)
+        except (DamagedShardError, UndecodableError) as error:
+            name = self.files.prefix + self.files.shards[shard].name
+            return BadImage(self.name(index), f"in {self.files.store.where(name)}, {error}")
+        except OSError as error:
+            return BadImage(self.name(index), error.strerror or str(error), error.errno or errno.EIO)
+
+    def name(self, index: int) -> str:
+        """Return the path of the image in the folder that it was packed from."""
+        return self.files.name(int(self.positions[index]))
+
+    def train_share(self, generator: torch.Generator, num_replicas: int, rank: int) -> Tensor:
+        """Return an order that reads few shards at a time, if they have to be fetched or are many."""
+        if not self.files.store.is_remote and len(self.files.shards) <= OPEN_SHARDS:
+            return super().train_share(generator, num_replicas, rank)
+        starts = torch.tensor(self.files.starts)
+        shard_of = torch.searchsorted(starts, self.files.places[self.positions], right=True) - 1
+        return shard_share(shard_of, generator, num_replicas, rank)
+
+    def _open(self, number: int) -> Shard:
+        if number not in self._shards:
+            info = self.files.shards[number]
+            self._shards[number] = Shard(self._reader(self.files.prefix + info.name, info), info)
+            if len(self._shards) > OPEN_SHARDS:
+                self._shards.popitem(last=False)
+        self._shards.move_to_end(number)
+        return self._shards[number]
+
+    def _reader(self, name: str, info: ShardInfo) -> Read:
+        store = self.files.store
+        if self.is_sparse and store.is_remote:
+            return lambda start, end: as_values(store.read(name, start, end))
+        return map_file(store.path(name), info)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_shards": OrderedDict()}  # a spawned worker process maps them again

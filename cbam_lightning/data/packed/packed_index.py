@@ -1,0 +1,131 @@
+"""What a packed set says of itself: one JSON file, written last, beside or above LitData's own indices."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cbam_lightning.data.folders import PARTS
+from cbam_lightning.data.packed.shards import DATA_FORMATS, INDEX_ERRORS, Encoding, damaged_index
+
+PACKED_INDEX = "packed-index.json"
+FORMAT = 1
+
+MAX_NAME_BYTES = 4096  # Linux's PATH_MAX; all names are kept in the space of the longest
+
+
+@dataclass(frozen=True)
+class PackedPart:
+    """The images of a part.
+
+    Attributes:
+        names: Their paths below the part's folder, in its order; each starts with its class and a slash.
+        order: Their positions in ``names``, in the order in which the shards hold them.
+        skipped: Why there is no image, for the positions in ``names`` whose files could not be read.
+        index_sha256: Of LitData's index of the part.
+    """
+
+    names: list[str]
+    order: list[int]
+    skipped: dict[int, str]
+    index_sha256: str
+
+    def labels(self, class_names: tuple[str, ...]) -> list[int]:
+        """Return the class of each image, as a position in ``class_names``."""
+        positions = {name: label for label, name in enumerate(class_names)}
+        return [positions[name.partition("/")[0]] for name in self.names]
+
+
+@dataclass(frozen=True)
+class PackedIndex:
+    """A packed set.
+
+    Attributes:
+        name: Of the folder that held the images.
+        classes: Their names, sorted.
+        encoding: How the shards hold an image.
+        shorter_side_px: What the images were shrunk to at most.
+        parts: By name; see ``ImageSource``.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    encoding: Encoding
+    shorter_side_px: int
+    parts: Mapping[str, PackedPart]
+
+    def to_json(self) -> str:
+        """Return the content of the file."""
+        return json.dumps({"format": FORMAT, **asdict(self)})
+
+    @classmethod
+    def from_json(cls, content: bytes, where: str) -> PackedIndex:
+        """Read the content of the file.
+
+        Args:
+            content: Whatever the file holds.
+            where: Its path or URL, for messages.
+
+        Raises:
+            UsageError: It is damaged, or of a later version of this package.
+        """
+        try:
+            fields: dict[str, Any] = json.loads(content)
+            version = fields.pop("format")
+            parts = {name: _part(part) for name, part in fields.pop("parts").items()}
+            index = cls(**fields | {"classes": tuple(fields["classes"])}, parts=parts)
+            known = index.encoding in DATA_FORMATS and set(parts) <= {"", *PARTS}
+            known = known and isinstance(index.shorter_side_px, int) and isinstance(index.name, str)
+            known = known and all(isinstance(name, str) for name in index.classes)
+            whole = known and all(_is_whole(part, index.classes) for part in parts.values())
+        except INDEX_ERRORS as error:
+            raise damaged_index(where, "it is no index of packed images") from error
+        if version != FORMAT:
+            raise damaged_index(where, f"its format is {version!r:.80}, where this version reads {FORMAT}")
+        if not whole:
+            raise damaged_index(where, "its lists do not fit each other")
+        return index
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What was written.
+
+    Attributes:
+        index: Of all of it.
+        num_shards: Files that hold the images.
+        num_bytes: Their length.
+    """
+
+    index: PackedIndex
+    num_shards: int
+    num_bytes: int
+
+    def describe(self) -> str:
+        """Return the numbers, and what was left out, in lines of "name  value"."""
+        index = self.index
+        counts = {name or "images": len(p.names) - len(p.skipped) for name, p in index.parts.items()}
+        lines = {name: str(count) for name, count in counts.items()}
+        lines["classes"] = str(len(index.classes))
+        lines["encoding"] = f"{index.encoding}, shorter side at most {index.shorter_side_px} px"
+        per_image = self.num_bytes / max(1, sum(counts.values()))
+        lines["bytes"] = f"{self.num_bytes} in {self.num_shards} shards, {per_image:.0f} an image"
+        for name, part in index.parts.items():
+            for position, reason in part.skipped.items():
+                lines[f"left out {len(lines)}"] = f"{Path(name, part.names[position])}: {reason}"
+        return "\n".join(f"{name:<18}{value}" for name, value in lines.items())
+
+
+def _part(fields: dict[str, Any]) -> PackedPart:
+    skipped = {int(position): str(reason) for position, reason in fields["skipped"].items()}
+    return PackedPart(**fields | {"skipped": skipped})
+
+
+def _is_whole(part: PackedPart, classes: tuple[str, ...]) -> bool:
+    part.labels(classes)  # a KeyError for a class that is not listed
+    fits = sorted(part.order) == list(range(len(part.names))) and all(type(p) is int for p in part.order)
+    return fits and all(len(os.fsencode(name)) <= MAX_NAME_BYTES for name in part.names)

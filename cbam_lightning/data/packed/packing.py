@@ -1,0 +1,179 @@
+"""Packing class folders into shards, which are read many times faster than the files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cbam_lightning.data.class_folders import ClassFolderModule
+from cbam_lightning.data.folders import FolderSource
+from cbam_lightning.data.packed.fetching import litdata_module
+from cbam_lightning.data.packed.packed_index import PACKED_INDEX, Packed, PackedIndex, PackedPart
+from cbam_lightning.data.packed.shard_writer import Stretch, pack_stretches
+from cbam_lightning.data.packed.shards import DATA_FORMATS, INDEX_NAME, Encoding
+from cbam_lightning.data.splits import shuffled_by_class
+from cbam_lightning.data.transformed import usable_cores
+from cbam_lightning.errors import UsageError, unknown_name
+
+IMAGES_PER_STRETCH = 2048  # about eight raw shards, or one of JPEG
+ORDER_SEED = 0
+PLAN_NAME = "unfinished.json"  # there from before the first shard until after the last index
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part as it is to be packed.
+
+    Attributes:
+        name: Of the part.
+        paths: The files, in the order of the folder.
+        names: The same, below the part's folder.
+        labels: The class of each.
+        order: Positions in ``paths`` in the order of the shards. What may be trained on is shuffled, so that
+            any few shards are a fair sample; the rest is not, so that it can be read from start to end.
+    """
+
+    name: str
+    paths: list[str]
+    names: list[str]
+    labels: list[int]
+    order: list[int]
+
+
+def pack(
+    data: ClassFolderModule,
+    out: str | Path,
+    *,
+    encoding: Encoding = "raw",
+    shorter_side_px: int = 256,
+    on_bad_image: Literal["raise", "skip"] = "raise",
+    num_workers: int | None = None,
+) -> Packed:
+    """Write the images of class folders as shards; what an interrupted attempt has written is kept and used.
+
+    Args:
+        data: A data module whose root is a folder of image files.
+        out: Folder to write to: a new or empty one, or that of an interrupted attempt with the same options.
+        encoding: "raw" for pixels, which are read fastest, or "jpeg" for about a tenth of the bytes.
+        shorter_side_px: What to shrink images to; none is enlarged.
+        on_bad_image: What to do about a file that is not a readable image: stop, or leave it out.
+        num_workers: Processes; by default one for each processor core.
+
+    Raises:
+        UsageError: An option is wrong, the folder is not free, a file is no readable image, or LitData is not
+            installed.
+        OSError: A file could not be read or written.
+    """
+    out = Path(out)
+    _check(data, encoding, shorter_side_px, on_bad_image, num_workers)
+    parts = [_part(data, name) for name in data.part_names]
+    plan = _plan(data, parts, encoding, shorter_side_px)
+    _open_folder(out, plan)
+    stretches = {
+        part.name: list(_stretches(part, out / part.name, encoding, shorter_side_px, on_bad_image))
+        for part in parts
+    }
+    pack_stretches([s for part in stretches.values() for s in part], num_workers or usable_cores())
+    packed = {part.name: _finish_part(part, out / part.name, stretches[part.name]) for part in parts}
+    index = PackedIndex(data.source.name, data.class_names, encoding, shorter_side_px, packed)
+    _write_whole(out / PACKED_INDEX, index.to_json())
+    for part in parts:
+        _clean(out / part.name)
+    (out / PLAN_NAME).unlink()
+    shards = [shard.stat().st_size for part in parts for shard in (out / part.name).glob("chunk-*.bin")]
+    return Packed(index, len(shards), sum(shards))
+
+
+def _check(
+    data: ClassFolderModule, encoding: str, shorter_side_px: int, on_bad_image: str, num_workers: int | None
+) -> None:
+    litdata_module("streaming.writer")
+    if not isinstance(data.source, FolderSource):
+        message = f"{data.root} is packed already; give the folder of the image files with --root."
+        raise UsageError(message)
+    if encoding not in DATA_FORMATS:
+        raise unknown_name(kind="encoding", given=encoding, allowed=DATA_FORMATS)
+    if on_bad_image not in ("raise", "skip"):
+        raise unknown_name(kind="way of --on-bad-image", given=on_bad_image, allowed=("raise", "skip"))
+    for name, number in {"--shorter-side-px": shorter_side_px, "--num-workers": num_workers}.items():
+        if number is not None and number < 1:
+            message = f"{name} is {number}; allowed: 1 or more."
+            raise UsageError(message)
+
+
+def _part(data: ClassFolderModule, name: str) -> Part:
+    images: Any = data.source.images(name, data.class_names)
+    folder = data.source.where(name)
+    names = [Path(path).relative_to(folder).as_posix() for path in images.paths]
+    everything = list(range(len(names)))
+    order = shuffled_by_class([0] * len(names), ORDER_SEED)[0] if name in ("", "train") else everything
+    return Part(name, images.paths, names, images.labels.tolist(), order)
+
+
+def _plan(data: ClassFolderModule, parts: list[Part], encoding: str, shorter_side_px: int) -> str:
+    digests = {part.name: hashlib.sha256(json.dumps(part.names).encode()).hexdigest() for part in parts}
+    options = {"encoding": encoding, "shorter_side_px": shorter_side_px, "classes": data.class_names}
+    return json.dumps({**options, "images": digests})
+
+
+def _open_folder(out: Path, plan: str) -> None:
+    """Take a folder for this plan, or refuse what belongs to something else."""
+    if out.exists() and not out.is_dir():
+        message = f"{out} is a file; give a new folder with --out."
+        raise UsageError(message)
+    out.mkdir(parents=True, exist_ok=True)
+    if (out / PLAN_NAME).is_file():
+        if (out / PLAN_NAME).read_text() != plan:
+            message = (
+                f"{out} holds an unfinished packing of other images or with other options; repeat that one, "
+                "delete the folder, or give another with --out."
+            )
+            raise UsageError(message)
+    elif any(out.iterdir()):
+        message = f"{out} is not empty, and nothing in it is overwritten; give a new folder with --out."
+        raise UsageError(message)
+    _write_whole(out / PLAN_NAME, plan)
+
+
+def _stretches(
+    part: Part, folder: Path, encoding: Encoding, shorter_side_px: int, on_bad_image: Literal["raise", "skip"]
+) -> Iterator[Stretch]:
+    folder.mkdir(exist_ok=True)
+    for number, start in enumerate(range(0, len(part.order), IMAGES_PER_STRETCH)):
+        positions = part.order[start : start + IMAGES_PER_STRETCH]
+        paths, labels = [part.paths[p] for p in positions], [part.labels[p] for p in positions]
+        yield Stretch(folder, number, paths, labels, encoding, shorter_side_px, on_bad_image)
+
+
+def _finish_part(part: Part, folder: Path, stretches: list[Stretch]) -> PackedPart:
+    """Join the indices of a part's stretches into LitData's index of the part."""
+    indices = [json.loads(stretch.index_path.read_text()) for stretch in stretches]
+    chunks = [chunk for index in indices for chunk in index["chunks"]]
+    content = json.dumps({"chunks": chunks, "config": indices[0]["config"]}, sort_keys=True)
+    _write_whole(folder / INDEX_NAME, content)
+    skipped = {
+        part.order[stretch.number * IMAGES_PER_STRETCH + place]: reason
+        for stretch in stretches
+        for place, reason in json.loads(stretch.skipped_path.read_text())
+    }
+    return PackedPart(part.names, part.order, skipped, hashlib.sha256(content.encode()).hexdigest())
+
+
+def _clean(folder: Path) -> None:
+    """Delete what was needed to continue, and what a killed process has left."""
+    for path in [*folder.glob(f"*.{INDEX_NAME}"), *folder.glob("*.skipped.json")]:
+        path.unlink()
+    for path in folder.glob(".[0-9]*-*"):
+        shutil.rmtree(path)
+
+
+def _write_whole(path: Path, content: str) -> None:
+    """Write a file that appears at once."""
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.write_text(content)
+    unfinished.replace(path)

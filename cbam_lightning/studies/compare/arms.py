@@ -1,0 +1,183 @@
+"""Finished runs sorted into arms that differ in nothing but what is compared."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cbam_lightning.errors import UsageError, unknown_name
+from cbam_lightning.runs.settings import is_below
+from cbam_lightning.studies.compare.finished import FinishedRun
+
+_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The runs of one setting.
+
+    Attributes:
+        label: What the setting is, such as ``cbam kernel_size=3``.
+        runs: One for each seed.
+    """
+
+    label: str
+    runs: Mapping[int, FinishedRun]
+
+    def values(self, metric: str, seeds: Iterable[int]) -> list[float]:
+        """Return a metric of the runs of these seeds, in their order."""
+        return [self.runs[seed].metrics[metric] for seed in seeds]
+
+
+def group_arms(
+    runs: Sequence[FinishedRun], by: Sequence[str] = ("model.attention",), ignore: Sequence[str] = ()
+) -> list[Arm]:
+    """Sort runs into arms by the settings that are compared.
+
+    A name stands for all settings below it, too. Where ``model.attention`` is named, arms of different
+    attention may have different ``model.attention_options``, which mean nothing to each other; arms that
+    differ in the options alone exist only if those are named. The same holds for every ``X_options``.
+
+    Args:
+        runs: Finished runs.
+        by: Dotted names of settings that are compared.
+        ignore: Dotted names of settings that may differ, such as ``data.root`` for runs of two machines.
+
+    Returns:
+        The arms in the order of their first runs, with labels that differ.
+
+    Raises:
+        UsageError: Runs differ in another setting; an arm has two runs of a seed; or nothing differs.
+    """
+    _check_names(by, runs)
+    kept = [_without(run, [*ignore, *_seeds_by_another_name(runs)]) for run in runs]
+    groups: dict[str, list[FinishedRun]] = {}
+    for run in kept:
+        groups.setdefault(repr(_chosen(run, by)), []).append(run)
+    for group in groups.values():
+        require_same(group)
+    for one, other in itertools.combinations((group[0] for group in groups.values()), 2):
+        require_same((one, other), [*by, *_options(one, other, by)])
+    if len(groups) < 2:
+        value = _label(_chosen(kept[0], by), set())
+        message = f"all {len(runs)} runs have {by[0]} = {value}; a comparison needs runs of two values."
+        raise UsageError(message)
+    labels = _labels([_chosen(group[0], by) for group in groups.values()])
+    return [Arm(label, by_seed(group)) for label, group in zip(labels, groups.values(), strict=True)]
+
+
+def require_same(runs: Sequence[FinishedRun], allowed: Sequence[str] = ()) -> None:
+    """Refuse runs that differ in a setting.
+
+    Args:
+        runs: Finished runs.
+        allowed: Dotted names of settings that may differ.
+
+    Raises:
+        UsageError: Says which runs differ, and in what.
+    """
+    first = runs[0]
+    for other in runs[1:]:
+        keys = sorted({*first.settings, *other.settings})
+        differing = [
+            key
+            for key in keys
+            if not is_below(key, allowed) and first.settings.get(key) != other.settings.get(key)
+        ]
+        if differing:
+            told = "; ".join(
+                f"{key} is {_show(first, key)} in the one and {_show(other, key)} in the other"
+                for key in differing[:_SHOWN]
+            )
+            more = f" and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
+            message = (
+                f"{first.source} and {other.source} differ in more than what is compared and the seed: {told}"
+                f"{more}. Leave one of them out, or name the setting in --by, or in --ignore if it does not "
+                "matter."
+            )
+            raise UsageError(message)
+
+
+def by_seed(runs: Sequence[FinishedRun]) -> dict[int, FinishedRun]:
+    """Return runs of one setting by their seeds, in ascending order.
+
+    Raises:
+        UsageError: Two of them have the same seed.
+    """
+    found: dict[int, FinishedRun] = {}
+    for run in runs:
+        if run.seed in found:
+            twin = found[run.seed]
+            message = (
+                f"{twin.source} and {run.source} are two runs of the same setting and seed {run.seed}; "
+                "leave one of them out."
+            )
+            raise UsageError(message)
+        found[run.seed] = run
+    return dict(sorted(found.items()))
+
+
+def choose_arms(arms: Sequence[Arm], labels: Sequence[str]) -> list[Arm]:
+    """Return the arms of these labels, in their order.
+
+    Raises:
+        UsageError: There is no such arm.
+    """
+    known = {arm.label: arm for arm in arms}
+    for label in labels:
+        if label not in known:
+            raise unknown_name(kind="arm", given=label, allowed=known)
+    return [known[label] for label in dict.fromkeys(labels)]
+
+
+def _seeds_by_another_name(runs: Sequence[FinishedRun]) -> list[str]:
+    """Return settings that are the run's seed in every run, such as ``data.split_seed`` in some studies."""
+    keys = [key for key in runs[0].settings if key.endswith("_seed")]
+    return [key for key in keys if all(run.settings.get(key) == run.seed for run in runs)]
+
+
+def _without(run: FinishedRun, names: Sequence[str]) -> FinishedRun:
+    settings = {key: value for key, value in run.settings.items() if not is_below(key, names)}
+    return replace(run, settings=settings)
+
+
+def _check_names(by: Sequence[str], runs: Sequence[FinishedRun]) -> None:
+    for name in by:
+        if not any(is_below(key, [name]) for run in runs for key in run.settings):
+            message = f"no run has a setting {name}; names are those of `fit`, such as model.attention."
+            raise UsageError(message)
+
+
+def _chosen(run: FinishedRun, by: Sequence[str]) -> dict[str, Any]:
+    return {key: run.settings[key] for name in by for key in sorted(run.settings) if is_below(key, [name])}
+
+
+def _options(one: FinishedRun, other: FinishedRun, by: Sequence[str]) -> list[str]:
+    differing = [name for name in by if one.settings.get(name) != other.settings.get(name)]
+    return [f"{name}_options" for name in differing]
+
+
+def _show(run: FinishedRun, key: str) -> str:
+    return repr(run.settings[key]) if key in run.settings else "not set"
+
+
+def _labels(chosen: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Name every arm by what is not the same in all of them; by everything, if that leaves two alike."""
+    keys = set().union(*chosen)
+    common = {key for key in keys if all(c.get(key) == chosen[0].get(key) for c in chosen)}
+    labels = [_label(values, common) for values in chosen]
+    if len({*labels}) < len(labels):
+        labels = [" ".join(f"{key}={value}" for key, value in values.items()) for values in chosen]
+    return labels
+
+
+def _label(values: Mapping[str, Any], common: set[str]) -> str:
+    words = []
+    for position, (key, value) in enumerate(values.items()):
+        if key in common:
+            continue
+        text = "+".join(map(str, value)) if isinstance(value, list) else str(value)
+        words.append(text if position == 0 else f"{key.rpartition('.')[2]}={text}")
+    return " ".join(words)

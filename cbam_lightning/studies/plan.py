@@ -1,0 +1,206 @@
+"""What a study consists of: its file, and the runs that come of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cbam_lightning.callbacks.run_record import tested_metrics
+from cbam_lightning.errors import UsageError, unknown_name
+from cbam_lightning.runs.directory import RunDirectory, experiment_name
+from cbam_lightning.runs.settings import flatten, same_value
+
+_SEED = "{seed}"  # in a setting: the seed of the run
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """One run of a study.
+
+    Attributes:
+        arm: Name of the arm.
+        seed: Of ``seed_everything``.
+        options: Of ``fit``, without the program and the sub-command.
+        directory: Where it is, or will be.
+        expected: What its configuration file and its options set, by dotted name.
+    """
+
+    arm: str
+    seed: int
+    options: tuple[str, ...]
+    directory: RunDirectory
+    expected: Mapping[str, Any]
+
+    @property
+    def command(self) -> str:
+        """What to type to make this run alone."""
+        return shlex.join(["cbam-lightning", "fit", *self.options])
+
+    @property
+    def name(self) -> str:
+        """Arm and seed, for people."""
+        return f"{self.arm}, seed {self.seed}"
+
+    @property
+    def diverged(self) -> bool:
+        """Whether its loss became no number, which it would again."""
+        return self.directory.divergence.is_file() and not self.metrics()
+
+    def metrics(self) -> dict[str, float]:
+        """Return what the run's test gave, or nothing if it is not finished.
+
+        Raises:
+            UsageError: The directory holds a run of other settings, finished or not.
+        """
+        if self.directory.config.is_file():
+            self._check_settings()
+        if not self.directory.results.is_file():
+            return {}
+        return tested_metrics(json.loads(self.directory.results.read_text()))
+
+    def _check_settings(self) -> None:
+        resolved = flatten(yaml.safe_load(self.directory.config.read_text()))
+        for key, value in self.expected.items():
+            if key in resolved and not same_value(value, resolved[key]):
+                message = (
+                    f"{self.directory.path} was made with {key} = {resolved[key]!r}, and the study says "
+                    f"{value!r}. Move the folder away, or let the study have another name."
+                )
+                raise UsageError(message)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A grid of runs: every arm with every seed.
+
+    Attributes:
+        path: The file it is from.
+        config: Configuration file of all runs; in the study's file relative to that file.
+        arms: Options of ``fit`` for each arm, by dotted name.
+        seeds: Seeds of ``seed_everything``, the same for every arm, so that arms can be paired.
+        settings: Options of ``fit`` for all arms. A value ``"{seed}"`` becomes the seed of the run.
+        root: Folder of all runs, as ``run.root``.
+        threads: CPU threads of a run, where ``None`` leaves it to torch. Results depend on it by rounding.
+    """
+
+    path: Path
+    config: Path
+    arms: Mapping[str, Mapping[str, Any]]
+    seeds: tuple[int, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    root: str = "runs"
+    threads: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Folder of the study below ``root``."""
+        return experiment_name([self.path])
+
+    @property
+    def folder(self) -> Path:
+        """Folder of all runs of the study."""
+        return Path(self.root, self.name)
+
+    @property
+    def compared(self) -> list[str]:
+        """Names of the settings in which arms may differ."""
+        return list(dict.fromkeys(name for options in self.arms.values() for name in options))
+
+    @cached_property
+    def runs(self) -> tuple[StudyRun, ...]:
+        """Every run, all arms of a seed before the next seed: whatever is finished can be paired."""
+        base = flatten(_read_yaml(self.config))
+        return tuple(self._run(arm, seed, base) for seed in self.seeds for arm in self.arms)
+
+    def _run(self, arm: str, seed: int, base: Mapping[str, Any]) -> StudyRun:
+        given = {**self.settings, **self.arms[arm]}
+        values = {key: seed if value == _SEED else value for key, value in given.items()}
+        filed = {"run.root": self.root, "run.experiment": f"{self.name}/{arm}", "run.name": f"seed_{seed}"}
+        options = ["--config", str(self.config)]
+        for key, value in {**values, "seed_everything": seed, **filed}.items():
+            options += [f"--{key}", _text(value)]
+        directory = RunDirectory(self.folder / arm / f"seed_{seed}")
+        return StudyRun(arm, seed, tuple(options), directory, {**base, **flatten(values)})
+
+    def part(self, number: int, of: int) -> tuple[StudyRun, ...]:
+        """Return the runs of one of several machines, or of a task of a job array.
+
+        Args:
+            number: Which part, from 1 to ``of``.
+            of: How many parts there are.
+
+        Raises:
+            UsageError: There is no such part.
+        """
+        if not 1 <= number <= of:
+            message = f"there is no part {number} of {of}; the first is 1/{of}, the last {of}/{of}."
+            raise UsageError(message)
+        return self.runs[number - 1 :: of]
+
+
+def read_study(path: str | Path) -> Study:
+    """Read a study from its YAML file, whose keys are ``Study``'s attributes but for ``path``.
+
+    Raises:
+        UsageError: The file is no study, or its configuration file is not there.
+    """
+    path = Path(path)
+    values = _read_yaml(path)
+    known = [f for f in fields(Study) if f.name != "path"]
+    for key in values:
+        if key not in {f.name for f in known}:
+            raise unknown_name(kind=f"key in {path}", given=str(key), allowed=[f.name for f in known])
+    required = [f.name for f in known if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [name for name in required if not values.get(name)]:
+        message = f"{path} has no {' and no '.join(missing)}; a study needs config, arms and seeds."
+        raise UsageError(message)
+    _check(values, path)
+    config = path.parent / values["config"]
+    arms = {str(arm): options or {} for arm, options in values["arms"].items()}
+    return Study(path, **{**values, "config": config, "arms": arms, "seeds": tuple(values["seeds"])})
+
+
+def _check(values: Mapping[str, Any], path: Path) -> None:
+    arms, seeds, threads = values["arms"], values["seeds"], values.get("threads")
+    options = [values.get("settings", {}), *(arms.values() if isinstance(arms, dict) else [])]
+    rules = {
+        "config, the path of a configuration file": isinstance(values["config"], str),
+        "arms, a name for each with its options": isinstance(arms, dict)
+        and all(re.fullmatch(r"[\w.+-]+", str(arm)) and str(arm).strip(".") for arm in arms),
+        "options as `name: value`": all(isinstance(given or {}, dict) for given in options),
+        "seeds, a list of different whole numbers from 0": isinstance(seeds, list)
+        and all(type(seed) is int and seed >= 0 for seed in seeds)
+        and len({*seeds}) == len(seeds),
+        "root, a folder": isinstance(values.get("root", ""), str),
+        "threads, 1 or more": threads is None or (type(threads) is int and threads >= 1),
+    }
+    if wrong := [rule for rule, holds in rules.items() if not holds]:
+        message = f"{path} should have {wrong[0]}."
+        raise UsageError(message)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        message = f"{path} does not exist."
+        raise UsageError(message) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        message = f"{path} is no YAML: {error}"
+        raise UsageError(message) from None
+    if not isinstance(values, dict):
+        message = f"{path} should hold keys with values."
+        raise UsageError(message)
+    return values
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,133 @@
+"""Adds the network of finished runs to the checkpoints that come with this package.
+
+    python -m experiments.shipping.ship RUN_DIR ... --name NAME --licence MIT --command "cbam-lightning …"
+
+The runs are of one configuration, each with a seed of its own, trained and tested on the full Fashion-MNIST.
+That with the median ``test/top1`` (the lower one, if their number is even) is exported, measured again, and
+described by its entry in the table and by a model card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import yaml
+
+from cbam_lightning.benchmarks.accuracy import SOURCES, Measured, compare, measure
+from cbam_lightning.errors import UsageError
+from cbam_lightning.files import atomic_write
+from cbam_lightning.models.factory import rebuild
+from cbam_lightning.runs.directory import RunDirectory
+from cbam_lightning.runs.export import export_weights
+from cbam_lightning.studies.compare import FinishedRun, by_seed, find_runs, require_same
+from cbam_lightning.weights import load_checkpoint, save_checkpoint
+from cbam_lightning.weights.entry import Entry
+from cbam_lightning.weights.registry import card_path, files_folder, make_entry, register
+from experiments.shipping.model_card import model_card
+
+
+def ship(paths: Sequence[str], *, name: str, licence: str, command: str) -> Entry:
+    """Put the median of finished runs among the checkpoints that come with the package.
+
+    Args:
+        paths: The runs' directories, or a folder of them.
+        name: What to call it, ``<network>_<attention>.<dataset>``; a checkpoint of that name is replaced.
+        licence: Of its values, as an SPDX identifier.
+        command: What trained the runs; the seed is added.
+
+    Returns:
+        The entry that was added to the table.
+
+    Raises:
+        UsageError: A run is not finished, the runs differ in more than their seeds, or the exported network
+            has another accuracy than the run.
+        OSError: A file cannot be written.
+    """
+    runs = _finished(paths)
+    chosen = sorted(runs, key=lambda run: (_top1(run), run.seed))[(len(runs) - 1) // 2]
+    with TemporaryDirectory() as folder:
+        draft = Path(folder, "draft.safetensors")
+        export_weights(chosen.source, str(draft))
+        measured = _measure(draft, chosen)
+        seeds = {str(run.seed): round(_top1(run), 6) for run in sorted(runs, key=lambda run: run.seed)}
+        command = f"{command} --seed_everything {chosen.seed}"
+        entry = make_entry(draft, licence=licence, command=command, name=name, seeds=seeds)
+        entry = replace(entry, file=f"{name}.safetensors")
+        header, content = load_checkpoint(draft).header, draft.read_bytes()
+    config = yaml.safe_load(RunDirectory(Path(chosen.source)).config.read_text())
+    card = model_card(entry, header, config, measured["test/top1"], measured["embedded/top1"])
+    # the table last: it names nothing that is not there
+    for path, data in ((files_folder() / f"{name}.safetensors", content), (card_path(name), card.encode())):
+        with atomic_write(path) as file:
+            file.write(data)
+    register(entry)
+    return entry
+
+
+def _finished(paths: Sequence[str]) -> list[FinishedRun]:
+    runs, left_out = find_runs(paths)
+    if left_out:
+        message = f"{left_out[0]}; let it end, or leave it out."
+        raise UsageError(message)
+    by_seed(runs)
+    require_same(runs)
+    return runs
+
+
+def _top1(run: FinishedRun) -> float:
+    if "test/top1" not in run.metrics:
+        message = f"{run.source} has no test/top1, by which the median is chosen."
+        raise UsageError(message)
+    return run.metrics["test/top1"]
+
+
+def _measure(file: Path, run: FinishedRun) -> dict[str, Measured]:
+    """Measure an exported network, and write the accuracies into its header."""
+    checkpoint = load_checkpoint(file)
+    network = rebuild(checkpoint)
+    measured = {name: measure(network, checkpoint.header, source, name) for name, source in SOURCES.items()}
+    same, text = compare(_top1(run), measured["test/top1"])
+    if not same:
+        message = (
+            f"test/top1 of {run.source} {text}. Was its best checkpoint tested, on all images of the full "
+            "Fashion-MNIST?"
+        )
+        raise UsageError(message)
+    figures = {name: result.top1 for name, result in measured.items()}
+    header = replace(checkpoint.header, metrics={**checkpoint.header.metrics, **figures})
+    save_checkpoint(file, checkpoint.state_dict, header)
+    return measured
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        args: Left out, they are the process's.
+
+    Returns:
+        The exit code.
+    """
+    parser = argparse.ArgumentParser(prog="python -m experiments.shipping.ship")
+    parser.description = "Add the network of finished runs to the checkpoints that come with this package."
+    parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="of one configuration, a seed each")
+    parser.add_argument("--name", required=True, help="<network>_<attention>.<dataset>")
+    parser.add_argument("--licence", required=True, help="of the values, such as MIT")
+    parser.add_argument("--command", required=True, help="what trained the runs, without the seed")
+    given = parser.parse_args(args)
+    try:
+        entry = ship(given.runs, name=given.name, licence=given.licence, command=given.command)
+    except (UsageError, OSError) as error:
+        print(f"shipping: error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    print(f"{entry.describe()}\nWritten: {files_folder() / str(entry.file)} and {card_path(entry.name)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

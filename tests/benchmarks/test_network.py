@@ -1,0 +1,175 @@
+"""The comparison of networks. Nothing here depends on how fast the machine is."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cbam_lightning.attention import BAM, CBAM
+from cbam_lightning.benchmarks import network as benchmark
+from cbam_lightning.benchmarks.baselines import AuthorsBAM, AuthorsChannelGate
+from cbam_lightning.benchmarks.network import TrainingStep, benchmark_network
+from cbam_lightning.errors import UsageError
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """Replace the clock: the first network takes 1 s, the second 2 s, …; return what it was given."""
+    given = []
+
+    def alternate(candidates, repeats, warmup, device, description):
+        given.append(candidates)
+        return {name: [1.0 + i] * repeats for i, name in enumerate(candidates)}
+
+    monkeypatch.setattr(benchmark, "alternate", alternate)
+    return given
+
+
+def measure(network="resnet20", attentions=("cbam",), **options):
+    given = {"batch_size": 2, "size_px": 8, "in_channels": 1, "repeats": 2, "compiled": False} | options
+    return benchmark_network(network, attentions, **given)
+
+
+def values(report):
+    return {row.candidate: row.values for row in report.rows}
+
+
+def built(network, attention, form):
+    return benchmark._forms(network, attention, in_channels=3, compiled=True)[form]()
+
+
+class TestTrainingStep:
+    def test_is_a_step_of_sgd_on_the_cross_entropy(self):
+        network = nn.Sequential(nn.Flatten(), nn.Linear(12, 10))
+        images = torch.randn(3, 3, 2, 2)
+        step = TrainingStep(network.eval(), images)
+        velocities = [0.0, 0.0]
+        for _ in range(2):
+            start = [parameter.detach().clone().requires_grad_() for parameter in network.parameters()]
+            loss = F.cross_entropy(images.flatten(1) @ start[0].T + start[1], torch.arange(3))
+            gradients = torch.autograd.grad(loss, start)
+            step()
+            for i, (got, before, gradient) in enumerate(
+                zip(network.parameters(), start, gradients, strict=True)
+            ):
+                torch.testing.assert_close(got.grad, gradient)
+                velocities[i] = 0.9 * velocities[i] + gradient + 1e-4 * before.detach()
+                torch.testing.assert_close(got.detach(), before.detach() - 0.01 * velocities[i])
+        assert network.training
+
+    def test_keeps_the_bytes_of_its_tensors(self):
+        step = TrainingStep(nn.Sequential(nn.Flatten(), nn.Linear(12, 10)), torch.randn(3, 3, 2, 2))
+        # the input of the linear layer, the log-softmax, the labels, and the sum of their weights
+        assert step.kept_bytes() == 4 * 3 * 12 + 4 * 3 * 10 + 8 * 3 + 4
+
+    def test_labels_are_classes_in_a_batch_of_any_size(self):
+        labels = TrainingStep(nn.Linear(1, 1), torch.zeros(1002, 1)).labels
+        assert labels.tolist() == [*range(1000), 0, 1]
+
+
+def test_a_small_run():
+    pytest.importorskip("timm")
+    step, kept = measure(attentions=["cbam", "sagan", "cbam"])
+    names = ["plain", "cbam authors", "cbam reference", "cbam timm", "sagan reference"]
+    for report in (step, kept):
+        assert report.baseline == "plain"
+        assert list(values(report)) == names
+        assert report.groups().keys() == {"batch 2, 8 px, channels_first"}
+    assert all(len(v) == 2 and min(v) > 0 for v in values(step).values())
+    plain, *others = (v for (v,) in values(kept).values())
+    assert all(plain < other for other in others)
+
+
+def test_the_bytes_of_se_are_those_of_its_tensors(timed):
+    _, kept = measure(attentions=["se"], memory_formats=["channels_first", "channels_last"])
+    # in each of the nine blocks: the map, its means, the hidden layer, and the gate
+    added = sum(
+        3 * 4 * 2 * (channels * side**2 + 2 * channels + channels // 16)
+        for channels, side in ((16, 8), (32, 4), (64, 2))
+    )
+    for rows in kept.groups().values():
+        plain, *others = (row.values[0] for row in rows)
+        assert {other - plain for other in others} == {added}
+
+
+def test_seconds_become_milliseconds_and_every_format_has_networks_of_its_own(timed):
+    formats = ["channels_first", "channels_last", "channels_last"]
+    step, _ = measure(attentions=["eca"], memory_formats=formats)
+    assert [row.values for row in step.rows][:2] == [[1e3] * 2, [2e3] * 2]
+    assert [list(group) for group in timed] == [list(timed[0])] * 2
+    for candidates, layout in zip(timed, (torch.contiguous_format, torch.channels_last), strict=True):
+        for training_step in candidates.values():
+            network = training_step.network
+            assert network.layer1[0].conv1.weight.is_contiguous(memory_format=layout)
+    first, last = (group["plain"].network.fc.weight for group in timed)
+    assert first is not last
+
+
+@pytest.mark.parametrize(
+    ("network", "attention", "ours", "theirs", "places"),
+    [
+        ("resnet20", "cbam", CBAM, AuthorsChannelGate, 9),
+        ("resnet20", "bam", BAM, AuthorsBAM, 2),
+        ("torchvision/shufflenet_v2_x0_5", "cbam", CBAM, AuthorsChannelGate, 4),
+    ],
+)
+def test_the_authors_form_takes_the_place_of_ours(network, attention, ours, theirs, places):
+    reference, authors = (built(network, attention, form).double() for form in ("reference", "authors"))
+    assert sum(isinstance(module, ours) for module in reference.modules()) == places
+    assert sum(isinstance(module, theirs) for module in authors.modules()) == places
+    assert not any(isinstance(module, ours) for module in authors.modules())
+    for module in (reference, authors):
+        for name, parameter in module.named_parameters():
+            if name.endswith(("spatial.bn.weight", "1.bn.weight")):  # 0 in the beginning, in CBAM alone
+                nn.init.ones_(parameter)
+    images = torch.randn(4, 3, 64, 64, dtype=torch.float64)
+    for module in (reference, authors):
+        module.eval()
+    torch.testing.assert_close(authors(images), reference(images), rtol=1e-10, atol=1e-10)
+
+
+def test_all_start_from_the_weights_of_the_plain_network():
+    pytest.importorskip("timm")
+    plain = benchmark._build("resnet20", "none", {}, 3).state_dict()
+    for form in ("reference", "authors", "fused", "timm"):
+        state = built("resnet20", "cbam", form).state_dict()
+        assert len(state) > len(plain)
+        assert all(torch.equal(value, state[key]) for key, value in plain.items()), form
+
+
+def test_the_implementation_and_the_gate_are_those_of_the_candidate():
+    for form in ("reference", "fused"):
+        modules = [
+            m for m in built("torchvision/shufflenet_v2_x0_5", "cbam", form).modules() if type(m) is CBAM
+        ]
+        assert {module.implementation for module in modules} == {form}
+        assert {module.channel.gate for module in modules} == {"sigmoid"}
+
+
+def test_fused_needs_a_compiler():
+    forms = [benchmark._forms("resnet20", "cbam", 3, compiled) for compiled in (False, True)]
+    assert forms[1].keys() - forms[0].keys() == {"fused"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"network": "resnet21"}, "unknown model 'resnet21'"),
+        ({"attentions": ["cbma"]}, "unknown attention 'cbma'"),
+        ({"attentions": ["cbam", "none"]}, "attention 'none' is the plain network"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"size_px": -1}, "size_px is -1"),
+        ({"in_channels": 0}, "in_channels is 0"),
+        ({"repeats": 0}, "repeats is 0"),
+        ({"memory_formats": ["chanels_first"]}, "Did you mean 'channels_first'"),
+        ({"device": "abacus"}, "device is 'abacus'"),
+        (
+            {"batch_size": 1, "size_px": 4},
+            "resnet20 makes no step on images .1, 1, 4, 4.: Expected more than 1",
+        ),
+        ({"batch_size": 999_999, "size_px": 9_999}, "do not fit into the memory of cpu"),
+    ],
+)
+def test_refuses(options, message):
+    with pytest.raises(UsageError, match=message):
+        measure(**options)

@@ -1,0 +1,241 @@
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.transforms.v2 import functional as F
+
+from cbam_lightning.data import ImageFolder, ImageNet
+from cbam_lightning.data.decoding import decode_image
+from cbam_lightning.data.packed import packing, shard_writer
+from cbam_lightning.data.packed.packing import pack
+from cbam_lightning.errors import UsageError
+from tests.command import call
+from tests.data.generate import patches, save_image, write_image_folder, write_imagenet
+
+
+@pytest.fixture(autouse=True)
+def small_stretches(monkeypatch):
+    monkeypatch.setattr(packing, "IMAGES_PER_STRETCH", 4)
+
+
+@pytest.fixture
+def pets(tmp_path):
+    return write_image_folder(tmp_path / "pets", images_per_class=4)
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*.*")
+        if path.is_file()
+    }
+
+
+def read_with_litdata(folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    litdata = pytest.importorskip("litdata")
+    dataset = litdata.StreamingDataset(str(folder))
+    return [dataset[i] for i in range(len(dataset))]
+
+
+def test_litdata_itself_reads_what_was_packed(pets, tmp_path, monkeypatch):
+    index = pack(ImageFolder(str(pets)), "raw", shorter_side_px=30, num_workers=1).index
+    part = index.parts[""]
+    items = read_with_litdata(Path("raw"), monkeypatch, tmp_path)
+    assert len(items) == 12
+    for (image, label), position in zip(items, part.order, strict=True):
+        path = pets / part.names[position]
+        pixels = decode_image(path.read_bytes(), 3)
+        assert torch.equal(image.permute(2, 0, 1), F.resize(pixels, 30, antialias=True))
+        assert ("cat", "dog", "fox")[label] == path.parent.name
+
+
+def test_jpeg_is_encoded_again_only_if_it_is_shrunk(tmp_path, monkeypatch):
+    write_image_folder(tmp_path / "pets", ["cat", "dog"], 1)
+    save_image(patches(1, 40, 52)[0], tmp_path / "pets" / "cat" / "001.png")
+    save_image(patches(1, 80, 104)[0], tmp_path / "pets" / "cat" / "002.jpg")
+    part = pack(ImageFolder("pets"), "jpeg", encoding="jpeg", shorter_side_px=40, num_workers=1).index.parts[
+        ""
+    ]
+    items = read_with_litdata(Path("jpeg"), monkeypatch, tmp_path)
+    stored = {
+        part.names[position]: bytes(image) for (image, _), position in zip(items, part.order, strict=True)
+    }
+    for name in ("cat/000.jpg", "dog/000.jpg"):
+        assert stored[name] == (tmp_path / "pets" / name).read_bytes()
+    for name in ("cat/001.png", "cat/002.jpg"):
+        expected = F.resize(decode_image((tmp_path / "pets" / name).read_bytes(), 3), 40, antialias=True)
+        difference = decode_image(stored[name], 3).float() - expected
+        assert difference.shape == (3, 40, 52)
+        assert difference.abs().mean() < 5  # JPEG is lossy
+
+
+def test_what_may_be_trained_on_is_shuffled_once_and_for_all(tmp_path):
+    write_imagenet(tmp_path / "imagenet", images_per_class=6)
+    index = pack(ImageNet("imagenet"), "packed", num_workers=1).index
+    assert sorted(index.parts["train"].order) == list(range(18)) != index.parts["train"].order
+    assert index.parts["val"].order == list(range(9))
+    assert index == pack(ImageNet("imagenet"), "again", num_workers=1).index
+    assert contents(Path("packed")) == contents(Path("again"))
+
+
+@pytest.mark.parametrize("num_workers", [2, None])
+def test_processes_change_nothing(pets, num_workers):
+    pack(ImageFolder(str(pets)), "one", num_workers=1)
+    pack(ImageFolder(str(pets)), "several", num_workers=num_workers)
+    assert contents(Path("one")) == contents(Path("several"))
+    names = sorted(path.name for path in Path("one").iterdir())
+    assert names == [*(f"chunk-{i}-0.bin" for i in range(3)), "index.json", "packed-index.json"]
+
+
+def test_an_interrupted_packing_goes_on(pets, monkeypatch):
+    pack(ImageFolder(str(pets)), "whole", num_workers=1)
+    encode = shard_writer._encoded
+    paths = []
+
+    def stop_at_the_sixth(path, *options):
+        paths.append(path)
+        if len(paths) == 6:
+            raise KeyboardInterrupt
+        return encode(path, *options)
+
+    monkeypatch.setattr(shard_writer, "_encoded", stop_at_the_sixth)
+    with pytest.raises(KeyboardInterrupt):
+        pack(ImageFolder(str(pets)), "out", num_workers=1)
+    with pytest.raises(UsageError, match="out has 0 class folders"):
+        ImageFolder("out")
+    Path("out/.1-left-by-a-killed-process").mkdir()
+    with pytest.raises(
+        UsageError, match="out holds an unfinished packing of other images or with other options"
+    ):
+        pack(ImageFolder(str(pets)), "out", encoding="jpeg", num_workers=1)
+    packed = pack(ImageFolder(str(pets)), "out", num_workers=1)
+    assert len(paths) == 6 + 8  # the first four were packed already
+    assert contents(Path("out")) == contents(Path("whole"))
+    assert not list(Path("out").glob(".*-*"))
+    assert (packed.num_shards, packed.num_bytes) == (
+        3,
+        sum(p.stat().st_size for p in Path("out").glob("*.bin")),
+    )
+
+
+@pytest.fixture
+def damaged(pets):
+    """One file is no image, one has lost its end."""
+    (pets / "cat" / "001.jpg").write_text("no image")
+    content = (pets / "fox" / "002.jpg").read_bytes()
+    (pets / "fox" / "002.jpg").write_bytes(content[: len(content) // 2])
+    return pets
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_bad_image_stops_and_the_rest_can_be_packed_without_it(damaged, num_workers):
+    data = ImageFolder(str(damaged))
+    with pytest.raises(
+        UsageError, match=r"cannot decode .*\.jpg: .*; replace the file, or add --on-bad-image"
+    ) as e:
+        pack(data, "out", num_workers=num_workers)
+    assert str(e.value).endswith("skip, and run the command again: it continues where it stopped.")
+    packed = pack(data, "out", on_bad_image="skip", num_workers=num_workers)
+    assert packed.index.parts[""].skipped == {
+        1: "not an image of a known format",
+        10: "Truncated File Read",
+    }
+    assert "images            10\n" in packed.describe()
+    assert "cat/001.jpg: not an image of a known format" in packed.describe()
+
+
+def test_a_file_that_cannot_be_read_stops_in_any_case(pets):
+    data = ImageFolder(str(pets))
+    (pets / "cat" / "000.jpg").unlink()
+    (pets / "cat" / "000.jpg").symlink_to("nothing")
+    with pytest.raises(
+        FileNotFoundError, match=r"No such file or directory; run the command again.*000\.jpg"
+    ):
+        pack(data, "out", on_bad_image="skip", num_workers=1)
+
+
+def test_nothing_is_overwritten(pets):
+    data = ImageFolder(str(pets))
+    Path("full").mkdir()
+    Path("full/thesis.tex").write_text("precious")
+    Path("file").write_text("precious")
+    for out, message in {
+        "full": "full is not empty, and nothing in it is overwritten; give a new folder with --out",
+        "file": "file is a file; give a new folder with --out",
+        str(pets): "is not empty",
+    }.items():
+        with pytest.raises(UsageError, match=message):
+            pack(data, out)
+    pack(data, "packed", num_workers=1)
+    before = contents(Path("packed"))
+    with pytest.raises(UsageError, match="packed is not empty"):
+        pack(data, "packed")
+    with pytest.raises(UsageError, match="packed is packed already; give the folder of the image files"):
+        pack(ImageFolder("packed"), "again")
+    assert contents(Path("packed")) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"encoding": "png"}, "unknown encoding 'png'. .*Allowed: jpeg, raw"),
+        ({"on_bad_image": "skpi"}, "unknown .*'skpi'. Did you mean 'skip'"),
+        ({"shorter_side_px": 0}, "--shorter-side-px is 0; allowed: 1 or more"),
+        ({"num_workers": 0}, "--num-workers is 0; allowed: 1 or more"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_written(pets, options, message):
+    with pytest.raises(UsageError, match=message):
+        pack(ImageFolder(str(pets)), "out", **options)
+    assert not Path("out").exists()
+
+
+def test_without_litdata_it_says_what_to_install(pets, monkeypatch):
+    monkeypatch.setitem(sys.modules, "litdata", None)
+    with pytest.raises(UsageError, match=r"need LitData: pip install 'cbam_lightning\[litdata\]'"):
+        pack(ImageFolder(str(pets)), "out")
+
+
+def test_the_command_packs_and_says_how_to_train(pets, capsys):
+    assert call(f"data pack --data ImageFolder --root {pets} --out 'my pets' --shorter-side-px 32") == 0
+    text = capsys.readouterr().out
+    assert (
+        "images            12\nclasses           3\nencoding          raw, shorter side at most 32 px\n"
+        in text
+    )
+    assert "Train from it: cbam-lightning fit --data ImageFolder --data.root 'my pets'" in text
+    assert json.loads(Path("my pets/packed-index.json").read_text())["shorter_side_px"] == 32
+    assert ImageFolder("my pets").num_classes == 3
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (
+            "data pack --data CIFAR10 --root . --out out",
+            "unknown data set to pack 'CIFAR10'. Allowed: ImageFolder, ImageNet",
+        ),
+        ("data pack --data ImageFolder --root none --out out", "none is not a folder; give .* with --root"),
+        ("data pack --data ImageNet --root . --out out", "give the folder of train and val with --root"),
+        ("data", "required: action"),
+    ],
+)
+def test_the_command_tells_mistakes_in_one_line(command, message, capsys):
+    assert call(command) == 2
+    text = capsys.readouterr().err
+    assert text.count("\n") == 1
+    assert re.search(message, text)
+    assert not Path("out").exists()
+
+
+def test_parts_have_folders_of_their_own(tmp_path):
+    write_image_folder(tmp_path / "pets" / "train", images_per_class=2)
+    write_image_folder(tmp_path / "pets" / "val", images_per_class=1)
+    index = pack(ImageFolder("pets"), "packed", num_workers=1).index
+    assert list(index.parts) == ["train", "val"]
+    assert index.name == "pets"
+    assert {path.parent.name for path in Path("packed").rglob("chunk-*.bin")} == {"train", "val"}

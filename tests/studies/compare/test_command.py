@@ -1,0 +1,133 @@
+"""The command, with costs measured and files written."""
+
+import csv
+
+import pytest
+import torch
+
+from cbam_lightning.models import create_model
+from cbam_lightning.models.complexity import count
+from tests.command import call
+from tests.studies.compare.synthetic import write_run
+
+
+@pytest.fixture
+def runs(tmp_path):
+    for seed, (plain, better) in enumerate([(0.80, 0.85), (0.81, 0.86), (0.79, 0.8401)]):
+        write_run(tmp_path / "runs" / "none" / str(seed), "none", seed, plain)
+        write_run(tmp_path / "runs" / "cbam" / str(seed), "cbam", seed, better)
+    return tmp_path / "runs"
+
+
+def test_table_and_files_say_the_same(runs, tmp_path, capsys):
+    assert call(f"compare {runs} --batch-size 2 --repeats 1 --out {tmp_path / 'out'}") == 0
+    out = capsys.readouterr().out
+    assert "+5.00" in out
+    with (tmp_path / "out" / "comparison.csv").open() as file:
+        none, cbam = csv.DictReader(file)
+    assert float(cbam["difference"]) == pytest.approx((0.05 + 0.05 + 0.0501) / 3)
+    assert (none["verdict"], cbam["verdict"]) == ("", "higher")
+    network = create_model("resnet8", attention="cbam", num_classes=10, in_channels=1)
+    assert (int(cbam["params"]), int(cbam["macs"])) == count(network, 28, 1)
+    assert int(cbam["kept_bytes"]) > int(none["kept_bytes"]) > 0
+    assert float(cbam["step_ms"]) > 0
+    markdown = (tmp_path / "out" / "comparison.md").read_text()
+    assert "| cbam | 3 | 85.00 | 1.00 | 84.01 to 86.00 | +5.00 |" in markdown
+    assert (tmp_path / "out" / "comparison.png").stat().st_size > 10_000
+
+
+@pytest.fixture
+def study(runs, tmp_path):
+    """A study whose runs are these."""
+    (tmp_path / "base.yaml").write_text("model: {class_path: Classifier}")
+    (tmp_path / "study.yaml").write_text(
+        "{config: base.yaml, root: ., seeds: [0, 1, 2], arms: {with: {model.attention: cbam}, without: {}}}"
+    )
+    for number, arm in (("none", "without"), ("cbam", "with")):
+        for seed in range(3):
+            target = tmp_path / "study" / arm / f"seed_{seed}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (runs / number / str(seed)).rename(target)
+
+
+def test_a_study_is_compared_under_its_own_names(study, capsys):
+    assert call("compare study.yaml --no-costs") == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert (lines[1][0], lines[2][0], lines[2][7]) == ("with", "without", "-5.00")
+    assert call("compare study.yaml --no-costs --baseline without --arms with") == 0
+    assert "+5.00" in capsys.readouterr().out
+    assert call("compare study.yaml --no-costs --by model.attention --baseline none") == 0
+    assert "\ncbam " in capsys.readouterr().out
+    assert call("compare study.yaml --no-costs --arms wiht") == 2
+    assert "Did you mean 'with'" in capsys.readouterr().err
+
+
+def test_an_arm_without_a_finished_run_is_told(study, tmp_path, capsys):
+    text = (tmp_path / "study.yaml").read_text()
+    (tmp_path / "study.yaml").write_text(
+        text.replace("without: {}", "without: {}, se: {model.attention: se}")
+    )
+    assert call("compare study.yaml --no-costs") == 0
+    assert "Left out: se: it has no finished run." in capsys.readouterr().out
+
+
+def test_a_study_without_a_run_is_told_how_to_get_one(study, tmp_path, capsys):
+    (tmp_path / "study").rename(tmp_path / "elsewhere")
+    assert call("compare study.yaml") == 2
+    error = capsys.readouterr().err
+    assert "study.yaml has no run in study; make them: `cbam-lightning study study.yaml`" in error
+
+
+def test_an_option_cut_short_is_refused(study, capsys):
+    assert call("compare study.yaml --no-costs --baselin without") == 2
+    assert "--baselin" in capsys.readouterr().err
+
+
+def test_a_run_that_the_study_does_not_know_is_refused(study, tmp_path, capsys):
+    write_run(tmp_path / "study" / "with" / "seed_7", "cbam", 7)
+    assert call("compare study.yaml --no-costs") == 2
+    assert "seed_7 is no run of study.yaml" in capsys.readouterr().err
+
+
+def test_arms_of_the_same_settings_are_refused(study, tmp_path, capsys):
+    text = (tmp_path / "study.yaml").read_text()
+    (tmp_path / "study.yaml").write_text(text.replace("{model.attention: cbam}", "{model.network: resnet8}"))
+    assert call("compare study.yaml --no-costs") == 2
+    assert "differ in more than what is compared" in capsys.readouterr().err
+
+
+def test_nothing_is_overwritten(runs, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "comparison.csv").write_text("mine")
+    assert call(f"compare {runs} --no-costs --out {tmp_path / 'out'}") == 2
+    assert "comparison.csv already exists" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["comparison.csv"]
+
+
+def test_what_is_left_out_is_told(runs, capsys):
+    (runs / "cbam" / "2" / "results.json").unlink()
+    assert call(f"compare {runs} --no-costs") == 0
+    out = capsys.readouterr().out
+    assert "2 (2 paired)" not in out
+    assert f"Left out: {runs}/cbam/2: it is not finished." in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--baseline se", "unknown arm 'se'"),
+        ("--by data.root", "no run has a setting data.root"),
+        ("--repeats 0", "repeats"),
+        ("--device tpu", "device is 'tpu'"),
+        ("--metric test/top7", "Allowed: test/loss, test/top1"),
+    ],
+)
+def test_a_mistake_is_one_line(runs, options, words, capsys):
+    assert call(f"compare {runs} {options}") == 2
+    assert words in capsys.readouterr().err
+
+
+def test_the_threads_stay_as_they_are_without_an_option(runs):
+    before = torch.get_num_threads()
+    assert call(f"compare {runs} --batch-size 2 --repeats 1") == 0
+    assert torch.get_num_threads() == before

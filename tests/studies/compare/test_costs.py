@@ -1,0 +1,50 @@
+"""What the networks of runs cost, detectors too."""
+
+from dataclasses import replace
+
+import pytest
+
+from cbam_lightning.models import create_model
+from cbam_lightning.models.detection import create_detector
+from cbam_lightning.studies.compare import group_arms, measure_costs
+from tests.studies.compare.synthetic import run
+
+CLASSIFIER = {"network": "resnet8", "network_options": {}, "num_classes": 10, "in_channels": 1, "size_px": 28}
+DETECTOR = CLASSIFIER | {"network": "stairnet_resnet8", "size_px": 64, "network_options": {"size_px": 64}}
+
+
+def arms(described):
+    runs = [
+        replace(run(name, 0, 0.9), network=described | {"attention": name, "attention_options": {}})
+        for name in ("none", "cbam")
+    ]
+    return group_arms(runs)
+
+
+def params(network):
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_costs_of_classifiers_are_those_of_their_networks():
+    costs = measure_costs(arms(CLASSIFIER), batch_size=2, repeats=1)
+    for name, cost in costs.items():
+        assert cost.params == params(create_model("resnet8", attention=name, num_classes=10, in_channels=1))
+    assert costs["cbam"].macs > costs["none"].macs
+    # the input of each of 7 convolutions of a plain block or the stem, at the least
+    assert costs["none"].kept_bytes > 4 * 2 * (28 * 28 * (1 + 3 * 16) + 14 * 14 * 2 * 32)
+    assert all(cost.step_ms > 0 for cost in costs.values())
+
+
+def test_costs_of_detectors_are_those_of_their_networks():
+    costs = measure_costs(arms(DETECTOR), batch_size=2, repeats=1)
+    for name, cost in costs.items():
+        detector = create_detector(
+            "stairnet_resnet8", attention=name, num_classes=11, in_channels=1, size_px=64
+        )
+        assert cost.params == params(detector)
+        assert cost.step_ms > 0
+    # four modules before the heads, of two linear layers and a 7x7 convolution each
+    per_module = 2 * 64 * 4 + 4 + 64 + 2 * 49 + 2
+    assert costs["cbam"].params - costs["none"].params == pytest.approx(4 * per_module)
+    assert costs["cbam"].macs > costs["none"].macs
+    assert costs["cbam"].kept_bytes > costs["none"].kept_bytes

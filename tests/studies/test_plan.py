@@ -1,0 +1,134 @@
+"""What a study file comes to."""
+
+import shlex
+
+import pytest
+import yaml
+
+from cbam_lightning.errors import UsageError
+from cbam_lightning.studies import read_study
+from tests.command import parsed
+
+BASE = {
+    "model": {"class_path": "Classifier", "init_args": {"network": "resnet20"}},
+    "data": "FashionMNIST",
+    "trainer": {"max_epochs": 2},
+}
+STUDY = {
+    "config": "base.yaml",
+    "seeds": [0, 3],
+    "settings": {"data.split_seed": "{seed}"},
+    "arms": {
+        "none": None,
+        "cbam": {"model.attention": "cbam", "model.attention_options": {"pools": ["max"]}},
+    },
+}
+
+
+def dump(values):
+    return yaml.safe_dump(values, sort_keys=False)
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(study=STUDY, base=BASE):
+        folder = tmp_path / "experiments" / "small"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "base.yaml").write_text(dump(base))
+        (folder / "study.yaml").write_text(study if isinstance(study, str) else dump(study))
+        return folder / "study.yaml"
+
+    return write
+
+
+def test_every_arm_has_every_seed_and_seeds_are_finished_together(written):
+    study = read_study(written())
+    assert [(run.arm, run.seed) for run in study.runs] == [("none", 0), ("cbam", 0), ("none", 3), ("cbam", 3)]
+    assert str(study.runs[3].directory.path) == "runs/small/study/cbam/seed_3"
+
+
+def test_a_command_is_what_fit_understands(written, monkeypatch):
+    (*_, last) = read_study(written()).runs
+    words = shlex.split(last.command)
+    assert words[:4] == ["cbam-lightning", "fit", "--config", str(written().with_name("base.yaml"))]
+
+    config = parsed(words[1:], monkeypatch)
+    assert config["seed_everything"] == config["data"]["init_args"]["split_seed"] == 3
+    assert config["model"]["init_args"]["attention"] == "cbam"
+    assert config["model"]["init_args"]["attention_options"] == {"pools": ["max"]}
+    run = config["run"]
+    assert (run["root"], run["experiment"], run["name"]) == ("runs", "small/study/cbam", "seed_3")
+
+
+@pytest.mark.parametrize("of", [1, 2, 3, 7])
+def test_parts_are_the_whole_and_share_nothing(written, of):
+    study = read_study(written())
+    parts = [study.part(number, of) for number in range(1, of + 1)]
+    assert sorted(run.name for part in parts for run in part) == sorted(run.name for run in study.runs)
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_a_part_that_does_not_exist_is_refused(written, number):
+    with pytest.raises(UsageError, match="the first is 1/2, the last 2/2"):
+        read_study(written()).part(number, 2)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"arm": {}}, "Did you mean 'arms'"),
+        ({"arms": {}}, "has no arms"),
+        ({"seeds": None}, "has no seeds"),
+        ({"arms": ["none"]}, "arms, a name for each"),
+        ({"arms": {"a/b": {}}}, "arms, a name for each"),
+        ({"arms": {"..": {}}}, "arms, a name for each"),
+        ({"arms": {"none": "cbam"}}, "options as `name: value`"),
+        ({"seeds": [0, 0]}, "seeds, a list of different"),
+        ({"seeds": [True]}, "seeds, a list of different"),
+        ({"seeds": [-1]}, "seeds, a list of different"),
+        ({"seeds": 3}, "seeds, a list of different"),
+        ({"threads": 0}, "threads, 1 or more"),
+        ({"settings": [1]}, "options as"),
+        ({"config": "nothing.yaml"}, r"nothing\.yaml does not exist"),
+    ],
+)
+def test_a_mistake_in_the_file_is_told(written, changed, words):
+    path = written({**STUDY, **changed})
+    with pytest.raises(UsageError, match=words):
+        _ = read_study(path).runs
+
+
+@pytest.mark.parametrize(("text", "words"), [("a: [", "is no YAML"), ("- 1", "keys with values")])
+def test_a_file_that_is_no_study_is_told(written, text, words):
+    with pytest.raises(UsageError, match=words):
+        read_study(written(text))
+
+
+def finish(run, **settings):
+    """Leave what a finished run leaves."""
+    run.directory.path.mkdir(parents=True)
+    run.directory.results.write_text('{"metrics": {"test/top1": 0.5, "val/top1": 0.25}}')
+    init_args = {"network": "resnet20", "attention": "cbam", "attention_options": {"pools": ["max"]}}
+    config = {
+        "model": {"class_path": "cbam_lightning.Classifier", "init_args": init_args},
+        "data": {"class_path": "cbam_lightning.data.FashionMNIST", "init_args": {"split_seed": run.seed}},
+        "trainer": {"max_epochs": 2, **settings},
+    }
+    run.directory.config.write_text(yaml.safe_dump(config))
+
+
+def test_a_finished_run_is_known_by_its_test(written):
+    run = read_study(written()).runs[1]
+    assert run.metrics() == {}
+    finish(run)
+    assert run.metrics() == {"test/top1": 0.5}
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_of_other_settings_is_not_taken_for_one_of_the_study(written, finished):
+    run = read_study(written()).runs[1]
+    finish(run, max_epochs=7)
+    if not finished:
+        run.directory.results.unlink()
+    with pytest.raises(UsageError, match=r"made with trainer.max_epochs = 7, and the study says 2\. Move"):
+        run.metrics()
