@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,10 +16,9 @@ from tests.data.generate import write_image_folder
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-YOUR_OWN = re.findall(
-    r"<tr><td>(\w+)</td><td>\s+```python\n# (\S+)\n(.*?)```\s+```sh\n(.*?)```\s+</td></tr>", README, re.DOTALL
-)
-PYTHON = re.findall(r"```python\n([^#].*?)```", README, re.DOTALL)
+RECIPES = (ROOT / "experiments" / "README.md").read_text()
+YOUR_OWN = re.findall(r"^\| (\w+) \| \[\S+\]\((\S+)\) \| `(.*)` \|$", README, re.MULTILINE)
+PYTHON = re.findall(r"```python\n(.*?)```", README + RECIPES, re.DOTALL)
 TRAINING = ("fit", "predict")
 
 
@@ -59,18 +59,17 @@ def images_in_a_list():
     Path("train.csv").write_text("".join(lines))
 
 
-@pytest.mark.parametrize(("what", "file", "code", "command"), YOUR_OWN, ids=[row[0] for row in YOUR_OWN])
-def test_each_part_of_your_own_runs(what, file, code, command, images_in_a_list, monkeypatch, capsys):
+@pytest.mark.parametrize(("part", "file", "options"), YOUR_OWN, ids=[row[0] for row in YOUR_OWN])
+def test_each_part_of_your_own_runs(part, file, options, images_in_a_list, monkeypatch, capsys):
     monkeypatch.setattr(sys, "path", list(sys.path))
-    Path(file).write_text(code)
-    words = command.replace("\\\n", " ").removeprefix("cbam-lightning ")
+    module = Path(shutil.copy(ROOT / file, ".")).stem
     few = "--data.batch_size 8 --data.num_workers 0 --run.test_after_fit false"
     try:
-        assert call(words, few, SHORT, NO_WANDB) == 0, capsys.readouterr().err
+        assert call("fit --data FashionMNIST", options, few, SHORT, NO_WANDB) == 0, capsys.readouterr().err
     finally:
-        sys.modules.pop(Path(file).stem, None)
+        sys.modules.pop(module, None)
     config = (only_run() / "config.yaml").read_text()
-    assert f"{Path(file).stem}." in config
+    assert f"{module}." in config
 
 
 def test_every_axis_has_an_example():
@@ -81,10 +80,10 @@ def test_every_axis_has_an_example():
 def test_the_commands_have_no_unknown_option(tmp_path, monkeypatch):
     write_image_folder(tmp_path / "photos")
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
-    text = README.replace("\\\n", " ")
-    found = re.findall(r"^    (cbam-lightning .*)$", text, re.MULTILINE)
-    commands = [c for c in found if "RUN/" not in c and c.split()[1] in TRAINING]
-    assert len(commands) == 10
+    text = (README + RECIPES).replace("\\\n", " ")
+    found = re.findall(r"^ +(cbam-lightning .*)$", text, re.MULTILINE)
+    commands = [c for c in found if not re.search("RUN/|my_attention", c) and c.split()[1] in TRAINING]
+    assert len(commands) == 11
 
     for command in commands:
         parsed(shlex.split(command, comments=True)[1:], monkeypatch)
@@ -100,7 +99,7 @@ def test_the_commands_have_no_unknown_option(tmp_path, monkeypatch):
     ],
 )
 def test_the_commands_that_need_nothing_run(command, expected, capsys):
-    assert f"\n    cbam-lightning {command}" in README
+    assert re.search(rf"^ +cbam-lightning {command}", RECIPES, re.MULTILINE)
     assert call(command) == 0
     assert expected in capsys.readouterr().out
 
@@ -108,9 +107,9 @@ def test_the_commands_that_need_nothing_run(command, expected, capsys):
 def test_every_experiment_folder_and_fragment_is_named():
     for folder in (ROOT / "experiments").iterdir():
         if folder.is_dir() and folder.name != "with":
-            assert f"`experiments/{folder.name}`" in README
+            assert f"`experiments/{folder.name}`" in RECIPES
     for path in (ROOT / "experiments" / "with").iterdir():
-        assert f"`{path.stem}`" in README
+        assert f"`{path.stem}`" in RECIPES
 
 
 def test_every_make_target_has_its_help():
@@ -118,3 +117,22 @@ def test_every_make_target_has_its_help():
     (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
     for target in phony.split():
         assert re.search(rf"^{target}:.*## ", makefile, re.MULTILINE), target
+
+
+def test_the_readme_can_be_read_in_two_minutes():
+    assert len(README.splitlines()) <= 150
+
+
+def test_every_link_leads_somewhere():
+    for text, folder in ((README, ROOT), (RECIPES, ROOT / "experiments")):
+        for target in re.findall(r"\]\((?!http)([^)]+)\)", text):
+            path, _, anchor = target.partition("#")
+            file = folder / path if path else ROOT / "experiments" / "README.md"
+            assert file.exists(), target
+            assert not anchor or anchor in anchors(file.read_text()), target
+
+
+def anchors(markdown):
+    """Return the anchors of the headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", markdown, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
