@@ -14,11 +14,11 @@ from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 
 from cbam_lightning.errors import UsageError
-from cbam_lightning.explain.figure import draw_figure
+from cbam_lightning.explain.explanations import InputImage, explain_images
 from cbam_lightning.explain.gate_figure import draw_gates
 from cbam_lightning.explain.gradcam import GradCAM
-from cbam_lightning.explain.looking import Picture, look
-from cbam_lightning.explain.subjects import Subject
+from cbam_lightning.explain.gradcam_figure import draw_figure
+from cbam_lightning.explain.networks import ExplainedNetwork
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.weights import Header
 
@@ -47,7 +47,7 @@ class AttentionPictures(Callback):
         self.num_images = num_images
         self.every_epochs = every_epochs
         self.layer = layer
-        self._pictures: list[Picture] = []
+        self._pictures: list[InputImage] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the layer, so that a wrong name does not end a training in its midst."""
@@ -72,17 +72,17 @@ class AttentionPictures(Callback):
         if self._is_due(trainer):
             for image, label in zip(batch.images, batch.labels.tolist(), strict=True):
                 if len(self._pictures) < self.num_images:
-                    self._pictures.append(Picture("", self._pixels(image), label))
+                    self._pictures.append(InputImage("", self._pixels(image), label))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw, with the very values that were validated, such as those of an EMA."""
         if not self._is_due(trainer) or not self._pictures:
             return
         epoch = trainer.current_epoch + 1
-        subject = Subject(f"epoch {epoch}", _network(pl_module), self._header, self._cam)
-        seen = look([subject], self._pictures)
-        figures = {"gradcam": draw_figure(seen, [subject.label], subject.class_names)}
-        if seen[0].looks[0].gates:
+        network = ExplainedNetwork(f"epoch {epoch}", _network(pl_module), self._header, self._cam)
+        seen = explain_images([network], self._pictures)
+        figures = {"gradcam": draw_figure(seen, [network.label], network.class_names)}
+        if seen[0].explanations[0].gates:
             figures["gates"] = draw_gates(seen)
         try:
             self._write(trainer, figures, epoch)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cbam_lightning.callbacks.class_predictions import class_names
 from cbam_lightning.callbacks.pictures import RunPictures
-from cbam_lightning.explain.boxes import Boxes, draw_detections, draw_image, draw_objects, surest
+from cbam_lightning.explain.box_drawing import Boxes, draw_detections, draw_image, draw_objects, surest
 from cbam_lightning.runs.directory import RunDirectory
 
 

@@ -13,8 +13,8 @@ from cbam_lightning.errors import UsageError
 
 if TYPE_CHECKING:
     from cbam_lightning.data.viewing import ImagesToView
-    from cbam_lightning.explain.looking import Looked
-    from cbam_lightning.explain.subjects import Subject
+    from cbam_lightning.explain.explanations import ExplainedImage
+    from cbam_lightning.explain.networks import ExplainedNetwork
 
 
 def explain(args: list[str]) -> None:
@@ -34,9 +34,10 @@ def explain(args: list[str]) -> None:
     parser.add_argument("--masks", metavar="DIR", help="NAME.png for NAME.jpg: not black where the object is")
     parser.add_argument("--rows", type=int, default=8, help="images in figure.png; default: 8")
     given = parser.parse_args(args)
-    from cbam_lightning.explain.detectors import is_detector
+    from cbam_lightning.explain.networks import source_kind
 
-    (_draw_detections if is_detector(given.checkpoints[0]) else _explain)(given)
+    kinds = {"classifier": _explain, "detector": _draw_detections}
+    kinds[source_kind(given.checkpoints[0])](given)
 
 
 def _add_what(parser: Parser) -> None:
@@ -64,16 +65,16 @@ def _add_what(parser: Parser) -> None:
 
 def _explain(given: argparse.Namespace) -> None:
     from cbam_lightning.checks import check_positive
-    from cbam_lightning.cli.explain_images import open_classification
-    from cbam_lightning.explain.report import Report
+    from cbam_lightning.cli.explain_inputs import open_classification
+    from cbam_lightning.explain.explanation_report import ExplanationReport
 
     check_positive("rows", given.rows)
     if given.steps < 0:
         message = f"--steps is {given.steps}; allowed: 0 for none, or the number of steps."
         raise UsageError(message)
-    subjects, images = open_classification(given)
-    report = Report(subjects, given.out, given.rows)
-    written = report.write(_look(given, subjects, images, given.steps, given.masks))
+    networks, images = open_classification(given)
+    report = ExplanationReport(networks, given.out, given.rows)
+    written = report.write(_explanations(given, networks, images, given.steps, given.masks))
     print(f"{report.summary.table()}\n\nIn brackets: 95 % intervals of the mean over {len(images)} images.")
     print("Written: " + ", ".join(map(str, written)))
 
@@ -82,14 +83,14 @@ def _draw_detections(given: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from cbam_lightning.checks import check_positive
-    from cbam_lightning.cli.explain_images import open_detection
-    from cbam_lightning.explain.detectors import detect, write_detections
+    from cbam_lightning.cli.explain_inputs import open_detection
+    from cbam_lightning.explain.detections import detect, write_detections
 
     check_positive("rows", given.rows)
-    subjects, scenes = open_detection(given)
-    detected = (one for batch in scenes.batches(given.batch_size) for one in detect(subjects, batch))
+    detectors, scenes = open_detection(given)
+    detected = (one for batch in scenes.batches(given.batch_size) for one in detect(detectors, batch))
     bar = tqdm(detected, total=len(scenes), unit="image", disable=None)
-    print("Written: " + ", ".join(map(str, write_detections(subjects, bar, Path(given.out), given.rows))))
+    print("Written: " + ", ".join(map(str, write_detections(detectors, bar, Path(given.out), given.rows))))
 
 
 def survey(args: list[str]) -> None:
@@ -104,15 +105,15 @@ def survey(args: list[str]) -> None:
         "--only-right", action="store_true", help="only images whose class all networks predict, as the paper"
     )
     given = parser.parse_args(args)
-    from cbam_lightning.cli.explain_images import open_classification
-    from cbam_lightning.explain.survey.questionnaire import write_survey
+    from cbam_lightning.cli.explain_inputs import open_classification
+    from cbam_lightning.explain.survey.page import write_survey
 
-    subjects, images = open_classification(given)
-    looked = _look(given, subjects, images)
+    networks, images = open_classification(given)
+    explained = _explanations(given, networks, images)
     if given.only_right:
-        looked = (one for one in looked if all(look.predicted == look.target for look in one.looks))
-    labels = [subject.label for subject in subjects]
-    page, key = write_survey(looked, labels, subjects[0].class_names, Path(given.out))
+        explained = (one for one in explained if all(e.predicted == e.target for e in one.explanations))
+    labels = [network.label for network in networks]
+    page, key = write_survey(explained, labels, networks[0].class_names, Path(given.out))
     print(f"Written: {page}, {key}\nSend {page} to people; each sends back a vote file. Then:")
     print(f"  cbam-lightning explain tally {key} VOTES... --out DIR")
 
@@ -127,7 +128,7 @@ def tally(args: list[str]) -> None:
     given = parser.parse_args(args)
     from cbam_lightning.explain import survey as counting
 
-    result = counting.tally(Path(given.key), [Path(path) for path in given.votes])
+    result = counting.count_votes(Path(given.key), [Path(path) for path in given.votes])
     print(counting.terminal(result))
     if given.out:
         print("Written: " + ", ".join(map(str, counting.save(result, Path(given.out)))))
@@ -136,25 +137,25 @@ def tally(args: list[str]) -> None:
 _ACTIONS = {"survey": survey, "tally": tally}
 
 
-def _look(
+def _explanations(
     given: argparse.Namespace,
-    subjects: list[Subject],
+    networks: list[ExplainedNetwork],
     images: ImagesToView,
     steps: int = 0,
     masks: str | None = None,
-) -> Iterator[Looked]:
-    """Look at the images batch by batch, with a progress bar."""
+) -> Iterator[ExplainedImage]:
+    """Explanation at the images batch by batch, with a progress bar."""
     from tqdm import tqdm
 
-    from cbam_lightning.cli.explain_images import size_of, target_of
+    from cbam_lightning.cli.explain_inputs import size_of, target_of
     from cbam_lightning.data.viewing import read_mask
-    from cbam_lightning.explain.looking import Picture, look
+    from cbam_lightning.explain.explanations import InputImage, explain_images
 
-    size = size_of(subjects[0].header)
+    size = size_of(networks[0].header)
     mask = partial(read_mask, masks, size_px=size) if masks else lambda name: None
-    target = target_of(given, subjects[0])
+    target = target_of(given, networks[0])
     with tqdm(total=len(images), unit="image", disable=None) as bar:
         for batch in images.batches(given.batch_size):
-            pictures = [Picture(*one, mask=mask(one.name)) for one in batch]
-            yield from look(subjects, pictures, target, steps)
+            inputs = [InputImage(*one, mask=mask(one.name)) for one in batch]
+            yield from explain_images(networks, inputs, target, steps)
             bar.update(len(batch))

@@ -1,4 +1,4 @@
-"""Gates by depth: what every attention module of a network does to a few images."""
+"""A figure of the gates of every attention module of a network, by depth, for a few images."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cbam_lightning.errors import UsageError
+from cbam_lightning.explain.explanations import ExplainedImage
 from cbam_lightning.explain.gates import Gates
-from cbam_lightning.explain.looking import Looked
 
 _TICK_SIZE = 6
 
 
-def draw_gates(rows: Sequence[Looked], network: int = 0) -> Figure:
-    """Draw the gates of each attention module, a column for each, from the first to the last.
+def draw_gates(rows: Sequence[ExplainedImage], network: int = 0) -> Figure:
+    """Draw the gates of each attention module in a column of its own, from the first module to the last.
 
-    Positions as grey values, from the smallest (black) to the largest gate (white) of each picture, with both
-    numbers; channels as a curve of their gates in descending order.
+    Spatial gates are grey values, from the smallest (black) to the largest (white) of each panel, with both
+    values below. Channel gates are a curve in descending order.
 
     Args:
-        rows: Images, two lines for each.
-        network: Which of the networks that looked.
+        rows: Images, in two rows of panels each.
+        network: Index of the network whose gates are drawn.
 
     Raises:
         UsageError: The network has no gates.
     """
-    modules = rows[0].looks[network].gates
+    modules = rows[0].explanations[network].gates
     if not modules:
-        message = "the network has no attention with gates to draw."
+        message = "the network has no attention module with gates to draw."
         raise UsageError(message)
     figure = Figure(figsize=(1.3 * len(modules) + 0.3, 2.4 * len(rows) + 0.4), layout="constrained")
     heights = [3, 2] * len(rows)
     panels = figure.subplots(2 * len(rows), len(modules), squeeze=False, height_ratios=heights)
-    for line, looked in enumerate(rows):
-        for column, gates in enumerate(looked.looks[network].gates):
+    for line, image in enumerate(rows):
+        for column, gates in enumerate(image.explanations[network].gates):
             _draw_positions(panels[2 * line, column], gates)
             _draw_channels(panels[2 * line + 1, column], gates)
     for panel, gates in zip(panels[0], modules, strict=True):

@@ -1,4 +1,4 @@
-"""The gates of every attention module, recorded while images pass."""
+"""The gates of every attention module, recorded during a forward pass."""
 
 from __future__ import annotations
 
@@ -10,30 +10,37 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cbam_lightning.explain.evaluating import evaluating
+from cbam_lightning.explain.evaluation_mode import evaluation_mode
 
 
 @dataclass(frozen=True)
 class Gates:
-    """What an attention module multiplied a feature map with.
+    """The factors by which an attention module multiplied a feature map.
 
     Attributes:
-        module: Its name in the network.
-        channel: A factor for each channel, (N, C), or ``None`` if it has none.
-        spatial: A factor for each position, (N, *positions), or ``None``.
+        module: Name of the module in the network.
+        channel: One factor per channel, (N, C), or ``None`` if the module has no channel gate.
+        spatial: One factor per position, (N, *positions), or ``None``.
     """
 
     module: str
     channel: Tensor | None
     spatial: Tensor | None
 
+    def of_image(self, index: int) -> Gates:
+        """Return the gates of one image of the batch: channel (C,), spatial (*positions), on the CPU."""
+        channel, spatial = (
+            None if values is None else values[index].float().cpu() for values in (self.channel, self.spatial)
+        )
+        return Gates(self.module, channel, spatial)
+
 
 @contextmanager
 def record_gates(network: nn.Module) -> Iterator[list[Gates]]:
-    """Record gates in the order in which images reach them; the network is evaluated meanwhile.
+    """Record gates in the order of the forward pass; the network is in evaluation mode meanwhile.
 
-    A gate that depends on channel and position, as BAM's does, is recorded as its means over either.
-    Self-attention (SAGAN) has no gates. The hooks are gone afterwards, also after an exception.
+    A gate that depends on channel and position, such as BAM's, is recorded as its mean over each of the two.
+    Self-attention (SAGAN) has no gates. The hooks are removed on exit, also after an exception.
 
     Args:
         network: With or without attention of this package.
@@ -41,28 +48,29 @@ def record_gates(network: nn.Module) -> Iterator[list[Gates]]:
     Yields:
         A list that grows with every forward pass.
     """
-    found: list[Gates] = []
+    recorded: list[Gates] = []
 
     def hook(name: str, module: Any, args: tuple[Tensor, ...]) -> None:
         with torch.no_grad():
-            found.append(_gates(name, module.gate_maps(args[0].detach())))
+            recorded.append(_gates(name, module.gate_maps(args[0].detach())))
 
     with ExitStack() as stack:
-        stack.enter_context(evaluating(network))
+        stack.enter_context(evaluation_mode(network))
         for name, module in gated_modules(network).items():
             handle = module.register_forward_pre_hook(lambda m, args, name=name: hook(name, m, args))
             stack.callback(handle.remove)
-        yield found
+        yield recorded
 
 
 def gated_modules(network: nn.Module) -> dict[str, nn.Module]:
-    """Return the attention modules that have gates, by name; a half of one is not counted by itself."""
-    gated = {name: module for name, module in network.named_modules() if hasattr(module, "gate_maps")}
-    return {name: module for name, module in gated.items() if not _inside(name, gated)}
-
-
-def _inside(name: str, others: dict[str, nn.Module]) -> bool:
-    return any(name.startswith(f"{other}.") for other in others if other) or ("" in others and name != "")
+    """Return the outermost modules that have gates, by name; the parts of a CBAM do not count separately."""
+    gated: dict[str, nn.Module] = {}
+    parts: set[nn.Module] = set()
+    for name, module in network.named_modules():
+        if hasattr(module, "gate_maps") and module not in parts:
+            gated[name] = module
+            parts.update(module.modules())
+    return gated
 
 
 def _gates(name: str, maps: dict[str, Tensor]) -> Gates:

@@ -1,6 +1,6 @@
 """Grad-CAM (Selvaraju, Cogswell, Das, Vedantam, Parikh and Batra, ICCV 2017).
 
-Paper: https://arxiv.org/abs/1610.02391. The map is Captum's (https://captum.ai/api/layer.html#gradcam).
+Paper: https://arxiv.org/abs/1610.02391. Captum computes the map (https://captum.ai/api/layer.html#gradcam).
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cbam_lightning.errors import UsageError, unknown_name
-from cbam_lightning.explain.evaluating import evaluating
+from cbam_lightning.explain.evaluation_mode import evaluation_mode
 from cbam_lightning.models.insertion import plan_insertion
 
 PREDICTED = -1  # as a target: the class with the largest logit
-# Of torch's resizing, by the number of dimensions of the positions.
+# torch's interpolation modes, by the number of dimensions of the positions
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
-class Explanation(NamedTuple):
-    """What a network looked at.
+class GradCAMOutput(NamedTuple):
+    """The maps of a batch, and the logits of the same forward pass.
 
     Attributes:
         maps: float (N, *positions), at least 0, at the resolution of the layer.
-        logits: (N, K) of the same forward pass.
-        targets: int64 (N,), the class that each map is for.
+        logits: (N, K).
+        targets: int64 (N,), the class that each map explains.
     """
 
     maps: Tensor
@@ -37,16 +37,16 @@ class Explanation(NamedTuple):
 
 
 class GradCAM:
-    """Says which positions of a feature map speak for a class.
+    """Shows which positions of a feature map speak for a class.
 
-    The map is the ReLU of the sum over the channels of the feature map, each weighted with the mean over the
-    positions of the logit's gradient (equations 1 and 2 of the paper).
+    The map is the ReLU of the sum over the channels of the feature map, each weighted by the gradient of the
+    class's logit, averaged over the positions (equations 1 and 2 of the paper).
 
     Args:
         network: From (N, C, *positions) to (N, K).
-        layer: Name of the module whose output is the feature map; left out, the one that returns the last map
-            in which something was convolved.
-        example: Shape of an input, (N, C, *positions), with which the network runs; left out, as for
+        layer: Name of the module whose output is the feature map. Default: the module that returns the last
+            convolved map.
+        example: Shape of an input that the network accepts, (N, C, *positions). Default: as for
             ``plan_insertion``.
 
     Raises:
@@ -58,17 +58,17 @@ class GradCAM:
         self, network: nn.Module, layer: str | None = None, example: Sequence[int] | None = None
     ) -> None:
         self.network = network
-        self.layer = _last_stage(network, example) if layer is None else _checked(network, layer, example)
+        self.layer = _find_layer(network, layer, example)
         self._layer_cam = _captum().LayerGradCam
 
-    def __call__(self, images: Tensor, targets: Tensor | int = PREDICTED) -> Explanation:
-        """Explain a batch in one forward pass, and a backward pass from the logits down to the layer.
+    def __call__(self, images: Tensor, targets: Tensor | int = PREDICTED) -> GradCAMOutput:
+        """Explain a batch with one forward pass, and a backward pass from the logits down to the layer.
 
-        Modes, gradients and hooks of the network are afterwards as before, also after an exception.
+        Modes, gradients and hooks of the network are unchanged afterwards, also after an exception.
 
         Args:
             images: Normalised, (N, C, *positions), N at least 1.
-            targets: The class of every image, int64 (N,), or of all; -1 for the predicted one.
+            targets: The class of every image, int64 (N,), or one for all; -1 for the predicted class.
 
         Raises:
             UsageError: The network has no such class.
@@ -84,33 +84,31 @@ class GradCAM:
 
         cam = self._layer_cam(target_logits, self.network.get_submodule(self.layer))
         # a trainer evaluates in inference mode, whose tensors autograd refuses
-        with torch.inference_mode(False), torch.enable_grad(), evaluating(self.network):
+        with torch.inference_mode(False), torch.enable_grad(), evaluation_mode(self.network):
             x = images.clone() if images.is_inference() else images.detach()
             maps = cam.attribute(x, relu_attributions=True)
-        return Explanation(maps[:, 0].detach(), **seen)
+        return GradCAMOutput(maps[:, 0].detach(), **seen)
 
 
-def _last_stage(network: nn.Module, example: Sequence[int] | None) -> str:
-    places = plan_insertion(network, "stage", example)
-    if not places:
-        message = f"{type(network).__name__} convolves nothing; Grad-CAM needs a feature map. Name a layer."
-        raise UsageError(message)
-    return places[-1].name
-
-
-def _checked(network: nn.Module, layer: str, example: Sequence[int] | None) -> str:
+def _find_layer(network: nn.Module, layer: str | None, example: Sequence[int] | None) -> str:
     names = [name for name, _ in network.named_modules() if name]
-    if layer not in names:
+    if layer is not None and layer not in names:
         raise unknown_name(kind=f"layer of {type(network).__name__}", given=layer, allowed=names)
-    return plan_insertion(network, [layer], example)[0].name
+    points = plan_insertion(network, "stage" if layer is None else [layer], example)
+    if not points:
+        message = (
+            f"{type(network).__name__} has no convolution, and Grad-CAM needs a feature map. Name a layer."
+        )
+        raise UsageError(message)
+    return points[-1].name
 
 
 def enlarge(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize maps to the positions of the images, linearly between the centres of their cells.
+    """Resize maps to the size of the images, with linear interpolation between the centres of the cells.
 
     Args:
-        maps: (N, *positions), of one to three dimensions of positions.
-        size: Of the result, a number for each dimension.
+        maps: (N, *positions), with one to three dimensions of positions.
+        size: New size, one number per dimension.
     """
     resized: Tensor = F.interpolate(
         maps[:, None], tuple(size), mode=_MODES[maps.ndim - 1], align_corners=False
@@ -118,8 +116,8 @@ def enlarge(maps: Tensor, size: Sequence[int]) -> Tensor:
     return resized[:, 0]
 
 
-def _targets(given: Tensor | int, logits: Tensor) -> Tensor:
-    targets = torch.as_tensor(given, dtype=torch.int64, device=logits.device).expand(len(logits))
+def _targets(targets: Tensor | int, logits: Tensor) -> Tensor:
+    targets = torch.as_tensor(targets, dtype=torch.int64, device=logits.device).expand(len(logits))
     wrong = targets[(targets < PREDICTED) | (targets >= logits.shape[1])]
     if len(wrong):
         message = (

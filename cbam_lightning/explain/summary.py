@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from cbam_lightning.explain.looking import Look, Looked
+from cbam_lightning.explain.explanations import ExplainedImage, Explanation
 from cbam_lightning.tables import aligned
 
 CONFIDENCE = 0.95
@@ -58,10 +58,10 @@ class Summary:
     def __post_init__(self) -> None:
         self._values = [{name: [] for name in FIGURES} for _ in self.labels]
 
-    def add(self, looked: Looked) -> None:
+    def add(self, image: ExplainedImage) -> None:
         """Take in an image."""
-        for values, look in zip(self._values, looked.looks, strict=True):
-            for name, value in _figures(look, looked.picture.label).items():
+        for values, explanation in zip(self._values, image.explanations, strict=True):
+            for name, value in _figures(explanation, image.label).items():
                 values[name].append(math.nan if value is None else value)
 
     def estimates(self, network: int) -> dict[str, Estimate]:
@@ -104,14 +104,14 @@ def show(estimate: Estimate, sign: Literal["", "+"] = "") -> str:
     return f"{text} ({estimate.low:{sign}.3f} to {estimate.high:{sign}.3f})"
 
 
-def _figures(look: Look, label: int) -> dict[str, float | None]:
+def _figures(explanation: Explanation, label: int) -> dict[str, float | None]:
     return {
-        "top1": float(look.predicted == label) if label >= 0 else None,
-        "probability": look.probability,
-        "deletion": look.deletion,
-        "insertion": look.insertion,
-        "inside": look.inside,
-        "extent": look.extent,
+        "top1": float(explanation.predicted == label) if label >= 0 else None,
+        "probability": explanation.probability,
+        "deletion": explanation.deletion,
+        "insertion": explanation.insertion,
+        "inside": explanation.inside,
+        "extent": explanation.extent,
     }
 
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from cbam_lightning.data import FashionMNIST
-from cbam_lightning.explain.survey.ballots import FORMAT, checksum, read_key
+from cbam_lightning.explain.survey.votes import FORMAT, checksum, read_key
 from cbam_lightning.models import create_model
 from cbam_lightning.weights import Header, save_checkpoint
 from tests.command import call
@@ -92,7 +92,7 @@ MISTAKES = {
     f"explain {PLAIN} --data FashionMNIST --images x --out out": "give either --images PATH or --data NAME",
     f"explain {PLAIN} --data FashionMNISt --out out": "Did you mean 'FashionMNIST'",
     f"explain {PLAIN} --data FashionScenes --out out": "unknown data module 'FashionScenes'",
-    f"explain {PLAIN} --data CIFAR10 --out out": "the networks are for images and classes other than",
+    f"explain {PLAIN} --data CIFAR10 --out out": "the networks expect other images or classes than CIFAR10",
     f"explain {PLAIN} --data ImageFolder --out out": "ImageFolder needs --root",
     f"explain {PLAIN} --data FashionMNIST --split train --out out": "unknown split 'train'",
     f"explain {PLAIN} --data FashionMNIST --target Bga --out out": "Did you mean 'Bag'",

@@ -7,19 +7,20 @@ import re
 import pytest
 import torch
 
-from cbam_lightning.explain.looking import Look, Looked, Picture
+from cbam_lightning.explain.explanations import ExplainedImage, Explanation
 from cbam_lightning.explain.summary import Summary
 
 
-def looked(probabilities, label=0, predicted=0, **figures):
-    looks = [Look(0, p, predicted, 0.9, torch.zeros(2, 2), **figures) for p in probabilities]
-    return Looked(Picture("a", torch.zeros(1, 4, 4, dtype=torch.uint8), label), tuple(looks))
+def explained(probabilities, label=0, predicted=0, **figures):
+    explanations = [Explanation(0, p, predicted, 0.9, torch.zeros(2, 2), **figures) for p in probabilities]
+    image = torch.zeros(1, 4, 4, dtype=torch.uint8)
+    return ExplainedImage("a", image, label, explanations=tuple(explanations))
 
 
 def test_means_and_paired_differences():
     summary = Summary(["plain", "cbam"])
     for plain, cbam in [(0.2, 0.4), (0.5, 0.6), (0.8, 0.8)]:
-        summary.add(looked([plain, cbam]))
+        summary.add(explained([plain, cbam]))
     assert summary.estimates(0)["probability"].mean == pytest.approx(0.5)
     assert summary.estimates(1)["probability"].mean == pytest.approx(0.6)
     difference = summary.differences(1)["probability"]
@@ -33,7 +34,7 @@ def test_interval_is_that_of_the_standard_error_and_stays_between_0_and_1():
     summary = Summary(["one"])
     values = [chance.random() for _ in range(400)]
     for value in values:
-        summary.add(looked([value], predicted=int(value < 0.02)))
+        summary.add(explained([value], predicted=int(value < 0.02)))
     found = summary.estimates(0)
     mean = sum(values) / 400
     error = math.sqrt(sum((v - mean) ** 2 for v in values) / 399 / 400)
@@ -44,8 +45,8 @@ def test_interval_is_that_of_the_standard_error_and_stays_between_0_and_1():
 
 def test_what_was_not_measured_is_left_out():
     summary = Summary(["one"])
-    summary.add(looked([0.5], label=-1, inside=0.25))
-    summary.add(looked([0.7], label=-1))
+    summary.add(explained([0.5], label=-1, inside=0.25))
+    summary.add(explained([0.7], label=-1))
     found = summary.estimates(0)
     assert set(found) == {"probability", "inside"}
     assert (found["inside"].mean, found["inside"].images, found["inside"].low) == (0.25, 1, None)
@@ -55,7 +56,7 @@ def test_what_was_not_measured_is_left_out():
 def test_the_table_ends_in_the_differences_from_the_first_network():
     summary = Summary(["plain", "cbam"])
     for plain, cbam in [(0.25, 0.5), (0.5, 0.75)]:
-        summary.add(looked([plain, cbam]))
+        summary.add(explained([plain, cbam]))
     *_, line = summary.table().splitlines()
     cells = re.split("  +", line)
     assert cells == ["cbam - plain", "+0.000 (+0.000 to +0.000)", "+0.250 (+0.250 to +0.250)"]

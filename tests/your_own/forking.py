@@ -17,7 +17,7 @@ PROGRAMS = {"cbam-lightning": main, "pytest": pytest.console_main}
 HEAVY = (
     "cbam_lightning.cli.trainer_commands",
     "cbam_lightning.studies.compare",
-    "cbam_lightning.explain.subjects",
+    "cbam_lightning.explain.networks",
 )
 
 

@@ -1,22 +1,13 @@
-"use strict";
 (() => {
-  const PAUSE_MS = 250; // the second half of a double click is no answer to the next question
+  const PAUSE_MS = 250; // so that the second half of a double click does not answer the next question
   const LONGER_SIDE_PX = 512;
   const ALPHA = 0.5;
-  const byId = (id) => document.getElementById(id);
-  const data = JSON.parse(byId("data").textContent);
-  const items = [...document.querySelectorAll("script.item")].map((element) => JSON.parse(element.textContent));
   const questions = new Map(items.map((item) => [item.id, item]));
-  const colours = bytes(data.colours);
   const storageKey = `cbam-lightning-survey-${data.survey}`;
   let state = restore();
-  let place = 0; // in state.order; behind the last question stands the end
+  let place = 0; // index in state.order; its length stands for the end
   let turn = 0;
   let busy = false;
-
-  function bytes(text) {
-    return Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
-  }
 
   function fresh() {
     const order = [...questions.keys()];
@@ -36,7 +27,7 @@
         return { voter, order, answers: new Map(Object.entries(answers).filter(([id, token]) => allowed(id, token))) };
       }
     } catch {
-      // nothing is stored, or it cannot be read: begin anew
+      // nothing is stored, or it cannot be read: start over
     }
     return fresh();
   }
@@ -83,7 +74,7 @@
     const picture = new Image();
     picture.src = item.image;
     const pause = new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
-    await picture.decode(); // the maps before stay until then, so that nothing jumps
+    await picture.decode(); // the previous maps stay until then, so that nothing jumps
     if (mine !== turn) return;
     offer(item, picture);
     await pause;
@@ -99,7 +90,7 @@
     byId("none").setAttribute("aria-pressed", String(chosen === data.none));
     byId("back").disabled = place === 0;
     byId("next").disabled = chosen === undefined;
-    byId("stop").textContent = state.answers.size === state.order.length ? "To the end" : "Stop here";
+    byId("stop").textContent = state.answers.size === state.order.length ? "Finish" : "Stop here";
   }
 
   function offer(item, picture) {
@@ -149,20 +140,7 @@
     context.drawImage(picture, 0, 0, target.width, target.height);
     if (map === undefined) return;
     context.globalAlpha = ALPHA;
-    context.drawImage(coloured(bytes(map), item.rows, item.columns), 0, 0, target.width, target.height);
-  }
-
-  function coloured(values, rows, columns) {
-    const image = new ImageData(columns, rows);
-    values.forEach((value, index) => {
-      image.data.set(colours.subarray(3 * value, 3 * value + 3), 4 * index);
-      image.data[4 * index + 3] = 255;
-    });
-    const small = document.createElement("canvas");
-    small.width = columns;
-    small.height = rows;
-    small.getContext("2d").putImageData(image, 0, 0);
-    return small;
+    context.drawImage(gridCanvas(bytes(map), item.rows, item.columns), 0, 0, target.width, target.height);
   }
 
   function answer(token) {
@@ -187,7 +165,7 @@
     return `${JSON.stringify(content, null, 1)}\n`;
   }
 
-  // of ASCII text, as zlib.crc32 in Python
+  // of ASCII text, like zlib.crc32 in Python
   function crc32(text) {
     let crc = 0xffffffff;
     for (const character of text) {
@@ -204,7 +182,7 @@
   function finish() {
     const open = state.order.length - state.answers.size;
     byId("summary").textContent = open
-      ? `You have answered ${state.answers.size} of ${state.order.length} questions. You can go on, or send what is there.`
+      ? `You have answered ${state.answers.size} of ${state.order.length} questions. You can continue, or send the answers so far.`
       : `You have answered all ${state.order.length} questions.`;
     byId("file").textContent = fileName();
     byId("votes").value = votes();
@@ -220,7 +198,7 @@
     link.download = fileName();
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-    byId("done").textContent = `${fileName()} is among your downloads. Please send it back.`;
+    byId("done").textContent = `${fileName()} is in your downloads folder. Please send it back.`;
   }
 
   async function copy() {
@@ -232,7 +210,7 @@
       const copied = document.execCommand("copy");
       byId("done").textContent = copied
         ? "The text is copied. Please send it back."
-        : "This browser does not copy; please copy the marked text below yourself.";
+        : "This browser cannot copy. Please copy the selected text below yourself.";
     }
   }
 
@@ -245,7 +223,7 @@
     else if (/^[1-9]$/.test(event.key) && event.key <= options.length) answer(options[event.key - 1].token);
   }
 
-  byId("legend").getContext("2d").drawImage(coloured(Uint8Array.from({ length: 256 }, (_, i) => i), 1, 256), 0, 0);
+  byId("legend").getContext("2d").drawImage(gridCanvas(Uint8Array.from({ length: 256 }, (_, i) => i), 1, 256), 0, 0);
   byId("none").addEventListener("click", () => answer(data.none));
   byId("back").addEventListener("click", () => move(place - 1));
   byId("next").addEventListener("click", () => move(place + 1));

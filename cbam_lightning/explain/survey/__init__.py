@@ -1,6 +1,6 @@
-"""Counting the votes of a survey: whose maps people prefer, and whether that is more than chance."""
+"""A survey: the page that asks whose map is best, the votes that come back, and their tally."""
 
-from cbam_lightning.explain.survey.tally import Rejected, Row, Tally, tally
+from cbam_lightning.explain.survey.tally import RejectedFile, Tally, VoteShare, count_votes
 from cbam_lightning.explain.survey.tally_tables import draw, markdown, save, terminal
 
-__all__ = ["Rejected", "Row", "Tally", "draw", "markdown", "save", "tally", "terminal"]
+__all__ = ["RejectedFile", "Tally", "VoteShare", "count_votes", "draw", "markdown", "save", "terminal"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from cbam_lightning.explain.survey.tally import CONFIDENCE, Row, Tally
+from cbam_lightning.explain.survey.tally import CONFIDENCE, Tally, VoteShare
 from cbam_lightning.files import check_unwritten
 from cbam_lightning.tables import aligned, as_csv, markdown_table, with_notes
 
@@ -112,7 +112,7 @@ def _interval_note(tally: Tally) -> str:
     return note
 
 
-def _cells(tally: Tally, row: Row) -> list[str]:
+def _cells(tally: Tally, row: VoteShare) -> list[str]:
     return [
         _plain(row.label),
         str(row.votes),
@@ -130,7 +130,7 @@ def _p(value: float | None) -> str:
     return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
 
 
-def _record(tally: Tally, row: Row) -> dict[str, object]:
+def _record(tally: Tally, row: VoteShare) -> dict[str, object]:
     return {
         "network": row.label,
         "baseline": tally.baseline,

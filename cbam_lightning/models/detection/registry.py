@@ -7,6 +7,8 @@ from typing import Literal, NamedTuple
 
 from cbam_lightning.models.registry import MODELS, Architecture, natural_order
 
+NetworkKind = Literal["classifier", "detector"]
+
 
 class DetectorArchitecture(NamedTuple):
     """How to build a named detector, and a line for the user.
@@ -70,6 +72,11 @@ def _is_for_small_images(architecture: Architecture) -> bool:
 
 
 DETECTORS: dict[str, DetectorArchitecture] = _vgg16_detectors() | _of_resnets()
+
+
+def network_kind(name: str) -> NetworkKind:
+    """Return what a network of this name is for; every name that is not a detector's is a classifier's."""
+    return "detector" if name in DETECTORS else "classifier"
 
 
 def list_detectors(pattern: str = "*") -> list[str]:

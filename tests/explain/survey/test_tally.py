@@ -9,10 +9,10 @@ import pytest
 from scipy import stats
 
 from cbam_lightning.errors import UsageError
-from cbam_lightning.explain.survey import draw, markdown, save, tally, terminal
-from cbam_lightning.explain.survey.ballots import read_key
+from cbam_lightning.explain.survey import count_votes, draw, markdown, save, terminal
 from cbam_lightning.explain.survey.tally import holm
-from tests.explain.survey.voting import votes, write, write_key
+from cbam_lightning.explain.survey.votes import read_key
+from tests.explain.survey.vote_files import votes, write, write_key
 
 
 def counted(*counts, questions=10):
@@ -20,7 +20,7 @@ def counted(*counts, questions=10):
     files = [
         write(f"v{i}.json", votes(f"voter{i}", *one, questions=questions)) for i, one in enumerate(counts)
     ]
-    return tally(key, files)
+    return count_votes(key, files)
 
 
 def test_several_voters_are_the_units():
@@ -93,16 +93,16 @@ def test_incomplete_votes_count_and_are_told_of():
 UNUSABLE = {
     "not valid JSON": '{"format": 1, "vot',
     "not valid JSON: ": "[" * 100_000,
-    "no vote file": "[1, 2]",
+    "not a vote file": "[1, 2]",
     "format 2": votes("v", 1, 1, 1, 0, format=2),
     "another survey": votes("v", 1, 1, 1, 0, survey="s1"),
     "damaged": votes("v", 1, 1, 1, 0) | {"voter": "w"},
     "damaged: ": votes("v", 1, 1, 1, 0) | {"answers": {"q0": "q0-cbam", "q1": "q1-cbam", "q2": "q2-cbam"}},
     "damaged: its": votes("v", 1, 1, 1, 0) | {"answers": {"q0": 1}},
     "a question that the survey does not have": votes("v", 0, 0, 0, 0, answers={"q99": "none"}),
-    "an answer that it does not have": votes("v", 0, 0, 0, 0, answers={"q0": "q1-cbam"}),
+    "an option that it does not have": votes("v", 0, 0, 0, 0, answers={"q0": "q1-cbam"}),
     "no question is answered": votes("v", 0, 0, 0, 0),
-    "says to be complete with 3 of 10": votes("v", 1, 1, 1, 0, complete=True),
+    "claims to be complete with 3 of 10": votes("v", 1, 1, 1, 0, complete=True),
 }
 
 
@@ -110,23 +110,23 @@ UNUSABLE = {
 def test_what_cannot_be_counted_is_listed_with_the_reason(reason):
     key, good = write_key("."), write("good.json", votes("good", 2, 5, 2, 1))
     bad = write("bad.json", UNUSABLE[reason])
-    found = tally(key, [bad, good])
+    found = count_votes(key, [bad, good])
     assert found.answered == (10,)
     assert [one.path for one in found.rejected] == [bad]
     assert reason.strip() in found.rejected[0].reason
     assert "bad.json" in terminal(found)
     with pytest.raises(UsageError, match="no vote file can be counted"):
-        tally(key, [bad])
+        count_votes(key, [bad])
 
 
 def test_files_that_cannot_be_read_or_are_too_large():
     key, good = write_key("."), write("good.json", votes("good", 2, 5, 2, 1))
     large = write("large.json", json.dumps(votes("v", 1, 1, 1, 0)) + " " * 5_000_000)
-    found = tally(key, [good, large, "absent.json", "."])
+    found = count_votes(key, [good, large, "absent.json", "."])
     reasons = [one.reason for one in found.rejected]
     assert ["larger than 5 MB" in reasons[0], *("cannot be read" in one for one in reasons[1:])] == [True] * 3
     with pytest.raises(UsageError, match="none was given"):
-        tally(key, [])
+        count_votes(key, [])
 
 
 def test_a_voter_counts_once():
@@ -136,12 +136,12 @@ def test_a_voter_counts_once():
     paths = [
         write(name, content) for name, content in (("a", few), ("b", few), ("c", all_of_them), ("d", other))
     ]
-    found = tally(key, paths)
+    found = count_votes(key, paths)
     assert [row.votes for row in found.rows] == [2, 5, 2, 1]
     assert [(one.path.name, one.reason) for one in found.rejected] == [
-        ("b", "double: the same votes as a"),
-        ("a", "other votes of the same voter as c, which answers 10, this 3"),
-        ("d", "other votes of the same voter as c, which came first; both answer 10"),
+        ("b", "duplicate: the same votes as a"),
+        ("a", "other votes of the same voter as c, which answers 10, this one 3"),
+        ("d", "other votes of the same voter as c, which came first and also answers 10"),
     ]
 
 
@@ -160,13 +160,13 @@ def test_a_damaged_key_is_a_mistake_of_the_user(change):
     key, good = write_key("."), write("good.json", votes("good", 2, 5, 2, 1))
     key.write_text(change(key.read_text()))
     with pytest.raises(UsageError, match="not the key of a survey, or damaged"):
-        tally(key, [good])
+        count_votes(key, [good])
 
 
 def test_other_keys_that_cannot_be_used():
     key = write_key(".")
     with pytest.raises(UsageError, match="cannot be read"):
-        tally("absent.json", [])
+        count_votes("absent.json", [])
     key.write_text(json.dumps(json.loads(key.read_text()) | {"format": 7}))
     with pytest.raises(UsageError, match="format 7"):
         read_key(key)
@@ -196,7 +196,7 @@ def test_hostile_names_stay_text():
     names = ("a|b<script>", "$\\frac{", "x\x1b[2J\n\u202e" + "y" * 500)
     key = write_key(".", 1, names)
     content = votes("v", 0, 0, 0, 1, questions=1)
-    found = tally(key, [write("v.json", content), write("bad\x1b[2J|.json", "{")])
+    found = count_votes(key, [write("v.json", content), write("bad\x1b[2J|.json", "{")])
     text, table = terminal(found), markdown(found)
     assert "\x1b" not in text + table
     assert "\u202e" not in text + table

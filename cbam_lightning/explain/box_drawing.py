@@ -1,4 +1,4 @@
-"""Drawing boxes on images: what is there in green, what was found in red."""
+"""Drawing boxes on images: the objects in green, the detections in red."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-_MIN_SCORE = 0.5  # of a box that is drawn
-_TRUE, _FOUND = "limegreen", "tomato"
+_MIN_SCORE = 0.5  # of a detection that is drawn
+_OBJECT_COLOUR, _DETECTION_COLOUR = "limegreen", "tomato"
 _LABEL = {"facecolor": "black", "alpha": 0.75, "edgecolor": "none", "pad": 0.8}  # readable on any photograph
 
 Boxes = Mapping[str, Tensor]
@@ -21,27 +21,29 @@ def draw_image(panel: Axes, image: Tensor) -> None:
 
 
 def draw_objects(panel: Axes, objects: Boxes, names: tuple[str, ...]) -> None:
-    """Draw the boxes of ``boxes`` (T, 4) and ``labels`` (T,) in green, with the class."""
+    """Draw objects, ``boxes`` (T, 4) and ``labels`` (T,), in green, with their classes."""
     for box, label in zip(objects["boxes"].tolist(), objects["labels"].tolist(), strict=True):
-        _draw(panel, box, names[label - 1], _TRUE, "top")
+        _draw(panel, box, names[label - 1], _OBJECT_COLOUR, "top")
 
 
-def draw_detections(panel: Axes, found: Boxes, names: tuple[str, ...]) -> None:
-    """Draw the boxes of ``boxes`` (D, 4), ``labels`` and ``scores`` (D,) in red, with class and score."""
-    for box, label, score in zip(*(found[k].tolist() for k in ("boxes", "labels", "scores")), strict=True):
-        _draw(panel, box, f"{names[label - 1]} {score:.0%}", _FOUND, "bottom")
+def draw_detections(panel: Axes, detections: Boxes, names: tuple[str, ...]) -> None:
+    """Draw detections, ``boxes`` (D, 4), ``labels`` and ``scores`` (D,), in red, with classes and scores."""
+    for box, label, score in zip(
+        *(detections[k].tolist() for k in ("boxes", "labels", "scores")), strict=True
+    ):
+        _draw(panel, box, f"{names[label - 1]} {score:.0%}", _DETECTION_COLOUR, "bottom")
 
 
-def surest(found: Boxes) -> dict[str, Tensor]:
+def surest(detections: Boxes) -> dict[str, Tensor]:
     """Return the detections that are drawn, those with a score of at least 0.5, on the CPU."""
-    sure = found["scores"] >= _MIN_SCORE
-    return {name: found[name][sure].cpu() for name in ("boxes", "labels", "scores")}
+    sure = detections["scores"] >= _MIN_SCORE
+    return {name: detections[name][sure].cpu() for name in ("boxes", "labels", "scores")}
 
 
 def _draw(panel: Axes, box: list[float], text: str, colour: str, side: str) -> None:
-    """Draw a box with a text above it (``bottom`` of the text at its top) or inside."""
+    """Draw a box with a text above its upper edge (side ``bottom``) or below it (``top``)."""
     left, top, right, bottom = box
-    # corners are edges of pixels, whose centres are at whole numbers in matplotlib
+    # box corners are pixel edges, while matplotlib has the centres of pixels at whole numbers
     panel.add_patch(Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, color=colour))
     panel.text(
         left, top, text, fontsize=7, color=colour, va=side, clip_on=True, parse_math=False, bbox=_LABEL

@@ -10,7 +10,7 @@ from PIL import Image
 
 from cbam_lightning.data import FashionScenes
 from cbam_lightning.data.detection.scene_files import write_scenes
-from cbam_lightning.explain.detectors import Detected, FindingSubject, draw_found
+from cbam_lightning.explain.detections import ImageDetections, NamedDetector, draw_columns
 from cbam_lightning.models.detection import create_detector
 from cbam_lightning.weights import save_checkpoint
 from tests.command import call
@@ -93,8 +93,8 @@ def test_only_sure_detections_are_drawn(detectors):
         "scores": torch.tensor([0.9, 0.3]),
     }
     objects = {"boxes": torch.tensor([[0.0, 0, 4, 4]]), "labels": torch.tensor([10])}
-    subjects = [FindingSubject("$a_1$", detectors["plain"])]
-    figure = draw_found([Detected("x", torch.zeros(1, 8, 8), objects, (found,))], subjects)
+    named = [NamedDetector("$a_1$", detectors["plain"])]
+    figure = draw_columns([ImageDetections("x", torch.zeros(1, 8, 8), objects, (found,))], named)
     truth, drawn = figure.axes
     assert [text.get_text() for text in truth.texts] == ["Ankle boot"]
     assert [text.get_text() for text in drawn.texts] == ["T-shirt/top 90%"]

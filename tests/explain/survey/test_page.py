@@ -4,22 +4,23 @@ import base64
 import json
 import random
 import re
+from dataclasses import replace
 
 import matplotlib as mpl
 import pytest
 import torch
 
 from cbam_lightning.errors import UsageError
-from cbam_lightning.explain.looking import Look, Looked, Picture
-from cbam_lightning.explain.survey import tally
-from cbam_lightning.explain.survey.ballots import read_key
-from cbam_lightning.explain.survey.questionnaire import write_survey
+from cbam_lightning.explain.explanations import Explanation
+from cbam_lightning.explain.survey import count_votes
+from cbam_lightning.explain.survey.page import write_survey
+from cbam_lightning.explain.survey.votes import read_key
 from tests.explain.browser import opened
-from tests.explain.survey.surveying import END, LABELS, READY, Voter, classes, looked
+from tests.explain.survey.voters import END, LABELS, READY, Voter, classes, explained
 
 
 def test_clicking_to_the_end_with_the_page_closed_in_between(tmp_path):
-    page, key = write_survey(looked(7), LABELS, classes(7), tmp_path)
+    page, key = write_survey(explained(7), LABELS, classes(7), tmp_path)
     voter = Voter(key)
     picks = [LABELS[1], LABELS[1], None, LABELS[2], LABELS[0], LABELS[1], None]
     with opened(page) as tab:
@@ -40,7 +41,7 @@ def test_clicking_to_the_end_with_the_page_closed_in_between(tmp_path):
 
 
 def test_voting_by_keys_going_back_changing_and_stopping(tmp_path):
-    page, key = write_survey(looked(5), LABELS, classes(5), tmp_path)
+    page, key = write_survey(explained(5), LABELS, classes(5), tmp_path)
     voter = Voter(key)
     with opened(page) as tab:
         for network in (LABELS[0], LABELS[0], None):
@@ -69,11 +70,11 @@ def test_voting_by_keys_going_back_changing_and_stopping(tmp_path):
         voter.download(tab, tmp_path / "votes.json")
     assert list(voter.chosen.values()) == [LABELS[0], LABELS[2], None, LABELS[1], LABELS[1]]
     voter.assert_counted(key, tmp_path / "votes.json")
-    assert "which answers 5, this 3" in tally(key, tmp_path.glob("[pv]*.json")).rejected[0].reason
+    assert "which answers 5, this one 3" in count_votes(key, tmp_path.glob("[pv]*.json")).rejected[0].reason
 
 
 def test_a_double_click_is_one_answer(tmp_path):
-    page, _ = write_survey(looked(3), LABELS, classes(3), tmp_path)
+    page, _ = write_survey(explained(3), LABELS, classes(3), tmp_path)
     with opened(page) as tab:
         tab.wait_for_selector(READY)
         tab.dblclick("#none")
@@ -87,7 +88,7 @@ def test_a_double_click_is_one_answer(tmp_path):
 
 
 def test_what_is_drawn_under_a_token_is_the_map_of_its_network(tmp_path):
-    page, key = write_survey(looked(1), LABELS, classes(1), tmp_path)
+    page, key = write_survey(explained(1), LABELS, classes(1), tmp_path)
     options = next(iter(read_key(key).questions.values())).options
     turbo = mpl.colormaps["turbo"]
     canvases = "[...document.querySelectorAll('#choices canvas')]"
@@ -105,7 +106,7 @@ def test_what_is_drawn_under_a_token_is_the_map_of_its_network(tmp_path):
 
 
 def test_without_storage_it_works_and_says_so(tmp_path):
-    page, key = write_survey(looked(2), LABELS, classes(2), tmp_path)
+    page, key = write_survey(explained(2), LABELS, classes(2), tmp_path)
     denied = "{get() { throw new DOMException('denied', 'SecurityError'); }}"
     refuse = f"Object.defineProperty(window, 'localStorage', {denied})"
     voter = Voter(key)
@@ -121,7 +122,7 @@ def test_without_storage_it_works_and_says_so(tmp_path):
 
 
 def test_two_tabs_share_the_answers(tmp_path):
-    page, _ = write_survey(looked(3), LABELS, classes(3), tmp_path)
+    page, _ = write_survey(explained(3), LABELS, classes(3), tmp_path)
     with opened(page) as tab:
         other = tab.context.new_page()
         other.goto(tab.url)
@@ -135,7 +136,7 @@ def test_two_tabs_share_the_answers(tmp_path):
 
 def test_narrow_and_in_both_colour_schemes(tmp_path):
     labels = [f"n{i}" for i in range(6)]
-    page, _ = write_survey(looked(1, labels), labels, ["x" * 3000], tmp_path)
+    page, _ = write_survey(explained(1, labels), labels, ["x" * 3000], tmp_path)
     backgrounds = []
     for scheme in ("light", "dark"):
         options = {"viewport": {"width": 390, "height": 844}, "color_scheme": scheme}
@@ -168,7 +169,7 @@ HOSTILE = (
 
 def test_hostile_names_are_text_and_never_run(tmp_path):
     labels = [f"{text}{i}" for i, text in enumerate(HOSTILE)]
-    made = looked(len(HOSTILE), labels, name=HOSTILE[0] + "{}" + HOSTILE[1])
+    made = explained(len(HOSTILE), labels, name=HOSTILE[0] + "{}" + HOSTILE[1])
     page, key = write_survey(made, labels, HOSTILE, tmp_path)
     seen = []
     with opened(page) as tab:
@@ -195,7 +196,7 @@ def items(page):
 
 
 def test_the_page_tells_nothing_of_the_networks(tmp_path):
-    page, key = write_survey(looked(12), LABELS, classes(12), tmp_path)
+    page, key = write_survey(explained(12), LABELS, classes(12), tmp_path)
     text = page.read_text()
     for secret in (*LABELS, "secret", "hidden-", ".png", "0.123456", "0.654321"):
         assert secret not in text
@@ -217,7 +218,7 @@ def test_the_page_tells_nothing_of_the_networks(tmp_path):
 
 def test_the_order_is_drawn_evenly_and_a_seed_repeats_it(tmp_path):
     one, same, other = (tmp_path / x for x in ("one", "same", "other"))
-    made = looked(200)
+    made = explained(200)
     files = [
         write_survey(made, LABELS, classes(200), folder, seed)
         for folder, seed in ((one, 1), (same, 1), (other, 2))
@@ -232,34 +233,35 @@ def test_the_order_is_drawn_evenly_and_a_seed_repeats_it(tmp_path):
 
 def test_what_survey_refuses(tmp_path):
     with pytest.raises(UsageError, match="1 networks was asked for"):
-        write_survey(looked(1, LABELS[:1]), LABELS[:1], classes(1), tmp_path)
+        write_survey(explained(1, LABELS[:1]), LABELS[:1], classes(1), tmp_path)
     with pytest.raises(UsageError, match="two networks are called 'a'"):
-        write_survey(looked(1, "aa"), ["a", "a"], classes(1), tmp_path)
+        write_survey(explained(1, "aa"), ["a", "a"], classes(1), tmp_path)
     with pytest.raises(UsageError, match=r"different classes of 'hidden-0\.png'"):
-        write_survey(looked(1, targets=[0, 1, 0]), LABELS, classes(2), tmp_path)
+        write_survey(explained(1, targets=[0, 1, 0]), LABELS, classes(2), tmp_path)
     with pytest.raises(UsageError, match="survey of no images"):
         write_survey(iter([]), LABELS, [], tmp_path)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "key.json").write_text("mine")
     with pytest.raises(UsageError, match="already exists"):
-        write_survey(looked(1), LABELS, classes(1), tmp_path)
+        write_survey(explained(1), LABELS, classes(1), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["key.json"]
     assert (tmp_path / "key.json").read_text() == "mine"
 
 
 def test_a_name_that_is_no_utf8_and_an_empty_map(tmp_path):
-    (one,) = looked(1, name="\udcff{}")
-    empty = Looked(one.picture, tuple(Look(0, 0.5, 0, 0.5, torch.zeros(3, 3)) for _ in LABELS))
+    (one,) = explained(1, name="\udcff{}")
+    maps = tuple(Explanation(0, 0.5, 0, 0.5, torch.zeros(3, 3)) for _ in LABELS)
+    empty = replace(one, explanations=maps)
     page, key = write_survey([empty], LABELS, ["a\udcffb"], tmp_path)
     (item,) = items(page)
     assert item["class"] == "a\udcffb"
     assert set(base64.b64decode(item["options"][0]["map"])) == {0}
-    assert next(iter(read_key(key).questions.values())).picture == "\udcff0"
+    assert next(iter(read_key(key).questions.values())).image == "\udcff0"
 
 
 def test_images_of_any_shape_have_at_most_56_cells_a_side(tmp_path):
     shapes = [(1, 500, 3), (3, 1, 1), (1, 28, 28), (3, 97, 224)]
-    (one,) = looked(1)
-    made = [Looked(Picture("p", torch.zeros(shape, dtype=torch.uint8)), one.looks) for shape in shapes]
+    (one,) = explained(1)
+    made = [replace(one, image=torch.zeros(shape, dtype=torch.uint8)) for shape in shapes]
     page, _ = write_survey(made, LABELS, ["c"], tmp_path, seed=random.randrange(100))
     assert [(x["rows"], x["columns"]) for x in items(page)] == [(56, 1), (56, 56), (56, 56), (24, 56)]

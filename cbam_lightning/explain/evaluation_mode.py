@@ -1,4 +1,4 @@
-"""Looking into a network without leaving a trace in it."""
+"""Inspecting a network without leaving a trace in it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import nn
 
 
 @contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Put every module into evaluation mode, and at the end back into the mode that it was in.
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Put every module into evaluation mode, and restore the previous modes on exit.
 
-    Nothing compiled runs meanwhile, since hooks may not see what goes on inside.
+    Compiled code does not run in the meantime, because hooks may not see what happens inside it.
 
     Args:
-        network: Its BatchNorms use their running statistics meanwhile, and leave them as they are.
+        network: Its BatchNorms use their running statistics and leave them unchanged.
     """
     modes = {module: module.training for module in network.modules()}
     network.eval()

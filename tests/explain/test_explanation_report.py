@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from cbam_lightning.errors import UsageError
+from cbam_lightning.explain.explanation_report import ExplanationReport
+from cbam_lightning.explain.explanations import InputImage, explain_images
 from cbam_lightning.explain.gradcam import GradCAM, enlarge
-from cbam_lightning.explain.looking import Picture, look
-from cbam_lightning.explain.report import Report
-from cbam_lightning.explain.subjects import Subject
+from cbam_lightning.explain.networks import ExplainedNetwork
 from cbam_lightning.weights import Header
 from tests.explain.browser import opened
 from tests.explain.test_gradcam import small_resnet
@@ -20,13 +20,13 @@ HOSTILE = "</script><script>document.title='taken'</script><img src=x onerror=\"
 CLASSES = ("cat", "dog", HOSTILE, "bird\u2028\u202e", "fox & 'hen'")
 
 
-def subjects(*labels):
+def classifiers(*labels):
     header = Header(
         "resnet20", "cbam", 5, 3, class_names=CLASSES, size_px=24, mean=(0.5,) * 3, std=(0.25,) * 3
     )
     networks = [small_resnet("cbam").float(), small_resnet("none").float(), small_resnet("se").float()]
     return [
-        Subject(label, network, header, GradCAM(network, example=(1, 3, 24, 24)))
+        ExplainedNetwork(label, network, header, GradCAM(network, example=(1, 3, 24, 24)))
         for label, network in zip(labels, networks, strict=False)
     ]
 
@@ -36,28 +36,28 @@ def pictures(count, labels=range(5), masks=False):
     draw = [torch.randint(256, (3, 24, 24), dtype=torch.uint8, generator=generator) for _ in range(count)]
     mask = torch.arange(24).expand(24, 24) < 12 if masks else None
     return [
-        Picture(f"photos/{HOSTILE}/{i}.jpg", image, labels[i % len(labels)], mask)
+        InputImage(f"photos/{HOSTILE}/{i}.jpg", image, labels[i % len(labels)], mask)
         for i, image in enumerate(draw)
     ]
 
 
 def written(networks, images, steps=3, **options):
-    report = Report(networks, "out", **options)
-    paths = report.write(look(networks, images, steps=steps))
+    report = ExplanationReport(networks, "out", **options)
+    paths = report.write(explain_images(networks, images, steps=steps))
     return report, paths
 
 
 def test_json_holds_what_the_networks_say():
-    networks, images = subjects("plain", HOSTILE), pictures(4, masks=True)
+    networks, images = classifiers("plain", HOSTILE), pictures(4, masks=True)
     report, (figure, _, numbers) = written(networks, images)
     found = json.loads(numbers.read_text())
     assert [image["image"] for image in found["images"]] == [picture.name for picture in images]
-    for k, subject in enumerate(networks):
+    for k, network in enumerate(networks):
         normalised = (torch.stack([p.image for p in images]) / 255 - 0.5) / 0.25
         with torch.no_grad():
-            probabilities = subject.network.eval()(normalised).softmax(1)
+            probabilities = network.network.eval()(normalised).softmax(1)
         for i, image in enumerate(found["images"]):
-            seen = image["networks"][subject.label]
+            seen = image["networks"][network.label]
             assert (image["class"], seen["target"]) == (CLASSES[i], CLASSES[i])
             assert seen["probability"] == pytest.approx(float(probabilities[i, i]), rel=1e-4)
             assert seen["predicted"] == CLASSES[int(probabilities[i].argmax())]
@@ -75,22 +75,24 @@ def test_json_holds_what_the_networks_say():
 
 
 def test_an_image_without_a_class_is_explained_for_what_each_network_says():
-    networks = subjects("a", "b", "c")
-    for one in look(networks, pictures(3, labels=[-1])):
-        assert all(seen.target == seen.predicted for seen in one.looks)
-    assert all(seen.target == 2 for one in look(networks, pictures(2), target=2) for seen in one.looks)
-    predicted = [seen for one in look(networks, pictures(3), target=-1) for seen in one.looks]
-    assert all((seen.target, seen.probability) == (seen.predicted, seen.confidence) for seen in predicted)
+    networks = classifiers("a", "b", "c")
+    for one in explain_images(networks, pictures(3, labels=[-1])):
+        assert all(seen.target == seen.predicted for seen in one.explanations)
+    for one in explain_images(networks, pictures(2), target=2):
+        assert all(seen.target == 2 for seen in one.explanations)
+    for one in explain_images(networks, pictures(3), target=-1):
+        for seen in one.explanations:
+            assert (seen.target, seen.probability) == (seen.predicted, seen.confidence)
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_page_sorts_filters_and_runs_nothing_of_its_data(width, scheme):
-    networks, images = subjects("plain", HOSTILE), pictures(30)
+    networks, images = classifiers("plain", HOSTILE), pictures(30)
     _report, (_, path, numbers) = written(networks, images)
     values = [one["networks"]["plain"]["probability"] for one in json.loads(numbers.read_text())["images"]]
     with opened(path, viewport={"width": width, "height": 900}, color_scheme=scheme) as page:
-        page.locator(".looks canvas").nth(47).wait_for()
-        assert page.locator(".looks canvas").count() == 48
+        page.locator(".maps canvas").nth(47).wait_for()
+        assert page.locator(".maps canvas").count() == 48
         assert page.title() == "What the networks look at"
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.locator("script:not([type])").count() == 1
@@ -108,27 +110,27 @@ def test_page_sorts_filters_and_runs_nothing_of_its_data(width, scheme):
         page.locator(".gates figure").nth(2).wait_for()
         assert page.locator(".gates figure").count() == 3
         drawn = "c => new Set(c.getContext('2d').getImageData(0, 0, c.width, c.height).data).size > 3"
-        for canvas in page.locator(".looks canvas, .gates canvas").all()[:9]:
+        for canvas in page.locator(".maps canvas, .gates canvas").all()[:9]:
             assert canvas.evaluate(drawn), "a picture is empty"
         assert page.title() == "What the networks look at"
 
 
 def test_nothing_is_overwritten_and_a_broken_off_report_leaves_nothing(tmp_path):
-    networks = subjects("plain")
+    networks = classifiers("plain")
     with pytest.raises(UsageError, match="no image"):
-        Report(networks, "out").write(iter(()))
+        ExplanationReport(networks, "out").write(iter(()))
     assert list((tmp_path / "out").iterdir()) == []
     written(networks, pictures(1), steps=0)
     with pytest.raises(UsageError, match="already exists"):
-        Report(networks, "out")
+        ExplanationReport(networks, "out")
 
 
 def test_memory_does_not_grow_with_the_images():
-    networks = subjects("plain", "cbam")
+    networks = classifiers("plain", "cbam")
     peaks = []
-    batch = look(networks, pictures(8))
+    batch = explain_images(networks, pictures(8))
     for count in (10, 100):
-        report = Report(networks, f"out{count}")
+        report = ExplanationReport(networks, f"out{count}")
         tracemalloc.start()
         report.write(one for _ in range(count) for one in batch)
         peaks.append(tracemalloc.get_traced_memory()[1])

@@ -5,9 +5,9 @@ import re
 
 import torch
 
-from cbam_lightning.explain.looking import Look, Looked, Picture
-from cbam_lightning.explain.survey import tally
-from cbam_lightning.explain.survey.ballots import read_key
+from cbam_lightning.explain.explanations import ExplainedImage, Explanation
+from cbam_lightning.explain.survey import count_votes
+from cbam_lightning.explain.survey.votes import read_key
 
 LABELS = ("resnet20-secret-a", "resnet20-secret-b", "vgg-secret-c")
 READY = "#question[aria-busy=false]"
@@ -15,22 +15,22 @@ END = "#end:not([hidden])"
 SIZES = ((4, 4), (7, 7), (80, 96))  # of the networks' maps
 
 
-def looked(count, labels=LABELS, targets=None, name="hidden-{}.png"):
+def explained(count, labels=LABELS, targets=None, name="hidden-{}.png"):
     """Random images, a class each; network n marks the nth corner alone."""
     draw = torch.Generator().manual_seed(3)
-    found = []
+    images = []
     for i in range(count):
         image = torch.randint(0, 256, (3, 20, 24), generator=draw, dtype=torch.uint8)
-        looks = []
+        explanations = []
         for n in range(len(labels)):
             values = torch.zeros(SIZES[n % len(SIZES)])
             height, width = (side // 4 for side in values.shape)
             rows = (slice(height), slice(-height, None))[n % 2]
             columns = (slice(width), slice(-width, None))[n // 2 % 2]
             values[rows, columns] = 0.1 + float(torch.rand((), generator=draw))
-            looks.append(Look(targets[n] if targets else i, 0.123456, 0, 0.654321, values))
-        found.append(Looked(Picture(name.format(i), image, i), tuple(looks)))
-    return found
+            explanations.append(Explanation(targets[n] if targets else i, 0.123456, 0, 0.654321, values))
+        images.append(ExplainedImage(name.format(i), image, i, explanations=tuple(explanations)))
+    return images
 
 
 def classes(count):
@@ -69,7 +69,7 @@ class Voter:
         return json.loads(path.read_text())
 
     def assert_counted(self, key, path):
-        found = tally(key, [path])
+        found = count_votes(key, [path])
         assert not found.rejected
         assert found.answered == (len(self.chosen),)
         chosen = list(self.chosen.values())

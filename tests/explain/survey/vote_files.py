@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from cbam_lightning.explain.survey.ballots import FORMAT, Key, Question, checksum
+from cbam_lightning.explain.survey.votes import FORMAT, Question, SurveyKey, checksum
 
 NETWORKS = ("base", "cbam", "se")
 
@@ -15,7 +15,7 @@ def write_key(folder, questions=10, networks=NETWORKS, survey="s0"):
         for i in range(questions)
     }
     path = Path(folder) / "key.json"
-    path.write_text(Key(survey, tuple(networks), made).to_json())
+    path.write_text(SurveyKey(survey, tuple(networks), made).to_json())
     return path
 
 

@@ -1,0 +1,84 @@
+"""The figure of the CBAM paper: images, and beside each the Grad-CAM of every network."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from cbam_lightning.explain.box_drawing import draw_image
+from cbam_lightning.explain.explanations import ExplainedImage, Explanation
+from cbam_lightning.explain.gradcam import enlarge
+
+COLOUR_MAP = "turbo"  # the usual rainbow of such figures, without the false edges of jet
+_OPACITY = 0.5
+
+
+def draw_figure(rows: Sequence[ExplainedImage], labels: Sequence[str], class_names: Sequence[str]) -> Figure:
+    """Draw images and the Grad-CAM of every network, each map relative to its own maximum.
+
+    The explained class and its probability P stand above each map, in red if the network predicts another
+    class.
+
+    Args:
+        rows: Images with one explanation per network.
+        labels: Names of the networks.
+        class_names: Names of the classes.
+    """
+    columns = 1 + len(labels)
+    figure = Figure(figsize=(2.1 * columns, 2.35 * len(rows) + 0.5), layout="constrained")
+    panels = figure.subplots(len(rows), columns, squeeze=False)
+    for line, row in zip(panels, rows, strict=True):
+        for panel in line:
+            panel.axis("off")
+            draw_image(panel, row.image / 255)
+        title = _short(class_names[row.label]) if row.label >= 0 else ""
+        line[0].set_title(title, fontsize=9, parse_math=False)
+        for panel, explanation in zip(line[1:], row.explanations, strict=True):
+            _draw_map(panel, enlarge(explanation.map[None], row.image.shape[1:])[0])
+            _write_title(panel, explanation, class_names)
+    for panel, heading in zip(panels[0], ["image", *labels], strict=True):
+        panel.annotate(
+            _in_lines(heading),
+            (0.5, 1),
+            xytext=(0, 34),  # above a title of two lines
+            xycoords="axes fraction",
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=10,
+            fontweight="bold",
+            parse_math=False,
+        )
+    return figure
+
+
+def _draw_map(panel: Axes, map_: Tensor) -> None:
+    """Draw a map (H, W), at least 0, over an image; its maximum has the last colour."""
+    panel.imshow(map_.numpy(), cmap=COLOUR_MAP, alpha=_OPACITY, vmin=0)
+
+
+def _write_title(panel: Axes, explanation: Explanation, class_names: Sequence[str]) -> None:
+    title = f"{_short(class_names[explanation.target])}: P = {explanation.probability:.3f}"
+    wrong = explanation.predicted != explanation.target
+    if wrong:
+        title += f"\nsays {_short(class_names[explanation.predicted])}"
+    panel.set_title(title, fontsize=9, color="firebrick" if wrong else "black", parse_math=False)
+
+
+def _short(text: str, length: int = 24) -> str:
+    plain = "".join(character if character.isprintable() else "?" for character in text)
+    return plain if len(plain) <= length else f"{plain[: length - 1]}…"
+
+
+def _in_lines(text: str, width: int = 18, most: int = 2) -> str:
+    """Break a name such as ``resnet20_cbam.fashion_mnist`` between its parts."""
+    lines = [""]
+    for part in re.findall(r"[^\s._/-]*[\s._/-]?", _short(text, width * most)):
+        if lines[-1] and len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines[:most])

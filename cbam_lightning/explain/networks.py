@@ -1,0 +1,126 @@
+"""The networks to explain, loaded from checkpoints that can be compared on the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as F
+
+from cbam_lightning.errors import UsageError
+from cbam_lightning.explain.gradcam import GradCAM
+from cbam_lightning.models import open_checkpoint
+from cbam_lightning.models.detection.registry import NetworkKind, network_kind
+from cbam_lightning.models.factory import rebuild
+from cbam_lightning.weights import Header
+
+_COMPARED = ("size_px", "in_channels", "num_classes", "class_names")
+
+
+@dataclass(frozen=True)
+class ExplainedNetwork:
+    """A classifier with its Grad-CAM, and what it expects of its images.
+
+    Attributes:
+        label: What people call it, such as the name of its checkpoint.
+        network: From normalised images to logits.
+        header: Of its checkpoint: classes, size and normalisation of the images.
+        cam: Grad-CAM at the chosen layer.
+    """
+
+    label: str
+    network: nn.Module
+    header: Header
+    cam: GradCAM
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes, or their numbers if the checkpoint has no names."""
+        return self.header.class_names or tuple(map(str, range(self.header.num_classes)))
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Turn uint8 images (N, C, H, W) into normalised inputs on the network's device."""
+        device = next(self.network.parameters()).device
+        values: Tensor = F.to_dtype(images.to(device).contiguous(), torch.float32, scale=True)
+        if self.header.mean is not None and self.header.std is not None:
+            values = F.normalize(values, list(self.header.mean), list(self.header.std))
+        return values
+
+
+def open_networks(
+    sources: Sequence[str | Path], layer: str | None = None, device: torch.device | str = "cpu"
+) -> list[ExplainedNetwork]:
+    """Load classifiers that can be compared on the same images.
+
+    Args:
+        sources: Anything that ``create_model(weights=...)`` takes; ``LABEL=SOURCE`` sets the label.
+        layer: Name of the module whose output Grad-CAM weights. Default: the last stage of each network.
+        device: Where the networks run.
+
+    Raises:
+        UsageError: A source is not a classifier's checkpoint, two have the same label, a network has no such
+            layer, or the networks expect different images or classes.
+    """
+    named = [split_label(str(source)) for source in sources]
+    networks = [_open(label, path, layer, device) for label, path in named]
+    require_comparable([(network.label, network.header) for network in networks])
+    return networks
+
+
+def _open(label: str, path: str, layer: str | None, device: torch.device | str) -> ExplainedNetwork:
+    checkpoint = open_checkpoint(path)
+    header = checkpoint.header
+    if (kind := network_kind(header.network)) != "classifier":
+        message = f"{path} is a {kind}, but the first network is a classifier; explain them separately."
+        raise UsageError(message)
+    if header.size_px is None:
+        message = f"{path} does not state the size of its images; write it again with `weights export`."
+        raise UsageError(message)
+    network = rebuild(checkpoint, path).to(device)
+    cam = GradCAM(network, layer, (1, header.in_channels, header.size_px, header.size_px))
+    return ExplainedNetwork(label, network, header, cam)
+
+
+def split_label(source: str) -> tuple[str, str]:
+    """Return label and checkpoint of ``LABEL=SOURCE``; a plain ``SOURCE`` is its own label."""
+    label, equals, path = source.partition("=")
+    return (label, path) if equals and not Path(source).exists() else (source, source)
+
+
+def source_kind(source: str) -> NetworkKind:
+    """Return the kind of network in a checkpoint, given as ``SOURCE`` or ``LABEL=SOURCE``."""
+    return network_kind(open_checkpoint(split_label(source)[1]).header.network)
+
+
+def require_distinct(labels: Sequence[str]) -> None:
+    """Raise a ``UsageError`` if two networks have the same label."""
+    if repeated := [label for label in labels if labels.count(label) > 1]:
+        message = f"two networks are called {repeated[0]!r}; rename one of them: other={repeated[0]}."
+        raise UsageError(message)
+
+
+def require_comparable(networks: Sequence[tuple[str, Header]]) -> None:
+    """Check that networks, given by label and header, can be compared on the same images.
+
+    Raises:
+        UsageError: Two have the same label, or they expect different images or classes.
+    """
+    require_distinct([label for label, _ in networks])
+    (first_label, first), *others = networks
+    for label, header in others:
+        for name in _COMPARED:
+            expected, actual = getattr(first, name), getattr(header, name)
+            if expected != actual:
+                message = (
+                    f"{first_label} and {label} cannot be compared on the same images: {name} is "
+                    f"{_brief(expected)} in the one and {_brief(actual)} in the other."
+                )
+                raise UsageError(message)
+
+
+def _brief(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
