@@ -1,4 +1,4 @@
-"""How the tests call the command, and the small runs that they share."""
+"""Calling the command from tests, and options of small runs."""
 
 import shlex
 from pathlib import Path
@@ -18,7 +18,7 @@ NO_WANDB = "--wandb.enabled false"
 
 
 def call(*parts):
-    """Run the command as typed, and return its exit code."""
+    """Run a command line, and return its exit code."""
     return main([word for part in parts for word in shlex.split(str(part))])
 
 
@@ -29,7 +29,7 @@ def only_run(experiment="default", root="runs"):
 
 
 def parsed(words, monkeypatch):
-    """Return what the trainer's command makes of these words, without doing it."""
+    """Return the parsed options of a trainer command, without running it."""
 
     class Parsed(Exception):
         pass

@@ -1,4 +1,4 @@
-"""Every test runs in a folder of its own, without network, keys or a screen."""
+"""Every test runs in its own folder, without a network, API keys or a display."""
 
 import os
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 mpl.use("agg")
-# the tests run on all cores already; this is for the processes that they start
+# the tests already run on all cores; this is for the processes that they start
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
@@ -30,7 +30,7 @@ def isolated(tmp_path, monkeypatch):
     yield
     torch.set_num_threads(threads)
     torch.set_rng_state(state)
-    # the command sets them for processes that it starts
+    # the command sets these for the processes that it starts
     own = ("WANDB_DIR", "CBAM_LIGHTNING_RUN", "PL_GLOBAL_SEED", "PL_SEED_WORKERS")
     for name in (*own, "MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):
         os.environ.pop(name, None)

@@ -1,4 +1,4 @@
-"""Every file under experiments/ runs, through the real readers, on small files in the real formats."""
+"""Every file under experiments/ runs with the real readers on small files in the real formats."""
 
 import contextlib
 import importlib.util
@@ -36,7 +36,7 @@ def relative(path):
     return str(path.relative_to(ROOT))
 
 
-# results are what runs left behind, and sweeps are tested in test_sweeps.py
+# results are the output of runs, and sweeps are tested in test_sweeps.py
 EVERY = [path for path in sorted(ROOT.rglob("*.yaml")) if relative(path).split("/")[0] not in OTHERS]
 STUDIES = [path for path in EVERY if "arms" in yaml.safe_load(path.read_text())]  # many runs each
 FILES = [path for path in EVERY if path not in STUDIES]
@@ -50,7 +50,7 @@ TWO_STEPS = (
 SCENES = {"num_images": 12, "num_test_images": 8, "size_px": 64}
 CLASSES = ",".join(json.dumps(name) for name in cbam_lightning.data.FashionScenes.class_names)
 SHORTER = {
-    "ImageNet": "--data.size_px 64",  # 224 pixels differ from 64 in nothing but time
+    "ImageNet": "--data.size_px 64",  # 224 pixels would only take longer
     "FashionScenes": "--data.num_images 12 --data.num_test_images 8",
     "VOCDetection": f"--data.years [2007] --data.class_names '[{CLASSES}]'",
     "CocoDetection": '--model.network_options \'{"min_size": 64, "max_size": 64}\'',
@@ -58,7 +58,7 @@ SHORTER = {
 
 
 def program(path):
-    """Import one of the programs below experiments/."""
+    """Import a program under experiments/."""
     spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -66,7 +66,7 @@ def program(path):
 
 
 def write_data(name, root):
-    """Write small files in the real format, and return what lets the real readers accept them."""
+    """Write small files in the real format, and return the options that the real readers need."""
     writers = {
         "CIFAR10": generate.write_cifar10,
         "CIFAR100": generate.write_cifar100,
@@ -86,7 +86,7 @@ def class_of(section):
 
 
 def in_short(path):
-    """Mark the large detectors as slow, except for one; there are small ones of each kind elsewhere."""
+    """Mark all large detectors but one as slow; other tests cover small ones of each kind."""
     large = "vgg16" in path.stem or "faster_rcnn" in path.stem
     is_slow = large and path.stem != "faster_rcnn_resnet50_cbam"
     return pytest.param(path, marks=pytest.mark.slow if is_slow else ())
@@ -116,7 +116,7 @@ def test_an_experiment_trains_and_tests(path, tmp_path):
 
 @pytest.mark.parametrize("path", FRAGMENTS, ids=relative)
 def test_a_fragment_composes_with_an_experiment(path, tmp_path, monkeypatch):
-    if path.stem == "slurm":  # what SLURM sets for the only task of a job
+    if path.stem == "slurm":  # as SLURM sets it for the only task of a job
         for name in ("NTASKS", "JOB_ID"):
             monkeypatch.setenv(f"SLURM_{name}", "1")
         for name in ("PROCID", "LOCALID", "NODEID"):
@@ -126,7 +126,7 @@ def test_a_fragment_composes_with_an_experiment(path, tmp_path, monkeypatch):
     with write_data("CIFAR10", tmp_path / "data"):
         base = ROOT / "cifar10" / "resnet20_cbam.yaml"
         command = f"fit --config {base} --config {path} --data.root {tmp_path / 'data'}"
-        # a process each is tested elsewhere; here every device but one is left out
+        # several processes are tested elsewhere; here all devices but one are dropped
         single = "--trainer.devices 1 --trainer.accelerator cpu"
         assert call(command, TWO_STEPS, single) == 0
     root = "runs/debug" if path.stem == "debug" else "runs"
@@ -212,7 +212,7 @@ def test_an_experiment_holds_only_what_differs_from_the_defaults(path):
 
 @pytest.fixture
 def measure():
-    """The program of experiments/insertion, writing elsewhere."""
+    """Return the program of experiments/insertion, with another output folder."""
     return program("insertion/measure.py")
 
 

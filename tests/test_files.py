@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Files that are either complete or absent."""
 
 import errno
 import os
@@ -31,7 +31,7 @@ def umask(value):
 
 @contextmanager
 def file_size_limit(num_bytes):
-    """Let every write beyond a size fail, as on a full disk."""
+    """Make every write beyond a size fail, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
     try:

@@ -1,4 +1,4 @@
-"""Imports only point down: a room may use those below it, and nothing knows the command."""
+"""Imports only point down: a package may import those below it, and none imports the command."""
 
 import ast
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import cbam_lightning
 
 PACKAGE = Path(cbam_lightning.__file__).parent
-# From the top; rooms on one line do not know each other.
+# From top to bottom; those on one line do not import each other.
 LAYERS = [
     {"__main__"},
     {"cli"},

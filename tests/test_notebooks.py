@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, and are saved with their pictures."""
+"""The notebooks run from top to bottom, and are saved with their figures."""
 
 from pathlib import Path
 

@@ -15,7 +15,7 @@ from cbam_lightning.seeding import (
 
 
 def splitmix64(state, count):
-    """The published generator, literally: https://prng.di.unimi.it/splitmix64.c."""
+    """Transcribe the published generator, https://prng.di.unimi.it/splitmix64.c."""
     mask, numbers = 2**64 - 1, []
     for _ in range(count):
         state = (state + 0x9E3779B97F4A7C15) & mask
@@ -27,7 +27,7 @@ def splitmix64(state, count):
 
 
 def test_image_seeds_are_splitmix64s_numbers_in_any_order():
-    # the first output for seed 1234567 is published with the reference implementation's tests
+    # the tests of the reference implementation state the first output for seed 1234567
     assert splitmix64(1234567, 1) == [6457827717110365317]
     for base in (0, 1234567, 2**64 - 1):
         expected = splitmix64(base, 100)

@@ -1,4 +1,4 @@
-"""What one process computes, two compute too, by the commands of the README."""
+"""Two processes reproduce the results of one, with the commands of the README."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ TRAINING = (
     "--model.optimizer SGD --model.optimizer.lr 0.01 --model.optimizer.momentum 0.9 "
     "--trainer.max_epochs 2 --trainer.limit_train_batches 10 --trainer.limit_val_batches 3 "
     "--trainer.limit_test_batches 3 --trainer.sync_batchnorm true "
-    # in float32 a ReLU near 0 tips over sooner or later, as it does when one process permutes its images
+    # in float32 a ReLU near 0 flips sooner or later, just as when one process permutes its images
     "--trainer.precision 64-true "
 )
 QUIET = (
@@ -58,7 +58,7 @@ def test_two_processes_train_as_one():
         assert logged(name, "val/loss") == pytest.approx(logged("one", "val/loss"), abs=1e-6)
         for metric in ("train/top1", "val/top1", "val/top5", "test/top1"):
             assert logged(name, metric) == logged("one", metric), metric
-    # a directory each, from the first process
+    # one directory per run, made by the first process
     assert sorted(path.name for path in Path("runs/default").iterdir()) == ["one", "torchrun", "two"]
     assert sorted(path.name for path in Path("runs/default/two/checkpoints").iterdir()) == [
         "best.ckpt",
@@ -80,7 +80,7 @@ def test_two_processes_unfreeze_as_one():
     first, second = (state["state_dict"] for state in states)
     for key, value in first.items():
         torch.testing.assert_close(second[key], value, rtol=0, atol=1e-9, msg=key)
-        # two epochs do not get to the first two stages
+        # two epochs do not reach the first two stages
         if key.startswith(("network.layer1", "network.layer2")) and "num_batches" in key:
             assert second[key] == 0, key
 
@@ -94,7 +94,7 @@ def test_a_test_counts_every_image_once_on_however_many_processes():
         (path,) = Path("runs", str(processes)).glob("*/results.json")
         found[processes] = json.loads(path.read_text())["metrics"]
     assert found[1] == found[3]
-    # all 2,000, not as many as fill the batches: thousandths and half thousandths
+    # each of the 2,000 images counts once, so accuracy is a multiple of 1/2000
     assert found[1]["test/top1"] * 2000 == pytest.approx(round(found[1]["test/top1"] * 2000), abs=1e-3)
     assert found[1]["test/top1"] > 0.9
 

@@ -1,4 +1,4 @@
-"""A page in a real browser: Debian's chromium, without a window."""
+"""Open a page in a real browser: Debian's chromium, headless."""
 
 import re
 import shutil
@@ -9,7 +9,7 @@ import pytest
 
 @contextmanager
 def opened(page, profile="profile", before=None, **options):
-    """Open a file in a browser; an error of its script, a dialog, or a request of its own fails the test.
+    """Open a file in a browser; a script error, a dialog or an outside request fails the test.
 
     Args:
         page: The file.
@@ -27,7 +27,7 @@ def opened(page, profile="profile", before=None, **options):
             profile,
             executable_path=executable,
             headless=True,
-            args=["--no-sandbox"],  # as root it has none
+            args=["--no-sandbox"],  # chromium has no sandbox as root
             **options,
         )
         context.set_default_timeout(120_000)

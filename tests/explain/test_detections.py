@@ -1,4 +1,4 @@
-"""Detectors side by side from the command: every box as JSON, and the figure."""
+"""`explain` with detectors: every box as JSON, and the figure."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ NAMES = FashionScenes.class_names
 
 @pytest.fixture
 def detectors():
-    """Two files of detectors with initial values."""
+    """Write two untrained detectors to files, and return them by name."""
     found = {}
     for seed, (name, attention) in enumerate({"plain": "none", "cbam": "cbam"}.items()):
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The report, its figure and its numbers, the page in a real browser."""
+"""The explanation report: its numbers, its figure, and its page in a real browser."""
 
 import json
 import tracemalloc

@@ -1,4 +1,4 @@
-"""Deletion, insertion and the pointing game against loops over pixels."""
+"""Deletion, insertion and the pointing game, compared with loops over pixels."""
 
 import math
 
@@ -31,7 +31,7 @@ def test_curves_change_pixel_by_pixel_in_the_order_of_the_map():
 
 
 class Corner(nn.Module):
-    """The first class is told by the pixel in the upper left corner alone."""
+    """The pixel in the upper left corner alone decides about the first class."""
 
     def forward(self, x):
         return torch.stack([10 * x[:, 0, 0, 0], torch.full_like(x[:, 0, 0, 0], 5)], 1)

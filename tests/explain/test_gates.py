@@ -1,4 +1,4 @@
-"""Recorded gates against what the modules multiply with."""
+"""Recorded gates, compared with the factors that the modules apply."""
 
 import pytest
 import torch

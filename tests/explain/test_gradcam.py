@@ -1,4 +1,4 @@
-"""Grad-CAM against the formula of the paper, written out."""
+"""Grad-CAM, compared with the formula of the paper written out."""
 
 import math
 
@@ -23,7 +23,7 @@ def small_resnet(attention="cbam"):
 
 
 def literal(features, logits, targets):
-    """Equations 1 and 2, image by image and channel by channel: (N, h, w)."""
+    """Compute equations 1 and 2 image by image and channel by channel: (N, h, w)."""
     maps = []
     for i, target in enumerate(targets):
         (gradient,) = torch.autograd.grad(logits[i, target], features, retain_graph=True)
@@ -36,7 +36,7 @@ def literal(features, logits, targets):
 
 
 def resized(image, height, width):
-    """Bilinear between the centres of the cells, position by position."""
+    """Interpolate linearly between the centres of the cells, position by position."""
     rows, columns = image.shape
     result = torch.zeros(height, width, dtype=image.dtype)
     for y in range(height):

@@ -1,4 +1,4 @@
-"""Means over images, their intervals, and differences between networks."""
+"""Means over images, their intervals, and paired differences between networks."""
 
 import math
 import random

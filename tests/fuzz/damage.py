@@ -1,4 +1,4 @@
-"""Damage to real files, and what is asked of whatever reads them: a result, or an error of one line."""
+"""Damaged copies of real files. Every reader must return a result or raise an error of one line."""
 
 import contextlib
 import copy
@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-# Far more than any reader here needs for the small files of these tests, on a machine that does other work.
+# Far more than any reader needs for these small files, even on a busy machine.
 MAX_SECONDS = 30
 DELETED = object()
 
-# Bytes that mean something in many a binary format: largest and smallest numbers, of either byte order.
+# Bytes with a meaning in many binary formats: largest and smallest numbers in both byte orders.
 _NUMBERS = [b"\x00", b"\xff", b"\x7f", b"\x80", b"\x01\x00", b"\x10\x27", b"\xff\xff", b"\x00\x00\x00\x00"]
 _NUMBERS += [b"\xff" * 4, b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x00\x00\x00\x40", b"\xff" * 8]
 _TEXTS = [
@@ -53,13 +53,13 @@ _EDITS = st.one_of(
 
 
 def lengths(short, long):
-    """Run a test with few examples each time, and with many among the slow tests."""
+    """Run a test with few examples by default, and with many as a slow test."""
     slow = pytest.param(long, marks=[pytest.mark.slow, pytest.mark.timeout(900)])
     return pytest.mark.parametrize("examples", [short, slow], ids=["short", "long"])
 
 
 def json_values():
-    """Anything that JSON and YAML can hold, with a taste for what hurts."""
+    """Draw anything that JSON and YAML can hold, with a preference for troublesome values."""
     keys = st.one_of(st.sampled_from([t for t in _TEXTS if t]), st.text(max_size=5))
     return st.recursive(
         _SCALARS,
@@ -69,12 +69,12 @@ def json_values():
 
 
 def damaged(*contents):
-    """Draw one of the files, whole or with a few bytes changed, left out, repeated or cut off."""
+    """Draw one of the files, intact or with a few bytes changed, removed, repeated or truncated."""
     return st.builds(_edit, st.sampled_from(contents), st.lists(_EDITS, max_size=6))
 
 
 def altered(document, values=None):
-    """Draw a nested document, some of whose values are others or missing."""
+    """Draw a nested document with some values replaced or removed."""
     values = json_values() if values is None else values
     places = st.sampled_from(list(_places(document)))
     edits = st.tuples(places, st.one_of(values, values, st.just(DELETED)))
@@ -118,14 +118,14 @@ def _alter(document, edits):
             else:
                 inside[last] = copy.deepcopy(value)
         except (LookupError, TypeError):
-            continue  # an earlier edit has taken the place away
+            continue  # an earlier edit has removed this position
     return document
 
 
 @contextlib.contextmanager
 def at_most(megabytes):
-    """Fail if the process needs so much more memory than before at any time; outside of Linux, do nothing."""
-    reset = Path("/proc/self/clear_refs")  # 5: the peak is what is used now, see proc(5)
+    """Fail if peak memory grows by more than this; does nothing outside Linux."""
+    reset = Path("/proc/self/clear_refs")  # writing 5 resets the peak to the current use, see proc(5)
     if not reset.exists():
         yield
         return
@@ -140,7 +140,7 @@ def _peak_kilobytes():
 
 
 def fuzz(examples, values, read, errors, megabytes=300):
-    """Call ``read`` with many values, each of which it has to take, or refuse in one printable line."""
+    """Call ``read`` with many values; it must accept each, or refuse it in one printable line."""
     outcomes = Counter()
 
     @settings(

@@ -1,4 +1,4 @@
-"""Damaged files of Pascal VOC and COCO are read or refused, and no wrong box comes out of them."""
+"""Damaged Pascal VOC and COCO files are read or refused, and never yield an invalid box."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.fuzz.damage import altered, damaged, fuzz, lengths
 
 
 def check(annotations):
-    """Every box is in its image and has an area, and every label is one of the classes."""
+    """Check that every box lies in its image and has an area, and that every label is a known class."""
     for i, (height, width) in enumerate(annotations.sizes.tolist()):
         boxes = annotations.of_image(i).boxes.double()
         assert (boxes[:, 2:] > boxes[:, :2]).all()

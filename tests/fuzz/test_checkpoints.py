@@ -1,4 +1,4 @@
-"""Checkpoint files of any content are read or refused, and nothing but the result is written."""
+"""Checkpoint files with arbitrary content are read or refused, and nothing but the result is written."""
 
 import json
 import struct
@@ -31,7 +31,7 @@ HEADER = Header(
 
 
 def use(path):
-    """Do with a checkpoint what the commands do with it."""
+    """Use a checkpoint as the commands do."""
     checkpoint = load_checkpoint(path)
     assert all(key.isprintable() for key in checkpoint.state_dict)
     assert all(line.isprintable() for line in checkpoint.header.describe().split("\n"))

@@ -1,4 +1,4 @@
-"""No function that a configuration or a checkpoint names in place of a class is called."""
+"""A function that a configuration or checkpoint names in place of a class is never called."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from cbam_lightning.cli.trainer import TrainerCLI
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-# Each leaves a file behind if it is called.
+# Each leaves a file behind when called.
 CALLS = {
     "os.system": {"command": "touch canary"},
     "os.mkdir": {"path": "canary"},
@@ -46,7 +46,7 @@ def configuration(place, given):
 
 
 def refuse(capsys, *words):
-    """Run the command, which has to see a mistake and to do nothing."""
+    """Run the command, which must report a mistake and do nothing else."""
     assert main(words) == 2
     assert capsys.readouterr().err.count("cbam-lightning: error: ") == 1
     assert not Path("canary").exists()

@@ -1,4 +1,4 @@
-"""Configuration files and command lines of any content end in a run or in one line, and run nothing else."""
+"""Arbitrary configurations and command lines end in a run or a one-line error, and run no other code."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +21,7 @@ EXPERIMENTS = [
     for folder in ("fashion_mnist", "cifar10", "imagenet", "insertion", "with")
     for path in sorted((ROOT / "experiments" / folder).glob("*.yaml"))
 ]
-# What would leave a file behind, if it was called with its arguments or only by itself.
+# Would leave a file behind if called, with or without its arguments.
 CALLS = {
     "os.system": {"command": "touch canary"},
     "os.mkdir": {"path": "canary"},
@@ -49,7 +49,7 @@ NAMES += ["optimizer", "schedule", "logger", "strategy", "plugins", "imports", "
 
 @pytest.fixture
 def run(monkeypatch, tmp_path, capfd):
-    """Run the command up to where the trainer is made, with one line for whoever mistakes anything."""
+    """Run the command until it creates the trainer; any mistake must end in a one-line error."""
 
     def stop(self, **kwargs):
         raise SystemExit(0)
@@ -94,7 +94,7 @@ def test_an_experiment_with_other_letters(examples, run):
 
 @lengths(5, 50)
 def test_generated_yaml(examples, run):
-    """Of the names of our options and of what YAML has besides plain values, tags that name functions."""
+    """Draw YAML of our option names, plain values, and tags that name functions."""
     plain = json_values().map(lambda value: yaml.safe_dump(value, default_flow_style=True, width=9999))
     values = st.one_of(plain, st.sampled_from(TAGS), CLASSES.map(str))
     names = st.one_of(st.sampled_from(NAMES), st.text(max_size=3).map(repr))

@@ -1,4 +1,4 @@
-"""Images with damaged bytes are decoded or refused, and cost no more memory than their size allows."""
+"""Damaged images are decoded or refused, and need no more memory than their size allows."""
 
 import io
 import struct
@@ -19,7 +19,7 @@ from cbam_lightning.errors import UsageError
 from tests.data.generate import patches, write_image_folder
 from tests.fuzz.damage import at_most, damaged, fuzz, lengths
 
-# Of Pillow, about damaged metadata and about images that are large, but not too large.
+# Pillow warns of damaged metadata, and of images that are large but acceptable.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 PICTURE = Image.fromarray(patches(1, 20, 24)[0])
@@ -67,7 +67,7 @@ def test_a_damaged_image(examples, channels):
 
 @lengths(60, 1_000)
 def test_a_damaged_file_among_others(examples, tmp_path):
-    """It is listed as bad, and the others are read."""
+    """A damaged image is listed as bad, and the others are read."""
     names = [f"{i}{suffix}" for i, suffix in enumerate(SUFFIXES)]
     dataset = FileDataset(names, torch.zeros(len(names)).long(), EvalTransform(8, 9), 3, 8)
     for name in names:
@@ -117,7 +117,7 @@ def png(width, height):
 
 
 def huge(name, side):
-    """An image that claims to have more pixels than fit into memory."""
+    """Return an image that claims to have more pixels than fit into memory."""
     sides = {"GIF": (6, "<HH"), "BMP": (18, "<ii")}
     if name == "PNG":
         return png(side, side)

@@ -1,4 +1,4 @@
-"""Pickles of any content are read or refused, and run nothing."""
+"""Pickles with arbitrary content are read or refused, and run no code."""
 
 import io
 import pickle
@@ -16,7 +16,7 @@ from tests.fuzz.damage import altered, damaged, fuzz, json_values, lengths
 from tests.fuzz.test_checkpoints import HEADER, VALUES, names, use
 from tests.weights.test_hostile import NAMES, PLACES, MakeFolder, write
 
-# torch warns of pickles and tensors that it has its own opinion of.
+# torch warns about unusual pickles and tensors
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 TRAINING = {
@@ -27,12 +27,12 @@ TRAINING = {
 }
 
 
-# They stand in place of the methods of whatever has them.
+# These attributes shadow the methods of the object that has them.
 ATTRIBUTES = dict.fromkeys(["numel", "detach", "items", "get", "keys"], 5)
 
 
 class Dictionary(dict):
-    """Unpickling this makes an OrderedDict with attributes."""
+    """Unpickles to an OrderedDict with attributes."""
 
     def __reduce__(self):
         return OrderedDict, (), ATTRIBUTES, None, iter(self.items())
@@ -45,14 +45,14 @@ def parameter():
 
 
 def tower(kind):
-    """A few bytes of a pickle that take longer to write down than anybody waits."""
+    """Return a value that is a few bytes as a pickle, but takes forever to write out."""
     value = kind("x")
     for _ in range(60):
         value = kind([value, value, value])
     return value
 
 
-# What a pickle can hold and JSON cannot, by what stands for it in a document until it is saved.
+# What a pickle can hold and JSON cannot, by its placeholder in a document.
 OBJECTS = {
     "<sparse>": lambda: torch.eye(3).to_sparse(),
     "<csr>": lambda: torch.eye(3).to_sparse_csr(),
@@ -80,7 +80,7 @@ ANYTHING = st.one_of(json_values(), *[st.sampled_from(sorted(OBJECTS))] * 2)
 
 
 def filled(document):
-    """Put the objects into a document where their names stand."""
+    """Replace the placeholders in a document by the objects."""
     if isinstance(document, dict):
         return {key: filled(value) for key, value in document.items()}
     if isinstance(document, list):
@@ -116,7 +116,7 @@ def test_a_state_dict_with_other_values(examples, tmp_path):
 
 
 def replaced(archive, record, content, way=zipfile.ZIP_STORED):
-    """Return an archive of torch.save with another record."""
+    """Return an archive of torch.save with one record replaced."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(archive)) as old, zipfile.ZipFile(buffer, "w", way) as new:
         for name in old.namelist():
@@ -136,7 +136,7 @@ CALLS = st.builds(
 
 @lengths(80, 2_000)
 def test_a_damaged_pickle(examples, tmp_path):
-    """In the archive and bare, with calls of functions in the middle."""
+    """Pickles with and without the archive, some with function calls in the middle."""
     archive, legacy = saved(TRAINING), saved(TRAINING, zipped=False)
     with zipfile.ZipFile(io.BytesIO(archive)) as records:
         pickled = records.read("archive/data.pkl")

@@ -1,4 +1,4 @@
-"""A table of checkpoints, and servers, of any content are read or refused; nothing is written elsewhere."""
+"""Arbitrary checkpoint tables and servers are read or refused; nothing is written elsewhere."""
 
 import hashlib
 import json
@@ -54,7 +54,7 @@ NAMES += ["\n.safetensors", "\x1b[31m.safetensors", "..", "a/../b", "a" * 300, "
 
 @pytest.fixture
 def table(tmp_path, monkeypatch):
-    """A table with its file, in a world without network."""
+    """Provide a table and its file, without a network."""
 
     def refuse(*args, **kwargs):
         message = "no network"
@@ -106,7 +106,7 @@ ANSWERS += [
 
 @pytest.fixture
 def answering(monkeypatch):
-    """A server that says to everybody what it was told last."""
+    """Run a server that sends every client the bytes that it was given last."""
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self):

@@ -41,7 +41,7 @@ from tests.fuzz.damage import altered, damaged, fuzz, json_values, lengths
 IDX = bytes([0, 0, 8, 3]) + struct.pack(">3I", 2, 3, 4) + bytes(range(24))
 PICTURES = [raw(picture) for picture in patches(4, 6, 9)]
 SHARD = shard_bytes([PICTURES[0], b"", *PICTURES[1:]])
-# A name in an index may be that of no file.
+# A name in an index need not be that of a file.
 REFUSED = (UsageError, OSError)
 
 
@@ -113,7 +113,7 @@ DEEP = (b"[" * 100_000, b'{"a":' * 100_000)
 
 
 def texts(document):
-    """Draw the JSON of a document, changed in its values or its bytes."""
+    """Draw the JSON of a document with changed values or bytes."""
     changed = altered(document).map(lambda changed: json.dumps(changed).encode())
     others = json_values().map(lambda value: json.dumps(value).encode())
     return st.one_of(changed, changed, damaged(json.dumps(document).encode()), others, st.sampled_from(DEEP))
@@ -170,7 +170,7 @@ def packed(tmp_path):
 
 @lengths(20, 500)
 def test_a_packed_set_that_was_tampered_with(examples, packed, tmp_path):
-    """Its two indices are changed, and what the one says of the other is right again."""
+    """Both indices are changed, and the one is then made consistent with the other."""
     texts = {name: json.loads((packed / name).read_text()) for name in (PACKED_INDEX, INDEX_NAME)}
     (shard,) = packed.glob("*.bin")
     before = sorted(tmp_path.rglob("*"))
@@ -189,7 +189,7 @@ def test_a_packed_set_that_was_tampered_with(examples, packed, tmp_path):
             data.on_before_batch_transfer(batch, 0)
 
     whole = shard.read_bytes()
-    # of the same length, since another one is told at once
+    # of the same length, since a different length is noticed at once
     content = damaged(whole).map(lambda changed: (changed + whole[len(changed) :])[: len(whole)])
     own = altered(texts[PACKED_INDEX]).filter(lambda changed: isinstance(changed.get("parts"), dict))
     fuzz(examples, st.tuples(own, altered(texts[INDEX_NAME]), content), read, REFUSED)

@@ -1,4 +1,4 @@
-"""An environment as a user has it: the wheel is installed, and this repository is far away."""
+"""An environment like a user's: the wheel is installed, and this repository is out of reach."""
 
 import json
 import os
@@ -19,11 +19,11 @@ PACKED = ("cbam_lightning", "pyproject.toml", "README.md", "LICENSE")
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory):
-    """The folder of the programs of an environment that sees only the wheel and its dependencies."""
+    """Return the ``bin`` folder of an environment with only the wheel and its dependencies."""
     shared = tmp_path_factory.getbasetemp()
     shared = shared.parent if os.environ.get("PYTEST_XDIST_WORKER") else shared
     folder = shared / "environment"
-    with FileLock(shared / "environment.lock"):  # the first of several test processes makes it
+    with FileLock(shared / "environment.lock"):  # the first of several test processes creates it
         if not (folder / "made").exists():
             make_environment(folder, shared / "source")
     return folder / "bin"
@@ -41,7 +41,7 @@ def make_environment(folder, source):
     (wheel,) = (source / "dist").iterdir()
     python = folder / "bin" / "python"
     subprocess.run([*pip, "--python", python, "install", "--no-deps", wheel], check=True)
-    # a folder in a .pth file is searched, and the .pth files in it, such as ours, are not read
+    # Python searches a folder named in a .pth file, but ignores .pth files in it, such as ours
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
     where = [python, "-c", "import cbam_lightning; print(cbam_lightning.__file__)"]
@@ -51,19 +51,19 @@ def make_environment(folder, source):
 
 
 class Project:
-    """A folder with nothing but a user's own files, and the console command.
+    """A folder with only a user's own files, and the console command.
 
     Args:
-        folder: The user's.
+        folder: With the user's files.
         programs: Folder of the console command.
-        server: Runs the command in a copy of a process that has imported torch already.
+        server: Runs the command in a fork of a process that has already imported torch.
     """
 
     def __init__(self, folder, programs, server):
         self.folder, self.programs, self.server = folder, programs, server
 
     def type(self, line, code=0, **environment):
-        """Type a line into a shell, and return what it prints."""
+        """Run a line in a shell, and return its output."""
         done = subprocess.run(
             line,
             shell=True,
@@ -77,7 +77,7 @@ class Project:
         return checked(line, done.returncode, code, done.stdout)
 
     def run(self, line, code=0, **environment):
-        """Do what ``type`` does with a line of ours, many seconds faster."""
+        """Run one of our commands as ``type`` does, but many seconds faster."""
         command, *words = shlex.split(line)
         output = self.folder / ".output"
         asked = {

@@ -1,7 +1,7 @@
-"""Runs the console command again and again without importing torch each time.
+"""Run the console command repeatedly without importing torch each time.
 
-A process of the user's environment imports the libraries once, and forks for each command. The child has the
-arguments, the folder, the environment and the path of a process that the console script has just started.
+A process in the user's environment imports the libraries once and forks for each command. The child gets the
+arguments, working directory, environment and import path that a fresh process would have.
 """
 
 import json
@@ -22,7 +22,7 @@ HEAVY = (
 
 
 def serve():
-    """Read a command from each line of the standard input, and write its exit code."""
+    """Run one command per line of standard input, and print its exit code."""
     for name in HEAVY:
         __import__(name)
     for line in sys.stdin:
@@ -32,13 +32,13 @@ def serve():
             become(asked)
             code = PROGRAMS[Path(asked["argv"][0]).name]()
             sys.stdout.flush()
-            os._exit(code)  # taking torch down, a module at a time, takes longer than most commands
+            os._exit(code)  # a regular exit tears down torch, which takes longer than most commands
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
 
 
 def become(asked):
-    """Take the place of a process that has just been started."""
+    """Make this process look like a freshly started one."""
     with Path(asked["output"]).open("wb") as file:
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)

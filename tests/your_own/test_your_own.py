@@ -1,4 +1,4 @@
-"""A user's own classes on every axis, from the installed command, in a folder far from this repository."""
+"""User-defined classes of every kind, with the installed command, outside this repository."""
 
 import csv
 import json
@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-# Each walk is many real processes, and many seconds of importing torch.
+# Each test starts many real processes and spends many seconds importing torch.
 pytestmark = pytest.mark.timeout(400)
 
 FEW = {
@@ -92,7 +92,7 @@ def weights(run):
 
 
 def break_off_and_resume(project, step, resume=None):
-    """Train once in one go and once with SIGTERM in mid-epoch; both have to come to the same bits."""
+    """Train once without and once with SIGTERM in mid-epoch; the results must agree bit for bit."""
     resume = resume or project.run
     project.run(f"{FIT} whole")
     told = project.run(f"{FIT} broken", code=143, BREAK_AT=str(step))
@@ -132,7 +132,7 @@ def test_a_classifier_with_everything_of_ones_own(project):
 
 
 def share(project, tested):
-    """Make a file to share of the checkpoint, and use that: load, export, explain."""
+    """Export the checkpoint to a shareable file, then load, export and explain it."""
     project.run("cbam-lightning weights export runs/x/whole mine.safetensors")
     load = "cbam-lightning test --config mine.yaml --wandb.enabled false --run.experiment loaded"
     project.run(f"{load} --model.weights mine.safetensors")

@@ -15,7 +15,7 @@ function breakable(text) {
 }
 
 function percent(value) {
-  return `${(100 * value).toFixed(1)} %`;
+  return `${(100 * value).toFixed(1)}%`;
 }
 
 /* Drawing. */

@@ -1,4 +1,4 @@
-"""The survey page in a real browser: voting to the end, and what a voter must not see."""
+"""The survey page in a real browser: how people vote, and what it must hide from them."""
 
 import base64
 import json
@@ -83,7 +83,7 @@ def test_a_double_click_is_one_answer(tmp_path):
         tab.keyboard.down("0")
         for _ in range(3):
             tab.wait_for_selector(READY)
-            tab.keyboard.down("0")  # held: it repeats
+            tab.keyboard.down("0")  # held down, so it repeats
         assert tab.text_content("#place") == "3 of 3"
 
 
@@ -92,7 +92,7 @@ def test_what_is_drawn_under_a_token_is_the_map_of_its_network(tmp_path):
     options = next(iter(read_key(key).questions.values())).options
     turbo = mpl.colormaps["turbo"]
     canvases = "[...document.querySelectorAll('#choices canvas')]"
-    corners = "[[5, 5], [5, 421], [506, 5]]"  # of the networks, in their order: bottom left is the second's
+    corners = "[[5, 5], [5, 421], [506, 5]]"  # one per network: bottom left is the second's
     pixel = "([x, y]) => [...c.getContext('2d').getImageData(x, y, 1, 1).data].slice(0, 3)"
     with opened(page) as tab:
         tab.wait_for_selector(READY)
@@ -177,10 +177,10 @@ def test_hostile_names_are_text_and_never_run(tmp_path):
             tab.wait_for_selector(READY)
             seen.append(tab.text_content("#class"))
             assert tab.evaluate("document.querySelectorAll('#class *, img').length") == 0
-            assert tab.evaluate("document.getElementById('class').localName") == "bdi"  # ends an override
+            assert tab.evaluate("document.getElementById('class').localName") == "bdi"  # isolates bidi text
             tab.keyboard.press("1")
         tab.wait_for_selector(END)
-        assert tab.evaluate("document.scripts.length") == 2 + len(HOSTILE)  # data, items and ours
+        assert tab.evaluate("document.scripts.length") == 2 + len(HOSTILE)  # data, items and our script
         assert tab.title() == "Survey: which map marks it best?"
     assert sorted(seen) == sorted(HOSTILE)
     assert read_key(key).networks == tuple(labels)
@@ -210,7 +210,7 @@ def test_the_page_tells_nothing_of_the_networks(tmp_path):
             assert option.keys() == {"token", "map"}
             values = base64.b64decode(option["map"])
             assert len(values) == item["rows"] * item["columns"] == 47 * 56
-            assert max(values) == 255  # each relative to its own maximum
+            assert max(values) == 255  # each scaled to its own maximum
         assert [o["token"] for o in item["options"]] == list(known.questions[item["id"]].options)
     orders = {tuple(one.options.values()) for one in known.questions.values()}
     assert len(orders) > 1
@@ -228,7 +228,7 @@ def test_the_order_is_drawn_evenly_and_a_seed_repeats_it(tmp_path):
     key = read_key(files[0][1])
     for place in range(3):
         first = [list(x.options.values())[place] for x in key.questions.values()]
-        assert all(45 <= first.count(label) <= 90 for label in LABELS)  # of 200/3, within 3 deviations
+        assert all(45 <= first.count(label) <= 90 for label in LABELS)  # 200/3 within 3 standard deviations
 
 
 def test_what_survey_refuses(tmp_path):

@@ -1,4 +1,4 @@
-"""Votes made by hand against SciPy, literal numbers, and files that must not be counted."""
+"""The tally of hand-made votes, compared with SciPy and known values, and files that must not be counted."""
 
 import csv
 import json
@@ -29,7 +29,7 @@ def test_several_voters_are_the_units():
     assert [row.votes for row in found.rows] == [6, 18, 4, 2]
     assert cbam.shares == (0.7, 0.5, 0.6)
     assert cbam.share == pytest.approx(0.6)
-    half = 4.302652729911275 * 0.1 / math.sqrt(3)  # t of 2 degrees of freedom at 97.5 %, in any table
+    half = 4.302652729911275 * 0.1 / math.sqrt(3)  # 97.5 % quantile of t, 2 degrees of freedom
     assert (cbam.low, cbam.high) == pytest.approx((0.6 - half, 0.6 + half))
     p = {name: stats.ttest_rel(row.shares, base.shares).pvalue for name, row in (("cbam", cbam), ("se", se))}
     assert (cbam.test, se.test) == ("t", "t")
@@ -54,7 +54,7 @@ def test_one_voter_gives_wilson_and_binomial():
     )
     assert (cbam.low, cbam.high) == pytest.approx((centre - half, centre + half))
     assert cbam.test == "binomial"
-    assert cbam.p == pytest.approx(2 * (1 + 8) / 2**8)  # of 8 votes for either, 7 or more for one of them
+    assert cbam.p == pytest.approx(2 * (1 + 8) / 2**8)  # at least 7 of 8 votes for the same one
     assert "Wilson" in markdown(found)
     assert counted((0, 0, 0, 10)).networks[1].p == 1
 

@@ -1,4 +1,4 @@
-"""A key and votes made by hand."""
+"""A hand-made key and hand-made votes."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ NETWORKS = ("base", "cbam", "se")
 
 
 def write_key(folder, questions=10, networks=NETWORKS, survey="s0"):
-    """The token of network n in question q is ``q-n``."""
+    """Write a key in which the token of network n in question q is ``q-n``."""
     made = {
         f"q{i}": Question(f"{i}.png", "shirt", {f"q{i}-{name}": name for name in networks})
         for i in range(questions)
@@ -20,7 +20,7 @@ def write_key(folder, questions=10, networks=NETWORKS, survey="s0"):
 
 
 def votes(voter, *counts, questions=10, survey="s0", **changed):
-    """Votes for so many of the first network, of the second..., and the last number for no difference."""
+    """Return votes: counts for the first network, the second, ..., and last for no difference."""
     names = [name for name, count in zip((*NETWORKS, None), counts, strict=True) for _ in range(count)]
     answers = {f"q{i}": f"q{i}-{name}" if name else "none" for i, name in enumerate(names)}
     content = {

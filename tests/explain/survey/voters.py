@@ -16,7 +16,7 @@ SIZES = ((4, 4), (7, 7), (80, 96))  # of the networks' maps
 
 
 def explained(count, labels=LABELS, targets=None, name="hidden-{}.png"):
-    """Random images, a class each; network n marks the nth corner alone."""
+    """Return random images, each of its own class; network n marks only the nth corner."""
     draw = torch.Generator().manual_seed(3)
     images = []
     for i in range(count):
@@ -38,7 +38,7 @@ def classes(count):
 
 
 class Voter:
-    """Votes in a tab, and keeps count of it."""
+    """Votes in a tab, and remembers the votes."""
 
     def __init__(self, key):
         self.key = read_key(key)
@@ -46,7 +46,7 @@ class Voter:
         self.chosen = {}
 
     def place(self, tab, network):
-        """The number of the network's map in the question that is shown; 0 for no difference."""
+        """Return the number of the network's map in the current question; 0 for no difference."""
         tab.wait_for_selector(READY)
         name = tab.text_content("#class")
         self.chosen[name] = network

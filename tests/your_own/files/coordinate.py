@@ -1,4 +1,4 @@
-"""Coordinate attention (Hou et al. 2021, https://arxiv.org/abs/2103.02907), as a user writes it."""
+"""Coordinate attention (Hou et al. 2021, https://arxiv.org/abs/2103.02907), as a user would write it."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""Data of one's own: a Dataset of images of unequal size, and a plain LightningDataModule."""
+"""User-defined data: a Dataset with images of unequal size, and a plain LightningDataModule."""
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ class Garments(Dataset):
 
 
 class PlainData(LightningDataModule):
-    """As a Lightning user has it, with images that are floats already."""
+    """A module as Lightning users write it, with float images."""
 
     def __init__(self, batch_size: int = 16):
         super().__init__()

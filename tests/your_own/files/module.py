@@ -1,4 +1,4 @@
-"""A whole LightningModule of one's own."""
+"""A user-defined LightningModule."""
 
 import torch
 from pytorch_lightning import LightningModule

@@ -1,4 +1,4 @@
-"""A network of one's own, which knows nothing of attention."""
+"""A user-defined network without any attention."""
 
 from torch import nn
 

@@ -1,4 +1,4 @@
-"""Everything else of one's own: transform, loss, metric, optimiser, schedule, callback."""
+"""User-defined parts of training: transform, loss, metric, optimiser, schedule, callback."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from cbam_lightning import Classifier
 
 
 class Solarise:
-    """Inverts an image above a threshold drawn at random."""
+    """Inverts pixels above a random threshold."""
 
     def __init__(self, low: int = 128):
         self.low = low
@@ -25,7 +25,7 @@ class Solarise:
 
 
 class WeightedTask(Classifier):
-    """Cross-entropy with a weight for each class."""
+    """Cross-entropy with class weights."""
 
     def __init__(self, class_weights: list[float], **kwargs):
         super().__init__(**kwargs)
@@ -36,7 +36,7 @@ class WeightedTask(Classifier):
 
 
 class MeanProbability(Metric):
-    """The mean probability of the right class, kept in a list."""
+    """The mean probability of the true class, with a list as its state."""
 
     full_state_update = False
 
@@ -69,7 +69,7 @@ class ClippedSGD(SGD):
 
 
 class Halving(LRScheduler):
-    """Halves the rate every few steps."""
+    """Halves the learning rate every few steps."""
 
     def __init__(self, optimizer, every: int = 4):
         self.every = every
@@ -80,7 +80,7 @@ class Halving(LRScheduler):
 
 
 class BreakOff(Callback):
-    """Sends SIGTERM to this process after a step, as a queue does."""
+    """Sends SIGTERM to this process after a step, as a cluster queue does."""
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         if trainer.global_step == int(os.environ.get("BREAK_AT", "0")):
