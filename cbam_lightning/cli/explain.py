@@ -66,16 +66,16 @@ def _add_what(parser: Parser) -> None:
 def _explain(given: argparse.Namespace) -> None:
     from cbam_lightning.checks import check_positive
     from cbam_lightning.cli.explain_inputs import open_classification
-    from cbam_lightning.explain.explanation_report import ExplanationReport
+    from cbam_lightning.explain.explanation_report import write_report
 
     check_positive("rows", given.rows)
     if given.steps < 0:
         message = f"--steps is {given.steps}; allowed: 0 for none, or the number of steps."
         raise UsageError(message)
     networks, images = open_classification(given)
-    report = ExplanationReport(networks, given.out, given.rows)
-    written = report.write(_explanations(given, networks, images, given.steps, given.masks))
-    print(f"{report.summary.table()}\n\nIn brackets: 95 % intervals of the mean over {len(images)} images.")
+    explained = _explanations(given, networks, images, given.steps, given.masks)
+    written, summary = write_report(networks, explained, given.out, given.rows)
+    print(f"{summary.table()}\n\nIn brackets: 95 % intervals of the mean over {len(images)} images.")
     print("Written: " + ", ".join(map(str, written)))
 
 

@@ -118,7 +118,8 @@ def write_detections(
     with atomic_text(numbers) as file:
         file.write("[")
         for number, image in enumerate(images):
-            shown += [image] if number < rows else []
+            if number < rows:
+                shown.append(image)
             file.write((",\n" if number else "\n") + json.dumps(as_record(image, detectors)))
         file.write("\n]\n")
     with atomic_write(figure) as file:

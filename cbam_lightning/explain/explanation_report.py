@@ -8,96 +8,156 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
+import torch
+from torch import Tensor
+
 from cbam_lightning.errors import UsageError
-from cbam_lightning.explain.explanations import ExplainedImage
+from cbam_lightning.explain.explanations import ExplainedImage, Explanation
+from cbam_lightning.explain.gates import Gates
+from cbam_lightning.explain.gradcam import enlarge
 from cbam_lightning.explain.gradcam_figure import COLOUR_MAP, draw_figure
-from cbam_lightning.explain.html_page import atomic_text, colour_map, write_page
+from cbam_lightning.explain.html_page import as_bytes, as_data_url, atomic_text, colour_map, write_page
 from cbam_lightning.explain.networks import ExplainedNetwork
-from cbam_lightning.explain.report_entries import as_item, as_record
 from cbam_lightning.explain.summary import FIGURES, Summary
 from cbam_lightning.files import atomic_write, check_unwritten
 
 FILES = ("figure.png", "report.html", "explained.json")
+_MAX_SIDE = 28  # cells of a gate map in the HTML report, which shows it no larger
+_MAX_CHANNELS = 64  # points of a curve of channel gates in the HTML report
+_DIGITS = 6  # of the numbers in JSON
 
 
-class ExplanationReport:
-    """Writes the explanations of images, one image after the other.
+def write_report(
+    networks: Sequence[ExplainedNetwork],
+    images: Iterable[ExplainedImage],
+    folder: str | Path,
+    rows: int = 8,
+) -> tuple[list[Path], Summary]:
+    """Write ``figure.png``, ``report.html`` and ``explained.json``; if interrupted, leave none of them.
 
     Memory holds one image at a time, the images of the figure, and a few numbers per image.
 
     Args:
         networks: The explained networks.
-        folder: Where to write ``figure.png``, ``report.html`` and ``explained.json``.
+        images: Any number of images, explained by every network.
+        folder: Where to write the files.
         rows: Number of images in the figure.
 
-    Attributes:
-        summary: The metrics of every network over the images so far.
+    Returns:
+        The paths of the files, and the metrics of every network over all images.
 
     Raises:
-        UsageError: One of the files already exists.
+        UsageError: There is no image, or one of the files already exists.
+        OSError: A file cannot be written.
     """
+    figure, page, numbers = paths = [Path(folder) / name for name in FILES]
+    check_unwritten(*paths)
+    labels, class_names = [network.label for network in networks], networks[0].class_names
+    summary, shown = Summary(labels), list[ExplainedImage]()
+    results: list[dict[str, Any]] = []
+    data = {
+        "classes": class_names,
+        "figures": FIGURES,
+        "colours": colour_map(COLOUR_MAP),
+        "networks": results,
+    }
 
-    def __init__(self, networks: Sequence[ExplainedNetwork], folder: str | Path, rows: int = 8) -> None:
-        self.networks = networks
-        self.labels = [network.label for network in networks]
-        self.class_names = networks[0].class_names
-        self.figure, self.page, self.numbers = (Path(folder) / name for name in FILES)
-        check_unwritten(self.figure, self.page, self.numbers)
-        self.summary = Summary(self.labels)
-        self._rows = rows
-        self._shown: list[ExplainedImage] = []
-
-    def write(self, images: Iterable[ExplainedImage]) -> list[Path]:
-        """Write all files; if interrupted, none is left behind.
-
-        Args:
-            images: Any number of images, explained by every network.
-
-        Returns:
-            The paths of the files.
-
-        Raises:
-            UsageError: There is no image.
-            OSError: A file cannot be written.
-        """
-        with atomic_text(self.page) as page, atomic_text(self.numbers) as numbers:
-            items = self._record(images, numbers)
-            write_page(page, "report", "What the networks look at", self._overview, items)
-        with atomic_write(self.figure) as file:
-            figure = draw_figure(self._shown, self.labels, self.class_names)
-            figure.savefig(file, dpi=130, format="png", bbox_inches="tight")
-        return [self.figure, self.page, self.numbers]
-
-    def _record(self, images: Iterable[ExplainedImage], numbers: TextIO) -> Iterator[dict[str, Any]]:
+    def entries(file: TextIO) -> Iterator[dict[str, Any]]:
         """Write the numbers of every image as JSON, and yield what the page shows of it."""
-        numbers.write('{"images": [')
+        file.write('{"images": [')
         for number, image in enumerate(images):
-            self.summary.add(image)
-            if len(self._shown) < self._rows:
-                self._shown.append(image)
-            record = as_record(image, self.labels, self.class_names)
-            numbers.write((",\n" if number else "\n") + json.dumps(record))
-            yield as_item(image)
-        if not self._shown:
+            summary.add(image)
+            if number < rows:
+                shown.append(image)
+            file.write((",\n" if number else "\n") + json.dumps(_record(image, labels, class_names)))
+            yield _entry(image)
+        if not shown:
             message = "there is no image to explain."
             raise UsageError(message)
-        networks = json.dumps(self._overview()["networks"], indent=1, default=asdict)
-        numbers.write(f'\n],\n"networks": {networks}}}\n')
+        results.extend(_results(networks, summary))
+        file.write(f'\n],\n"networks": {json.dumps(results, indent=1, default=asdict)}}}\n')
 
-    def _overview(self) -> dict[str, Any]:
-        return {
-            "classes": self.class_names,
-            "figures": FIGURES,
-            "colours": colour_map(COLOUR_MAP),
-            "networks": [
-                {
-                    "label": network.label,
-                    "network": network.header.network,
-                    "attention": network.header.attention,
-                    "layer": network.cam.layer,
-                    "figures": self.summary.estimates(number),
-                    "differences": self.summary.differences(number) if number else {},
-                }
-                for number, network in enumerate(self.networks)
-            ],
+    with atomic_text(page) as page_file, atomic_text(numbers) as numbers_file:
+        write_page(page_file, "report", "What the networks look at", data, entries(numbers_file))
+    with atomic_write(figure) as file:
+        drawn = draw_figure(shown, labels, class_names)
+        drawn.savefig(file, dpi=130, format="png", bbox_inches="tight")
+    return paths, summary
+
+
+def _results(networks: Sequence[ExplainedNetwork], summary: Summary) -> list[dict[str, Any]]:
+    return [
+        {
+            "label": network.label,
+            "network": network.header.network,
+            "attention": network.header.attention,
+            "layer": network.cam.layer,
+            "figures": summary.estimates(number),
+            "differences": summary.differences(number) if number else {},
         }
+        for number, network in enumerate(networks)
+    ]
+
+
+def _record(image: ExplainedImage, labels: Sequence[str], class_names: Sequence[str]) -> dict[str, Any]:
+    """Return everything that was measured on an image."""
+    return {
+        "image": image.name,
+        "class": class_names[image.label] if image.label >= 0 else None,
+        "networks": {
+            label: _measured(explanation, class_names)
+            for label, explanation in zip(labels, image.explanations, strict=True)
+        },
+    }
+
+
+def _measured(explanation: Explanation, class_names: Sequence[str]) -> dict[str, Any]:
+    return vars(explanation) | {
+        "target": class_names[explanation.target],
+        "predicted": class_names[explanation.predicted],
+        "map": [[round(value, _DIGITS) for value in row] for row in explanation.map.tolist()],
+        "gates": {gates.module: _statistics(gates) for gates in explanation.gates},
+    }
+
+
+def _statistics(gates: Gates) -> dict[str, dict[str, float]]:
+    return {
+        kind: {
+            "mean": round(float(values.mean()), _DIGITS),
+            "sd": round(float(values.std(correction=0)), _DIGITS),
+            "min": round(float(values.min()), _DIGITS),
+            "max": round(float(values.max()), _DIGITS),
+        }
+        for kind, values in (("channel", gates.channel), ("spatial", gates.spatial))
+        if values is not None
+    }
+
+
+def _entry(image: ExplainedImage) -> dict[str, Any]:
+    """Return what the HTML report shows of an image."""
+    explanations = [
+        vars(one) | {"map": _grid(one.map, 0.0), "gates": [_drawn(gates) for gates in one.gates]}
+        for one in image.explanations
+    ]
+    picture = as_data_url(image.image)
+    return {"name": image.name, "label": image.label, "image": picture, "explanations": explanations}
+
+
+def _drawn(gates: Gates) -> dict[str, Any]:
+    drawn: dict[str, Any] = {"module": gates.module}
+    if gates.channel is not None:
+        values = gates.channel.sort(descending=True).values
+        kept = torch.linspace(0, len(values) - 1, min(len(values), _MAX_CHANNELS)).round().long()
+        drawn["channel"] = _grid(values[kept][None], float(values.min()))
+    if gates.spatial is not None:
+        size = [min(side, _MAX_SIDE) for side in gates.spatial.shape]
+        drawn["spatial"] = _grid(enlarge(gates.spatial[None], size)[0], float(gates.spatial.min()))
+    return drawn
+
+
+def _grid(values: Tensor, low: float) -> dict[str, Any]:
+    """Return values (h, w) as bytes, scaled from the lowest to the largest value."""
+    height, width = values.shape
+    high = float(values.max())
+    encoded = as_bytes(values - low, high - low)
+    return {"height": height, "width": width, "low": round(low, 4), "high": round(high, 4), "bytes": encoded}

@@ -45,11 +45,8 @@ def measure_curves(
         targets: int64 (N,).
         steps: Number of equal steps in which the pixels change.
     """
-    order = maps.flatten(1).sort(dim=1, descending=True, stable=True).indices
-    rank = torch.empty_like(order).scatter_(
-        1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
-    )
-    rank = rank.view(len(images), 1, *images.shape[2:])
+    order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)  # (N, H * W)
+    rank = order.argsort(dim=1).view(len(images), 1, *images.shape[2:])
     blurred = blur(images)
     deletion, insertion = [], []
     with evaluation_mode(network):

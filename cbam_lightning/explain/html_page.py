@@ -12,7 +12,7 @@ import hashlib
 import html
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.resources import files
@@ -50,7 +50,7 @@ def atomic_text(path: str | Path) -> Iterator[TextIO]:
 
 
 def write_page(
-    file: TextIO, name: str, title: str, data: Callable[[], dict[str, Any]], items: Iterable[Any] = ()
+    file: TextIO, name: str, title: str, data: Mapping[str, Any], items: Iterable[Any] = ()
 ) -> None:
     """Write a page of ``explain/pages``.
 
@@ -59,7 +59,8 @@ def write_page(
         name: Of the page: ``NAME.html`` is its body; ``NAME.js`` and ``NAME.css`` add to ``page.js`` and
             ``page.css``.
         title: Of the page, plain text.
-        data: Called after the last item; returns the data that the script finds in the element ``data``.
+        data: What the script finds in the element ``data``. It is written after the last item, so that
+            ``items`` may still add to it.
         items: Further data, written one by one as it arrives, in elements of the class ``item``.
     """
     script = _asset("page.js") + _asset(f"{name}.js")
@@ -75,7 +76,7 @@ def write_page(
     )
     for item in items:
         file.write(f'<script type="application/json" class="item">{as_json(item)}</script>\n')
-    file.write(f'<script type="application/json" id="data">{as_json(data())}</script>\n')
+    file.write(f'<script type="application/json" id="data">{as_json(data)}</script>\n')
     file.write(Template(tail).substitute(script=script))
 
 

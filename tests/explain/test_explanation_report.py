@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from cbam_lightning.errors import UsageError
-from cbam_lightning.explain.explanation_report import ExplanationReport
+from cbam_lightning.explain.explanation_report import write_report
 from cbam_lightning.explain.explanations import InputImage, explain_images
 from cbam_lightning.explain.gradcam import GradCAM, enlarge
 from cbam_lightning.explain.networks import ExplainedNetwork
@@ -42,14 +42,12 @@ def pictures(count, labels=range(5), masks=False):
 
 
 def written(networks, images, steps=3, **options):
-    report = ExplanationReport(networks, "out", **options)
-    paths = report.write(explain_images(networks, images, steps=steps))
-    return report, paths
+    return write_report(networks, explain_images(networks, images, steps=steps), "out", **options)
 
 
 def test_json_holds_what_the_networks_say():
     networks, images = classifiers("plain", HOSTILE), pictures(4, masks=True)
-    report, (figure, _, numbers) = written(networks, images)
+    (figure, _, numbers), summary = written(networks, images)
     found = json.loads(numbers.read_text())
     assert [image["image"] for image in found["images"]] == [picture.name for picture in images]
     for k, network in enumerate(networks):
@@ -69,7 +67,7 @@ def test_json_holds_what_the_networks_say():
             assert len(seen["gates"]) == (3 if k == 0 else 0)
         mean = found["networks"][k]["figures"]["probability"]["mean"]
         assert mean == pytest.approx(float(probabilities.diag().mean()), rel=1e-4)
-        assert report.summary.estimates(k)["probability"].mean == mean
+        assert summary.estimates(k)["probability"].mean == mean
     with Image.open(figure) as picture:
         assert picture.height > picture.width > 500
 
@@ -88,7 +86,7 @@ def test_an_image_without_a_class_is_explained_for_what_each_network_says():
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_page_sorts_filters_and_runs_nothing_of_its_data(width, scheme):
     networks, images = classifiers("plain", HOSTILE), pictures(30)
-    _report, (_, path, numbers) = written(networks, images)
+    (_, path, numbers), _ = written(networks, images)
     values = [one["networks"]["plain"]["probability"] for one in json.loads(numbers.read_text())["images"]]
     with opened(path, viewport={"width": width, "height": 900}, color_scheme=scheme) as page:
         page.locator(".maps canvas").nth(47).wait_for()
@@ -118,11 +116,11 @@ def test_page_sorts_filters_and_runs_nothing_of_its_data(width, scheme):
 def test_nothing_is_overwritten_and_a_broken_off_report_leaves_nothing(tmp_path):
     networks = classifiers("plain")
     with pytest.raises(UsageError, match="no image"):
-        ExplanationReport(networks, "out").write(iter(()))
+        write_report(networks, iter(()), "out")
     assert list((tmp_path / "out").iterdir()) == []
     written(networks, pictures(1), steps=0)
     with pytest.raises(UsageError, match="already exists"):
-        ExplanationReport(networks, "out")
+        write_report(networks, iter(()), "out")
 
 
 def test_memory_does_not_grow_with_the_images():
@@ -130,9 +128,8 @@ def test_memory_does_not_grow_with_the_images():
     peaks = []
     batch = explain_images(networks, pictures(8))
     for count in (10, 100):
-        report = ExplanationReport(networks, f"out{count}")
         tracemalloc.start()
-        report.write(one for _ in range(count) for one in batch)
+        write_report(networks, (one for _ in range(count) for one in batch), f"out{count}")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] + 500_000

@@ -61,7 +61,7 @@ def write_survey(
     data = {"format": FORMAT, "survey": key.survey, "none": NO_DIFFERENCE, "colours": colour_map(COLOUR_MAP)}
     with atomic_text(page) as text, atomic_write(key_file) as file:
         questions = _ask(images, class_names, key, rng)
-        write_page(text, "survey", "Survey: which map marks it best?", lambda: data, questions)
+        write_page(text, "survey", "Survey: which map marks it best?", data, questions)
         if not key.questions:
             message = "a survey of no images was asked for; give at least one."
             raise UsageError(message)
