@@ -7,7 +7,7 @@ import torch
 
 from cbam_lightning.models import list_models
 from cbam_lightning.models.detection import create_detector, describe_detectors, list_detectors
-from cbam_lightning.models.detection.registry import DETECTORS
+from cbam_lightning.models.detection.registry import DETECTORS, network_kind
 
 
 def test_all_of_the_kinds():
@@ -42,3 +42,8 @@ def test_listing_does_not_import_torch():
         "assert l(); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_name_says_the_kind_of_network():
+    assert network_kind("ssd300_vgg16") == "detector"
+    assert network_kind("resnet20") == network_kind("my_package.MyNet") == "classifier"
