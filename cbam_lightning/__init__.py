@@ -1,7 +1,7 @@
-"""CBAM and other convolutional attention, as a PyTorch Lightning research template.
+"""A PyTorch Lightning research template for CBAM and other convolutional attention.
 
-The names below are imported when they are first used, so that ``cbam-lightning --help`` and
-``cbam-lightning models`` answer without loading torch or Lightning.
+The public names are imported on first use, so that ``cbam-lightning --help`` and ``cbam-lightning models``
+answer without importing torch or Lightning.
 """
 
 from __future__ import annotations
@@ -16,17 +16,10 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "CBAM": "attention",
-    "Classifier": "tasks",
-    "Detector": "tasks",
-    "create_attention": "attention",
-    "create_model": "models",
-    "insert_attention": "models",
-    "list_attention": "attention",
-    "list_models": "models",
-    "register_attention": "attention",
-    "register_model": "models",
+_ROOMS = {
+    "attention": ("CBAM", "create_attention", "list_attention", "register_attention"),
+    "models": ("create_model", "insert_attention", "list_models", "register_model"),
+    "tasks": ("Classifier", "Detector"),
 }
 
 __all__ = [
@@ -44,10 +37,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        message = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(message)
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    for room, names in _ROOMS.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{room}"), name)
+    message = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(message)
 
 
 def __dir__() -> list[str]:

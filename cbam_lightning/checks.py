@@ -1,4 +1,4 @@
-"""Checks of option values that every room makes."""
+"""Checks of option values."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def check_choice(option: str, value: str, allowed: Iterable[str]) -> None:
 
 
 def require(condition: bool, name: str, given: object, allowed: str) -> None:
-    """Refuse an option's value unless a condition holds.
+    """Raise unless a condition on a data option holds.
 
     Args:
         condition: Whether the value is allowed.
-        name: The option.
-        given: Its value.
+        name: The option's name, without ``--data.``.
+        given: The option's value.
         allowed: The allowed values, in words.
 
     Raises:
-        UsageError: The condition does not hold.
+        UsageError: ``condition`` is false.
     """
     if not condition:
         message = f"{name} is {given}; allowed: {allowed}. Change it with --data.{name}."

@@ -1,8 +1,8 @@
-"""What the user did wrong, as an exception of its own.
+"""Exceptions for mistakes of the user, and the wording that their messages share.
 
-The command turns a ``UsageError`` into one line and exit code 2, and an ``OSError`` (disk full, no
-permission, a broken connection) into one line and exit code 1. A ``RunStopped`` says its own. Any other
-exception is a defect of ours and keeps its traceback.
+The command turns a ``UsageError`` into one line and exit code 2, and an ``OSError`` (disk full, permission
+denied, connection lost) into one line and exit code 1. A ``RunStopped`` carries its own exit code. Any other
+exception is a bug in this package and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from collections.abc import Iterable
 
 
 class UsageError(ValueError):
-    """A mistake in what the user gave: the message says what was given, what is allowed, and what to do."""
+    """A mistake in the user's input. The message says what was given, what is allowed, and what to do."""
 
 
-class RunStopped(Exception):  # noqa: N818 - a training that a signal ends has made no error
-    """A training has ended early, and why is no defect of the program.
+class RunStopped(Exception):  # noqa: N818 - ending a run by a signal is not an error
+    """A run ended early, for a reason other than a bug.
 
     Args:
-        message: What happened and how to go on; empty on all processes but one.
-        exit_code: Of the command.
+        message: What happened and how to continue; empty on all processes but one.
+        exit_code: The exit code of the command.
     """
 
     def __init__(self, message: str, exit_code: int) -> None:
@@ -29,22 +29,32 @@ class RunStopped(Exception):  # noqa: N818 - a training that a signal ends has m
 
 
 def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> UsageError:
-    """Build the error for a name that is in none of our lists.
+    """Build the error for a name that does not exist.
 
     Args:
         kind: What the name stands for, for example ``"attention"``.
         given: The name as the user wrote it.
-        allowed: Every name that would have been accepted.
+        allowed: Every valid name.
 
     Returns:
-        An error that names the closest match, if any, and every allowed name.
+        An error with the closest match, if any, and every valid name.
     """
     names = sorted(allowed)
-    close = difflib.get_close_matches(given, names, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return UsageError(f"unknown {kind} {given!r}.{hint} Allowed: {', '.join(names)}.")
+    return UsageError(f"unknown {kind} {given!r}.{closest(given, names)} Allowed: {', '.join(names)}.")
+
+
+def closest(given: str, names: Iterable[str], prefix: str = "") -> str:
+    """Return " Did you mean 'X'?" with the name most similar to ``given``, or nothing if none is similar.
+
+    Args:
+        given: The name as the user wrote it.
+        names: The names that exist.
+        prefix: Is put before the name, for example ``--``.
+    """
+    close = difflib.get_close_matches(given, list(names), n=1)
+    return f" Did you mean {prefix + close[0]!r}?" if close else ""
 
 
 def first_names(names: tuple[str, ...] | None) -> str:
-    """Return " (cat, dog, fox, …)", or nothing where there are no names."""
+    """Return " (cat, dog, fox, …)", or an empty string if there are no names."""
     return f" ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else ""

@@ -1,4 +1,4 @@
-"""Writing files: whole or not at all, and never over another."""
+"""Write files completely or not at all, and never over existing ones."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from cbam_lightning.errors import UsageError
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a file that appears under its name only once it is complete and on the disk.
+    """Open a file that appears under its name only once it is complete and on disk.
 
-    The bytes go to a temporary file in the same folder, so that the final rename stays within one file
-    system and is atomic (POSIX ``rename``). If anything fails, whatever stood under the name before stays.
+    The bytes go to a temporary file in the same folder, so the final rename stays within one file system and
+    is atomic (POSIX ``rename``). If anything fails, an existing file of that name stays as it was.
 
     Args:
-        path: Where the file shall be. Missing parent folders are made.
+        path: The file to write. Missing parent folders are created.
 
     Yields:
         A binary file open for writing.
 
     Raises:
-        OSError: The disk is full, the folder may not be written, and the like.
+        OSError: The disk is full, the folder is not writable, or the like.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files private; a result is as readable as any other new file
+        # mkstemp creates private files; give the result the permissions of any other new file
         umask = os.umask(0)
         os.umask(umask)
         Path(temporary).chmod(0o666 & ~umask)
@@ -50,5 +50,5 @@ def check_unwritten(*paths: Path) -> None:
     """Raise a ``UsageError`` if one of the paths exists."""
     for path in paths:
         if path.exists():
-            message = f"{path} already exists, and is not overwritten; give another folder, or move it away."
+            message = f"{path} already exists and is not overwritten; give another folder, or move it away."
             raise UsageError(message)

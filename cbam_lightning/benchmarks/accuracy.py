@@ -1,7 +1,7 @@
-"""Measure once more the accuracy that a checkpoint states, and compare it by the image.
+"""Measures the accuracy that a checkpoint states again, and compares the numbers of correct images.
 
-Two accuracies can be measured again, both of Fashion-MNIST: ``test/top1`` on its 10,000 test images, where
-they are on this machine, and ``embedded/top1`` on the 2,000 of them that come with this package, anywhere.
+Two accuracies can be measured again, both on Fashion-MNIST: ``test/top1`` on its 10,000 test images, if they
+are on this machine, and ``embedded/top1`` on the 2,000 of them that come with this package.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from cbam_lightning.weights.registry import find
 
 Source = Literal["embedded", "full"]
 SOURCES: dict[str, Source] = {"test/top1": "full", "embedded/top1": "embedded"}
-# Several times what the logits of a ResNet-20 differ by between memory layouts and sizes of the batch.
+# Several times the difference between a ResNet-20's logits for other memory layouts and batch sizes.
 TIE = 1e-4
 _ROUNDING = 0.01  # images; an accuracy is stored in float32
-_BATCH_SIZE = 100  # a feature map of more images leaves the cache, which takes half as long again
+_BATCH_SIZE = 100  # the feature maps of more images leave the cache, which takes 1.5 times as long
 
 
 class Measured(NamedTuple):
-    """Which images a network names rightly.
+    """Numbers of correctly classified images.
 
     Attributes:
-        right: Of each class, how many.
-        total: Of each class, how many there are.
-        ties: Images whose two largest logits are less than ``TIE`` apart, over all classes: another
-            processor's rounding may answer these, and only these, in another way.
+        right: Number of correctly classified images of each class.
+        total: Number of images of each class.
+        ties: Number of images, over all classes, whose two largest logits are less than ``TIE`` apart. Only
+            these may be classified differently on another processor, because of rounding.
     """
 
     right: tuple[int, ...]
@@ -53,17 +53,17 @@ class Measured(NamedTuple):
 
 
 def verify_all(sources: Sequence[str]) -> Iterator[str]:
-    """Verify checkpoints, all of them even if one fails.
+    """Verify all checkpoints, even if one fails.
 
     Args:
         sources: Names of registered checkpoints, or files.
 
     Yields:
-        A line for each that passes.
+        A line for each checkpoint that passes.
 
     Raises:
-        UsageError: There is no such checkpoint, or a file is no checkpoint of ours.
-        OSError: At the end, if files are not the registered ones or an accuracy is not the stated one.
+        UsageError: There is no such checkpoint, or a file is not a checkpoint of this package.
+        OSError: At the end, if a file is not the registered one or an accuracy is not the stated one.
     """
     failures = []
     for source in sources:
@@ -77,21 +77,20 @@ def verify_all(sources: Sequence[str]) -> Iterator[str]:
 
 
 def verify(source: str) -> str:
-    """Load a checkpoint, hold every value against its network, and measure its stated accuracies again.
+    """Load a checkpoint, check that all values fit its network, and measure its stated accuracies again.
 
-    Accuracies are numbers of images, and these have to be equal. Only where two classes tie up to rounding
-    may a machine count otherwise than that of the statement: a difference of no more images than there are
-    ties passes, and the line says so.
+    The numbers of correct images have to be equal. Machines may only differ where two classes tie up to
+    rounding: a difference of at most as many images as there are ties passes, and is reported.
 
     Args:
         source: A registered checkpoint, whose entry states the accuracies, or a file, whose header does.
 
     Returns:
-        What was found, in one line.
+        The result in one line.
 
     Raises:
-        UsageError: There is no such checkpoint, or the file is no checkpoint of ours.
-        OSError: It is not the registered file, or an accuracy is not the stated one.
+        UsageError: There is no such checkpoint, or the file is not a checkpoint of this package.
+        OSError: The file is not the registered one, or an accuracy is not the stated one.
     """
     checkpoint = open_checkpoint(source)
     network = _fitting(checkpoint, source)
@@ -99,24 +98,24 @@ def verify(source: str) -> str:
     stated = _measurable(checkpoint.header, entry.metrics if entry else checkpoint.header.metrics)
     found = ["whole, and every value fits its network"]
     wrong: list[str] = []
-    for name, figure in stated.items():
+    for name, accuracy in stated.items():
         if not FashionMNIST(source=SOURCES[name]).available:
             found.append(f"{name} not measured, since the full Fashion-MNIST is not on this machine")
             continue
         measured = measure(network, checkpoint.header, SOURCES[name], f"{source}, {name}")
-        passes, text = compare(figure, measured)
+        passes, text = compare(accuracy, measured)
         (found if passes else wrong).append(f"{name} {text}")
     if wrong:
         message = f"{source} is not what it states: {'; '.join(wrong)}."
         raise OSError(message)
     if not stated:
-        found.append("no accuracy measured, since none is stated on images that come with this package")
+        found.append("no accuracy measured, since none is stated for images that come with this package")
     return "; ".join(found)
 
 
 def _fitting(checkpoint: Checkpoint, source: str) -> nn.Module:
     network = rebuild(checkpoint, source)
-    # a classifier may start anew when a network is built, but not here
+    # building a network may replace its classifier, but not here
     report = load_into(network, checkpoint.state_dict, source=source)
     if faults := report.faults(head=""):
         message = f"{source} does not fit the network of its own header: {', '.join(faults[:4])}."
@@ -125,31 +124,27 @@ def _fitting(checkpoint: Checkpoint, source: str) -> nn.Module:
 
 
 def _measurable(header: Header, metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return what can be measured again of the stated accuracies.
+    """Return the stated accuracies that can be measured again.
 
-    A header's ``test/top1`` alone does not say on how many images it was measured; where ``embedded/top1``
-    stands beside it, both were measured here.
+    A header's ``test/top1`` alone does not say on how many images it was measured. If it also has
+    ``embedded/top1``, both were measured by this package.
     """
-    theirs = (header.dataset, header.in_channels, header.size_px, header.class_names)
-    ours = (
-        FashionMNIST.dataset_name,
-        FashionMNIST.in_channels,
-        FashionMNIST.size_px,
-        FashionMNIST.class_names,
-    )
-    known = theirs == ours and header.mean and header.std and "embedded/top1" in metrics
-    return {name: metrics[name] for name in SOURCES if name in metrics} if known else {}
+    data = FashionMNIST
+    facts = (header.dataset, header.in_channels, header.size_px, header.class_names)
+    same = facts == (data.dataset_name, data.in_channels, data.size_px, data.class_names)
+    measurable = same and header.mean and header.std and "embedded/top1" in metrics
+    return {name: metrics[name] for name in SOURCES if name in metrics} if measurable else {}
 
 
 @torch.inference_mode()
 def measure(network: nn.Module, header: Header, source: Source, description: str = "testing") -> Measured:
-    """Count which test images of Fashion-MNIST a network names rightly.
+    """Count the correctly classified test images of Fashion-MNIST.
 
     Args:
-        network: For normalised images; it is moved to the accelerator, if there is one.
-        header: Says how to normalise the images.
-        source: ``full`` for all 10,000, ``embedded`` for the 2,000 that come with this package.
-        description: What to call it at the progress bar.
+        network: Takes normalised images; is moved to the accelerator, if there is one.
+        header: Contains mean and standard deviation for the normalisation.
+        source: ``full`` for all 10,000 images, ``embedded`` for the 2,000 that come with this package.
+        description: Label of the progress bar.
 
     Raises:
         UsageError: The images are missing or damaged.
@@ -162,7 +157,7 @@ def measure(network: nn.Module, header: Header, source: Source, description: str
     right, total = (torch.zeros(data.num_classes, dtype=torch.int64) for _ in range(2))
     ties = 0
     bar = tqdm(data.test_dataloader(), desc=description, unit="batch", leave=False, disable=None)
-    # TensorFloat-32 rounds to ten bits, by which many more images would tie
+    # TensorFloat-32 rounds to ten bits, so many more images would tie
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for batch in bar:
             logits = _logits(network, data, batch, device)
@@ -180,14 +175,14 @@ def _logits(network: nn.Module, data: FashionMNIST, batch: Batch, device: torch.
 
 
 def compare(stated: float, measured: Measured) -> tuple[bool, str]:
-    """Hold an accuracy against the one that was stated.
+    """Compare an accuracy with the stated one.
 
     Args:
-        stated: As a fraction.
-        measured: Of the same images.
+        stated: A fraction.
+        measured: The result on the same images.
 
     Returns:
-        Whether the difference is none, or no more images than tie; and what was found, in a few words.
+        Whether the difference is zero or at most the number of ties, and a short description.
     """
     count = stated * sum(measured.total)
     off = abs(count - sum(measured.right))

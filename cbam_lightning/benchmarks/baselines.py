@@ -1,7 +1,7 @@
-"""What the benchmarks compare with: the authors' formulation of an attention module, and timm's.
+"""Other implementations to compare with: that of an attention module's authors, and timm's.
 
-Both are made from a module of this package with its default options, and compute the same function: the one
-with the parameters of that module, timm's with its own.
+Both are made from a module of this package with its default options and compute the same function: the
+authors' with the parameters of that module, timm's with its own.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _WINDOW_POOLS: dict[str, Callable[..., Tensor]] = {"avg": F.avg_pool2d, "max": F
 
 
 def baselines(module: nn.Module) -> dict[str, nn.Module]:
-    """Return the other forms that there are of an attention module on (N, C, H, W): ``authors``, ``timm``.
+    """Return the other implementations of an attention module on (N, C, H, W): ``authors`` and ``timm``.
 
     Args:
-        module: Made with its default options, but for ``reduction``, ``kernel_size`` and ``dilation``.
+        module: Made with its default options, except ``reduction``, ``kernel_size`` and ``dilation``.
     """
     found: dict[str, nn.Module] = {}
     if isinstance(module, (BAM, CBAM, SqueezeExcite)):
@@ -38,16 +38,16 @@ def baselines(module: nn.Module) -> dict[str, nn.Module]:
 
 
 class AuthorsChannelGate(nn.Module):
-    """CBAM's channel gate in the operations of its authors, with the parameters of ``ours``.
+    """CBAM's channel gate with its authors' operations and the parameters of ``module``.
 
     Source: ``ChannelGate`` of https://github.com/Jongchan/attention-module/blob/master/MODELS/cbam.py: a pool
-    is a window as large as the map, and the gate is expanded to (N, C, H, W).
+    has a window as large as the map, and the gate is expanded to (N, C, H, W).
     """
 
-    def __init__(self, ours: ChannelAttention) -> None:
+    def __init__(self, module: ChannelAttention) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Flatten(), *ours.mlp)
-        self.pools = [_WINDOW_POOLS[pool] for pool in ours.pools]
+        self.mlp = nn.Sequential(nn.Flatten(), *module.mlp)
+        self.pools = [_WINDOW_POOLS[pool] for pool in module.pools]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` times its gate: (N, C, H, W) to the same."""
@@ -57,15 +57,16 @@ class AuthorsChannelGate(nn.Module):
 
 
 class AuthorsSpatialGate(nn.Module):
-    """CBAM's spatial gate in the operations of its authors, with the parameters of ``ours``.
+    """CBAM's spatial gate with its authors' operations and the parameters of ``module``.
 
-    Source: ``SpatialGate`` of the same file: the maximum comes with its indices, and the two maps are joined.
+    Source: ``SpatialGate`` of the same file: the maximum is computed with its indices, and the two maps are
+    concatenated.
     """
 
-    def __init__(self, ours: SpatialAttention) -> None:
+    def __init__(self, module: SpatialAttention) -> None:
         super().__init__()
-        self.conv = ours.conv
-        self.bn = ours.bn
+        self.conv = module.conv
+        self.bn = module.bn
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` times its gate: (N, C, H, W) to the same."""
@@ -74,16 +75,16 @@ class AuthorsSpatialGate(nn.Module):
 
 
 class AuthorsBAM(nn.Module):
-    """BAM in the operations of its authors, with the parameters of ``ours``.
+    """BAM with its authors' operations and the parameters of ``module``.
 
     Source: https://github.com/Jongchan/attention-module/blob/master/MODELS/bam.py: both branches are expanded
     to (N, C, H, W) before they are multiplied.
     """
 
-    def __init__(self, ours: BAM) -> None:
+    def __init__(self, module: BAM) -> None:
         super().__init__()
-        self.channel = nn.Sequential(nn.Flatten(), *ours.channel)
-        self.spatial = ours.spatial
+        self.channel = nn.Sequential(nn.Flatten(), *module.channel)
+        self.spatial = module.spatial
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` times its gate: (N, C, H, W) to the same."""
@@ -92,25 +93,25 @@ class AuthorsBAM(nn.Module):
         return (1 + torch.sigmoid(channel.expand_as(x) * self.spatial(x).expand_as(x))) * x
 
 
-def _authors_form(ours: BAM | CBAM | SqueezeExcite) -> nn.Module:
-    if isinstance(ours, BAM):
-        return AuthorsBAM(ours)
-    if isinstance(ours, SqueezeExcite):
-        return AuthorsChannelGate(ours)
-    return nn.Sequential(AuthorsChannelGate(ours.channel), AuthorsSpatialGate(ours.spatial))
+def _authors_form(module: BAM | CBAM | SqueezeExcite) -> nn.Module:
+    if isinstance(module, BAM):
+        return AuthorsBAM(module)
+    if isinstance(module, SqueezeExcite):
+        return AuthorsChannelGate(module)
+    return nn.Sequential(AuthorsChannelGate(module.channel), AuthorsSpatialGate(module.spatial))
 
 
-def _timm_form(ours: CBAM | ECA | SqueezeExcite) -> nn.Module:
+def _timm_form(module: CBAM | ECA | SqueezeExcite) -> nn.Module:
     get_attn = importlib.import_module("timm.layers").get_attn
-    weights = dict(ours.named_parameters())
-    if isinstance(ours, ECA):
+    weights = dict(module.named_parameters())
+    if isinstance(module, ECA):
         form = get_attn("eca")(kernel_size=weights["conv.weight"].shape[-1])
-    elif isinstance(ours, SqueezeExcite):
+    elif isinstance(module, SqueezeExcite):
         hidden, channels = weights["mlp.0.weight"].shape
         form = get_attn("se")(channels, rd_channels=hidden)
     else:
         hidden, channels = weights["channel.mlp.0.weight"].shape
         side = weights["spatial.conv.weight"].shape[-1]
         form = get_attn("cbam")(channels, rd_channels=hidden, spatial_kernel_size=side, mlp_bias=True)
-    moved: nn.Module = form.to(next(iter(weights.values())))
-    return moved
+    on_device: nn.Module = form.to(next(iter(weights.values())))
+    return on_device

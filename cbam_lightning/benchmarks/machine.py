@@ -1,24 +1,27 @@
-"""What the numbers were measured on."""
+"""The machine that a benchmark runs on: its description, devices, threads and memory."""
 
 from __future__ import annotations
 
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from cbam_lightning import __version__
+from cbam_lightning.checks import check_positive
 from cbam_lightning.errors import UsageError
 
-# Named with their versions if they were imported, that is, if they took part.
+# Listed with their versions if they were imported, that is, if they took part.
 _LIBRARIES = ("torchvision", "pytorch_lightning", "timm", "litdata", "PIL")
 
 
 def this_machine() -> dict[str, str | int]:
-    """Return processor, cores for this process, threads of torch, versions of what is loaded, and date."""
+    """Return processor, GPU, cores of this process, torch threads, versions of loaded libraries, and date."""
     loaded = {name: sys.modules[name] for name in _LIBRARIES if name in sys.modules}
     gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     return {
@@ -35,33 +38,44 @@ def this_machine() -> dict[str, str | int]:
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of a name such as ``cpu``, ``cuda`` or ``cuda:1``.
+    """Return the device with a name such as ``cpu``, ``cuda`` or ``cuda:1``.
 
     Raises:
-        UsageError: There is no such device here.
+        UsageError: This machine has no such device.
     """
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     kind, colon, index = name.partition(":")
     counts = {"cpu": 1} | ({accelerator.type: torch.accelerator.device_count()} if accelerator else {})
     if kind not in counts or (colon and not (index.isdecimal() and int(index) < counts[kind])):
-        usable = ", ".join(f"{kind} (of which there is {count})" for kind, count in counts.items())
-        message = f"device is {name!r}; usable here: {usable}. A number, as in cuda:0, counts from 0."
+        usable = ", ".join(f"{kind} ({count})" for kind, count in counts.items())
+        message = f"device is {name!r}; usable here: {usable}. An index, as in cuda:0, counts from 0."
         raise UsageError(message)
     return torch.device(name)
 
 
 def set_threads(threads: int | None) -> None:
-    """Let torch use this many threads, or as many as it likes if None.
+    """Set the number of torch threads. None: torch's default.
 
     Raises:
-        UsageError: A number below 1.
+        UsageError: The number is below 1.
     """
-    if threads is None:
-        return
-    if threads < 1:
-        message = f"threads is {threads}; give a whole number of at least 1."
-        raise UsageError(message)
-    torch.set_num_threads(threads)
+    if threads is not None:
+        check_positive("threads", threads)
+        torch.set_num_threads(threads)
+
+
+def random_tensor(shape: Sequence[int], device: torch.device) -> Tensor:
+    """Return float32 values from the standard normal distribution.
+
+    Raises:
+        UsageError: They do not fit into the device's memory.
+    """
+    try:
+        return torch.randn(shape, device=device)
+    except (RuntimeError, TypeError) as error:  # TypeError: a number beyond 64 bits
+        text = "x".join(map(str, shape))
+        message = f"a tensor of {text} does not fit into the memory of {device}; give smaller sizes."
+        raise UsageError(message) from error
 
 
 def _processor() -> str:

@@ -1,4 +1,4 @@
-"""How many bytes a computation keeps for its backward pass."""
+"""Memory that a computation saves for its backward pass."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from torch.autograd.graph import saved_tensors_hooks
 
 
 def saved_bytes(call: Callable[[], object], exclude: Iterable[Tensor] = ()) -> int:
-    """Count what autograd saves while ``call`` runs, exactly.
+    """Count the bytes that autograd saves while ``call`` runs, exactly.
 
-    A storage counts once and whole, however many views of it are saved, since one view keeps all of it. Its
-    input counts if the computation saves it: without that, nothing else may need it any more. So do
-    parameters and buffers, which stay anyway, unless they are among ``exclude``. What a custom function keeps
-    in another way than ``save_for_backward`` is not seen.
+    Each storage counts once and in full, however many views of it are saved, since one view keeps all of it
+    alive. The input counts if it is saved, since nothing else may need it. Parameters and buffers count
+    unless they are in ``exclude``. What a custom function stores without ``save_for_backward`` is not seen.
 
     Args:
         call: A forward pass, without arguments.
         exclude: Tensors whose storages do not count, such as parameters and buffers.
     """
     excluded = {tensor.untyped_storage().data_ptr() for tensor in exclude}
-    # The storages themselves, too: a freed one could leave its address to the next.
+    # Holds the storages themselves, since the address of a freed one could be reused.
     saved: dict[int, UntypedStorage] = {}
 
     def pack(tensor: Tensor) -> Tensor:

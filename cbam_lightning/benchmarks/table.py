@@ -7,7 +7,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cbam_lightning.benchmarks.report import Report, Row
+    from cbam_lightning.benchmarks.measurements import Measurement, Report
 
 _WIDTH = 110  # characters
 _DIGITS, _MOST_DECIMALS = 3, 4  # that the smallest median keeps
@@ -68,6 +68,6 @@ class _Numbers:
         return f"{value:,.{0 if self.whole else self.decimals}f}"
 
 
-def _decimals(rows: list[Row]) -> int:
+def _decimals(rows: list[Measurement]) -> int:
     smallest = min((row.median for row in rows if row.median > 0), default=1)
     return min(_MOST_DECIMALS, max(0, _DIGITS - 1 - math.floor(math.log10(smallest))))

@@ -1,15 +1,18 @@
-"""Time several candidates in turns, so that what happens to the machine happens to all of them."""
+"""Time candidates alternately, so that a change of the machine's speed affects all of them."""
 
 from __future__ import annotations
 
 import gc
 import time
+import timeit
 from collections.abc import Callable, Mapping
 
 import torch
 from tqdm import tqdm
 
-# Far above the clock's resolution and the cost of reading it, both below 1e-6 s.
+from cbam_lightning.errors import UsageError
+
+# Far above the resolution and the cost of the clock, both below 1e-6 s.
 SHORTEST_S = 0.005
 
 
@@ -20,22 +23,22 @@ def alternate(
     device: str | torch.device = "cpu",
     description: str = "measuring",
 ) -> dict[str, list[float]]:
-    """Measure how long each candidate takes, in turns.
+    """Measure how long each candidate takes, alternately.
 
-    Each measurement follows one call of the same candidate off the clock, as a training step follows another:
-    otherwise a candidate would pay for the memory that the one before it gave back to the system, which can
-    be more than all of its own work.
+    Before each measurement the same candidate is called once without timing, as one training step follows
+    another: otherwise a candidate would pay for memory that the previous one returned to the system, which
+    can take longer than its own work.
 
-    A candidate that takes less than ``SHORTEST_S`` is called 2, 4, 8, … times in each measurement, as often
-    as it takes to last that long; the number is found once, after the warm-up. Python's garbage collector
-    rests while the clock runs, and works between the rounds.
+    A candidate that takes less than ``SHORTEST_S`` is called 2, 4, 8, … times per measurement, until a
+    measurement lasts that long; the number is determined once, after the warm-up. Python's garbage collector
+    is off while the clock runs, and runs between the rounds.
 
     Args:
         candidates: Functions without arguments, by name.
         repeats: Measurements of each candidate.
         warmup: Calls of each candidate before the first measurement, at least 1.
-        device: Where the work is done; the clock waits for one other than the CPU.
-        description: What the progress bar says.
+        device: Device of the work; unless it is the CPU, the clock waits for it.
+        description: Label of the progress bar.
 
     Returns:
         Seconds per call: ``repeats`` of them for each candidate, in the order in which they were measured.
@@ -51,22 +54,22 @@ def alternate(
 def in_turns(
     measures: Mapping[str, Callable[[], float]], repeats: int, description: str = "measuring"
 ) -> dict[str, list[float]]:
-    """Run measurements that know their own result in turns, every other round in reversed order.
+    """Run functions that return their own measurement alternately, every other round in reverse order.
 
-    What grows or shrinks steadily, as the heat of the processor does, adds the same to the sum of every
-    candidate in each pair of rounds.
+    A steady drift, for example of the processor's temperature, so adds the same to every candidate's sum over
+    each pair of rounds.
 
     Args:
         measures: Functions that return one measurement, by name.
         repeats: Measurements of each.
-        description: What the progress bar says.
+        description: Label of the progress bar.
 
     Returns:
         ``repeats`` measurements for each name, in the order in which they were made.
     """
     results: dict[str, list[float]] = {name: [] for name in measures}
     names = list(measures)
-    gc.freeze()  # what is there already is not looked through again in every round
+    gc.freeze()  # existing objects are not scanned in every round
     try:
         for turn in tqdm(range(repeats), desc=description, leave=False):
             gc.collect()
@@ -78,12 +81,29 @@ def in_turns(
 
 
 def first_call_seconds(call: Callable[[], object], device: str | torch.device = "cpu") -> float:
-    """Return how long one call takes that nothing has prepared, such as one that compiles."""
+    """Return how long a single call without warm-up takes, such as one that compiles."""
     return _seconds(call, 1, torch.device(device))
 
 
+def try_step(step: Callable[[], object], description: str) -> None:
+    """Run a training step once.
+
+    Args:
+        step: The step.
+        description: What is trained, or on which input, for the message.
+
+    Raises:
+        UsageError: The step is impossible with this input, for example BatchNorm of a single value.
+    """
+    try:
+        step()
+    except (RuntimeError, ValueError) as error:
+        message = f"no training step is possible on {description}: {error} Give other sizes."
+        raise UsageError(message) from error
+
+
 class _Stopwatch:
-    """One measurement of a function a call, in seconds per call of that function."""
+    """Returns a new measurement at each call: the seconds per call of a function."""
 
     def __init__(self, call: Callable[[], object], device: torch.device) -> None:
         self.call = call
@@ -98,20 +118,11 @@ class _Stopwatch:
 
 
 def _seconds(call: Callable[[], object], calls: int, device: torch.device) -> float:
-    collected_before = gc.isenabled()
-    gc.disable()
-    try:
-        _wait(device)
-        started = time.perf_counter()
-        for _ in range(calls):
-            call()
-        _wait(device)
-        return time.perf_counter() - started
-    finally:
-        if collected_before:
-            gc.enable()
+    """Return the duration of some calls, without the garbage collector, which ``timeit`` disables."""
 
+    def clock() -> float:
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        return time.perf_counter()
 
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
+    return timeit.Timer(call, timer=clock).timeit(calls)

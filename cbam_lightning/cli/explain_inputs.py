@@ -2,132 +2,131 @@
 
 from __future__ import annotations
 
-import argparse
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cbam_lightning import data
-from cbam_lightning.benchmarks import choose_device
-from cbam_lightning.checks import check_positive
+from cbam_lightning.benchmarks.machine import choose_device
+from cbam_lightning.checks import check_choice, check_positive
 from cbam_lightning.data.detection.viewing import ScenesToView, scene_files
 from cbam_lightning.data.viewing import ImagesToView, evenly, image_files, spread
-from cbam_lightning.errors import UsageError, unknown_name
+from cbam_lightning.errors import UsageError
 from cbam_lightning.explain.detections import NamedDetector, open_detectors
 from cbam_lightning.explain.gradcam import PREDICTED
 from cbam_lightning.explain.networks import ExplainedNetwork, open_networks
 from cbam_lightning.user_code.class_paths import find_class, import_class_path
 from cbam_lightning.weights import Header
 
-_CLASSIFIER_OPTIONS = ("layer", "target", "masks")
+if TYPE_CHECKING:
+    from cbam_lightning.cli.explain_commands import Selection
 
 
-def open_classification(given: argparse.Namespace) -> tuple[list[ExplainedNetwork], ImagesToView]:
+def open_classification(selection: Selection) -> tuple[list[ExplainedNetwork], ImagesToView]:
     """Return classifiers and images, both checked before anything is computed.
 
     Raises:
         UsageError: An option has a wrong value.
     """
-    _check(given)
-    networks = open_networks(given.checkpoints, given.layer, choose_device(given.device))
+    _check(selection)
+    networks = open_networks(selection.checkpoints, selection.layer, choose_device(selection.device))
     header = networks[0].header
-    target_of(given, networks[0])
-    if given.images is not None:
-        dataset = image_files(given.images, size_of(header), header.in_channels, networks[0].class_names)
+    target_of(selection.target, networks[0])
+    if selection.images is not None:
+        dataset = image_files(selection.images, size_of(header), header.in_channels, networks[0].class_names)
     else:
-        module_class = _module_class(given, data.ImageDataModule)
+        module_class = _module_class(selection, data.ImageDataModule)
         accepted = inspect.signature(module_class).parameters
         options = {name: getattr(header, name) for name in ("size_px", "in_channels") if name in accepted}
-        if given.root and "source" in accepted:
+        if selection.root and "source" in accepted:
             options["source"] = "full"
-        dataset = _split(given, module_class, options, header, ("size_px", "in_channels", "num_classes"))
-    return networks, spread(dataset, given.limit)
+        dataset = _split(selection, module_class, options, header, ("size_px", "in_channels", "num_classes"))
+    return networks, spread(dataset, selection.limit)
 
 
-def open_detection(given: argparse.Namespace) -> tuple[list[NamedDetector], ScenesToView]:
+def open_detection(selection: Selection, masks: str | None) -> tuple[list[NamedDetector], ScenesToView]:
     """Return detectors and images, both checked before anything is computed.
 
     Raises:
         UsageError: An option has a wrong value.
     """
-    _check(given)
-    for name in _CLASSIFIER_OPTIONS:
-        if getattr(given, name) is not None:
+    _check(selection)
+    for_classifiers = {"layer": selection.layer, "target": selection.target, "masks": masks}
+    for name, value in for_classifiers.items():
+        if value is not None:
             message = f"--{name} is for classifiers; for detectors `explain` draws boxes. Omit it."
             raise UsageError(message)
-    detectors = open_detectors(given.checkpoints, choose_device(given.device))
+    detectors = open_detectors(selection.checkpoints, choose_device(selection.device))
     header = detectors[0].network.header
-    if given.images is not None:
-        dataset: Any = scene_files(given.images, header.in_channels)
+    if selection.images is not None:
+        dataset: Any = scene_files(selection.images, header.in_channels)
     else:
-        module_class = _module_class(given, data.DetectionDataModule)
+        module_class = _module_class(selection, data.DetectionDataModule)
         options: dict[str, Any] = {"in_channels": header.in_channels, "augmentation": "none"}
         if module_class is data.VOCDetection:
             options |= {"size_px": None, "class_names": detectors[0].class_names}
         if module_class is data.FashionScenes and header.size_px:
             options["size_px"] = header.size_px
-        dataset = _split(given, module_class, options, header, ("in_channels", "num_classes"))
-    return detectors, ScenesToView(dataset, evenly(len(dataset), given.limit))
+        dataset = _split(selection, module_class, options, header, ("in_channels", "num_classes"))
+    return detectors, ScenesToView(dataset, evenly(len(dataset), selection.limit))
 
 
-def _check(given: argparse.Namespace) -> None:
-    check_positive("batch_size", given.batch_size)
-    if (given.images is None) == (given.data is None):
+def _check(selection: Selection) -> None:
+    check_positive("batch_size", selection.batch_size)
+    if (selection.images is None) == (selection.data is None):
         message = "give either --images PATH or --data NAME: the images to explain."
         raise UsageError(message)
 
 
-def _module_class(given: argparse.Namespace, base: type) -> Any:
+def _module_class(selection: Selection, base: type) -> Any:
     """Return the data module that ``--data`` names, a subclass of ``base``."""
-    import_class_path(given.data, "--data")
-    classes = {name: getattr(data, name) for name in data.__all__}
-    if user_class := find_class(given.data):
-        classes[given.data] = user_class
+    name = selection.data or ""
+    import_class_path(name, "--data")
+    classes = {known: getattr(data, known) for known in data.__all__}
+    if user_class := find_class(name):
+        classes[name] = user_class
     # this command has no options for the data sets of a TorchDataset
     excluded = (base, data.TorchDataset)
-    allowed = {name: c for name, c in classes.items() if issubclass(c, base) and c not in excluded}
-    if given.data not in allowed:
-        raise unknown_name(kind="data module", given=given.data, allowed=allowed)
-    if given.split not in ("test", "val"):
-        raise unknown_name(kind="split", given=given.split, allowed=("test", "val"))
-    return allowed[given.data]
+    allowed = {known: c for known, c in classes.items() if issubclass(c, base) and c not in excluded}
+    check_choice("data module", name, allowed)
+    check_choice("split", selection.split, ("test", "val"))
+    return allowed[name]
 
 
 def _split(
-    given: argparse.Namespace,
+    selection: Selection,
     module_class: Any,
     options: dict[str, Any],
     header: Header,
     compared: tuple[str, ...],
 ) -> Any:
     """Return a split of a data module, which must be for the same images and classes as the networks."""
-    if given.root:
-        options["root"] = given.root
+    if selection.root:
+        options["root"] = selection.root
     try:
         module = module_class(**options)
     except TypeError:
-        message = f"{given.data} needs --root, the folder of its files."
+        message = f"{selection.data} needs --root, the folder of its files."
         raise UsageError(message) from None
     expected = {name: getattr(header, name) for name in compared}
     wrong = [f"{name} {value}" for name, value in expected.items() if getattr(module, name) != value]
     if header.class_names is not None and tuple(header.class_names) != tuple(module.class_names):
         wrong = wrong or ["other classes"]
     if wrong:
-        message = f"the networks expect other images or classes than {given.data}: {', '.join(wrong)}."
+        message = f"the networks expect other images or classes than {selection.data}: {', '.join(wrong)}."
         raise UsageError(message)
-    return module.split_set(given.split)
+    return module.split_set(selection.split)
 
 
-def target_of(given: argparse.Namespace, network: ExplainedNetwork) -> int | None:
+def target_of(name: str | None, network: ExplainedNetwork) -> int | None:
     """Return the class to explain: its label, -1 for the predicted one, ``None`` for each image's own.
 
     Raises:
         UsageError: The network has no such class.
     """
-    if given.target is None or given.target in network.class_names:
-        return None if given.target is None else network.class_names.index(given.target)
-    if given.target == "predicted":
-        return PREDICTED
-    raise unknown_name(kind="class", given=given.target, allowed=["predicted", *network.class_names])
+    if name is None:
+        return None
+    check_choice("class", name, ("predicted", *network.class_names))
+    return network.class_names.index(name) if name in network.class_names else PREDICTED
 
 
 def size_of(header: Header) -> int:

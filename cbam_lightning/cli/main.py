@@ -1,63 +1,65 @@
-"""The one command: it names the sub-commands, and turns mistakes into one line and an exit code."""
+"""The command ``cbam-lightning``: runs its sub-commands, and reports mistakes in one line."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from cbam_lightning import __version__
-from cbam_lightning.cli import benchmark, commands, data, explain, new, study
+from cbam_lightning.cli import study
+from cbam_lightning.cli.benchmark_commands import BENCHMARK
+from cbam_lightning.cli.command_line import Command, Group, list_parser, run, summary
+from cbam_lightning.cli.data_commands import DATA
+from cbam_lightning.cli.explain_commands import EXPLAIN
+from cbam_lightning.cli.model_commands import export, models, table
+from cbam_lightning.cli.new_project import new
 from cbam_lightning.cli.own_code import import_own_modules
+from cbam_lightning.cli.weights_commands import WEIGHTS
 from cbam_lightning.errors import RunStopped, UsageError, unknown_name
-from cbam_lightning.user_code.tracebacks import users_line, without_worker_traceback
+from cbam_lightning.user_code.tracebacks import user_line, without_worker_traceback
 
 _TRAINER_COMMANDS = {
-    "fit": "train a network, then test its best checkpoint",
-    "validate": "evaluate a checkpoint on the validation images",
-    "test": "evaluate a checkpoint on the test images",
-    "predict": "write class and probability of images as CSV, or detections as JSON",
-    "resume": "go on with a training that was cut off, as if nothing had happened",
+    "fit": "Train a network, then test its best checkpoint.",
+    "validate": "Evaluate a checkpoint on the validation images.",
+    "test": "Evaluate a checkpoint on the test images.",
+    "predict": "Write the classes and probabilities of images as CSV, or detections as JSON.",
+    "resume": "Resume an interrupted run exactly.",
 }
-_PLAIN_COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
-    "new": ("write a small project of your own to start from", new.new),
-    "models": ("list the networks and detectors, and where attention would go in them", commands.models),
-    "table": ("parameters and FLOPs of the paper's networks, published and ours", commands.table),
-    "weights": ("list, show, verify, import and export checkpoints", commands.weights),
-    "data": ("write class folders as shards, which are read faster; draw a detection set", data.data),
-    "export": ("write a network as ONNX or torch.export program", commands.export),
-    "study": ("train a grid of arms and seeds, or what is left of it", study.study),
-    "explain": ("show what networks look at, and ask people about it", explain.explain),
-    "compare": ("compare finished runs: differences, intervals, costs", study.compare),
-    "benchmark": (
-        "measure attention, networks, reading images and the training loop",
-        benchmark.benchmark,
-    ),
+_COMMANDS: dict[str, Command | Group] = {
+    "new": new,
+    "models": models,
+    "table": table,
+    "weights": WEIGHTS,
+    "data": DATA,
+    "export": export,
+    "explain": EXPLAIN,
+    "benchmark": BENCHMARK,
+}
+# These parse their options themselves.
+_STUDY_COMMANDS = {
+    "study": ("Run what is left of a grid of arms and seeds.", study.study),
+    "compare": ("Compare finished runs: differences, intervals and costs.", study.compare),
 }
 _SAVING_IMPORTS = (*_TRAINER_COMMANDS, "study")  # in the configuration of each run
-_EVERYWHERE = (
-    "Every command takes --imports MODULE, which imports modules of yours first, from the current folder\n"
-    "or installed ones, as does the environment variable CBAM_LIGHTNING_IMPORTS; and --debug, which shows\n"
-    "the whole traceback of any error."
-)
+_NOTES = """
+
+Every command accepts
+  --imports MODULE  import your own modules first, from the current folder or installed ones;
+                    the environment variable CBAM_LIGHTNING_IMPORTS does the same
+  --debug           show the whole traceback of any error"""
 EXIT_USER, EXIT_MACHINE = 2, 1
 
 
-def _parser() -> commands.Parser:
-    texts = _TRAINER_COMMANDS | {name: text for name, (text, _) in _PLAIN_COMMANDS.items()}
-    listed = "\n".join(f"  {name:<11}{text}" for name, text in texts.items())
-    parser = commands.Parser(
-        prog="cbam-lightning",
-        usage="cbam-lightning [--version] [--help] COMMAND ...",
-        description="Train and use image classifiers and detectors with convolutional attention.",
-        epilog=f"commands:\n{listed}\n\n`cbam-lightning COMMAND --help` tells more.\n\n{_EVERYWHERE}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _show_help(args: list[str]) -> None:
+    texts = _TRAINER_COMMANDS | {name: summary(command) for name, command in _COMMANDS.items()}
+    texts |= {name: text for name, (text, _) in _STUDY_COMMANDS.items()}
+    description = "Train and use image classifiers and detectors with convolutional attention."
+    parser = list_parser("cbam-lightning", description, "COMMAND", texts, _NOTES)
     parser.add_argument("--version", action="version", version=f"cbam_lightning {__version__}")
-    return parser
+    parser.parse_args(args or ["--help"])
 
 
 def _train(args: list[str]) -> None:
@@ -69,10 +71,13 @@ def _train(args: list[str]) -> None:
         run_trainer(args)
 
 
-def _print(command: Callable[[list[str]], None], args: list[str]) -> None:
-    """Run a command that prints, and end silently when the reader, such as `head`, has seen enough."""
+def _print(name: str, args: list[str]) -> None:
+    """Run a command that prints, and end silently when the reader, such as ``head``, closes the pipe."""
     try:
-        command(args)
+        if name in _STUDY_COMMANDS:
+            _STUDY_COMMANDS[name][1](args)
+        else:
+            run(f"cbam-lightning {name}", _COMMANDS[name], args)
         sys.stdout.flush()
     except BrokenPipeError:
         # https://docs.python.org/3/library/signal.html#note-on-sigpipe
@@ -82,7 +87,7 @@ def _print(command: Callable[[list[str]], None], args: list[str]) -> None:
 
 def _dispatch(args: list[str]) -> None:
     if not args or args[0].startswith("-"):
-        _parser().parse_args(args or ["--help"])
+        _show_help(args)
         return
     command = args[0]
     args, modules = import_own_modules(args)
@@ -90,25 +95,26 @@ def _dispatch(args: list[str]) -> None:
         args = [*args, "--imports", json.dumps(modules)]
     if command in _TRAINER_COMMANDS:
         _train(args)
-    elif command in _PLAIN_COMMANDS:
-        _print(_PLAIN_COMMANDS[command][1], args[1:])
+    elif command in _COMMANDS or command in _STUDY_COMMANDS:
+        _print(command, args[1:])
     else:
-        raise unknown_name(kind="command", given=command, allowed=[*_TRAINER_COMMANDS, *_PLAIN_COMMANDS])
+        allowed = [*_TRAINER_COMMANDS, *_COMMANDS, *_STUDY_COMMANDS]
+        raise unknown_name(kind="command", given=command, allowed=allowed)
 
 
-def _explained(error: Exception) -> tuple[str, int] | None:
-    """Return what to say of an error, and the exit code; None for a defect of ours."""
+def _explain(error: Exception) -> tuple[str, int] | None:
+    """Return the message for an error and the exit code; None for a bug in this package."""
     if isinstance(error, UsageError):
         return without_worker_traceback(error), EXIT_USER
     if isinstance(error, OSError):
         return str(error) or type(error).__name__, EXIT_MACHINE
-    line = users_line(error)
+    line = user_line(error)
     return None if line is None else (f"{line}. --debug shows the whole traceback.", EXIT_USER)
 
 
-def _one_line(told: object) -> str:
-    """Return the text without line breaks and control characters, which names of files may hold."""
-    text = " ".join(str(told).split())
+def _one_line(message: object) -> str:
+    """Return a message without line breaks and control characters, which file names may contain."""
+    text = " ".join(str(message).split())
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
@@ -116,12 +122,12 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Args:
-        args: The command line without the program's name; left out, it is the process's.
+        args: The command line without the program's name. Default: that of the process.
 
     Returns:
-        The exit code: 0, 2 for a mistake of the user, 1 for a failure of the machine such as a full disk,
-        3 for a loss that is no number any more, 128 + its number for a signal that ended the training. With
-        ``--debug`` anywhere in the line, every error shows its whole traceback.
+        The exit code: 0, 2 for a mistake of the user, 1 for a failure of the machine such as a full disk, 3
+        if the loss became NaN or Inf, 128 + its number for a signal that ended the run. With ``--debug``
+        anywhere on the command line, every error shows its whole traceback.
     """
     words = list(sys.argv[1:] if args is None else args)
     try:
@@ -133,12 +139,12 @@ def main(args: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # --help and --version
         return stop.code if isinstance(stop.code, int) else 0
     except Exception as error:
-        told = _explained(error)
-        if told is None:
+        explained = _explain(error)
+        if explained is None:
             raise
         if "--debug" in words:
             traceback.print_exc()
-        message, exit_code = told
+        message, exit_code = explained
         print(f"cbam-lightning: error: {_one_line(message)}", file=sys.stderr)
         return exit_code
     return 0

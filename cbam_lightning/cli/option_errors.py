@@ -1,39 +1,38 @@
-"""The errors of jsonargparse, in one line for people.
+"""Turns the errors of jsonargparse into one line each.
 
-jsonargparse explains at length why a value fits none of the types that a parameter may have. The line that
-matters is the innermost one; the parameter's full name is spread over the lines above it.
+jsonargparse explains at length why a value fits none of the types that a parameter may have. The relevant
+line is the innermost one; the parameter's full name is spread over the lines above it.
 """
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 import re
 from collections.abc import Iterable
-from importlib import import_module
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import yaml
 
-from cbam_lightning.errors import UsageError
+from cbam_lightning.errors import UsageError, closest
 from cbam_lightning.user_code.class_paths import find_class, import_class_path, is_class_path
 
 _MAX_VALUES = 100_000  # in a configuration
 
-_OPTION = re.compile(r"Option '([^']+)' is not accepted")
+_UNACCEPTED = re.compile(r"Option '([^']+)' is not accepted")
 _UNKNOWN_KEY = re.compile(r"does not accept option '([^']+)'")
-_UNRECOGNIZED = re.compile(r"unrecognized arguments: (.*)")
+_UNRECOGNIZED = re.compile(r"unrecognized arguments: ([^ =]*)")
 _MISSING = re.compile(r"class_path '([\w.]+)':\s+the following arguments are required: (.+)")
 _CLASS_NAME = re.compile(r"Expected a dot import path string: (\S+)")
 _TYPE = re.compile(r"Expected an? (.+?)\. Got value: (.+)")
-_TYPES = re.compile(r"Expected an? (.+)$", re.MULTILINE)
+_TYPES = re.compile(r"Expected an? (?!path but)(.+)$", re.MULTILINE)
 _CLASS_PATH = re.compile(r"class_path[ =]'([\w.]+)'")
 _BASE = re.compile(r"Subtypes: \[(.+)\]")
 _NO_FILE = re.compile(r"File does not exist: '([^']+)'")
-_GIVEN = re.compile(r"Given value: (.+)")
-# A value that was given, by itself, as the class of a dictionary, or as an option inside another class.
+_VALUE = re.compile(r"Given value: (.+)")
+# A class path that was given: by itself, as the class of a dictionary, or as an option inside another class.
 _GIVEN_PATH = re.compile(
     r"^\s*Given value: ([\w.]+)$|'class_path': '([\w.]+)'|NestedArg\(key=.*?val='([\w.]+)'", re.MULTILINE
 )
@@ -41,47 +40,49 @@ _NO_SUBCLASS = re.compile(r"does not correspond to a subclass of (\w+)")
 
 
 def explain(message: str, options: Iterable[str], configs: Iterable[str | Path] = ()) -> str:
-    """Say in one line what was given, what is allowed, and what to do.
+    """Return one line that says what was given, what is allowed, and what to do.
 
     Args:
         message: Text of jsonargparse's error.
-        options: Every option of the sub-command, such as ``trainer.max_epochs``.
-        configs: The configuration files given, to find the one that is no valid YAML.
+        options: All options of the sub-command, such as ``trainer.max_epochs``.
+        configs: The configuration files that were given, to find the one that is not valid YAML.
     """
     key = ".".join(re.findall(r'Parser key "([^"]+)"', message))
-    if problem := _class_path_problem(key, message):
+    if problem := _class_path_problem(key, message) or _option_problem(key, message, options):
         return problem
     if found := _NO_FILE.search(message):
         return f"there is no configuration file {found[1]}; check the path after --config."
-    if found := _OPTION.search(message):
-        return _unknown_option(key, found[1], _CLASS_PATH.findall(message))
-    if found := _UNKNOWN_KEY.search(message):
-        return f"unknown option {found[1]!r}.{_closest(found[1], options)}"
-    if found := _UNRECOGNIZED.search(message):
-        given = found[1].partition(" ")[0].split("=")[0]
-        return f"unknown option {given!r}.{_closest(given.lstrip('-'), options, '--')}"
-    if found := _MISSING.search(message):
-        needed = ", ".join(f"--{key}.{name}" for name in found[2].replace(",", " ").split())
-        return f"--{key} {found[1].rpartition('.')[2]} needs {needed}."
+    if message.startswith("Problems parsing config") and (problem := broken_yaml(configs)):
+        return problem
     if found := _CLASS_NAME.search(message):
-        return f"--{key} is {found[1]!r}, which is no known class.{_classes(key, found[1], message)}"
+        return f"--{key} is {found[1]!r}, which is not a known class.{_classes(key, found[1], message)}"
     if "is abstract" in message:
         return f"--{key} has options but no class; name it first.{_classes(key, '', message)}"
     if found := _TYPE.search(message):
         return f"--{key} is {found[2]!r}; allowed: {_plain(found[1])}."
-    types = [given for given in _TYPES.findall(message) if not given.startswith("path but")]
-    if (found := _GIVEN.search(message)) and types:
-        allowed = " or ".join(dict.fromkeys(_plain(t) for t in types))
-        return f"--{key} is {found[1]!r}; allowed: {allowed}."
-    if message.startswith("Problems parsing config"):
-        return broken_yaml(configs) or _one_line(message)
+    if (found := _VALUE.search(message)) and (types := _TYPES.findall(message)):
+        return f"--{key} is {found[1]!r}; allowed: {' or '.join(dict.fromkeys(map(_plain, types)))}."
     if "arguments are required" in message:
         return re.sub(r"\b(fit|validate|test|predict)\.", "--", _one_line(message)) + "."
     return _one_line(message)
 
 
+def _option_problem(key: str, message: str, options: Iterable[str]) -> str | None:
+    """Return what is wrong with the name of an option, if that is the problem."""
+    if found := _UNACCEPTED.search(message):
+        return _unaccepted(key, found[1], _CLASS_PATH.findall(message))
+    if found := _UNKNOWN_KEY.search(message):
+        return f"unknown option {found[1]!r}.{closest(found[1], options)}"
+    if found := _UNRECOGNIZED.search(message):
+        return f"unknown option {found[1]!r}.{closest(found[1].lstrip('-'), options, '--')}"
+    if found := _MISSING.search(message):
+        needed = ", ".join(f"--{key}.{name}" for name in found[2].replace(",", " ").split())
+        return f"--{key} {found[1].rpartition('.')[2]} needs {needed}."
+    return None
+
+
 def _class_path_problem(key: str, message: str) -> str | None:
-    """Say what is wrong with a class path that was given, if that is the problem."""
+    """Return what is wrong with a class path that was given, if that is the problem."""
     if "Problem with given class_path" not in message and "path" not in message.partition("Given value:")[0]:
         return None
     for groups in _GIVEN_PATH.findall(message):
@@ -93,9 +94,9 @@ def _class_path_problem(key: str, message: str) -> str | None:
         except UsageError as error:
             return str(error)
         if find_class(path) is None:
-            return f"--{key} is {path!r}, which is no class; only classes can be named."
+            return f"--{key} is {path!r}, which is not a class; give the path of a class."
         if found := _NO_SUBCLASS.search(message):
-            return f"--{key} is {path!r}, which is no {found[1]}."
+            return f"--{key} is {path!r}, which is not a {found[1]}."
     return None
 
 
@@ -109,34 +110,19 @@ def _plain(type_text: str) -> str:
     return text.replace("NoneType", "null")
 
 
-def _closest(given: str, names: Iterable[str], prefix: str = "") -> str:
-    close = difflib.get_close_matches(given, list(names), n=1)
-    return f" Did you mean {prefix + close[0]!r}?" if close else ""
-
-
-def _import(path: str) -> type | None:
-    module, _, name = path.rpartition(".")
-    try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
-        return None
-    return found if isinstance(found, type) else None
-
-
-def _unknown_option(key: str, given: str, class_paths: list[str]) -> str:
-    owner = _import(class_paths[-1]) if class_paths else None
-    if owner is None:
-        return f"unknown option {given!r} of {key}."
+def _unaccepted(key: str, option: str, class_paths: list[str]) -> str:
+    owner = locate(class_paths[-1]) if class_paths else None
+    if not isinstance(owner, type):
+        return f"unknown option {option!r} of {key}."
     allowed = sorted(_parameters(owner))
-    if not allowed:  # Lightning's own base class, which stands for any until one is named
-        return f"{key} has no class yet to have an option {given!r}; name the class first, --{key} NAME."
-    return (
-        f"{owner.__name__} has no option {given!r}.{_closest(given, allowed)} Allowed: {', '.join(allowed)}."
-    )
+    if not allowed:  # Lightning's own base class, which stands for any class until one is named
+        return f"{key} has no class yet to have an option {option!r}; name the class first, --{key} NAME."
+    hint = closest(option, allowed)
+    return f"{owner.__name__} has no option {option!r}.{hint} Allowed: {', '.join(allowed)}."
 
 
 def _parameters(owner: type) -> set[str]:
-    """Return the options of a class, and those of its bases as long as it hands on ``**kwargs``."""
+    """Return the options of a class, and those of its bases as long as it passes on ``**kwargs``."""
     names: set[str] = set()
     for base in owner.__mro__:
         if "__init__" in vars(base):
@@ -144,38 +130,39 @@ def _parameters(owner: type) -> set[str]:
             names |= {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
             if not any(p.kind is p.VAR_KEYWORD for p in parameters):
                 break
-    return names - {"params"}  # of an optimiser: filled in
+    return names - {"params"}  # of an optimizer: Lightning fills it in
 
 
-def _classes(key: str, given: str, message: str) -> str:
+def _classes(key: str, name: str, message: str) -> str:
+    """Return the class with the closest name and all allowed ones, as the end of a message."""
     bases = re.findall(r"<class '([\w.]+)'>", (_BASE.findall(message) or [""])[-1])
     if key.endswith("optimizer"):
         bases = ["torch.optim.Optimizer"]
-    names = sorted({name for base in bases for name in _subclasses(_import(base))})
+    names = sorted({subclass for base in bases for subclass in _subclasses(locate(base))})
     allowed = f" Allowed: {', '.join(names)}, or the import path of a class." if names else ""
-    return f"{_closest(given, names)}{allowed}"
+    return f"{closest(name, names)}{allowed}"
 
 
-def _subclasses(base: type | None) -> set[str]:
-    """Return the public, concrete classes below ``base``."""
-    if base is None or base is type(None):
+def _subclasses(base: object) -> set[str]:
+    """Return the names of the public, concrete classes below ``base``."""
+    if not isinstance(base, type) or base is type(None):
         return set()
     children: list[type] = base.__subclasses__()
     own = {c.__name__ for c in children if not c.__name__.startswith("_") and not inspect.isabstract(c)}
-    return own.union(*(_subclasses(c) for c in children))
+    return own.union(*map(_subclasses, children))
 
 
 def broken_yaml(configs: Iterable[str | Path]) -> str | None:
-    """Say what is wrong with the first of these files that is no YAML of reasonable size."""
+    """Return what is wrong with the first of these files that is not YAML of reasonable size, if any."""
     for path in configs:
         try:
             text = Path(path).read_text()
             _expanded_size(yaml.compose(text, yaml.SafeLoader), {})
             yaml.safe_load(text)
         except yaml.YAMLError as error:
-            return f"{path} is no valid YAML: {_one_line(str(error))}."
+            return f"{path} is not valid YAML: {_one_line(str(error))}."
         except RecursionError:
-            return f"{path} cannot be read: its values stand too deep in others."
+            return f"{path} cannot be read: its values are nested too deeply."
         except OverflowError as error:
             return f"{path} cannot be read: {error}."
         except FileNotFoundError:
@@ -186,14 +173,14 @@ def broken_yaml(configs: Iterable[str | Path]) -> str | None:
 
 
 def _expanded_size(node: Any, sizes: dict[int, float]) -> float:
-    """Count the values of a document with every alias written out, which a few lines can make billions.
+    """Count the values of a document with all aliases expanded, which can be billions for a few lines.
 
     Args:
-        node: Of the document.
-        sizes: Of the nodes seen before, by their ``id``; infinite for those that this one stands in.
+        node: A node of the document.
+        sizes: Sizes of the nodes seen before, by their ``id``; infinite for those that contain ``node``.
 
     Raises:
-        OverflowError: There are too many, or a value stands in itself.
+        OverflowError: There are too many values, or a value contains itself.
     """
     if id(node) not in sizes:
         sizes[id(node)] = math.inf
@@ -201,6 +188,6 @@ def _expanded_size(node: Any, sizes: dict[int, float]) -> float:
         flat = [child for item in children for child in (item if isinstance(item, tuple) else (item,))]
         sizes[id(node)] = 1 + sum(_expanded_size(child, sizes) for child in flat)
     if sizes[id(node)] > _MAX_VALUES:
-        message = "its aliases (*) make it endless, or far too long"
+        message = "its aliases (*) expand to far too many values"
         raise OverflowError(message)
     return sizes[id(node)]

@@ -1,7 +1,7 @@
-"""The user's own modules, imported before anything else of a command line is read.
+"""Imports the user's own modules before the rest of the command line is parsed.
 
-They are named by ``--imports``, by ``imports:`` in a configuration file, in the configuration of a run that
-goes on or of a study, and by the environment variable ``CBAM_LIGHTNING_IMPORTS``.
+They are named by ``--imports``, by ``imports:`` in a configuration file or in the configuration of a resumed
+run or of a study, and by the environment variable ``CBAM_LIGHTNING_IMPORTS``.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _OPTION = "--imports"
 
 
 def add_current_folder() -> None:
-    """Let modules of the current folder be imported, as ``python -m`` does and a console script does not."""
-    if not sys.flags.safe_path and os.getcwd() not in sys.path:  # noqa: PTH109 - as Python writes it there
+    """Make modules in the current folder importable, as ``python -m`` does and a console script does not."""
+    if not sys.flags.safe_path and os.getcwd() not in sys.path:  # noqa: PTH109 - as Python itself does
         sys.path.insert(0, os.getcwd())  # noqa: PTH109
 
 
@@ -42,64 +42,54 @@ def import_own_modules(args: Sequence[str]) -> tuple[list[str], list[str]]:
         The command line without ``--imports``, and the modules, each once.
 
     Raises:
-        UsageError: There is no such module, it raises, or its name is no name.
+        UsageError: A name is invalid, there is no such module, or importing it fails.
     """
-    rest, typed = _without_imports(list(args))
-    named = {VARIABLE: _names(VARIABLE, os.environ.get(VARIABLE, "")), _OPTION: typed}
-    named |= {f"imports of {path}": _imports_of(path) for path in _configurations(rest)}
+    rest, from_options = _without_imports(list(args))
+    names = {VARIABLE: _names(VARIABLE, os.environ.get(VARIABLE, "")), _OPTION: from_options}
+    for path in _configurations(rest):
+        origin = f"imports of {path}"
+        names[origin] = _names(origin, _read(path).get("imports") or [])
     add_current_folder()
-    for option, names in named.items():
-        import_modules(names, option)
-    return rest, list(dict.fromkeys(name for names in named.values() for name in names))
-
-
-def import_modules(names: Sequence[str], option: str) -> None:
-    """Import modules.
-
-    Args:
-        names: Of the modules.
-        option: Where they were named, for messages.
-
-    Raises:
-        UsageError: There is no such module, or it raises.
-    """
-    for name in names:
-        import_module(name, option)
+    for origin, modules in names.items():
+        for module in modules:
+            import_module(module, origin)
+    return rest, list(dict.fromkeys(module for modules in names.values() for module in modules))
 
 
 def import_own_networks(runs: Iterable[FinishedRun]) -> None:
-    """Import what runs of this machine's folders need to build their networks once more.
+    """Import what the networks of runs on this machine are built from.
 
-    A run of W&B comes from elsewhere, and names classes only.
+    Nothing is imported for runs from W&B, which come from elsewhere.
 
     Args:
-        runs: To be compared.
+        runs: The runs to compare.
 
     Raises:
-        UsageError: There is no such module, or it raises.
+        UsageError: There is no such module, or importing it fails.
     """
     for run in runs:
         if Path(run.source).is_dir():
-            import_modules(run.settings.get("imports") or [], f"imports of {run.source}")
+            for module in run.settings.get("imports") or []:
+                import_module(module, f"imports of {run.source}")
             for name in ("network", "attention"):
                 import_class_path(run.network.get(name), f"the {name} of {run.source}")
 
 
 def _without_imports(args: list[str]) -> tuple[list[str], list[str]]:
-    """Take ``--imports VALUE`` and ``--imports=VALUE`` out of a command line."""
+    """Remove ``--imports VALUE`` and ``--imports=VALUE`` from a command line, and return their names."""
     rest, names = [], []
     words = iter(args)
     for word in words:
-        option, given, value = word.partition("=")
+        option, equals, value = word.partition("=")
         if option.rstrip("+") == _OPTION:
-            names += _names(_OPTION, value if given else next(words, ""), required=True)
+            names += _names(_OPTION, value if equals else next(words, ""), required=True)
         else:
             rest.append(word)
     return rest, names
 
 
 def _names(option: str, value: Any, required: bool = False) -> list[str]:
-    """Return the names in a list, in the text of a YAML list, or in a text with commas."""
+    """Return the names in a list, in the text of a YAML list, or in a comma-separated text."""
     if isinstance(value, str):
         value = [word.strip(" '\"") for word in value.strip().removeprefix("[").removesuffix("]").split(",")]
         value = [word for word in value if word]
@@ -115,7 +105,7 @@ def _is_module_name(name: Any) -> bool:
 
 
 def _configurations(args: list[str]) -> Iterator[Path]:
-    """Yield the files whose ``imports`` count: of ``--config``, of a run that goes on, of a study."""
+    """Yield the configuration files: of ``--config``, of a run to resume, and of a study."""
     for option, value in pairwise([*args, ""]):
         if option in ("-c", "--config"):
             yield Path(value)
@@ -129,14 +119,7 @@ def _configurations(args: list[str]) -> Iterator[Path]:
             yield Path(file).parent / base
 
 
-def _imports_of(path: Path) -> list[str]:
-    imports = _read(path).get("imports")
-    return [] if imports is None else _names(f"imports of {path}", imports)
-
-
 def _read(path: Path) -> dict[str, Any]:
-    """Return what a file holds; nothing if it cannot be read, which the command itself says better."""
-    if not path.is_file() or broken_yaml([path]):
-        return {}
-    content = yaml.safe_load(path.read_text())
+    """Return the content of a file; nothing if it cannot be read, which the command itself reports."""
+    content = yaml.safe_load(path.read_text()) if path.is_file() and not broken_yaml([path]) else {}
     return content if isinstance(content, dict) else {}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cbam_lightning.cli.commands import Parser
+from cbam_lightning.cli.command_line import Parser
 from cbam_lightning.errors import RunStopped, UsageError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def compare(args: list[str]) -> None:
 
 
 def _compare(given: argparse.Namespace) -> None:
-    from cbam_lightning.benchmarks import set_threads, this_machine
+    from cbam_lightning.benchmarks.machine import set_threads, this_machine
     from cbam_lightning.checks import check_positive
     from cbam_lightning.cli.own_code import import_own_networks
     from cbam_lightning.studies.compare import compare, measure_costs, rendering

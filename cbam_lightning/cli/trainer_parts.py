@@ -22,7 +22,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 
 from cbam_lightning.errors import RunStopped, UsageError
-from cbam_lightning.user_code.tracebacks import is_users, raised, users_line
+from cbam_lightning.user_code.tracebacks import describe_error, is_user_file, user_line
 
 _OWN = str(Path(__file__).parent.parent)
 _LIGHTNING = str(Path(pytorch_lightning.__file__).parent)
@@ -98,7 +98,7 @@ def as_mistake(error: Exception) -> UsageError | None:
 
 def own_mistake(error: Exception) -> UsageError | None:
     """Return an error of the user's own code with its file and line; ``None`` if none of it took part."""
-    line = None if isinstance(error, _NO_MISTAKES) else users_line(error)
+    line = None if isinstance(error, _NO_MISTAKES) else user_line(error)
     return None if line is None else UsageError(f"{line}. --debug shows the whole traceback.")
 
 
@@ -127,8 +127,8 @@ def _mistake(option: str, part: type, error: Exception) -> UsageError:
 
 
 def _said(error: Exception) -> str:
-    spoken = isinstance(error, _SPOKEN) and users_line(error) is None
-    return str(error) if spoken else raised(error)
+    spoken = isinstance(error, _SPOKEN) and user_line(error) is None
+    return str(error) if spoken else describe_error(error)
 
 
 def _calls(error: BaseException) -> list[TracebackType]:
@@ -149,7 +149,7 @@ def _is_own(call: TracebackType) -> bool:
 
 
 def _is_library(call: TracebackType) -> bool:
-    return not _is_own(call) and not is_users(_file(call))
+    return not _is_own(call) and not is_user_file(_file(call))
 
 
 def _classes(config: Any, option: str = "") -> Iterator[tuple[str, type]]:

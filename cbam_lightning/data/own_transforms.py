@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 from cbam_lightning.data.images import NotAnImageError, allowed_images, as_image
 from cbam_lightning.data.transforms import EvalTransform
 from cbam_lightning.errors import UsageError
-from cbam_lightning.user_code.tracebacks import raised
+from cbam_lightning.user_code.tracebacks import describe_error
 
 # For jsonargparse: the transforms of torchvision by their bare names, and any class with ``__call__``.
 OneTransform: TypeAlias = v2.Transform | Callable[[Any], Any]
@@ -67,7 +67,8 @@ class OwnTransform:
             try:
                 changed = step(changed)
             except Exception as error:
-                message = f"{self._title(step)} raised {raised(error)}; its input was {_what(changed)}."
+                what = describe_error(error)
+                message = f"{self._title(step)} raised {what}; its input was {_what(changed)}."
                 raise UsageError(message) from error
         try:
             return as_image(changed, self.channels, any_float=self.any_float)

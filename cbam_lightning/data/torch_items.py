@@ -17,7 +17,7 @@ from cbam_lightning.data.batch import as_index
 from cbam_lightning.data.images import NotAnImageError, allowed_images, as_image
 from cbam_lightning.data.transformed import drawing
 from cbam_lightning.errors import UsageError
-from cbam_lightning.user_code.tracebacks import raised
+from cbam_lightning.user_code.tracebacks import describe_error
 
 
 class TorchItems:
@@ -63,7 +63,7 @@ class TorchItems:
         try:
             item = self.dataset[index]
         except Exception as error:
-            message = f"{self.title}: item {index} raised {raised(error)}."
+            message = f"{self.title}: item {index} raised {describe_error(error)}."
             raise UsageError(message) from error
         if not isinstance(item, tuple | list) or len(item) != 2:
             what = f"{len(item)} values" if isinstance(item, tuple | list) else f"a {type(item).__name__}"

@@ -1,1 +1,1 @@
-"""Classes and modules of the user's: found by their import path, and named in errors."""
+"""The user's own classes and modules: imported by name, and located in errors."""

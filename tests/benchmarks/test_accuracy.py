@@ -210,7 +210,7 @@ def test_what_states_nothing_of_our_images_is_only_loaded(changes):
     name = write(**{"metrics": {"embedded/top1": 0.1}} | changes)
     assert verify(name) == (
         "whole, and every value fits its network; "
-        "no accuracy measured, since none is stated on images that come with this package"
+        "no accuracy measured, since none is stated for images that come with this package"
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cbam_lightning import __version__
-from cbam_lightning.benchmarks import choose_device, set_threads, this_machine
+from cbam_lightning.benchmarks.machine import choose_device, set_threads, this_machine
 from cbam_lightning.errors import UsageError
 
 CPU = torch.device("cpu")

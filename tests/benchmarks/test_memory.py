@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cbam_lightning.benchmarks import saved_bytes
+from cbam_lightning.benchmarks.memory import saved_bytes
 
 N, C, H, W = 2, 3, 4, 6
 MAP = 4 * N * C * H * W  # bytes

@@ -5,7 +5,8 @@ import gc
 import pytest
 import torch
 
-from cbam_lightning.benchmarks import alternate, first_call_seconds, in_turns, timing
+from cbam_lightning.benchmarks import timing
+from cbam_lightning.benchmarks.timing import alternate, first_call_seconds, in_turns
 
 
 class Clock:

@@ -126,7 +126,7 @@ def own(monkeypatch):
         (f"{CLOTHES} --model.attention nowhere.A", ["--model.attention", "no module 'nowhere'"]),
         (f"{CLOTHES} --model.network own.Items", ["the network 'own.Items' is no torch.nn.Module"]),
         (f"{CLOTHES} --model own.Nothing", ["--model is 'own.Nothing'", "no 'Nothing'", "own.py"]),
-        (f"{CLOTHES} --model own.Items", ["--model is 'own.Items', which is no LightningModule"]),
+        (f"{CLOTHES} --model own.Items", ["--model is 'own.Items', which is not a LightningModule"]),
         (
             f"{CLOTHES} --model own.Vector",
             ["Vector.loss in", "own.py", "shape (128,)", "mean over"],

@@ -10,7 +10,7 @@ from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader
 
 from cbam_lightning.errors import UsageError
-from cbam_lightning.user_code.tracebacks import is_users, users_line, without_worker_traceback
+from cbam_lightning.user_code.tracebacks import is_user_file, user_line, without_worker_traceback
 
 CODE = """
 import torch
@@ -45,27 +45,27 @@ def caught(function):
 
 def test_the_innermost_line_of_the_user_counts(users):
     error = caught(lambda: users.add(torch.ones(2), torch.ones(3)))
-    assert users_line(error).startswith("users_code.py, line 14: RuntimeError: The size of tensor a (2)")
+    assert user_line(error).startswith("users_code.py, line 14: RuntimeError: The size of tensor a (2)")
 
 
 def test_an_error_behind_another_is_found(users):
     error = ImportError("of a library")
     error.__cause__ = caught(lambda: users.add(1, "x"))
-    assert users_line(error).startswith("users_code.py, line 14: TypeError")
+    assert user_line(error).startswith("users_code.py, line 14: TypeError")
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_worker_process_changes_nothing(users, num_workers):
     loader = DataLoader(users.Data(ValueError), num_workers=num_workers)
-    assert users_line(caught(lambda: next(iter(loader)))) == "users_code.py, line 11: ValueError: item is odd"
+    assert user_line(caught(lambda: next(iter(loader)))) == "users_code.py, line 11: ValueError: item is odd"
     loader = DataLoader(users.Data(UsageError), num_workers=num_workers)
     assert without_worker_traceback(caught(lambda: next(iter(loader)))) == "item is odd"
 
 
 def test_whose_a_file_is():
-    assert is_users("/home/me/my.py")
+    assert is_user_file("/home/me/my.py")
     for path in (torch.__file__, importlib.__file__, sys.modules["cbam_lightning"].__file__, "<frozen x>"):
-        assert not is_users(path)
+        assert not is_user_file(path)
 
 
 def from_worker(error, cause=None):

@@ -1,4 +1,4 @@
-"""An attention module of your own: replace what is in it, or add classes."""
+"""Your own attention module: replace it, or add classes."""
 
 from torch import Tensor, nn
 
@@ -7,11 +7,11 @@ from cbam_lightning import register_attention
 
 @register_attention("contrast")
 class ContrastAttention(nn.Module):
-    """A gate for every channel, from how much the channel varies over the image.
+    """A gate for each channel, computed from the channel's standard deviation over the image.
 
     Args:
-        channels: C of the feature maps; every attention module takes it first.
-        reduction: C divided by the number of hidden units; an option of this module.
+        channels: C of the feature maps; the first argument of every attention module.
+        reduction: C divided by the number of hidden units; an option of this module only.
     """
 
     def __init__(self, channels: int, reduction: int = 8) -> None:

@@ -1,4 +1,4 @@
-"""A data set of your own: any torch Dataset of (image, label)."""
+"""Your own data set: any torch Dataset of (image, label)."""
 
 import torch
 from torch import Tensor
@@ -8,12 +8,12 @@ from cbam_lightning.data import FashionMNIST
 
 
 class Shoes(Dataset[tuple[Tensor, int]]):
-    """The sandals, sneakers and boots among the garments that are shipped with cbam_lightning.
+    """The sandals, sneakers and ankle boots of the Fashion-MNIST images that come with cbam_lightning.
 
-    An image may be a PIL image, an array or a tensor; here it is uint8 (1, 28, 28).
+    Images may be PIL images, arrays or tensors; here they are tensors, uint8 (1, 28, 28).
 
     Args:
-        train: Whether to take the training images or the test images.
+        train: Whether to use the training images or the test images.
     """
 
     classes = ("Sandal", "Sneaker", "Ankle boot")

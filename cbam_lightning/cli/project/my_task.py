@@ -1,4 +1,4 @@
-"""A task with a loss of its own; network, metrics, optimiser and schedule are the Classifier's."""
+"""A task with its own loss; network, metrics, optimizer and schedule are those of Classifier."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from cbam_lightning import Classifier
 
 
 class FocalTask(Classifier):
-    """A classifier that gives most weight to what it gets wrong (https://arxiv.org/abs/1708.02002).
+    """A classifier with the focal loss, which emphasises misclassified images (https://arxiv.org/abs/1708.02002).
 
     Args:
         gamma: Exponent of the focal loss; 0 gives cross-entropy.

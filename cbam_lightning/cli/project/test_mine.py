@@ -1,4 +1,4 @@
-"""What the parts of this project compute, against formulas written out."""
+"""Tests of the parts of this project against explicit formulas."""
 
 import torch
 from my_attention import ContrastAttention

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from cbam_lightning.benchmarks import alternate, choose_device
-from cbam_lightning.benchmarks.detection import DetectionStep, count_detector
-from cbam_lightning.benchmarks.network import TrainingStep
+from cbam_lightning.benchmarks.detector_costs import DetectionStep, count_detector
+from cbam_lightning.benchmarks.machine import choose_device
+from cbam_lightning.benchmarks.time_network import TrainingStep
+from cbam_lightning.benchmarks.timing import alternate
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models.complexity import Complexity, count
 from cbam_lightning.models.detection import create_detector
@@ -68,7 +69,7 @@ def measure_costs(
     costs = {}
     for label, step in steps.items():
         size = _count(built[label])
-        costs[label] = Costs(*size, 1e3 * statistics.median(seconds[label]), step.kept_bytes())
+        costs[label] = Costs(*size, 1e3 * statistics.median(seconds[label]), step.saved_bytes())
     return costs
 
 

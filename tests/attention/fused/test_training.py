@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cbam_lightning import create_model
 from cbam_lightning.attention import CBAM
-from cbam_lightning.benchmarks import saved_bytes
+from cbam_lightning.benchmarks.memory import saved_bytes
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models.resnet import ResNet
 from tests.attention.checks import assert_survives_large_inputs, images, randomised

@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from cbam_lightning.attention import BAM, CBAM
-from cbam_lightning.benchmarks import network as benchmark
+from cbam_lightning.benchmarks import time_network as benchmark
 from cbam_lightning.benchmarks.baselines import AuthorsBAM, AuthorsChannelGate
-from cbam_lightning.benchmarks.network import TrainingStep, benchmark_network
+from cbam_lightning.benchmarks.options import NetworkOptions
+from cbam_lightning.benchmarks.time_network import TrainingStep, time_network
 from cbam_lightning.errors import UsageError
 
 
@@ -25,9 +26,16 @@ def timed(monkeypatch):
     return given
 
 
-def measure(network="resnet20", attentions=("cbam",), **options):
-    given = {"batch_size": 2, "size_px": 8, "in_channels": 1, "repeats": 2, "compiled": False} | options
-    return benchmark_network(network, attentions, **given)
+def measure(network="resnet20", **options):
+    given = {
+        "network": network,
+        "batch_size": 2,
+        "size_px": 8,
+        "in_channels": 1,
+        "repeats": 2,
+        "compiled": False,
+    } | options
+    return time_network(NetworkOptions(**given))
 
 
 def values(report):
@@ -60,7 +68,7 @@ class TestTrainingStep:
     def test_keeps_the_bytes_of_its_tensors(self):
         step = TrainingStep(nn.Sequential(nn.Flatten(), nn.Linear(12, 10)), torch.randn(3, 3, 2, 2))
         # the input of the linear layer, the log-softmax, the labels, and the sum of their weights
-        assert step.kept_bytes() == 4 * 3 * 12 + 4 * 3 * 10 + 8 * 3 + 4
+        assert step.saved_bytes() == 4 * 3 * 12 + 4 * 3 * 10 + 8 * 3 + 4
 
     def test_labels_are_classes_in_a_batch_of_any_size(self):
         labels = TrainingStep(nn.Linear(1, 1), torch.zeros(1002, 1)).labels
@@ -69,7 +77,7 @@ class TestTrainingStep:
 
 def test_a_small_run():
     pytest.importorskip("timm")
-    step, kept = measure(attentions=["cbam", "sagan", "cbam"])
+    step, kept = measure(attention=["cbam", "sagan", "cbam"])
     names = ["plain", "cbam authors", "cbam reference", "cbam timm", "sagan reference"]
     for report in (step, kept):
         assert report.baseline == "plain"
@@ -81,7 +89,7 @@ def test_a_small_run():
 
 
 def test_the_bytes_of_se_are_those_of_its_tensors(timed):
-    _, kept = measure(attentions=["se"], memory_formats=["channels_first", "channels_last"])
+    _, kept = measure(attention=["se"], memory_format=["channels_first", "channels_last"])
     # in each of the nine blocks: the map, its means, the hidden layer, and the gate
     added = sum(
         3 * 4 * 2 * (channels * side**2 + 2 * channels + channels // 16)
@@ -94,7 +102,7 @@ def test_the_bytes_of_se_are_those_of_its_tensors(timed):
 
 def test_seconds_become_milliseconds_and_every_format_has_networks_of_its_own(timed):
     formats = ["channels_first", "channels_last", "channels_last"]
-    step, _ = measure(attentions=["eca"], memory_formats=formats)
+    step, _ = measure(attention=["eca"], memory_format=formats)
     assert [row.values for row in step.rows][:2] == [[1e3] * 2, [2e3] * 2]
     assert [list(group) for group in timed] == [list(timed[0])] * 2
     for candidates, layout in zip(timed, (torch.contiguous_format, torch.channels_last), strict=True):
@@ -155,19 +163,19 @@ def test_fused_needs_a_compiler():
     ("options", "message"),
     [
         ({"network": "resnet21"}, "unknown model 'resnet21'"),
-        ({"attentions": ["cbma"]}, "unknown attention 'cbma'"),
-        ({"attentions": ["cbam", "none"]}, "attention 'none' is the plain network"),
+        ({"attention": ["cbma"]}, "unknown attention 'cbma'"),
+        ({"attention": ["cbam", "none"]}, "attention 'none' is the plain network"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"size_px": -1}, "size_px is -1"),
         ({"in_channels": 0}, "in_channels is 0"),
         ({"repeats": 0}, "repeats is 0"),
-        ({"memory_formats": ["chanels_first"]}, "Did you mean 'channels_first'"),
+        ({"memory_format": ["chanels_first"]}, "Did you mean 'channels_first'"),
         ({"device": "abacus"}, "device is 'abacus'"),
         (
             {"batch_size": 1, "size_px": 4},
-            "resnet20 makes no step on images .1, 1, 4, 4.: Expected more than 1",
+            "no training step is possible on images of 1x1x4x4 with resnet20: Expected more than 1",
         ),
-        ({"batch_size": 999_999, "size_px": 9_999}, "do not fit into the memory of cpu"),
+        ({"batch_size": 999_999, "size_px": 9_999}, "does not fit into the memory of cpu"),
     ],
 )
 def test_refuses(options, message):

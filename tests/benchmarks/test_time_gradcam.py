@@ -2,7 +2,7 @@
 
 import torch
 
-from cbam_lightning.benchmarks.gradcam import bare_passes
+from cbam_lightning.benchmarks.time_gradcam import bare_passes
 from cbam_lightning.explain.gradcam import GradCAM
 from tests.attention.checks import images
 from tests.explain.test_gradcam import small_resnet

@@ -3,15 +3,20 @@
 import pytest
 import torch
 
-from cbam_lightning.benchmarks import loop as benchmark
-from cbam_lightning.benchmarks.loop import benchmark_loop
+from cbam_lightning.benchmarks import time_loop as benchmark
+from cbam_lightning.benchmarks.options import LoopOptions
+from cbam_lightning.benchmarks.time_loop import time_loop
 from cbam_lightning.data import FashionMNIST
 from cbam_lightning.errors import UsageError
 from tests.tasks.small import classifier, differing, snapshot
 
 
+def measure_loops(attention, **options):
+    return time_loop(LoopOptions(attention=attention, **options))
+
+
 def test_a_small_run_gives_the_rates_of_both_loops():
-    report = benchmark_loop("resnet20", "cbam", batch_size=2, steps=2, repeats=2)
+    report = measure_loops("cbam", batch_size=2, steps=2, repeats=2)
     assert report.title.startswith("resnet20 + cbam")
     assert report.groups().keys() == {"batch 2, 2 steps"}
     assert [row.candidate for row in report.rows] == ["plain loop", "fit"]
@@ -29,7 +34,7 @@ def test_rates_are_images_by_seconds_and_the_ratio_is_of_the_medians(monkeypatch
             return values[(len(order) - 1) // 2]
 
         monkeypatch.setattr(benchmark, name, measure)
-    report = benchmark_loop("resnet20", "none", batch_size=100, steps=3, repeats=3)
+    report = measure_loops("none", batch_size=100, steps=3, repeats=3)
     plain, fit = report.rows
     assert plain.values == [300, 150, 75]
     assert fit.values == [37.5, 120, 150]
@@ -62,17 +67,11 @@ def test_both_loops_start_from_the_same_weights(monkeypatch):
 
     monkeypatch.setattr(benchmark, "_time_plain", measure)
     monkeypatch.setattr(benchmark, "_time_fit", measure)
-    benchmark_loop("resnet20", "se", batch_size=8, steps=1, repeats=2)
+    measure_loops("se", batch_size=8, steps=1, repeats=2)
     assert len(starts) == 4
     assert not any(differing(starts[0], other) for other in starts[1:])
 
 
-@pytest.mark.parametrize("numbers", [(0, 1, 1), (1, 0, 1), (1, 1, 0), (1, 1, -1)])
-def test_numbers_below_1_are_refused(numbers):
-    with pytest.raises(UsageError, match="allowed are 1 and more"):
-        benchmark_loop("resnet20", "none", *numbers)
-
-
 def test_unknown_names_are_refused():
     with pytest.raises(UsageError, match="unknown attention 'cban'"):
-        benchmark_loop("resnet20", "cban", 1, 1, 1)
+        measure_loops("cban")

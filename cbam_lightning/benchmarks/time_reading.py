@@ -1,4 +1,4 @@
-"""What reading images costs one worker process: the usual pipeline, files, packed images, and the bound."""
+"""The rate at which one worker process reads images: common pipeline, files, packed images, upper bound."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.datasets.folder import pil_loader
 
-from cbam_lightning.benchmarks import Report, Row, alternate
+from cbam_lightning.benchmarks.measurements import Measurement, Report, collect
+from cbam_lightning.benchmarks.options import ReadingOptions
+from cbam_lightning.benchmarks.timing import alternate
 from cbam_lightning.data.batch import BadImage
 from cbam_lightning.data.class_folders import EVAL_RESIZE_RATIO, IMAGENET_MEAN, IMAGENET_STD
 from cbam_lightning.data.files import find_files, read_image
@@ -33,53 +35,47 @@ FILE_SIZE_PX = (500, 375)  # the most frequent width and height in ImageNet
 PIL, FILES, COPY = "PIL", "files", "copy"
 
 
-def benchmark_data(root: str | None, images: int, repeats: int) -> Report:
-    """Measure the images/s of one process with one thread, from files that the disk's cache holds.
+def time_reading(options: ReadingOptions) -> Report:
+    """Measure the images/s that one process with one thread reads from files in the disk cache.
 
     ``PIL`` is the pipeline of https://github.com/pytorch/examples/blob/main/imagenet/main.py, which ends with
-    normalised float32. The others end with uint8 batches, as the data modules hand them to the device, which
-    does the rest: ``files`` from the same files, ``packed raw`` and ``packed jpeg`` from what ``data pack``
-    made of them, and ``copy`` is what no pipeline can beat, one copy of the finished batch.
-
-    Args:
-        root: Folder of image files; by default, JPEG files of 500 x 375 pixels are cut from a photograph.
-        images: Number of files, at least 2.
-        repeats: Measurements of each pipeline.
+    normalised float32. The others end with uint8 batches, as the data modules pass them to the device, which
+    does the rest: ``files`` from the same files, ``packed raw`` and ``packed jpeg`` from the output of
+    ``data pack``. ``copy``, one copy of the finished batch, is a bound for every pipeline.
 
     Raises:
-        UsageError: A number is too small, the folder has too few images, or LitData is not installed.
+        UsageError: There are too few images, or LitData is not installed.
     """
-    if images < 2 or repeats < 1:
-        message = f"images is {images}, repeats is {repeats}; allowed: 2 or more images, 1 or more repeats."
+    count = options.images
+    if count < 2:
+        message = f"images is {count}; give 2 or more."
         raise UsageError(message)
-    rows: list[Row] = []
+    rows: list[Measurement] = []
     with tempfile.TemporaryDirectory() as name, _one_thread():
         folder = Path(name)
-        for i, path in enumerate(_choose(Path(root), images) if root else _photographs(folder, images)):
-            # Two classes, as packing needs.
+        paths = _choose(Path(options.root), count) if options.root else _photographs(folder, count)
+        for i, path in enumerate(paths):
+            # two classes, as packing needs
             target = folder / "files" / str(i % 2) / f"{i:06d}{Path(path).suffix}"
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
         for encoding in DATA_FORMATS:
             pack(ImageFolder(str(folder / "files")), folder / encoding, encoding=encoding, num_workers=1)
         for group in ("training", "evaluation"):
-            measured = alternate(_pipelines(folder, group), repeats, description=group)
-            rows += [
-                Row(group, candidate, [images / s for s in seconds])
-                for candidate, seconds in measured.items()
-            ]
-        setting: dict[str, str | int] = {
-            "images": images,
-            "files": root or "500 x 375 px, JPEG",
-            "repeats": repeats,
-            "size_px": SIZE_PX,
-        }
-        title = "Reading images in one process"
-        return Report("data", title, "images/s", rows, baseline=PIL, lower_is_better=False, setting=setting)
+            measured = alternate(_pipelines(folder, group), options.repeats, description=group)
+            rows += collect(group, measured, lambda seconds: count / seconds)
+    setting: dict[str, str | int] = {
+        "images": count,
+        "files": options.root or "500 x 375 px, JPEG",
+        "repeats": options.repeats,
+        "size_px": SIZE_PX,
+    }
+    title = "Reading images in one process"
+    return Report("data", title, "images/s", rows, baseline=PIL, lower_is_better=False, setting=setting)
 
 
 def _pipelines(folder: Path, group: str) -> dict[str, Callable[[], object]]:
-    """Make the candidates: each reads all images as one batch, with the same random numbers every time."""
+    """Return the candidates: each reads all images as one batch, always with the same random numbers."""
     training = group == "training"
     transform = TrainTransform(SIZE_PX, CROP_SCALE, True) if training else EvalTransform(SIZE_PX, RESIZE_PX)
     roots = {FILES: "files"} | {f"packed {encoding}": encoding for encoding in DATA_FORMATS}
@@ -99,11 +95,11 @@ def _pipelines(folder: Path, group: str) -> dict[str, Callable[[], object]]:
 
 def _pil_transform(training: bool) -> transforms.Compose:
     if training:
-        cut = [transforms.RandomResizedCrop(SIZE_PX, CROP_SCALE), transforms.RandomHorizontalFlip()]
+        crop = [transforms.RandomResizedCrop(SIZE_PX, CROP_SCALE), transforms.RandomHorizontalFlip()]
     else:
-        cut = [transforms.Resize(RESIZE_PX), transforms.CenterCrop(SIZE_PX)]
+        crop = [transforms.Resize(RESIZE_PX), transforms.CenterCrop(SIZE_PX)]
     return transforms.Compose(
-        [*cut, transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+        [*crop, transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
     )
 
 
@@ -117,20 +113,20 @@ def _seeded(call: Callable[[], object]) -> Callable[[], object]:
 
 
 def _choose(root: Path, count: int) -> list[str]:
-    """Choose readable images of a folder, as far from each other as possible."""
+    """Return paths of readable images, spread over a folder."""
     found = find_files(root) if root.is_dir() else []
     step = max(1, len(found) // count)
     chosen = [path for path in found[::step] if not isinstance(read_image(path, 3), BadImage)][:count]
     if len(chosen) < count:
         message = (
-            f"{root} has {len(chosen)} readable images where {count} were looked for; give fewer --images."
+            f"{root} has only {len(chosen)} readable images of the {count} requested; give fewer --images."
         )
         raise UsageError(message)
     return chosen
 
 
 def _photographs(folder: Path, count: int) -> Iterator[str]:
-    """Cut JPEG files out of the photograph that matplotlib brings along, each somewhere else."""
+    """Write random crops of a photograph that comes with matplotlib as JPEG files, and yield their paths."""
     photograph = Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)).convert("RGB")
     generator = random.Random(0)
     for i in range(count):
@@ -139,8 +135,8 @@ def _photographs(folder: Path, count: int) -> Iterator[str]:
         left = generator.randint(0, photograph.width - width)
         top = generator.randint(0, photograph.height - height)
         path = folder / f"{i}.jpg"
-        cut = photograph.resize(FILE_SIZE_PX, box=(left, top, left + width, top + height))
-        cut.save(path, quality=90)
+        crop = photograph.resize(FILE_SIZE_PX, box=(left, top, left + width, top + height))
+        crop.save(path, quality=90)
         yield str(path)
 
 

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cbam_lightning.benchmarks import Report, Row
+from cbam_lightning.benchmarks.measurements import Measurement, Report
+from cbam_lightning.benchmarks.options import ReadingOptions
 from tests.command import call
 
 TINY = "--shapes 2x16x4x3 --repeats 1 --no-compiled --memory-format channels_last"
@@ -31,7 +32,7 @@ def test_attention_prints_tables_and_writes_nothing_unasked(capsys, tmp_path):
     torch.set_num_threads(2)
     assert call("benchmark attention eca", TINY, "--threads 1") == 0
     text = capsys.readouterr().out
-    titles = ["eca, forward, ms", "eca, forward + backward, ms", "eca, kept for the backward pass, bytes"]
+    titles = ["eca, forward, ms", "eca, forward + backward, ms", "eca, saved for the backward pass, bytes"]
     assert all(f"{title}, lower is better\n" in text for title in titles)
     assert text.count("\n2x16x4x3 channels_last\n") == 3
     assert " threads 1," in text.replace("\n", " ")
@@ -88,15 +89,19 @@ def test_gradcam_is_measured_beside_its_passes(capsys):
 def test_reading_images_is_handed_to_its_layer(capsys, monkeypatch, tmp_path):
     given = []
 
-    def benchmark_data(*args):
-        given.append(args)
-        return Report("data", "reading", "images/s", [Row("raw", "PIL", [2.0])], "PIL", lower_is_better=False)
+    def time_reading(options):
+        given.append(options)
+        rows = [Measurement("raw", "PIL", [2.0])]
+        return Report("data", "reading", "images/s", rows, "PIL", lower_is_better=False)
 
-    module = SimpleNamespace(benchmark_data=benchmark_data)
-    monkeypatch.setitem(sys.modules, "cbam_lightning.benchmarks.reading", module)
+    module = SimpleNamespace(time_reading=time_reading)
+    monkeypatch.setitem(sys.modules, "cbam_lightning.benchmarks.time_reading", module)
     assert call("benchmark data") == 0
     assert call(f"benchmark data --root photos --images 5 --repeats 2 --out {tmp_path}") == 0
-    assert given == [(None, 64, 7), ("photos", 5, 2)]
+    assert given == [
+        ReadingOptions(root=None, images=64, repeats=7),
+        ReadingOptions(root="photos", images=5, repeats=2),
+    ]
     assert capsys.readouterr().out.startswith("reading, images/s, higher is better\n")
     assert {path.name for path in tmp_path.iterdir()} == {"data.json", "data.png"}
 
@@ -117,9 +122,9 @@ def test_reading_images_is_handed_to_its_layer(capsys, monkeypatch, tmp_path):
         ("network resnet20 --attention none", ["'none'", "plain"]),
         ("network resnet20 --batch-size 0", ["batch_size is 0", "at least 1"]),
         ("network resnet20 --size-px x", ["--size-px", "'x'"]),
-        ("data --images 0", ["images is 0", "allowed"]),
+        ("data --images 0", ["images is 0", "at least 1"]),
         ("gradcam --repeats 0", ["repeats is 0", "at least 1"]),
-        ("loop --steps 0", ["steps 0", "1 and more"]),
+        ("loop --steps 0", ["steps is 0", "at least 1"]),
         ("loop --out file", ["file already exists", "another folder"]),
     ],
 )

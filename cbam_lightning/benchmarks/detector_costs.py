@@ -1,4 +1,4 @@
-"""What a detector costs: parameters, multiply-accumulates, and a training step that can be timed."""
+"""The cost of a detector: parameters, multiply-accumulates, and a training step that can be timed."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from cbam_lightning.benchmarks.network import TrainingStep
+from cbam_lightning.benchmarks.time_network import TrainingStep
 from cbam_lightning.models.complexity import Complexity
 from cbam_lightning.models.detection.network import DetectorNetwork
 
 
 class DetectionStep(TrainingStep):
-    """A training step of a detector, always with the same images, with an object in the middle of each.
+    """A training step of a detector on fixed images, with one object in the middle of each.
 
     Args:
-        detector: Any.
+        detector: The detector to train.
         images: (N, C, H, W) in [0, 1].
     """
 
@@ -34,12 +34,12 @@ class DetectionStep(TrainingStep):
 def count_detector(detector: DetectorNetwork, size_px: int, in_channels: int) -> Complexity:
     """Count parameters, and the multiply-accumulates of detecting objects in one grey image.
 
-    Those of Faster R-CNN depend on how many regions it looks at, at most ``rpn_post_nms_top_n_test``.
+    For Faster R-CNN these depend on the number of proposals, at most ``rpn_post_nms_top_n_test``.
 
     Args:
-        detector: Left in evaluation mode.
+        detector: Is left in evaluation mode.
         size_px: Height and width of the image, which the detector may resize.
-        in_channels: Of the image.
+        in_channels: Number of channels of the image.
     """
     image = torch.full((in_channels, size_px, size_px), 0.5, device=next(detector.parameters()).device)
     counter = FlopCounterMode(display=False)

@@ -1,4 +1,4 @@
-"""What Lightning's loop costs: images/s of ``fit`` against a plain PyTorch loop."""
+"""The overhead of Lightning's loop: images/s of ``fit`` and of a plain PyTorch loop."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from pytorch_lightning import Callback, LightningModule, Trainer, seed_everythin
 from pytorch_lightning.callbacks import LearningRateMonitor, TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger
 
-from cbam_lightning.benchmarks import Report, Row, in_turns
+from cbam_lightning.benchmarks.measurements import Report, collect
+from cbam_lightning.benchmarks.options import LoopOptions
+from cbam_lightning.benchmarks.timing import in_turns
 from cbam_lightning.data import FashionMNIST, ImageDataModule
-from cbam_lightning.errors import UsageError
 from cbam_lightning.tasks.classifier import Classifier
 
 # The first steps allocate memory and choose algorithms.
@@ -28,7 +29,7 @@ _PLAIN, _FIT = "plain loop", "fit"
 
 
 class _Clock(Callback):
-    """Time the steps of ``fit`` after the warm-up, with all that happens between them."""
+    """Times the steps of ``fit`` after the warm-up, including everything between them."""
 
     seconds = 0.0
 
@@ -94,44 +95,30 @@ def _time_plain(model: Classifier, data: ImageDataModule, steps: int) -> float:
                 return time.perf_counter() - started
 
 
-def benchmark_loop(
-    network: str = "resnet20",
-    attention: str = "cbam",
-    batch_size: int = 128,
-    steps: int = 20,
-    repeats: int = 7,
-) -> Report:
-    """Compare ``fit`` with a plain loop over the same loader and network on the CPU.
+def time_loop(options: LoopOptions) -> Report:
+    """Compare ``fit`` with a plain loop over the same loader and network on the CPU, alternately.
 
-    Both loops start from the same weights and alternate. ``fit`` runs with all that it does by default:
-    metrics, learning-rate schedule, logging and progress bar.
-
-    Args:
-        network: Name for ``create_model``.
-        attention: Name for ``create_attention``.
-        batch_size: Images in a batch.
-        steps: Training steps in each measurement.
-        repeats: Measurements of each loop.
+    Both loops start from the same weights. ``fit`` runs with its defaults: metrics, learning-rate schedule,
+    logging and progress bar.
 
     Returns:
         Images/s of both loops, with the plain loop as the baseline.
 
     Raises:
-        UsageError: A number is below 1 or a name is unknown.
+        UsageError: A name is unknown.
     """
-    if min(batch_size, steps, repeats) < 1:
-        message = f"batch size {batch_size}, steps {steps}, repeats {repeats}: allowed are 1 and more."
-        raise UsageError(message)
-    data = FashionMNIST(batch_size=batch_size)
+    data = FashionMNIST(batch_size=options.batch_size)
     data.setup("fit")
 
     def measure(loop: Callable[[Classifier, ImageDataModule, int], float]) -> float:
         seed_everything(0, verbose=False)
-        model = Classifier(network, attention, num_classes=data.num_classes, in_channels=data.in_channels)
-        return loop(model, data, steps)
+        model = Classifier(
+            options.network, options.attention, num_classes=data.num_classes, in_channels=data.in_channels
+        )
+        return loop(model, data, options.steps)
 
-    seconds = in_turns({_PLAIN: partial(measure, _time_plain), _FIT: partial(measure, _time_fit)}, repeats)
-    images, group = steps * batch_size, f"batch {batch_size}, {steps} steps"
-    rows = [Row(group, name, [images / value for value in values]) for name, values in seconds.items()]
-    title, setting = f"{network} + {attention}, training loop", {"repeats": repeats}
+    loops = {_PLAIN: partial(measure, _time_plain), _FIT: partial(measure, _time_fit)}
+    images, group = options.steps * options.batch_size, f"batch {options.batch_size}, {options.steps} steps"
+    rows = collect(group, in_turns(loops, options.repeats), lambda seconds: images / seconds)
+    title, setting = f"{options.network} + {options.attention}, training loop", {"repeats": options.repeats}
     return Report("loop", title, "images/s", rows, _PLAIN, lower_is_better=False, setting=setting)

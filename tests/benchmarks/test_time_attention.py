@@ -5,8 +5,9 @@ import torch
 
 from cbam_lightning.attention import list_attention
 from cbam_lightning.attention.implementation import choose_compiled, has_compiler
-from cbam_lightning.benchmarks import attention as benchmark
-from cbam_lightning.benchmarks.attention import benchmark_attention, implementations, parse_shape
+from cbam_lightning.benchmarks import time_attention as benchmark
+from cbam_lightning.benchmarks.options import AttentionOptions
+from cbam_lightning.benchmarks.time_attention import implementations, parse_shape, time_attention
 from cbam_lightning.errors import UsageError
 
 SHAPE, MAP = "2x32x4x3", 4 * 2 * 32 * 4 * 3  # bytes
@@ -28,7 +29,8 @@ def timed(monkeypatch):
 
 
 def measure(name="cbam", shapes=(SHAPE,), **options):
-    reports = benchmark_attention(name, shapes, **{"repeats": 2, "compiled": False} | options)
+    given = {"name": name, "shapes": shapes, "repeats": 2, "compiled": False} | options
+    reports = time_attention(AttentionOptions(**given))
     return {report.name.removeprefix("attention_"): report for report in reports}
 
 
@@ -55,14 +57,14 @@ def test_a_small_run_measures_every_form_in_every_format():
 def test_the_bytes_of_se_are_those_of_its_tensors(memory_format, timed):
     # the map, its means, the hidden layer behind the ReLU, and the gate
     expected = MAP + 4 * (2 * 32 + 2 * (32 // 16) + 2 * 32)
-    found = values(measure("se", memory_formats=[memory_format])["saved_bytes"])
+    found = values(measure("se", memory_format=[memory_format])["saved_bytes"])
     assert found.pop("one map") == [MAP]
     assert set(found) >= {"authors", "reference"}
     assert set(map(tuple, found.values())) == {(expected,)}
 
 
 def test_seconds_become_milliseconds(timed):
-    found = measure("bam", memory_formats=["channels_last"])
+    found = measure("bam", memory_format=["channels_last"])
     for name in ("forward", "forward_backward"):
         assert found[name].unit == "ms"
         assert values(found[name]) == {"copy": [1e3] * 2, "authors": [2e3] * 2, "reference": [3e3] * 2}
@@ -70,9 +72,9 @@ def test_seconds_become_milliseconds(timed):
 
 @pytest.mark.parametrize("memory_format", FORMATS)
 def test_what_is_timed_is_a_copy_a_forward_and_a_backward_pass(memory_format, timed):
-    measure("cbam", memory_formats=[memory_format])
+    measure("cbam", memory_format=[memory_format])
     forward, step = timed
-    layout = benchmark.MEMORY_FORMATS[memory_format]
+    layout = benchmark.LAYOUTS[memory_format]
     output, copies = forward["reference"](), [forward["copy"](), step["copy"]()]
     torch.testing.assert_close(forward["authors"](), output)
     for result in (output, *copies):
@@ -89,21 +91,21 @@ def test_what_is_timed_is_a_copy_a_forward_and_a_backward_pass(memory_format, ti
 
 @pytest.mark.parametrize("name", list_attention())
 def test_every_attention_can_be_measured(name, timed):
-    found = measure(name, memory_formats=["channels_first"])
+    found = measure(name, memory_format=["channels_first"])
     assert all("reference" in values(report) for report in found.values())
     kept = values(found["saved_bytes"])["reference"][0]
     assert kept >= MAP if name != "none" else kept == 0
 
 
 def test_every_shape_is_a_group(timed):
-    found = measure("eca", [SHAPE, "3x8x4x4"], memory_formats=["channels_last"])
+    found = measure("eca", [SHAPE, "3x8x4x4"], memory_format=["channels_last"])
     for report in found.values():
         assert list(report.groups()) == [f"{SHAPE} channels_last", "3x8x4x4 channels_last"]
     assert [row.values for row in found["saved_bytes"].rows if row.candidate == "one map"] == [[MAP], [1536]]
 
 
 def test_a_shape_or_format_that_is_given_twice_is_measured_once(timed):
-    found = measure("none", [SHAPE, SHAPE], memory_formats=["channels_first"] * 2)
+    found = measure("none", [SHAPE, SHAPE], memory_format=["channels_first"] * 2)
     assert found["forward"].groups().keys() == {f"{SHAPE} channels_first"}
     assert found["forward"].mean_ratios() == {"copy": 1, "reference": 2}
 
@@ -124,7 +126,7 @@ def test_forms_of_ours_have_the_same_parameters_and_none_is_0():
 
 @pytest.mark.slow
 def test_what_is_compiled_is_measured_with_its_first_step():
-    found = measure(memory_formats=["channels_first"], compiled=True)
+    found = measure(memory_format=["channels_first"], compiled=True)
     compiled = ["fused", "timm compiled"]
     assert list(values(found["first_step"])) == compiled
     assert found["first_step"].unit == "s"
@@ -152,9 +154,12 @@ def test_a_shape_is_four_numbers():
         ({"shapes": ["16x256x56"]}, "shape is '16x256x56'"),
         ({"shapes": ["9999999x9999999x99x99"]}, "does not fit into the memory of cpu"),
         ({"shapes": ["99999999999999999999x1x1x1"]}, "does not fit into the memory of cpu"),
-        ({"shapes": ["1x16x1x1"]}, "no training step on 1x16x1x1 channels_first: Expected more than 1 value"),
+        (
+            {"shapes": ["1x16x1x1"]},
+            "possible on 1x16x1x1 channels_first: Expected more than 1 value",
+        ),
         ({"name": "bam", "shapes": ["1x16x4x4"]}, "BAM was given a batch of one"),
-        ({"memory_formats": ["channel_last"]}, "Did you mean 'channels_last'"),
+        ({"memory_format": ["channel_last"]}, "Did you mean 'channels_last'"),
         ({"repeats": 0}, "repeats is 0"),
         ({"device": "abacus"}, "device is 'abacus'"),
     ],

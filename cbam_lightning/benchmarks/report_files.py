@@ -1,21 +1,36 @@
-"""A report as a picture."""
+"""Files of a report: a figure, and all values as JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-    from cbam_lightning.benchmarks.report import Report, Row
+from cbam_lightning.benchmarks.measurements import Measurement, Report
+from cbam_lightning.files import check_unwritten
 
 _COLUMNS = 4
 _PANEL_INCHES = 3.6
 _BAR_INCHES = 0.3
+
+
+def save(report: Report, folder: str | Path) -> list[Path]:
+    """Write ``<name>.json`` and ``<name>.png``, and return their paths.
+
+    Raises:
+        UsageError: One of the files exists; then neither is written.
+        OSError: The folder or a file cannot be written.
+    """
+    values, figure = (Path(folder) / f"{report.name}.{extension}" for extension in ("json", "png"))
+    check_unwritten(values, figure)
+    values.parent.mkdir(parents=True, exist_ok=True)
+    with values.open("x") as file:
+        file.write(report.to_json() + "\n")
+    draw(report).savefig(figure, dpi=150)
+    return [values, figure]
 
 
 def draw(report: Report) -> Figure:
@@ -37,26 +52,20 @@ def draw(report: Report) -> Figure:
     return figure
 
 
-def _draw_group(panel: Axes, report: Report, rows: list[Row], colours: Mapping[str, object]) -> None:
-    places = range(len(rows))
-    medians = [row.median for row in rows]
-    span = [
-        [row.median - min(row.values) for row in rows],
-        [max(row.values) - row.median for row in rows],
-    ]
-    panel.barh(places, medians, color=[colours[row.candidate] for row in rows], height=0.7)
-    if any(len(row.values) > 1 for row in rows):
-        panel.errorbar(medians, places, xerr=span, fmt="none", ecolor="black", elinewidth=0.8, capsize=2)
-    for place, row in zip(places, rows, strict=True):
-        panel.annotate(
-            _label(report, row),
-            (max(row.values), place),
-            (4, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-        )
-    panel.set_yticks(places, [row.candidate for row in rows], fontsize=8)
+def _draw_group(panel: Axes, report: Report, rows: list[Measurement], colours: Mapping[str, object]) -> None:
+    positions = range(len(rows))
+    below = [row.median - min(row.values) for row in rows]
+    above = [max(row.values) - row.median for row in rows]
+    bars = panel.barh(
+        positions,
+        [row.median for row in rows],
+        xerr=[below, above] if any(below + above) else None,
+        color=[colours[row.candidate] for row in rows],
+        height=0.7,
+        error_kw={"elinewidth": 0.8, "capsize": 2},
+    )
+    panel.bar_label(bars, [_label(report, row) for row in rows], padding=4, fontsize=8)
+    panel.set_yticks(positions, [row.candidate for row in rows], fontsize=8)
     panel.invert_yaxis()
     panel.margins(x=0.45)  # room for the labels
     panel.set_xlim(left=0)
@@ -64,7 +73,7 @@ def _draw_group(panel: Axes, report: Report, rows: list[Row], colours: Mapping[s
     panel.spines[["top", "right"]].set_visible(False)
 
 
-def _label(report: Report, row: Row) -> str:
+def _label(report: Report, row: Measurement) -> str:
     whole = isinstance(row.median, int) or row.median >= 1000
     value = f"{row.median:,.0f}" if whole else f"{row.median:#.3g}".rstrip(".")
     return f"{value} ({report.ratio(row):.2f}x)" if report.baseline else value

@@ -1,0 +1,172 @@
+"""``cbam-lightning explain``: show what networks look at, and ask people about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cbam_lightning.cli.command_line import Folder, Group
+from cbam_lightning.errors import UsageError
+
+if TYPE_CHECKING:
+    from cbam_lightning.data.viewing import ImagesToView
+    from cbam_lightning.explain.explanations import ExplainedImage
+    from cbam_lightning.explain.networks import ExplainedNetwork
+
+_KeyFile = Annotated[Path, "KEY"]
+_VoteFile = Annotated[Path, "VOTES"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Networks, and the images to show them.
+
+    Attributes:
+        checkpoints: Names from `weights list`, or .safetensors or .ckpt files. LABEL=CHECKPOINT sets a label.
+        images: An image, or a folder of images or class folders.
+        data: A data module instead of images, such as FashionMNIST.
+        root: Folder of the data module's files.
+        split: Split of the data module: test or val.
+        limit: Number of images, spread evenly over all. Default: all.
+        layer: Layer whose output Grad-CAM weights. Default: the last stage.
+        target: Class to explain, or predicted. Default: the label of each image, or else the predicted class.
+        batch_size: Images per batch.
+        device: Device, such as cpu or cuda.
+    """
+
+    checkpoints: Sequence[Annotated[str, "CHECKPOINT"]]
+    _: KW_ONLY
+    images: Annotated[str, "PATH"] | None = None
+    data: Annotated[str, "NAME"] | None = None
+    root: Folder | None = None
+    split: str = "test"
+    limit: int | None = None
+    layer: str | None = None
+    target: Annotated[str, "CLASS"] | None = None
+    batch_size: int = 32
+    device: str = "cpu"
+
+
+def explain(
+    selection: Selection, *, out: Folder, steps: int = 16, masks: Folder | None = None, rows: int = 8
+) -> None:
+    """Show what networks look at: figure.png as in the paper, an interactive report, and all values as JSON.
+
+    For detectors, the detected boxes are drawn. `explain survey` writes a page that asks people which network
+    looks at the object best, and `explain tally` counts their answers.
+
+    Args:
+        selection: Networks and images.
+        out: Folder to write to.
+        steps: Steps of the deletion and insertion curves; 0 for no curves.
+        masks: Folder with NAME.png for NAME.jpg, not black where the object is.
+        rows: Number of images in figure.png.
+    """
+    from cbam_lightning.checks import check_positive
+    from cbam_lightning.explain.networks import source_kind
+
+    check_positive("rows", rows)
+    if source_kind(selection.checkpoints[0]) == "detector":
+        _draw_detections(selection, out, masks, rows)
+    else:
+        _explain_classifiers(selection, out, steps, masks, rows)
+
+
+def _explain_classifiers(selection: Selection, out: str, steps: int, masks: str | None, rows: int) -> None:
+    from cbam_lightning.cli.explain_inputs import open_classification
+    from cbam_lightning.explain.explanation_report import write_report
+
+    if steps < 0:
+        message = f"--steps is {steps}; allowed: 0 for no curves, or the number of steps."
+        raise UsageError(message)
+    networks, images = open_classification(selection)
+    explained = _explanations(selection, networks, images, steps, masks)
+    written, summary = write_report(networks, explained, out, rows)
+    print(f"{summary.table()}\n\nIn brackets: 95 % intervals of the mean over {len(images)} images.")
+    print("Written: " + ", ".join(map(str, written)))
+
+
+def _draw_detections(selection: Selection, out: str, masks: str | None, rows: int) -> None:
+    from tqdm import tqdm
+
+    from cbam_lightning.cli.explain_inputs import open_detection
+    from cbam_lightning.explain.detections import detect, write_detections
+
+    detectors, scenes = open_detection(selection, masks)
+    detected = (one for batch in scenes.batches(selection.batch_size) for one in detect(detectors, batch))
+    bar = tqdm(detected, total=len(scenes), unit="image", disable=None)
+    print("Written: " + ", ".join(map(str, write_detections(detectors, bar, Path(out), rows))))
+
+
+def survey(selection: Selection, *, out: Folder, only_right: bool = False) -> None:
+    """Write a page that asks people which map marks the object best.
+
+    survey.html is one file to send to people; it shows the maps in random order and without names. key.json
+    says which map is whose, and stays with you.
+
+    Args:
+        selection: Networks and images.
+        out: Folder to write to.
+        only_right: Show only images that all networks classify correctly, as in the paper.
+    """
+    from cbam_lightning.cli.explain_inputs import open_classification
+    from cbam_lightning.explain.survey.page import write_survey
+
+    networks, images = open_classification(selection)
+    explained = _explanations(selection, networks, images)
+    if only_right:
+        explained = (one for one in explained if all(e.predicted == e.target for e in one.explanations))
+    labels = [network.label for network in networks]
+    page, key = write_survey(explained, labels, networks[0].class_names, Path(out))
+    print(f"Written: {page}, {key}\nSend {page} to people; each of them sends back a vote file. Then:")
+    print(f"  cbam-lightning explain tally {key} VOTES... --out DIR")
+
+
+def tally(key: _KeyFile, votes: Sequence[_VoteFile], *, out: Annotated[Path, "DIR"] | None = None) -> None:
+    """Count the answers to a survey.
+
+    Args:
+        key: The survey's key.json.
+        votes: The vote files that people sent back.
+        out: Write tally.md, .csv and .png to this folder.
+    """
+    from cbam_lightning.explain import survey as counting
+
+    result = counting.count_votes(key, votes)
+    print(counting.terminal(result))
+    if out:
+        print("Written: " + ", ".join(map(str, counting.save(result, out))))
+
+
+def _explanations(
+    selection: Selection,
+    networks: list[ExplainedNetwork],
+    images: ImagesToView,
+    steps: int = 0,
+    masks: str | None = None,
+) -> Iterator[ExplainedImage]:
+    """Explain the images batch by batch, with a progress bar."""
+    from tqdm import tqdm
+
+    from cbam_lightning.cli.explain_inputs import size_of, target_of
+    from cbam_lightning.data.viewing import read_mask
+    from cbam_lightning.explain.explanations import InputImage, explain_images
+
+    size = size_of(networks[0].header)
+    mask = partial(read_mask, masks, size_px=size) if masks else lambda name: None
+    target = target_of(selection.target, networks[0])
+    with tqdm(total=len(images), unit="image", disable=None) as bar:
+        for batch in images.batches(selection.batch_size):
+            inputs = [InputImage(*one, mask=mask(one.name)) for one in batch]
+            yield from explain_images(networks, inputs, target, steps)
+            bar.update(len(batch))
+
+
+EXPLAIN = Group(
+    "Show what networks look at, and ask people about it.",
+    {"survey": survey, "tally": tally},
+    default=explain,
+)

@@ -1,0 +1,90 @@
+"""``cbam-lightning models``, ``table`` and ``export``: what concerns networks as such."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from cbam_lightning.errors import UsageError
+
+
+def models(pattern: str = "*", *, places: bool = False, where: Sequence[str] | None = None) -> None:
+    """List the networks and detectors, or the insertion points for attention in one network.
+
+    Args:
+        pattern: Shell pattern of names, such as 'resnet*', 'torchvision/*' or 'timm/*'.
+        places: List the points of this network at which attention would be inserted.
+        where: Insertion points to list: residual, stage, or patterns of submodule names.
+    """
+    if places or where:
+        from cbam_lightning.models import create_model
+        from cbam_lightning.models.insertion import describe_places, plan_insertion
+
+        print(describe_places(plan_insertion(create_model(pattern), where)))
+        return
+    descriptions = _describe(pattern)
+    if not descriptions:
+        message = f"no network is called {pattern!r}; `cbam-lightning models` lists all of them."
+        raise UsageError(message)
+    width = max(map(len, descriptions))
+    for name, description in descriptions.items():
+        print(f"{name:<{width}}  {description}".rstrip())
+
+
+def _describe(pattern: str) -> dict[str, str]:
+    if "/" in pattern:
+        from cbam_lightning.models.external import list_external
+
+        return dict.fromkeys(list_external(pattern), "")
+    from cbam_lightning.models import describe_models
+    from cbam_lightning.models.detection import describe_detectors
+
+    return describe_models(pattern) | describe_detectors(pattern)
+
+
+def table(
+    networks: Sequence[Annotated[str, "NETWORK"]] = (),
+    *,
+    attention: Sequence[str] = ("none",),
+    size_px: int = 224,
+    format: Literal["terminal", "csv", "markdown", "json"] = "terminal",  # noqa: A002 - the name of the option
+    detection: bool = False,
+) -> None:
+    """Print parameters and FLOPs of the paper's networks, published and counted here.
+
+    Args:
+        networks: Further networks to count.
+        attention: Attention modules for the further networks.
+        size_px: Image height and width for the further networks.
+        format: Format of the table.
+        detection: Print the paper's detectors instead.
+    """
+    from cbam_lightning.models.published import detection_table
+    from cbam_lightning.models.published import table as published_table
+
+    if detection and networks:
+        message = f"--detection prints the paper's detectors only; leave out {' '.join(networks)}."
+        raise UsageError(message)
+    if detection:
+        print(detection_table(format))
+        return
+    further = [(network, name) for network in networks for name in attention]
+    print(published_table(further, size_px=size_px, format=format))
+
+
+def export(checkpoint: str, out: str | None = None, *, to: Literal["onnx", "torch_export"]) -> None:
+    """Write a network as an ONNX or torch.export program, which runs without this package.
+
+    Args:
+        checkpoint: A name from `cbam-lightning weights list`, or a .safetensors or .ckpt file.
+        out: File to write. Default: beside the checkpoint, with the extension of the format.
+        to: Format of the program.
+    """
+    from cbam_lightning.models.export import export_network
+
+    exported = export_network(checkpoint, out, to)
+    size = "any size" if exported.dynamic_size else "this size only"
+    print(exported.header.describe())
+    print(f"{'images':<18}normalised float32, any batch, {size}")
+    print(f"{'difference':<18}logits differ from the original network by at most {exported.difference:.1e}")
+    print(f"Written: {exported.path}")

@@ -1,0 +1,103 @@
+"""``cbam-lightning weights``: list, show, verify, import and export checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from cbam_lightning.cli.command_line import Group
+from cbam_lightning.errors import UsageError
+
+_Source = Annotated[str, "NAME_OR_FILE"]
+_Out = Annotated[str, "OUT.safetensors"]
+
+
+def list_checkpoints(pattern: str = "*") -> None:
+    """List the checkpoints that have a name.
+
+    Args:
+        pattern: Shell pattern of names.
+    """
+    from cbam_lightning.weights.registry import find, list_weights
+
+    names = list_weights(pattern)
+    if not names:
+        message = f"no checkpoint is called {pattern!r}; `cbam-lightning weights list` lists all of them."
+        raise UsageError(message)
+    width = max(map(len, names))
+    for name in names:
+        print(f"{name:<{width}}  {find(name).summary()}")
+
+
+def show(file: _Source) -> None:
+    """Print the header of a checkpoint.
+
+    Args:
+        file: A name from `weights list`, or a .safetensors or .ckpt file.
+    """
+    from cbam_lightning.models import open_checkpoint
+    from cbam_lightning.weights.registry import card_path, find, list_weights
+
+    checkpoint = open_checkpoint(file)
+    if file in list_weights():
+        print(find(file).describe())
+        if card_path(file).is_file():
+            print(f"{'card':<18}{card_path(file)}")
+    print(checkpoint.header.describe())
+    print(f"{'values':<18}{sum(v.numel() for v in checkpoint.state_dict.values())}")
+
+
+def verify(files: Sequence[_Source] = (), *, all: bool = False) -> None:  # noqa: A002 - the name of the option
+    """Load checkpoints and measure their accuracy again.
+
+    Args:
+        files: Names from `weights list`, or files.
+        all: Verify every checkpoint of `weights list`.
+    """
+    from cbam_lightning.benchmarks.accuracy import verify_all
+    from cbam_lightning.weights.registry import list_weights
+
+    if all == bool(files):
+        message = "give the names or files of checkpoints to verify, or --all for all of `weights list`."
+        raise UsageError(message)
+    for line in verify_all(files or list_weights()):
+        print(line, flush=True)
+
+
+def import_other(source: str, out: _Out, *, network: str | None = None, dataset: str | None = None) -> None:
+    """Convert the weights of other code.
+
+    Args:
+        source: A .pth.tar, .pth or .safetensors file of other code.
+        out: File to write.
+        network: Name of the network, such as torchvision/densenet121. Default: recognised from the weights.
+        dataset: What the network was trained on, for the header.
+    """
+    from cbam_lightning.models.importing import import_weights
+
+    header, report = import_weights(source, out, network=network, dataset=dataset)
+    print(f"{report}\n{header.describe()}\nWritten: {out}")
+
+
+def export(run_or_ckpt: str, out: _Out) -> None:
+    """Write the network of a run or .ckpt as .safetensors.
+
+    Args:
+        run_or_ckpt: A run directory (its best checkpoint is taken) or a .ckpt file.
+        out: File to write.
+    """
+    from cbam_lightning.runs.export import export_weights
+
+    print(f"{export_weights(run_or_ckpt, out).describe()}\nWritten: {out}")
+
+
+WEIGHTS = Group(
+    "List, show, verify, import and export checkpoints.",
+    {
+        "list": list_checkpoints,
+        "show": show,
+        "verify": verify,
+        "import": import_other,
+        "export": export,
+    },
+)
