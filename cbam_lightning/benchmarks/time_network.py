@@ -55,7 +55,12 @@ def time_network(options: NetworkOptions) -> list[Report]:
     memory: list[Measurement] = []
     for memory_format in dict.fromkeys(options.memory_format):
         group = f"batch {options.batch_size}, {options.size_px} px, {memory_format}"
-        steps = _training_steps(builders, images.to(memory_format=LAYOUTS[memory_format]), memory_format)
+        layout = LAYOUTS[memory_format]
+        batch = images.to(memory_format=layout)
+        steps = {
+            name: TrainingStep(build().to(device).to(memory_format=layout), batch)
+            for name, build in builders.items()
+        }
         try_step(steps[PLAIN], f"images of {'x'.join(map(str, shape))} with {options.network}")
         seconds = alternate(steps, options.repeats, 1, device, f"training steps, {group}")
         times += collect(group, seconds, milliseconds)
@@ -148,13 +153,3 @@ def _build_with(build: _Builder, attention: str, form: str) -> nn.Module:
         if type(module) is kind:
             network.set_submodule(name, baselines(module)[form])
     return network
-
-
-def _training_steps(
-    builders: Mapping[str, _Builder], images: Tensor, memory_format: str
-) -> dict[str, TrainingStep]:
-    layout = LAYOUTS[memory_format]
-    return {
-        name: TrainingStep(build().to(images.device).to(memory_format=layout), images)
-        for name, build in builders.items()
-    }

@@ -21,7 +21,7 @@ _VoteFile = Annotated[Path, "VOTES"]
 
 
 @dataclass(frozen=True)
-class Selection:
+class ExplainInputs:
     """Networks, and the images to show them.
 
     Attributes:
@@ -51,7 +51,7 @@ class Selection:
 
 
 def explain(
-    selection: Selection, *, out: Folder, steps: int = 16, masks: Folder | None = None, rows: int = 8
+    inputs: ExplainInputs, *, out: Folder, steps: int = 16, masks: Folder | None = None, rows: int = 8
 ) -> None:
     """Show what networks look at: figure.png as in the paper, an interactive report, and all values as JSON.
 
@@ -59,7 +59,7 @@ def explain(
     looks at the object best, and `explain tally` counts their answers.
 
     Args:
-        selection: Networks and images.
+        inputs: Networks and images.
         out: Folder to write to.
         steps: Steps of the deletion and insertion curves; 0 for no curves.
         masks: Folder with NAME.png for NAME.jpg, not black where the object is.
@@ -69,54 +69,54 @@ def explain(
     from cbam_lightning.explain.networks import source_kind
 
     check_positive("rows", rows)
-    if source_kind(selection.checkpoints[0]) == "detector":
-        _draw_detections(selection, out, masks, rows)
+    if source_kind(inputs.checkpoints[0]) == "detector":
+        _draw_detections(inputs, out, masks, rows)
     else:
-        _explain_classifiers(selection, out, steps, masks, rows)
+        _explain_classifiers(inputs, out, steps, masks, rows)
 
 
-def _explain_classifiers(selection: Selection, out: str, steps: int, masks: str | None, rows: int) -> None:
+def _explain_classifiers(inputs: ExplainInputs, out: str, steps: int, masks: str | None, rows: int) -> None:
     from cbam_lightning.cli.explain_inputs import open_classification
     from cbam_lightning.explain.explanation_report import write_report
 
     if steps < 0:
         message = f"--steps is {steps}; allowed: 0 for no curves, or the number of steps."
         raise UsageError(message)
-    networks, images = open_classification(selection)
-    explained = _explanations(selection, networks, images, steps, masks)
+    networks, images = open_classification(inputs)
+    explained = _explanations(inputs, networks, images, steps, masks)
     written, summary = write_report(networks, explained, out, rows)
     print(f"{summary.table()}\n\nIn brackets: 95 % intervals of the mean over {len(images)} images.")
     print("Written: " + ", ".join(map(str, written)))
 
 
-def _draw_detections(selection: Selection, out: str, masks: str | None, rows: int) -> None:
+def _draw_detections(inputs: ExplainInputs, out: str, masks: str | None, rows: int) -> None:
     from tqdm import tqdm
 
     from cbam_lightning.cli.explain_inputs import open_detection
     from cbam_lightning.explain.detections import detect, write_detections
 
-    detectors, scenes = open_detection(selection, masks)
-    detected = (one for batch in scenes.batches(selection.batch_size) for one in detect(detectors, batch))
+    detectors, scenes = open_detection(inputs, masks)
+    detected = (one for batch in scenes.batches(inputs.batch_size) for one in detect(detectors, batch))
     bar = tqdm(detected, total=len(scenes), unit="image", disable=None)
     print("Written: " + ", ".join(map(str, write_detections(detectors, bar, Path(out), rows))))
 
 
-def survey(selection: Selection, *, out: Folder, only_right: bool = False) -> None:
+def survey(inputs: ExplainInputs, *, out: Folder, only_right: bool = False) -> None:
     """Write a page that asks people which map marks the object best.
 
     survey.html is one file to send to people; it shows the maps in random order and without names. key.json
     says which map is whose, and stays with you.
 
     Args:
-        selection: Networks and images.
+        inputs: Networks and images.
         out: Folder to write to.
         only_right: Show only images that all networks classify correctly, as in the paper.
     """
     from cbam_lightning.cli.explain_inputs import open_classification
     from cbam_lightning.explain.survey.page import write_survey
 
-    networks, images = open_classification(selection)
-    explained = _explanations(selection, networks, images)
+    networks, images = open_classification(inputs)
+    explained = _explanations(inputs, networks, images)
     if only_right:
         explained = (one for one in explained if all(e.predicted == e.target for e in one.explanations))
     labels = [network.label for network in networks]
@@ -142,7 +142,7 @@ def tally(key: _KeyFile, votes: Sequence[_VoteFile], *, out: Annotated[Path, "DI
 
 
 def _explanations(
-    selection: Selection,
+    inputs: ExplainInputs,
     networks: list[ExplainedNetwork],
     images: ImagesToView,
     steps: int = 0,
@@ -157,11 +157,11 @@ def _explanations(
 
     size = size_of(networks[0].header)
     mask = partial(read_mask, masks, size_px=size) if masks else lambda name: None
-    target = target_of(selection.target, networks[0])
+    target = target_of(inputs.target, networks[0])
     with tqdm(total=len(images), unit="image", disable=None) as bar:
-        for batch in images.batches(selection.batch_size):
-            inputs = [InputImage(*one, mask=mask(one.name)) for one in batch]
-            yield from explain_images(networks, inputs, target, steps)
+        for batch in images.batches(inputs.batch_size):
+            shown = [InputImage(*one, mask=mask(one.name)) for one in batch]
+            yield from explain_images(networks, shown, target, steps)
             bar.update(len(batch))
 
 

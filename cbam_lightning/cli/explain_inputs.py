@@ -18,68 +18,68 @@ from cbam_lightning.user_code.class_paths import find_class, import_class_path
 from cbam_lightning.weights import Header
 
 if TYPE_CHECKING:
-    from cbam_lightning.cli.explain_commands import Selection
+    from cbam_lightning.cli.explain_commands import ExplainInputs
 
 
-def open_classification(selection: Selection) -> tuple[list[ExplainedNetwork], ImagesToView]:
+def open_classification(inputs: ExplainInputs) -> tuple[list[ExplainedNetwork], ImagesToView]:
     """Return classifiers and images, both checked before anything is computed.
 
     Raises:
         UsageError: An option has a wrong value.
     """
-    _check(selection)
-    networks = open_networks(selection.checkpoints, selection.layer, choose_device(selection.device))
+    _check(inputs)
+    networks = open_networks(inputs.checkpoints, inputs.layer, choose_device(inputs.device))
     header = networks[0].header
-    target_of(selection.target, networks[0])
-    if selection.images is not None:
-        dataset = image_files(selection.images, size_of(header), header.in_channels, networks[0].class_names)
+    target_of(inputs.target, networks[0])
+    if inputs.images is not None:
+        dataset = image_files(inputs.images, size_of(header), header.in_channels, networks[0].class_names)
     else:
-        module_class = _module_class(selection, data.ImageDataModule)
+        module_class = _module_class(inputs, data.ImageDataModule)
         accepted = inspect.signature(module_class).parameters
         options = {name: getattr(header, name) for name in ("size_px", "in_channels") if name in accepted}
-        if selection.root and "source" in accepted:
+        if inputs.root and "source" in accepted:
             options["source"] = "full"
-        dataset = _split(selection, module_class, options, header, ("size_px", "in_channels", "num_classes"))
-    return networks, spread(dataset, selection.limit)
+        dataset = _split(inputs, module_class, options, header, ("size_px", "in_channels", "num_classes"))
+    return networks, spread(dataset, inputs.limit)
 
 
-def open_detection(selection: Selection, masks: str | None) -> tuple[list[NamedDetector], ScenesToView]:
+def open_detection(inputs: ExplainInputs, masks: str | None) -> tuple[list[NamedDetector], ScenesToView]:
     """Return detectors and images, both checked before anything is computed.
 
     Raises:
         UsageError: An option has a wrong value.
     """
-    _check(selection)
-    for_classifiers = {"layer": selection.layer, "target": selection.target, "masks": masks}
+    _check(inputs)
+    for_classifiers = {"layer": inputs.layer, "target": inputs.target, "masks": masks}
     for name, value in for_classifiers.items():
         if value is not None:
             message = f"--{name} is for classifiers; for detectors `explain` draws boxes. Omit it."
             raise UsageError(message)
-    detectors = open_detectors(selection.checkpoints, choose_device(selection.device))
+    detectors = open_detectors(inputs.checkpoints, choose_device(inputs.device))
     header = detectors[0].network.header
-    if selection.images is not None:
-        dataset: Any = scene_files(selection.images, header.in_channels)
+    if inputs.images is not None:
+        dataset: Any = scene_files(inputs.images, header.in_channels)
     else:
-        module_class = _module_class(selection, data.DetectionDataModule)
+        module_class = _module_class(inputs, data.DetectionDataModule)
         options: dict[str, Any] = {"in_channels": header.in_channels, "augmentation": "none"}
         if module_class is data.VOCDetection:
             options |= {"size_px": None, "class_names": detectors[0].class_names}
         if module_class is data.FashionScenes and header.size_px:
             options["size_px"] = header.size_px
-        dataset = _split(selection, module_class, options, header, ("in_channels", "num_classes"))
-    return detectors, ScenesToView(dataset, evenly(len(dataset), selection.limit))
+        dataset = _split(inputs, module_class, options, header, ("in_channels", "num_classes"))
+    return detectors, ScenesToView(dataset, evenly(len(dataset), inputs.limit))
 
 
-def _check(selection: Selection) -> None:
-    check_positive("batch_size", selection.batch_size)
-    if (selection.images is None) == (selection.data is None):
+def _check(inputs: ExplainInputs) -> None:
+    check_positive("batch_size", inputs.batch_size)
+    if (inputs.images is None) == (inputs.data is None):
         message = "give either --images PATH or --data NAME: the images to explain."
         raise UsageError(message)
 
 
-def _module_class(selection: Selection, base: type) -> Any:
+def _module_class(inputs: ExplainInputs, base: type) -> Any:
     """Return the data module that ``--data`` names, a subclass of ``base``."""
-    name = selection.data or ""
+    name = inputs.data or ""
     import_class_path(name, "--data")
     classes = {known: getattr(data, known) for known in data.__all__}
     if user_class := find_class(name):
@@ -88,33 +88,33 @@ def _module_class(selection: Selection, base: type) -> Any:
     excluded = (base, data.TorchDataset)
     allowed = {known: c for known, c in classes.items() if issubclass(c, base) and c not in excluded}
     check_choice("data module", name, allowed)
-    check_choice("split", selection.split, ("test", "val"))
+    check_choice("split", inputs.split, ("test", "val"))
     return allowed[name]
 
 
 def _split(
-    selection: Selection,
+    inputs: ExplainInputs,
     module_class: Any,
     options: dict[str, Any],
     header: Header,
     compared: tuple[str, ...],
 ) -> Any:
     """Return a split of a data module, which must be for the same images and classes as the networks."""
-    if selection.root:
-        options["root"] = selection.root
+    if inputs.root:
+        options["root"] = inputs.root
     try:
         module = module_class(**options)
     except TypeError:
-        message = f"{selection.data} needs --root, the folder of its files."
+        message = f"{inputs.data} needs --root, the folder of its files."
         raise UsageError(message) from None
     expected = {name: getattr(header, name) for name in compared}
     wrong = [f"{name} {value}" for name, value in expected.items() if getattr(module, name) != value]
     if header.class_names is not None and tuple(header.class_names) != tuple(module.class_names):
         wrong = wrong or ["other classes"]
     if wrong:
-        message = f"the networks expect other images or classes than {selection.data}: {', '.join(wrong)}."
+        message = f"the networks expect other images or classes than {inputs.data}: {', '.join(wrong)}."
         raise UsageError(message)
-    return module.split_set(selection.split)
+    return module.split_set(inputs.split)
 
 
 def target_of(name: str | None, network: ExplainedNetwork) -> int | None:
