@@ -102,7 +102,7 @@ def test_only_sure_detections_are_drawn(detectors):
 
 
 MISTAKES = {
-    "plain.safetensors --data FashionScenes --layer head": "--layer applies to classifiers only",
+    "plain.safetensors --data FashionScenes --layer head": "--layer is for classifiers",
     "plain.safetensors --data FashionMNIST": "unknown data module 'FashionMNIST'",
     "plain.safetensors --data VOCDetection --root nowhere": "nowhere",
     "plain.safetensors cbam.safetensors --images nowhere": "nowhere does not exist",
