@@ -1,5 +1,6 @@
 """Attention modules: plain ``nn.Module`` classes from (N, C, *positions) to (N, C, *positions)."""
 
+from cbam_lightning.attention import fused
 from cbam_lightning.attention.bam import BAM
 from cbam_lightning.attention.cbam import CBAM, ChannelAttention, SpatialAttention
 from cbam_lightning.attention.eca import ECA
@@ -16,6 +17,7 @@ __all__ = [
     "SpatialAttention",
     "SqueezeExcite",
     "create_attention",
+    "fused",
     "list_attention",
     "register_attention",
 ]

@@ -2,17 +2,17 @@
 
 Paper: https://arxiv.org/abs/1807.06514. Authors' code: https://github.com/Jongchan/attention-module.
 
-Equal to the authors' code:
-    * the gate is 1 + sigmoid(channel(x) * spatial(x)), with biases in every layer; equation 2 of the paper
-      adds the two branches instead, which is the variant ``paper``;
-    * as in their networks, convolutions start Kaiming normal (fan-out), linear weights at torch's default,
-      and all biases at 0.
+As in the authors' code:
+    * the gate is 1 + sigmoid(channel(x) * spatial(x)), with biases in every layer. Equation 2 of the paper
+      adds the two branches instead; that is the variant ``paper``;
+    * convolutions start Kaiming normal (fan-out) as in their networks, linear weights at torch's default, and
+      all biases at 0.
 
-Different from the authors' code:
+Unlike the authors' code:
     * hidden layers have at least one unit; with C < reduction theirs have none, and their gate is constant;
-    * the mean is over all positions, also of a map that is not square;
-    * gates are computed in float32 under autocast, and multiplied in float32;
-    * one- and three-dimensional maps, the variant ``paper``, and the gate ``identity``, which is ours.
+    * the mean is over all positions, also of maps that are not square;
+    * under autocast, gates are computed and multiplied in float32;
+    * there are the variant ``paper``, the gate ``identity``, and one and three position dimensions.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ Variant = Literal["official", "paper"]
 
 
 class BAM(Gate):
-    """Which channels matter at which positions: 1 + sigmoid of a channel branch and a spatial branch.
+    """Gate for each channel at each position: 1 + sigmoid of a channel branch and a spatial branch.
 
-    The channel branch is C -> C // reduction -> C on the mean over the positions; the spatial branch is
-    C -> C // reduction by a 1x1 convolution, two dilated 3x3 convolutions, and a 1x1 convolution -> 1. Each
-    hidden layer is followed by BatchNorm and ReLU (section 3 of the paper).
+    The channel branch is C -> C // reduction -> C on the mean over the positions. The spatial branch is a 1x1
+    convolution C -> C // reduction, two dilated 3x3 convolutions and a 1x1 convolution -> 1. BatchNorm and
+    ReLU follow each hidden layer (section 3 of the paper).
 
     Args:
         channels: C, the number of channels of the input.
-        reduction: How many times fewer units than C the hidden layers have, at least one unit.
-        dilation: Distance in positions between the taps of the 3x3 convolutions; the paper has 4.
-        variant: How the branches are joined: ``official`` multiplies them as the authors' code does,
-            ``paper`` adds them as the paper writes.
-        dims: How many dimensions the positions have: 1 for (N, C, L), 2 for (N, C, H, W), 3 for
-            (N, C, D, H, W); the convolutions are 3, 3x3 or 3x3x3.
-        gate: ``sigmoid`` for 1 + sigmoid, in (1, 2), as published; ``identity`` for 2 * sigmoid, in (0, 2),
-            that starts at exactly 1.
+        reduction: The hidden layers have C // reduction units, at least one.
+        dilation: Of the 3x3 convolutions, in positions; the paper uses 4.
+        variant: How the branches are combined: ``official`` multiplies them as the authors' code does,
+            ``paper`` adds them as the paper does.
+        dims: Number of position dimensions: 1 for (N, C, L), 2 for (N, C, H, W), 3 for (N, C, D, H, W). The
+            kernels have size 3, 3x3 or 3x3x3.
+        gate: ``sigmoid`` for 1 + sigmoid, in (1, 2), as published, or ``identity`` for 2 * sigmoid, in
+            (0, 2), which starts at exactly 1.
 
     Raises:
-        UsageError: A number below 1, or an unknown choice; in training, a batch of one, whose channel branch
-            BatchNorm cannot normalise (with SyncBatchNorm it is the batch of all processes that counts).
+        UsageError: A number below 1, or an unknown choice. In training: a batch of one, which the channel
+            branch's BatchNorm cannot normalise; with SyncBatchNorm, the batch over all processes counts.
     """
 
     kind = "both"
@@ -78,25 +78,21 @@ class BAM(Gate):
             if isinstance(module, (nn.Linear, positions.CONVOLUTIONS[dims])) and module.bias is not None:
                 nn.init.zeros_(module.bias)
         if gate == "identity":
-            # A factor of 0 already makes the product 0; a second one would leave both without a gradient.
+            # One factor of 0 makes the product 0; with two of them, neither would receive a gradient.
             last = [self.channel[-1]] if variant == "official" else [self.channel[-1], self.spatial[-1]]
             for parameter in nn.ModuleList(last).parameters():
                 nn.init.zeros_(parameter)
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Join both branches: (N, C, *positions) to (N, C, *positions)."""
+    def compute_gate(self, x: Tensor) -> Tensor:
+        """Compute the gate, in (1, 2), or (0, 2) for ``identity``: (N, C, *positions) to the same."""
         self._check_batch(x)
         channel = positions.broadcast(run_layer(self.channel, x.mean(positions.axes(x))), x)  # (N, C, 1, …)
         spatial = run_layer(self.spatial, x)  # (N, 1, *positions)
-        return channel * spatial if self.variant == "official" else channel + spatial
-
-    def gate_map(self, x: Tensor) -> Tensor:
-        """Return the gate, (N, C, *positions), at least float32: in (1, 2), or (0, 2) for ``identity``."""
-        gate = super().gate_map(x)
+        gate = self.sigmoid(channel * spatial if self.variant == "official" else channel + spatial)
         return gate if self.gate == "identity" else 1 + gate
 
     def extra_repr(self) -> str:
-        """Name the options that the printed layers do not show."""
+        """Return the options that the printed layers do not show."""
         return f"variant={self.variant!r}, gate={self.gate!r}"
 
     def _check_batch(self, x: Tensor) -> None:
@@ -104,7 +100,7 @@ class BAM(Gate):
         if isinstance(bn, nn.BatchNorm1d) and bn.training and len(x) == 1:
             message = (
                 "BAM was given a batch of one in training, but the BatchNorm of its channel branch needs at "
-                "least two. Use a larger batch, drop a last incomplete one, or call eval() on the module."
+                "least two. Use a larger batch, drop the incomplete last one, or call eval() on the module."
             )
             raise UsageError(message)
 

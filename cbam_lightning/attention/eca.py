@@ -16,21 +16,21 @@ from cbam_lightning.errors import UsageError
 
 
 class ECA(Gate):
-    """Which channels matter: sigmoid of a convolution along the channels of mean over positions.
+    """Channel gate: sigmoid of a convolution, along the channels, of the means over the positions.
 
-    One kernel of k weights without bias slides over the C means, padded with zeros: every channel's gate
-    depends on its k neighbours. Positions may have one, two or three dimensions.
+    A kernel of k weights without bias slides over the C means, padded with zeros, so the gate of a channel
+    depends on its k neighbours. Inputs may have one, two or three position dimensions.
 
     Args:
         channels: C, the number of channels of the input.
-        kernel_size: k, the number of neighbouring channels, odd; left out, ``adaptive_kernel_size``.
-        gamma: The divisor in the formula of k, which a given ``kernel_size`` replaces.
-        beta: The summand in the formula of k, which a given ``kernel_size`` replaces.
-        gate: ``sigmoid``, or ``identity`` for 2 * sigmoid that starts at exactly 1.
+        kernel_size: k, the number of neighbouring channels, odd. Default: ``adaptive_kernel_size``.
+        gamma: Divisor in the formula for k; unused if ``kernel_size`` is given.
+        beta: Summand in the formula for k; unused if ``kernel_size`` is given.
+        gate: ``sigmoid``, or ``identity`` for 2 * sigmoid, which starts at exactly 1.
 
     Raises:
-        UsageError: A number below 1, an even kernel, a gamma or beta that is no number or, gamma, not
-            positive, or an unknown gate.
+        UsageError: A number below 1, an even kernel, a gamma that is not a positive number, a beta that is
+            not a number, or an unknown gate.
     """
 
     def __init__(
@@ -50,20 +50,21 @@ class ECA(Gate):
         if gate == "identity":
             nn.init.zeros_(self.conv.weight)
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Convolve the means of the channels: (N, C, *positions) to (N, C, 1, …)."""
+    def compute_gate(self, x: Tensor) -> Tensor:
+        """Compute the gate: (N, C, *positions) to (N, C, 1, …)."""
         means = x.mean(positions.axes(x))[:, None]  # (N, 1, C): the channels are the convolution's positions
-        return positions.broadcast(run_layer(self.conv, means)[:, 0], x)
+        logits = run_layer(self.conv, means)[:, 0]
+        return self.sigmoid(positions.broadcast(logits, x))
 
     def extra_repr(self) -> str:
-        """Name the option that the printed layer does not show."""
+        """Return the option that the printed layer does not show."""
         return f"gate={self.gate!r}"
 
 
 def adaptive_kernel_size(channels: int, gamma: float = 2, beta: float = 1) -> int:
-    """Return |log2(C) / gamma + beta / gamma|, cut to a whole number, plus 1 if that is even.
+    """Return |log2(C) / gamma + beta / gamma|, truncated, plus 1 if that is even.
 
-    The paper writes "the nearest odd number" (section 3.2); the rounding is that of the code it prints.
+    The paper says "the nearest odd number" (section 3.2); the rounding is that of its printed code.
 
     Args:
         channels: C, the number of channels.
@@ -71,7 +72,7 @@ def adaptive_kernel_size(channels: int, gamma: float = 2, beta: float = 1) -> in
         beta: The summand.
 
     Raises:
-        UsageError: A gamma or beta that is no finite number, or a gamma that is not positive.
+        UsageError: A gamma that is not a positive finite number, or a beta that is not a finite number.
     """
     for option, value in {"gamma": gamma, "beta": beta}.items():
         if (
@@ -81,5 +82,5 @@ def adaptive_kernel_size(channels: int, gamma: float = 2, beta: float = 1) -> in
         ):
             message = f"{option} is {value!r}; give a {'positive ' * (option == 'gamma')}number."
             raise UsageError(message)
-    cut = int(abs((math.log2(channels) + beta) / gamma))
-    return cut if cut % 2 else cut + 1
+    truncated = int(abs((math.log2(channels) + beta) / gamma))
+    return truncated if truncated % 2 else truncated + 1

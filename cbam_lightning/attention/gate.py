@@ -1,4 +1,4 @@
-"""What every gate of this package shares: precision, product, and the checks of its arguments."""
+"""Base class of the gates, and the precision that all attention modules compute in."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ GateName = Literal["sigmoid", "identity"]
 
 
 class Gate(nn.Module, ABC):
-    """A gate computed from the input, and the product of both.
+    """A gate computed from the input and multiplied with it.
 
-    Logits and gate are computed in float32, also under autocast and for an input in half precision, and in
-    float64 for a float64 input. In a module that was itself converted, for example by ``.half()``, the
-    layers run in the precision of their weights; pools, sigmoid and product stay in float32.
+    Gates are computed in float32, also under autocast and for inputs in half precision, and in float64 for
+    float64 inputs. In a module that was converted, for example by ``.half()``, the layers run in the
+    precision of their weights; pools, sigmoid and product stay in float32.
 
     Args:
-        gate: ``sigmoid``: in (0, 1). ``identity``: 2 * sigmoid, in (0, 2), with logits of exactly 0 at
-            initialisation, where the module therefore returns its input bit for bit.
-        dims: How many dimensions the positions of the input have, 1 to 3; None where any will do.
+        gate: ``sigmoid``: in (0, 1). ``identity``: 2 * sigmoid, in (0, 2). Its logits are exactly 0 at
+            initialisation, so the module returns its input bit for bit.
+        dims: Number of position dimensions of the input, 1 to 3. None: any of them.
 
     Raises:
-        UsageError: An unknown gate, or another number of dimensions; in ``forward`` and ``gate_map``, an
+        UsageError: An unknown gate or an invalid number of dimensions. In ``forward`` and ``gate_map``: an
             input with another number of dimensions.
 
     Attributes:
@@ -46,28 +46,32 @@ class Gate(nn.Module, ABC):
         self.dims = dims
 
     @abstractmethod
-    def logits(self, x: Tensor) -> Tensor:
-        """Return what the sigmoid is taken of: (N, C, *positions), at least float32, to the gate's shape."""
+    def compute_gate(self, x: Tensor) -> Tensor:
+        """Compute the gate from ``x``, (N, C, *positions), at least float32, with autocast off."""
+
+    def sigmoid(self, logits: Tensor) -> Tensor:
+        """Turn logits into gate values: the sigmoid, times 2 for the gate ``identity``."""
+        gate = torch.sigmoid(logits)
+        return gate if self.factor == 1 else self.factor * gate
+
+    @property
+    def factor(self) -> float:
+        """Factor of the sigmoid: 2 for the gate ``identity``, else 1."""
+        return 2.0 if self.gate == "identity" else 1.0
 
     def gate_map(self, x: Tensor) -> Tensor:
         """Return the gate for ``x``, at least float32.
 
-        From (N, C, *positions) to the same, with 1 in place of C or of the positions where the gate does not
-        depend on them.
+        Its shape is that of ``x``, (N, C, *positions), with 1 in place of C or of the positions where the
+        gate does not depend on them.
         """
         positions.check_feature_map(self, x, self.dims)
         with without_autocast(x.device.type):
-            gate = torch.sigmoid(self.logits(at_least_float32(x)))
-        return gate if self.factor == 1 else self.factor * gate
+            return self.compute_gate(at_least_float32(x))
 
     def gate_maps(self, x: Tensor) -> dict[str, Tensor]:
-        """Return ``gate_map`` under the name of its kind."""
+        """Return ``gate_map`` by the name of its kind."""
         return {self.kind: self.gate_map(x)}
-
-    @property
-    def factor(self) -> float:
-        """What the sigmoid is multiplied with to give the gate."""
-        return 2.0 if self.gate == "identity" else 1.0
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` times its gate, in the dtype of ``x``: (N, C, *positions) to the same."""
@@ -75,43 +79,32 @@ class Gate(nn.Module, ABC):
 
 
 def multiply(x: Tensor, gate: Tensor) -> Tensor:
-    """Return ``x * gate`` in the dtype of ``x``, multiplied in the gate's float32 or float64."""
+    """Multiply in the gate's float32 or float64, and return the product in the dtype of ``x``."""
     # Not with gate.to(x.dtype): the gate's gradient is the sum of x * grad over C or the positions, and in
-    # float16 that sum passes 65504.
+    # float16 that sum exceeds 65504.
     return (x * gate).to(x.dtype)
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Tell whether somebody registered a hook on this very module, not on those below."""
-    hooks = (
-        module._forward_hooks,
-        module._forward_pre_hooks,
-        module._backward_hooks,
-        module._backward_pre_hooks,
-    )
-    return any(hooks)
-
-
 def run_layer(layer: nn.Module, x: Tensor) -> Tensor:
-    """Apply ``layer`` in the dtype of its weights, and return the result in the dtype of ``x``."""
+    """Apply ``layer`` in the dtype of its weights and return the result in the dtype of ``x``."""
     output: Tensor = layer(x.to(next(layer.parameters()).dtype))
     return output.to(x.dtype)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Return ``x`` in float32, or in float64 if that is what it is in."""
+    """Return ``x`` as it is if it is float64, else in float32."""
     # Not torch.promote_types, which torch.export keeps as an operation of the graph.
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
 def wide_dtype(x: Tensor) -> torch.dtype:
-    """Return float64 if that is what ``x`` is in, else float32."""
+    """Return float64 if ``x`` is float64, else float32."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def without_autocast(device_type: str) -> AbstractContextManager[object]:
-    """Return a context in which autocast is off for this type of device, such as ``cuda``."""
-    # The meta device has no autocast to ask about; an idle context would only clutter exported graphs.
+    """Return a context that turns autocast off for a type of device, such as ``cuda``."""
+    # The meta device has no autocast to query, and an idle context would clutter exported graphs.
     if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()

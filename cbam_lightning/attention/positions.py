@@ -1,4 +1,4 @@
-"""The positions of a feature map, in one, two or three dimensions.
+"""Positions of a feature map in one, two or three dimensions.
 
 Feature maps are (N, C, *positions): (N, C, L), (N, C, H, W) or (N, C, D, H, W).
 """
@@ -23,12 +23,12 @@ _SHAPES = {1: "(N, C, L)", 2: "(N, C, H, W)", 3: "(N, C, D, H, W)"}
 
 
 def axes(x: Tensor) -> tuple[int, ...]:
-    """Return the axes after the second of ``x``, (N, C, *positions)."""
+    """Return the position axes of ``x``, (N, C, *positions)."""
     return tuple(range(2, x.ndim))
 
 
 def broadcast(values: Tensor, x: Tensor) -> Tensor:
-    """Shape ``values``, (N, C), so that they broadcast over the positions of ``x``: to (N, C, 1, …)."""
+    """Reshape ``values`` from (N, C) to (N, C, 1, …), which broadcasts over the positions of ``x``."""
     return values[(...,) + (None,) * (x.ndim - 2)]
 
 
@@ -41,7 +41,7 @@ def check_dims(dims: int) -> None:
 
 
 def check_feature_map(module: nn.Module, x: Tensor, dims: int | None = None) -> None:
-    """Raise a ``UsageError`` unless ``x`` has ``dims`` position dimensions, or 1 to 3 where it is None."""
+    """Raise a ``UsageError`` unless ``x`` has ``dims`` position dimensions; None: 1, 2 or 3 of them."""
     given = x.ndim - 2
     if given == dims or (dims is None and given in _SHAPES):
         return

@@ -1,4 +1,4 @@
-"""Attention modules by name, or by the import path of a class."""
+"""Attention modules by name, or by the import path of their class."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Builder = Callable[..., nn.Module]
 _B = TypeVar("_B", bound=Builder)
 
 _CHANNELS = "channels"  # the first argument of every class
-_PROBE_PX = 8  # side of the maps that a user's module is tried on
+_PROBE_PX = 8  # side of the maps that user-defined modules are tried on
 
 
 class Attention(NamedTuple):
-    """What is known of an attention module: how to build it, and where networks put it by default."""
+    """How to build an attention module, and its default placement in networks."""
 
     builder: Builder
     placement: Placement = "block"
@@ -42,7 +42,7 @@ _ATTENTION: dict[str, Attention] = {
     "sagan": Attention(SAGAN, "stage"),
     "se": Attention(SqueezeExcite),
 }
-_OURS = frozenset(_ATTENTION)
+_BUILT_IN = frozenset(_ATTENTION)
 
 
 @overload
@@ -50,33 +50,33 @@ def register_attention(name: str, builder: _B, *, placement: Placement = "block"
 @overload
 def register_attention(name: str, *, placement: Placement = "block") -> Callable[[_B], _B]: ...
 def register_attention(name: str, builder: Any = None, *, placement: Placement = "block") -> Any:
-    """Give an attention module of yours a name; as a function, or as a decorator of the class.
+    """Give your own attention module a name, as a function or as a decorator of the class.
 
-    An attention module is a ``torch.nn.Module`` whose first argument is ``channels``, and whose ``forward``
-    maps (N, C, *positions) to the same shape. Nothing else is asked of it. Further arguments are its options,
-    as in ``attention_options={"reduction": 8}``. It may have more: with an argument ``dims`` it is told
-    whether positions are (L,), (H, W) or (D, H, W); with an argument ``gate`` that takes ``"identity"`` it
-    can start as the identity where it is inserted into a trained network; with an argument
-    ``implementation`` it can be ``"reference"`` or ``"fused"``; and a method ``gate_maps(x)`` that returns a
-    dictionary of gates lets ``explain`` draw them. Without a name it is known by its import path,
-    ``my_package.MyAttention``, wherever a name is taken.
+    An attention module is a ``torch.nn.Module`` whose first argument is ``channels`` and whose ``forward``
+    maps (N, C, *positions) to the same shape. Further arguments are its options, as in
+    ``attention_options={"reduction": 8}``. Some are optional conventions: ``dims`` receives the number of
+    position dimensions, 1 for (L,), 2 for (H, W) or 3 for (D, H, W); with ``gate="identity"`` the module
+    starts as the identity where it is inserted into a trained network; ``implementation`` is ``"reference"``
+    or ``"fused"``. A method ``gate_maps(x)`` that returns a dictionary of gates lets ``explain`` draw them.
+    A module without a name can be given as its import path, ``my_package.MyAttention``.
 
     Args:
-        name: What to call it, other than the names of ``list_attention()`` and without dots and slashes.
-        builder: The class, or a function that returns the module; left out, it is what is decorated.
-        placement: Where networks put it unless told otherwise: ``block``, at the end of every residual
-            branch, or ``stage``, after every stage but the last.
+        name: A new name, other than those of ``list_attention()``, without dots and slashes.
+        builder: The class, or a function that returns the module. Default: the decorated class or function.
+        placement: Default placement in networks: ``block``, at the end of every residual branch, or
+            ``stage``, after every stage but the last.
 
     Raises:
-        UsageError: The name is taken or no name, the placement is unknown, or there is no ``channels``.
+        UsageError: The name is empty, malformed or taken, the placement is unknown, or the first argument is
+            not ``channels``.
     """
     if builder is None:
         return lambda decorated: register_attention(name, decorated, placement=placement)
     check_choice("placement", placement, get_args(Placement))
     known = _ATTENTION.get(name)
-    if not name or {".", "/"} & {*name} or name in _OURS or (known and _differ(known.builder, builder)):
+    if not name or {".", "/"} & {*name} or name in _BUILT_IN or (known and _differ(known.builder, builder)):
         message = (
-            f"an attention cannot be called {name!r}: it is empty, has a dot or a slash, or is taken. "
+            f"an attention cannot be called {name!r}: the name is empty, has a dot or a slash, or is taken. "
             f"Choose a name other than {', '.join(list_attention())}."
         )
         raise UsageError(message)
@@ -86,12 +86,12 @@ def register_attention(name: str, builder: Any = None, *, placement: Placement =
 
 
 def list_attention() -> list[str]:
-    """Return every name that ``create_attention`` knows, sorted; it takes import paths of classes as well."""
+    """Return the names of ``create_attention``, sorted; it also takes import paths of classes."""
     return sorted(_ATTENTION)
 
 
 def default_placement(name: str) -> Placement:
-    """Return where a network puts this attention: on every residual branch, or after stages.
+    """Return where networks put this attention: on every residual branch, or after stages.
 
     Raises:
         UsageError: An unknown name.
@@ -100,7 +100,7 @@ def default_placement(name: str) -> Placement:
 
 
 def option_names(name: str) -> frozenset[str]:
-    """Return what the attention's class accepts besides ``channels``; empty for ``none``.
+    """Return the names of the options of an attention: the arguments besides ``channels``.
 
     Raises:
         UsageError: An unknown name.
@@ -109,46 +109,46 @@ def option_names(name: str) -> frozenset[str]:
 
 
 def option_defaults(name: str) -> dict[str, Any]:
-    """Return the values that the options of ``option_names(name)`` have when they are left out.
+    """Return the default values of the options that have one.
 
     Raises:
         UsageError: An unknown name.
     """
-    found = _options(name).items()
-    return {option: p.default for option, p in sorted(found) if p.default is not p.empty}
+    options = sorted(_options(name).items())
+    return {option: p.default for option, p in options if p.default is not p.empty}
 
 
 def create_attention(name: str, channels: int, /, **options: Any) -> nn.Module:
     """Build an attention module, (N, C, *positions) to the same, by its name.
 
-    Positions are (L,), (H, W) or (D, H, W); a module with an option ``dims`` is made for one of them, by
-    default for (H, W). Its initial values depend on torch's generator, which goes on by one number whatever
-    the module draws.
+    Positions are (L,), (H, W) or (D, H, W). A module with an option ``dims`` takes one of them, by default
+    (H, W). Its initial values depend on torch's generator, which advances by one number, however many the
+    module draws.
 
     Args:
         name: One of ``list_attention()``, where ``none`` is the identity, or the import path of a class.
         channels: C, the number of channels of the input.
-        options: What the module's class accepts besides ``channels``.
+        options: Arguments of the module's class besides ``channels``.
 
     Raises:
-        UsageError: An unknown name, an option that this attention does not have, or a value it refuses.
+        UsageError: An unknown name, an unknown option, or an invalid value.
     """
     import_class_path(name, "attention")
     return build_attention(name, channels, **options)
 
 
 def build_attention(name: str, channels: int, /, **options: Any) -> nn.Module:
-    """Do what ``create_attention`` does, but import nothing: the name may be one that a checkpoint says.
+    """Build an attention module as ``create_attention`` does, but import nothing: names from files are safe.
 
     Raises:
-        UsageError: As for ``create_attention``; or the class was not imported before.
+        UsageError: As in ``create_attention``, or the class has not been imported.
     """
     _check_options(name, options)
     if name == "none":
         return nn.Identity()
     with own_stream():
         module = _find(name).builder(channels, **options)
-        if name not in _OURS:
+        if name not in _BUILT_IN:
             _check_module(name, module, channels, options.get("dims", 2))
     return module
 
@@ -162,7 +162,7 @@ def _find(name: str) -> Attention:
         message = f"{unknown} {_how_to_import(name)}"
         raise UsageError(message)
     if not issubclass(found, nn.Module):
-        message = f"attention {name!r} is no torch.nn.Module; give the import path of one."
+        message = f"attention {name!r} is not a torch.nn.Module; give the import path of one."
         raise UsageError(message)
     _check_channels(name, found)
     return Attention(found)
@@ -175,9 +175,7 @@ def _how_to_import(name: str) -> str:
 
 
 def _options(name: str) -> dict[str, inspect.Parameter]:
-    """Return the arguments of an attention besides ``channels`` that have names."""
-    if name == "none":
-        return {}
+    """Return the named arguments of an attention besides ``channels``."""
     parameters = list(inspect.signature(_find(name).builder).parameters.values())[1:]
     return {p.name: p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
 
@@ -191,12 +189,12 @@ def _check_options(name: str, options: dict[str, Any]) -> None:
         )
         raise UsageError(message)
     parameters = inspect.signature(_find(name).builder).parameters.values()
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
     for option in options:
-        if option == _CHANNELS or (option not in known and not open_ended):
+        if option == _CHANNELS or (option not in known and not takes_any):
             raise unknown_name(kind=f"{name} option", given=option, allowed=known)
     missing = [o for o, p in known.items() if p.default is p.empty and o not in options]
-    if missing and name != "none":
+    if missing:
         message = f"{name} needs {' and '.join(missing)}: give attention_options, such as {missing[0]}: …"
         raise UsageError(message)
 
@@ -206,16 +204,16 @@ def _check_channels(name: str, builder: Builder) -> None:
     if names[:1] != [_CHANNELS]:
         message = (
             f"attention {name!r} takes ({', '.join(names)}); its first argument has to be called channels, "
-            "the number of channels that go in and come out."
+            "the number of channels of its input and output."
         )
         raise UsageError(message)
 
 
 @torch.no_grad()
 def _check_module(name: str, module: Any, channels: int, dims: int) -> None:
-    """Refuse what is no module, or returns another shape for small maps."""
+    """Raise a ``UsageError`` unless this is a module that keeps the shape of a small map."""
     if not isinstance(module, nn.Module):
-        message = f"attention {name!r} gave {type(module).__name__}, not a torch.nn.Module."
+        message = f"attention {name!r} returned {type(module).__name__}, not a torch.nn.Module."
         raise UsageError(message)
     parameter = next(module.parameters(), torch.empty(0))
     example = torch.ones((2, channels, *(_PROBE_PX,) * dims), device=parameter.device, dtype=parameter.dtype)
@@ -237,9 +235,5 @@ def _check_module(name: str, module: Any, channels: int, dims: int) -> None:
 
 
 def _differ(one: Builder, other: Builder) -> bool:
-    """Tell whether these are two definitions, and not one that was run again in a notebook."""
-    return _origin(one) != _origin(other)
-
-
-def _origin(builder: Builder) -> tuple[Any, Any]:
-    return getattr(builder, "__module__", None), getattr(builder, "__qualname__", builder)
+    """Return whether these are two definitions, as opposed to one that was run again in a notebook."""
+    return any(getattr(one, a, one) != getattr(other, a, other) for a in ("__module__", "__qualname__"))

@@ -1,4 +1,4 @@
-"""What the classification networks share: head, initial values, and places for attention."""
+"""Base class of the classification networks: stages, head, initial values, placement of attention."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from cbam_lightning.errors import UsageError
 
 
 class AttendedModule(nn.Module):
-    """A module with attention on ``out_channels`` maps; the identity until the network replaces it."""
+    """A module with attention on ``out_channels`` maps; it is the identity until the network replaces it."""
 
     out_channels: int
     attention: nn.Module
 
 
 class ClassifierNetwork(nn.Module, ABC):
-    """Stem, stages, mean over positions, linear layer.
+    """Stem, stages, mean over the positions, linear layer.
 
     A subclass builds its stem and a module for each key of ``stage_channels``, then calls ``_complete``. The
-    backbone has its initial values before the attention is made: after the same ``torch.manual_seed`` it
-    starts from the same weights with every attention.
+    backbone is initialised before the attention is built, so after the same ``torch.manual_seed`` it starts
+    from the same weights with any attention.
     """
 
     in_channels: int
     num_features: int
     num_classes: int
-    stage_channels: dict[str, int]  # the stages in their order, with the channels they return
+    stage_channels: dict[str, int]  # the stages in order, with their output channels
     fc: nn.Module
     attention: nn.ModuleDict  # by the name of the stage before it; empty when attention is in the blocks
 
     @abstractmethod
     def forward_stem(self, x: Tensor) -> Tensor:
-        """Return what the first stage gets: (N, in_channels, H, W) to (N, C, h, w)."""
+        """Return the input of the first stage: (N, in_channels, H, W) to (N, C, h, w)."""
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last feature maps: (N, in_channels, H, W) to (N, num_features, h, w)."""
@@ -47,7 +47,7 @@ class ClassifierNetwork(nn.Module, ABC):
         return x
 
     def forward_stages(self, x: Tensor) -> dict[str, Tensor]:
-        """Return what every stage passes on, (N, stage_channels[stage], h, w), by its name and in order."""
+        """Return the output of every stage, (N, stage_channels[stage], h, w), by name and in order."""
         x = self.forward_stem(x)
         maps = {}
         for stage in self.stage_channels:
@@ -58,8 +58,8 @@ class ClassifierNetwork(nn.Module, ABC):
         """Return the logits of feature maps: (N, num_features, h, w) to (N, num_classes).
 
         Args:
-            features: What ``forward_features`` returned.
-            pre_logits: Return the mean over h and w, (N, num_features), instead.
+            features: Output of ``forward_features``.
+            pre_logits: Whether to return the mean over h and w, (N, num_features), instead.
         """
         pooled = features.mean((2, 3))
         return pooled if pre_logits else self.fc(pooled)
@@ -73,13 +73,13 @@ class ClassifierNetwork(nn.Module, ABC):
         return self.fc
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the last layer by a new one with fresh initial values.
+        """Replace the last layer with a newly initialised one.
 
         Args:
-            num_classes: Number of logits; 0 makes the network return its pooled features, (N, num_features).
+            num_classes: Number of logits. 0: the network returns its pooled features, (N, num_features).
 
         Raises:
-            UsageError: ``num_classes`` is below 0.
+            UsageError: ``num_classes`` is not a whole number of at least 0.
         """
         check_num_classes(num_classes)
         self.num_classes = num_classes
@@ -110,13 +110,13 @@ class ClassifierNetwork(nn.Module, ABC):
             placement = default_placement(attention)
         check_choice("placement", placement, get_args(Placement))
         if placement == "stage":
-            for stage in self._stages_before_another(attention):
+            for stage in self._stages_for(attention):
                 self.attention[stage] = build_attention(attention, self.stage_channels[stage], **options)
         else:
             for module in [found for found in self.modules() if isinstance(found, AttendedModule)]:
                 module.attention = build_attention(attention, module.out_channels, **options)
 
-    def _stages_before_another(self, attention: str) -> list[str]:
+    def _stages_for(self, attention: str) -> list[str]:
         stages = list(self.stage_channels)[:-1]
         if not stages and attention != "none":
             message = (

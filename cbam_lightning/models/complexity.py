@@ -1,4 +1,4 @@
-"""Count parameters and multiply-accumulates of a network, without its weights and without computing."""
+"""Number of parameters and multiply-accumulates of a network, counted without memory or computation."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from cbam_lightning.models.factory import build
 
 CONVENTION = (
     "GFLOPs are 10^9 multiply-accumulates of one image, as in CBAM's paper: half of what torch's "
-    "FlopCounterMode counts, in convolutions, linear layers and matrix products (so also in self-attention). "
+    "FlopCounterMode counts in convolutions, linear layers and matrix products, including self-attention. "
     "Biases, BatchNorm, pooling, activations, products with a gate and additions are not counted."
 )
 
 
 class Complexity(NamedTuple):
-    """Number of parameters, and of multiply-accumulates for one image as ``CONVENTION`` says."""
+    """Number of parameters, and of multiply-accumulates for one image as defined by ``CONVENTION``."""
 
     params: int
     macs: int
 
 
 def count(network: nn.Module, size_px: int = 224, in_channels: int = 3) -> Complexity:
-    """Count on the meta device, in evaluation mode; the network itself is not changed.
+    """Count a network on the meta device, in evaluation mode, without changing it.
 
     Args:
         network: Maps (1, in_channels, size_px, size_px) to anything.
@@ -37,7 +37,7 @@ def count(network: nn.Module, size_px: int = 224, in_channels: int = 3) -> Compl
         in_channels: Number of channels of the image.
 
     Raises:
-        UsageError: A number below 1, or the network does not take such images.
+        UsageError: A number below 1, or images that the network does not take.
     """
     check_positive("size_px", size_px)
     check_positive("in_channels", in_channels)
@@ -51,23 +51,23 @@ def count_named(
     network_options: Mapping[str, Any] | None = None,
     size_px: int = 224,
 ) -> Complexity:
-    """Count the network of a name, for 1000 classes and 3 channels; the names are those of ``create_model``.
+    """Count a network for 1000 classes and 3 channels by its name, as in ``create_model``.
 
     Raises:
-        UsageError: An unknown name or option, or the network does not take images of ``size_px``.
+        UsageError: An unknown name or option, or images that the network does not take.
     """
     check_positive("size_px", size_px)
     names = (network, attention, attention_options or {}, network_options or {})
     try:
         with torch.device("meta"):
             built = build(*names, num_classes=1000, in_channels=3)
-    except NotImplementedError:  # initial values that need real numbers, as of torchvision's regnet
+    except NotImplementedError:  # an initialisation that needs values, such as that of torchvision's regnet
         built = build(*names, num_classes=1000, in_channels=3)
     return _count(built, size_px, in_channels=3)
 
 
 def _count(network: nn.Module, size_px: int, in_channels: int) -> Complexity:
-    """Count a network that nobody else has: it is moved and left in evaluation mode."""
+    """Count a network that may be moved to the meta device and left in evaluation mode."""
     network = network.to("meta").eval()
     image = torch.empty(1, in_channels, size_px, size_px, device="meta")
     counter = FlopCounterMode(display=False)

@@ -1,8 +1,8 @@
 """MobileNet v1 (Howard et al., 2017): https://arxiv.org/abs/1704.04861, Table 1, with attention.
 
-Attention follows every convolution unit, after its ReLU: the gate acts on what the next unit gets. CBAM's
-paper (https://arxiv.org/abs/1807.06521) does not say where it is; after every unit is the only placement with
-the parameters and FLOPs that it prints, which are the same before and after the ReLU.
+Attention comes after the ReLU of every convolution unit, so the gate acts on the input of the next unit.
+CBAM's paper (https://arxiv.org/abs/1807.06521) does not give its position. After every unit is the only
+placement with the published parameters and FLOPs; they are the same before and after the ReLU.
 
 As in the paper and unlike its TensorFlow code: ReLU instead of ReLU6, and no dropout. Initial values are
 those of this package's ResNet.
@@ -22,12 +22,12 @@ from cbam_lightning.errors import UsageError
 from cbam_lightning.models.classifier_network import AttendedModule, ClassifierNetwork
 
 _STEM_WIDTH = 32
-# Channels of the blocks in each stage; every stage but the first halves H and W.
+# Channels of the blocks of each stage; every stage but the first halves H and W.
 _STAGE_WIDTHS = ((64,), (128,) * 2, (256,) * 2, (512,) * 6, (1024,) * 2)
 
 
 class ConvUnit(AttendedModule):
-    """Convolution, BatchNorm, ReLU, attention; this is the identity until the network replaces it."""
+    """Convolution, BatchNorm, ReLU and attention, in this order."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1
@@ -49,7 +49,7 @@ class ConvUnit(AttendedModule):
 
 
 class DepthwiseSeparable(nn.Module):
-    """A 3x3 convolution of each channel by itself, with the stride, then a 1x1 convolution."""
+    """A 3x3 convolution of each channel separately, with the stride, then a 1x1 convolution."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -63,23 +63,23 @@ class DepthwiseSeparable(nn.Module):
 
 
 class MobileNet(ClassifierNetwork):
-    """MobileNet v1: a 3x3 convolution and 13 depthwise-separable blocks, for large or for small images.
+    """MobileNet v1: a 3x3 convolution and 13 depthwise-separable blocks, for large or small images.
 
     Args:
-        width_multiplier: Factor on every number of channels but those of the images, rounded down and at
-            least 8, as in the authors' code:
+        width_multiplier: Factor of all numbers of channels. The products are rounded down and are at least
+            8, as in the authors' code:
             https://github.com/tensorflow/models/blob/master/research/slim/nets/mobilenet_v1.py
         stem: Stride of the first convolution: ``imagenet`` 2, ``cifar`` 1.
         attention: One of ``list_attention()``.
         attention_options: What the attention's class accepts besides ``channels``.
         placement: ``block``: after each of the 27 convolution units. ``stage``: after every stage but the
-            last, which is before each of the 4 depthwise-separable blocks of stride 2. Left out, ``stage``
-            for those that their papers put between stages.
+            last, that is before each of the 4 depthwise-separable blocks of stride 2. Default: ``stage``
+            for attention that its paper puts between stages.
         num_classes: Number of logits; 0 makes the network return its pooled features.
         in_channels: Number of channels of the images.
 
     Raises:
-        UsageError: An unknown choice, a number out of range, or an attention that cannot be made.
+        UsageError: An unknown choice, a number out of range, or an attention that cannot be built.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class MobileNet(ClassifierNetwork):
         self._complete(num_classes, attention, attention_options, placement)
 
     def forward_stem(self, x: Tensor) -> Tensor:
-        """Return what the first stage gets: (N, in_channels, H, W) to (N, C, h, w)."""
+        """Return the input of the first stage: (N, in_channels, H, W) to (N, C, h, w)."""
         stemmed: Tensor = self.stem(x)
         return stemmed
 

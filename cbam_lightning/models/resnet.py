@@ -1,22 +1,21 @@
 """ResNet (He, Zhang, Ren and Sun, CVPR 2016), its wide and grouped forms, with attention.
 
 Papers: ResNet https://arxiv.org/abs/1512.03385, Wide ResNet https://arxiv.org/abs/1605.07146, ResNeXt
-https://arxiv.org/abs/1611.05431. Names of the weights and, by default, places of the strides are
-torchvision's (https://github.com/pytorch/vision/blob/main/torchvision/models/resnet.py): without attention,
-state dict and logits are the same. Initial values are those of CBAM's authors
+https://arxiv.org/abs/1611.05431. Names of weights and, by default, positions of strides are torchvision's
+(https://github.com/pytorch/vision/blob/main/torchvision/models/resnet.py): without attention, state dict and
+logits are the same. Initial values are those of CBAM's authors
 (https://github.com/Jongchan/attention-module).
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor, nn
 
-from cbam_lightning.attention.fused.block import finish_block
+from cbam_lightning.attention.fused.block import fuse_end
 from cbam_lightning.attention.registry import Placement
 from cbam_lightning.checks import check_choice, check_positive
 from cbam_lightning.errors import UsageError
@@ -25,28 +24,8 @@ from cbam_lightning.models.classifier_network import AttendedModule, ClassifierN
 StrideIn = Literal["3x3", "1x1"]
 
 
-class Block(AttendedModule, ABC):
-    """ReLU of attention(branch) + shortcut; the attention is the identity until the network replaces it."""
-
-    downsample: nn.Module
-    relu: nn.Module
-
-    @property
-    @abstractmethod
-    def last_bn(self) -> nn.Module:
-        """The BatchNorm at the end of the branch."""
-
-    @abstractmethod
-    def convolve(self, x: Tensor) -> Tensor:
-        """Return the branch's output, up to and with its last convolution."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
-        return finish_block(self.convolve(x), self.last_bn, self.attention, self.downsample(x), self.relu)
-
-
-class BasicBlock(Block):
-    """Two 3x3 convolutions to ``width`` channels, the first with the stride."""
+class BasicBlock(AttendedModule):
+    """Two 3x3 convolutions to ``width`` channels, the first with the stride, then attention."""
 
     expansion: ClassVar[int] = 1
 
@@ -61,31 +40,29 @@ class BasicBlock(Block):
         self.downsample = _shortcut(in_channels, width, stride)
         self.relu = nn.ReLU()
 
-    @property
-    def last_bn(self) -> nn.Module:
-        """The BatchNorm at the end of the branch."""
-        return self.bn2
-
-    def convolve(self, x: Tensor) -> Tensor:
-        """Return the branch's output, up to and with its last convolution."""
-        convolved: Tensor = self.conv2(self.relu(self.bn1(self.conv1(x))))
-        return convolved
+    @fuse_end
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.attention(self.bn2(self.conv2(out)))
+        output: Tensor = self.relu(out + self.downsample(x))
+        return output
 
 
-class Bottleneck(Block):
-    """1x1, 3x3 and 1x1 convolution, the last to 4 * ``width`` channels.
+class Bottleneck(AttendedModule):
+    """1x1, 3x3 and 1x1 convolution, the last to 4 * ``width`` channels, then attention.
 
     Args:
         in_channels: Number of channels of the input.
-        width: Channels of the first two convolutions, if ``groups`` and ``width_per_group`` are left out.
-        stride: Of the block, 1 or 2.
+        width: Channels of the first two convolutions, with the default ``groups`` and ``width_per_group``.
+        stride: Stride of the block, 1 or 2.
         groups: Groups of the 3x3 convolution.
-        width_per_group: Channels of a group for each 64 of ``width``: the first two convolutions have
+        width_per_group: Channels of a group per 64 of ``width``: the first two convolutions have
             int(width * width_per_group / 64) * groups, as in torchvision.
-        stride_in: Which convolution has the stride.
+        stride_in: The convolution that has the stride.
 
     Raises:
-        UsageError: A group without a channel.
+        UsageError: A group would have no channel.
     """
 
     expansion: ClassVar[int] = 4
@@ -115,28 +92,26 @@ class Bottleneck(Block):
         self.downsample = _shortcut(in_channels, self.out_channels, stride)
         self.relu = nn.ReLU()
 
-    @property
-    def last_bn(self) -> nn.Module:
-        """The BatchNorm at the end of the branch."""
-        return self.bn3
-
-    def convolve(self, x: Tensor) -> Tensor:
-        """Return the branch's output, up to and with its last convolution."""
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.relu(self.bn2(self.conv2(x)))
-        convolved: Tensor = self.conv3(x)
-        return convolved
+    @fuse_end
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out_channels, H / stride, W / stride)."""
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.attention(self.bn3(self.conv3(out)))
+        output: Tensor = self.relu(out + self.downsample(x))
+        return output
 
 
-_BLOCKS: dict[str, type[BasicBlock] | type[Bottleneck]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
+Block = BasicBlock | Bottleneck
+_BLOCKS: dict[str, type[Block]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
 _BlockMaker = Callable[[int, int, int], Block]  # of in_channels, width, stride
 
 
 class ResNet(ClassifierNetwork):
-    """A residual network of any depth, width and number of groups, for large or for small images.
+    """A residual network of any depth, width and number of groups, for large or small images.
 
-    A shortcut that changes the shape is a 1x1 convolution and a BatchNorm, as in torchvision. He et al. pad
-    with zeros on CIFAR instead ("option A"), which needs no parameters.
+    A shortcut that changes the shape is a 1x1 convolution and a BatchNorm, as in torchvision. On CIFAR, He et
+    al. pad with zeros instead ("option A"), which needs no parameters.
 
     Args:
         block: ``basic`` or ``bottleneck``.
@@ -144,21 +119,21 @@ class ResNet(ClassifierNetwork):
         stem: ``imagenet``: a 7x7 convolution of stride 2, then a max-pool of stride 2. ``cifar``: a 3x3
             convolution of stride 1.
         widths: Channels of the 3x3 convolutions in each stage, before ``width_per_group``.
-        stem_width: Channels of the stem; left out, as many as the first of ``widths``.
+        stem_width: Channels of the stem. Default: the first of ``widths``.
         groups: Groups of a bottleneck's 3x3 convolution.
-        width_per_group: Channels of a group for each 64 of a stage's width; ResNeXt 32x4d has 4.
-        stride_in: Which convolution of a bottleneck has the stride: ``3x3`` ("v1.5", torchvision's and
-            CBAM's authors' code) or the first ``1x1`` ("v1", He et al. and the FLOPs in CBAM's paper).
+        width_per_group: Channels of a group per 64 of a stage's width; 4 in ResNeXt 32x4d.
+        stride_in: The convolution of a bottleneck that has the stride: ``3x3`` ("v1.5", torchvision and the
+            code of CBAM's authors) or the first ``1x1`` ("v1", He et al. and the FLOPs in CBAM's paper).
         attention: One of ``list_attention()``.
         attention_options: What the attention's class accepts besides ``channels``.
         placement: ``block``: on every residual branch, after its last BatchNorm and before the addition.
-            ``stage``: after every stage but the last. Left out, where the attention's paper puts it.
+            ``stage``: after every stage but the last. Default: where the attention's paper puts it.
         num_classes: Number of logits; 0 makes the network return its pooled features.
         in_channels: Number of channels of the images.
 
     Raises:
-        UsageError: An unknown choice, a number out of range, an option of bottlenecks with basic blocks, or
-            an attention that cannot be made.
+        UsageError: An unknown choice, a number out of range, a bottleneck option with basic blocks, or an
+            attention that cannot be built.
     """
 
     def __init__(
@@ -194,7 +169,7 @@ class ResNet(ClassifierNetwork):
         self._complete(num_classes, attention, attention_options, placement)
 
     def forward_stem(self, x: Tensor) -> Tensor:
-        """Return what the first stage gets: (N, in_channels, H, W) to (N, stem_width, h, w)."""
+        """Return the input of the first stage: (N, in_channels, H, W) to (N, stem_width, h, w)."""
         stemmed: Tensor = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         return stemmed
 
@@ -228,7 +203,8 @@ def _block_maker(block: str, groups: int, width_per_group: int, stride_in: Strid
     if (groups, width_per_group, stride_in) != (1, 64, "3x3"):
         message = (
             f"groups is {groups}, width_per_group is {width_per_group} and stride_in is {stride_in!r}, but "
-            "block is 'basic' and only bottlenecks have these. Leave them out, or choose another network."
+            "block is 'basic', and only bottlenecks have these options. Leave them out, or choose another "
+            "network."
         )
         raise UsageError(message)
     return BasicBlock

@@ -1,4 +1,4 @@
-"""The stages of any convolutional network: what works at one resolution, and the classifier."""
+"""Division of any convolutional network into stages, one for each resolution, and the classifier."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Stage:
 
     Attributes:
         name: ``stage1``, ``stage2``, … in the order of the forward pass; ``head`` for the classifier.
-        modules: By their names in the network. One that is inside another is listed beside it.
+        modules: By their names in the network. Nested modules are listed separately.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Stage:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """The parameters that the modules hold themselves."""
+        """The parameters that the modules hold directly."""
         return [p for module in self.modules.values() for p in module.parameters(recurse=False)]
 
     def __str__(self) -> str:
@@ -38,28 +38,28 @@ class Stage:
 def find_stages(network: nn.Module, example: Sequence[int] | None = None) -> list[Stage]:
     """Divide a network into one stage for each resolution of its feature maps, and its classifier.
 
-    A stage ends where ``plan_insertion`` with ``where="stage"`` would put attention; what comes after the
-    last feature map and before the classifier is of the last stage.
+    A stage ends where ``plan_insertion`` with ``where="stage"`` would put attention. Modules between the last
+    feature map and the classifier belong to the last stage.
 
     Args:
-        network: Of one input; it is only looked at.
-        example: Shape of an input, (N, C, *positions); left out, as for ``plan_insertion``.
+        network: Takes one input. It is not changed.
+        example: Shape of an input, (N, C, *positions). Default: that of ``plan_insertion``.
 
     Returns:
-        The stages from the images to the classifier. Each parameter of the network is in one of them.
+        The stages from the images to the classifier. Each parameter of the network is in exactly one.
 
     Raises:
         UsageError: The network does not run on the example.
     """
     reached = list(record(network, example).outputs)
-    ends = [reached.index(place.name) for place in plan_insertion(network, "stage", example)]
+    ends = [reached.index(point.name) for point in plan_insertion(network, "stage", example)]
     position = {name: index for index, name in enumerate(reached)}
     head = classifier_name(network)
     stages: dict[str, dict[str, nn.Module]] = {f"stage{i + 1}": {} for i in range(max(len(ends), 1))}
     stages["head"] = {}
     index = 0
     for name, module in network.named_modules():
-        # a module that is not called, since its parent uses its values itself, stays with the one before it
+        # a module that is never called, because its parent uses its values, stays with the one before it
         index = position.get(name, index)
         if not module._parameters and not module._buffers:
             continue

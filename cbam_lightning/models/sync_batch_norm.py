@@ -1,14 +1,15 @@
-"""BatchNorm over the images of all processes, on the CPU, too.
+"""BatchNorm over the images of all processes, on the CPU as well as on GPUs.
 
-In data-parallel training every process has a part of the batch. BatchNorm then knows a part only, which
-changes the training where parts are small; ``torch.nn.SyncBatchNorm`` knows all of it, but only on GPUs.
+In data-parallel training every process has a part of the batch, and plain BatchNorm normalises each part
+separately. With small parts this changes the training. ``torch.nn.SyncBatchNorm`` normalises over the whole
+batch, but only on GPUs.
 
-With x̂ = (x - mean) rstd and y = weight x̂ + bias, and means over images and positions in all processes:
+With x̂ = (x - mean) rstd, y = weight x̂ + bias, and means over images and positions in all processes:
 
     dx = weight rstd (dy - mean of dy - x̂ mean of dy x̂)
 
-(https://arxiv.org/abs/1502.03167, section 3). The gradients of weight and bias are those of the process' own
-images, as of any other parameter: DistributedDataParallel puts them together.
+(https://arxiv.org/abs/1502.03167, section 3). The gradients of weight and bias cover the process's own
+images, as for any other parameter: DistributedDataParallel averages them.
 """
 
 from __future__ import annotations
@@ -26,18 +27,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from cbam_lightning.attention.gate import wide_dtype
 from cbam_lightning.errors import UsageError
 
-_PLAIN = "_plain_class"  # where a synchronised module keeps the class that it had
+_PLAIN = "_plain_class"  # attribute in which a synchronised module keeps its original class
 
 
 class SyncBatchNorm(_BatchNorm):
-    """BatchNorm that in training takes its statistics over the images of all processes.
+    """BatchNorm that takes its training statistics over the images of all processes.
 
-    The processes may have different numbers of images, also none, but all of them have to call the module,
-    and all or none run the backward pass. With one process, without a process group, and in evaluation mode
-    it is plain BatchNorm. It has no second derivative, as little as ``torch.nn.SyncBatchNorm``.
+    The processes may have different numbers of images, even none, but all of them have to call the module,
+    and either all or none run the backward pass. With one process, without a process group, and in evaluation
+    mode it is plain BatchNorm. Like ``torch.nn.SyncBatchNorm``, it has no second derivative.
 
     Raises:
-        ValueError: In ``forward``, an input of one dimension, or one value to a channel in all processes.
+        ValueError: In ``forward``: a one-dimensional input, or a single value per channel over all processes.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name in torch)
@@ -48,7 +49,7 @@ class SyncBatchNorm(_BatchNorm):
         output: Tensor = self._normalise_over_all(input)
         return output
 
-    # torch.compile of a network in DistributedDataParallel fails on what is below (torch 2.14).
+    # Inside DistributedDataParallel, torch.compile fails on this method (torch 2.14).
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _normalise_over_all(self, x: Tensor) -> Tensor:
         mean, variance, count = _statistics(x)
@@ -62,7 +63,7 @@ class SyncBatchNorm(_BatchNorm):
             raise ValueError(message)
 
     def _track(self, mean: Tensor, variance: Tensor) -> None:
-        """Do what plain BatchNorm does to its buffers."""
+        """Update the buffers as plain BatchNorm does."""
         if not self.track_running_stats or self.running_mean is None or self.running_var is None:
             return
         counter = cast(Tensor, self.num_batches_tracked)
@@ -73,7 +74,7 @@ class SyncBatchNorm(_BatchNorm):
 
 
 class _TimmActivation(_BatchNorm):
-    """What timm's ``BatchNormAct2d`` does after it has normalised.
+    """Dropout and activation after the normalisation, as in timm's ``BatchNormAct2d``.
 
     https://github.com/huggingface/pytorch-image-models/blob/main/timm/layers/norm_act.py
     """
@@ -97,19 +98,19 @@ class _GpuSyncBatchNormAct(_TimmActivation, nn.SyncBatchNorm):
 def synchronise_batch_norm(network: nn.Module, device: torch.device | None = None) -> nn.Module:
     """Make every BatchNorm of a network take its statistics over all processes.
 
-    On a GPU it becomes ``torch.nn.SyncBatchNorm``, on the CPU the one of this module. The modules stay the
-    same objects and only change their class, so that whoever holds one of them still does; hooks,
-    parameters, buffers and names stay, too. What is synchronised already is left as it is.
+    On a GPU they become ``torch.nn.SyncBatchNorm``, on the CPU the class of this file. The modules stay the
+    same objects and only change their class, so references, hooks, parameters, buffers and names stay valid.
+    Modules that are already synchronised do not change.
 
     Args:
         network: Changed in place.
-        device: Where the network is going to run; left out, where each BatchNorm has its parameters.
+        device: Where the network will run. Default: the device of each BatchNorm's parameters.
 
     Returns:
         The network.
 
     Raises:
-        UsageError: A BatchNorm has a ``forward`` of its own, other than that of timm's ``BatchNormAct2d``.
+        UsageError: A BatchNorm other than timm's ``BatchNormAct2d`` overrides ``forward``.
     """
     found = [m for m in network.modules() if isinstance(m, _BatchNorm)]
     plain = [m for m in found if not isinstance(m, (SyncBatchNorm, nn.SyncBatchNorm))]
@@ -147,7 +148,7 @@ def _synchronised_class(module: _BatchNorm, device: torch.device) -> type[_Batch
     if kind.__name__ == "BatchNormAct2d" and kind.__module__.startswith("timm."):
         return _SyncBatchNormAct if on_cpu else _GpuSyncBatchNormAct
     message = (
-        f"{kind.__name__} is a BatchNorm with a forward of its own, which cannot be synchronised between "
+        f"{kind.__name__} is a BatchNorm that overrides forward, so it cannot be synchronised between "
         "processes. Train with sync_batchnorm=False, or use another network."
     )
     raise UsageError(message)
@@ -159,7 +160,7 @@ def _device_of(module: nn.Module) -> torch.device:
 
 
 class _Normalise(Function):
-    """From x to weight (x - mean) rstd + bias, with the gradient through mean and variance."""
+    """Map x to weight (x - mean) rstd + bias, with the gradient through mean and variance."""
 
     @staticmethod
     def forward(
@@ -196,7 +197,7 @@ class _Normalise(Function):
 
 @torch.no_grad()
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Return each channel's mean and biased variance, (C,), and how many values it has in all processes."""
+    """Return mean and biased variance, (C,), and the number of values per channel, over all processes."""
     here = _sum(x)
     total = _sum_over_processes(torch.cat([here, here.new_tensor([x.numel() // x.shape[1]])]))
     count = round(float(total[-1]))
@@ -209,12 +210,12 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor, int]:
 
 
 def _sum(x: Tensor) -> Tensor:
-    """Sum over all but the channels, (N, C, *positions) to (C,), float64."""
+    """Sum over images and positions: (N, C, *positions) to (C,), float64."""
     return x.sum((0, *range(2, x.ndim)), dtype=wide_dtype(x)).double()
 
 
 def _per_channel(values: Tensor, x: Tensor) -> Tensor:
-    """Shape (…, C) for the channels of x."""
+    """Reshape (…, C) to broadcast over the channels of x."""
     return values.view(*values.shape[:-1], 1, -1, *[1] * (x.ndim - 2))
 
 
@@ -223,7 +224,7 @@ def _count_processes() -> int:
 
 
 def _sum_over_processes(values: Tensor) -> Tensor:
-    """Add up what the processes call this with."""
+    """Return the sum of the values that all processes pass."""
     total = values.clone()
     dist.all_reduce(total)
     return total

@@ -1,4 +1,4 @@
-"""What the tests of every attention module share: inputs, random weights, and comparisons."""
+"""Shared parts of the attention tests: inputs, random weights and comparisons."""
 
 import re
 
@@ -8,7 +8,7 @@ SEED = 0  # with it, no ReLU of the literal comparisons is dead
 
 
 def randomised(module, seed=SEED):
-    """Give every parameter and statistic a random value, since a BatchNorm weight of 0 hides half the module.
+    """Give every parameter and statistic a random value: a BatchNorm weight of 0 would hide half the module.
 
     The BatchNorm keeps both signs alive behind a ReLU.
     """
@@ -34,7 +34,7 @@ def gradients_of(module):
 def assert_equals_literal(module, formula, shape=(2, 6, 5, 4), without_gradient=()):
     """Compare output and every gradient of ``module`` with ``formula(x, weights)``, to 1e-12.
 
-    The parameters named in ``without_gradient`` have a gradient of 0, every other one has not.
+    The parameters named in ``without_gradient`` have a gradient of 0, all others do not.
     """
     x = images(*shape).requires_grad_()
     parameters = dict(module.named_parameters())
@@ -55,7 +55,7 @@ def assert_equals_literal(module, formula, shape=(2, 6, 5, 4), without_gradient=
 
 
 def assert_survives_large_inputs(module, dtype):
-    """Run ``module`` forward and backward under autocast on inputs of +-1e4, alike and of mixed sign."""
+    """Run ``module`` forward and backward under autocast on inputs of +-1e4, of one sign and of both."""
     large = torch.full((2, 8, 9, 10), 1e4, dtype=dtype)
     large[1] *= images(8, 9, 10).sign()
     for x in (large.requires_grad_(), (-large).detach().requires_grad_()):

@@ -1,4 +1,4 @@
-"""Attention written out step by step in elementary operations, to compare the package with.
+"""Attention in elementary operations, step by step, as the reference of the tests.
 
 Feature maps are (N, C, *positions) with any number of dimensions.
 """

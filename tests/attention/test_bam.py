@@ -9,7 +9,7 @@ from tests.attention import literal
 from tests.attention.checks import assert_equals_literal, images, randomised
 
 SHAPES = {1: (3, 6, 9), 2: (3, 6, 5, 4), 3: (3, 6, 3, 4, 2)}
-# A BatchNorm in training takes away what is added before it.
+# A BatchNorm in training removes what is added before it.
 BEFORE_BATCH_NORM = ("channel.fc1.bias", "spatial.reduce.bias", "spatial.conv1.bias", "spatial.conv2.bias")
 
 

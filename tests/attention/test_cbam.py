@@ -1,4 +1,4 @@
-"""CBAM and its halves against their formulas, from their initial values to the largest inputs."""
+"""CBAM and its two gates against their formulas, from initial values to the largest inputs."""
 
 import copy
 import itertools

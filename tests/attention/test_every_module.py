@@ -1,4 +1,4 @@
-"""Every attention that has a name, in every precision and surrounding it must survive."""
+"""Every registered attention, in every precision and environment."""
 
 import copy
 import itertools
@@ -14,7 +14,7 @@ from cbam_lightning.errors import UsageError
 from tests.attention.checks import assert_survives_large_inputs, images, randomised
 
 POOLS = ("avg", "max", "lp", "lse")
-# Besides the default ones; a module that is not here is tested with its defaults.
+# In addition to the defaults, which are tested for every module.
 OPTIONS = {
     "bam": [{"variant": "paper"}],
     "cbam": [
@@ -27,7 +27,7 @@ OPTIONS = {
 
 
 def cases(with_gate=None):
-    """List every name with each of its options, with this gate where there is a choice."""
+    """List every name with each of its options, and with this gate if it has the option."""
     found = []
     for name in list_attention():
         for options in ({}, *OPTIONS.get(name, [])):
@@ -42,7 +42,7 @@ MODE = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 
 
 def create(name, options, channels=8, dims=2):
-    """Create the module with random weights, whose attention has no large scale of its own."""
+    """Create the module with random weights, but a small residual scale."""
     if "dims" in option_names(name):
         options = options | {"dims": dims}
     module = randomised(create_attention(name, channels, **options))
@@ -52,7 +52,7 @@ def create(name, options, channels=8, dims=2):
 
 
 def before_batch_norm(module):
-    """Name the biases that a BatchNorm in training takes away again."""
+    """Name the biases that a BatchNorm in training removes."""
     layers = [(name, layer) for name, layer in module.named_modules() if not list(layer.children())]
     return {
         f"{name}.bias"
@@ -200,7 +200,7 @@ class TestSurroundings:
         finally:
             torch.use_deterministic_algorithms(False)
         assert operations.names
-        # Its backward pass on CUDA has no deterministic form, which a CPU cannot show.
+        # Its backward pass is not deterministic on CUDA, which a test on the CPU cannot show.
         assert not [name for name in operations.names if "adaptive" in name]
 
     def test_channels_last_is_kept(self, name, options):

@@ -1,4 +1,4 @@
-"""Which implementation runs when."""
+"""Choice of the implementation."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cbam_lightning.attention import CBAM, SqueezeExcite, create_attention
-from cbam_lightning.attention.implementation import MIN_ELEMENTS, has_compiler, runs_fused
+from cbam_lightning.attention.implementation import MIN_ELEMENTS, fused_form, has_compiler, runs_fused
 from cbam_lightning.errors import UsageError
 
 LARGE = torch.zeros(1).expand(1, 1, 1, MIN_ELEMENTS)
@@ -26,28 +26,39 @@ def with_a_compiler(tmp_path, monkeypatch):
 
 def test_auto_is_fused_where_it_pays():
     module = CBAM(4)
-    assert runs_fused(module, "auto", LARGE)
-    assert not runs_fused(module, "auto", LARGE[..., 1:])
-    assert not runs_fused(module.eval(), "auto", LARGE)
+    assert runs_fused(module, LARGE)
+    assert not runs_fused(module, LARGE[..., 1:])
+    assert not runs_fused(module.eval(), LARGE)
     with torch.no_grad():
-        assert not runs_fused(module.train(), "auto", LARGE)
+        assert not runs_fused(module.train(), LARGE)
 
 
 def test_auto_needs_a_compiler(with_a_compiler, monkeypatch):
     monkeypatch.setenv("TORCH_COMPILE_DISABLE", "1")
-    assert not runs_fused(CBAM(4), "auto", LARGE)
+    assert not runs_fused(CBAM(4), LARGE)
     monkeypatch.delenv("TORCH_COMPILE_DISABLE")
     (with_a_compiler / "g++").unlink()
     has_compiler.cache_clear()
-    assert not runs_fused(CBAM(4), "auto", LARGE)
-    assert runs_fused(CBAM(4), "fused", LARGE)
+    assert not runs_fused(CBAM(4), LARGE)
+    assert runs_fused(CBAM(4, implementation="fused"), LARGE)
 
 
 def test_either_can_be_forced():
-    module, small = CBAM(4).eval(), torch.zeros(1, 4, 2, 2)
-    assert runs_fused(module, "fused", small)
-    assert not runs_fused(module.train(), "reference", LARGE)
-    assert not runs_fused(module, "fused", small.to("meta"))
+    fused, small = CBAM(4, implementation="fused").eval(), torch.zeros(1, 4, 2, 2)
+    assert runs_fused(fused, small)
+    assert not runs_fused(fused, small.to("meta"))
+    assert not runs_fused(CBAM(4, implementation="reference"), LARGE)
+
+
+def test_fused_form_is_that_of_the_class_or_of_the_one_it_derives_from():
+    class Derived(CBAM):
+        pass
+
+    x = torch.zeros(1, 4, 2, 2)
+    assert fused_form(Derived(4))
+    assert fused_form(Derived(4, implementation="fused"), x)
+    assert fused_form(Derived(4, implementation="reference"), x) is None
+    assert fused_form(torch.nn.ReLU()) is None
 
 
 @pytest.mark.parametrize("name", ["cbam", "se"])

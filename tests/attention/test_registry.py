@@ -198,7 +198,7 @@ def gives_nothing(channels):
             r"turns \(2, 16, 8, 8\) into \(2, 16, 4, 4\); its output has to have the shape",
         ),
         (NeedsOption, "needs size: give attention_options"),
-        (dict, "is no torch.nn.Module"),
+        (dict, "is not a torch.nn.Module"),
     ],
 )
 def test_what_is_no_attention_is_refused_when_the_network_is_built(given, match, monkeypatch):
@@ -211,7 +211,7 @@ def test_what_is_no_attention_is_refused_by_its_name(own_table):
     with pytest.raises(UsageError, match="its first argument has to be called channels"):
         register_attention("odd", NoChannels)
     register_attention("nothing", gives_nothing)
-    with pytest.raises(UsageError, match=r"gave int, not a torch\.nn\.Module"):
+    with pytest.raises(UsageError, match=r"returned int, not a torch\.nn\.Module"):
         create_attention("nothing", 8)
 
 

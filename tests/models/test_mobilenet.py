@@ -174,7 +174,7 @@ def test_surface():
     torch.testing.assert_close(network(x), pooled @ network.fc.weight.T + network.fc.bias)
     assert network.get_classifier() is network.fc
     network.reset_classifier(7)
-    assert network(x).shape == (2, network.num_classes) == (2, 7)  # the new layer is float64, too
+    assert network(x).shape == (2, network.num_classes) == (2, 7)  # the new layer is float64 as well
     network.reset_classifier(0)
     torch.testing.assert_close(network(x), pooled)
 

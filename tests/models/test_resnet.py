@@ -212,7 +212,7 @@ class TestSurface:
 
         network.reset_classifier(7)
         assert network.num_classes == 7
-        assert network(x).shape == (2, 7)  # the new layer is float64, too
+        assert network(x).shape == (2, 7)  # the new layer is float64 as well
         network.reset_classifier(0)
         assert isinstance(network.get_classifier(), torch.nn.Identity)
         assert network.eval()(x).shape == (2, network.num_features)
@@ -308,7 +308,7 @@ class TestSurroundings:
         ({"depths": (2, 0)}, "every one of depths is 0"),
         ({"widths": (8, -1)}, "every one of widths is -1"),
         ({"num_classes": -1}, "num_classes is -1; give the number of classes, or 0"),
-        ({"groups": 2}, "groups is 2, .* but block is 'basic' and only bottlenecks"),
+        ({"groups": 2}, "groups is 2, .* but block is 'basic', and only bottlenecks"),
         ({"stride_in": "1x1"}, "only bottlenecks"),
         ({"width_per_group": 4}, "only bottlenecks"),
         ({"block": "bottleneck", "stride_in": "2x2"}, "unknown stride_in '2x2'. Allowed: 1x1, 3x3"),

@@ -1,4 +1,4 @@
-"""The stages of networks that know nothing of it: each parameter in one, in the order of the forward pass."""
+"""Stages of any network: each parameter is in exactly one, in the order of the forward pass."""
 
 import pytest
 import torch

@@ -32,7 +32,7 @@ NETWORKS = {
     "se": {"attention": "se", "attention_options": {"implementation": "reference"}},
     "bam": {"attention": "bam"},
 }
-# In single precision BAM has a ReLU near 0 in some step: images in another order give another training, too.
+# In single precision BAM has a ReLU near 0 in some step: even the order of the images changes the training.
 SMOOTH = ("cbam", "cbam fused", "se")
 STEPS = {torch.float64: 3, torch.float32: 20}
 IMAGES = 16
@@ -52,7 +52,7 @@ def batches(shape, offset=0.0):
 
 
 def single_precision():
-    """Return a module, and batches of a mean far from 0 and laid out channels last."""
+    """Return a module, and channels-last batches with a mean far from 0."""
     inputs = [x.float().to(memory_format=torch.channels_last) for x in batches((8, 6, 20, 20), 30.0)]
     return batch_norm().float(), inputs
 
@@ -85,7 +85,7 @@ def network(name, dtype=torch.float64):
 
 
 def train(network, share=slice(None)):
-    """Train on these of the images of every step; return the losses and the state."""
+    """Train on this share of the images of every step; return the losses and the state."""
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
     dtype = next(network.parameters()).dtype
     labels, losses = torch.arange(IMAGES) % 10, []
@@ -99,7 +99,7 @@ def train(network, share=slice(None)):
 
 
 def half_of_everything(rank):
-    """Return what the tests want to know of one of two processes."""
+    """Return all results that the tests need from one of two processes."""
 
     def own(inputs, counts=(4, 4)):
         start = rank * counts[0]
@@ -134,7 +134,7 @@ def half_of_everything(rank):
 
 def process(rank, folder):
     torch.set_num_threads(1)
-    torch.compile = lambda function, **_: function  # only to load the compiler takes seconds
+    torch.compile = lambda function, **_: function  # loading the compiler alone takes seconds
     store = torch.distributed.FileStore(f"{folder}/store", 2)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
     try:
@@ -167,7 +167,7 @@ def test_two_processes_equal_one_with_all_images(halves, dims, counts, options):
 
 
 def formula(x, weight, bias):
-    """Normalise each channel of ``x``; return means and unbiased variances, too."""
+    """Return ``x`` with normalised channels, their means and their unbiased variances."""
     channels, means, variances = [], [], []
     for c in range(x.shape[1]):
         values = x[:, c].flatten()
@@ -215,7 +215,7 @@ def test_autocast_leaves_the_statistics_in_float32(halves):
     found, (module, inputs) = joined(halves, "bfloat16"), half_precision()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         plain = run(module, inputs)
-    # an element may be rounded the other way, by 2^-8 of itself
+    # an element may be rounded in the other direction, by 2^-8 of its value
     torch.testing.assert_close(found[0], plain[0], rtol=2**-7, atol=2e-3)
     torch.testing.assert_close(found[2], plain[2], rtol=1e-6, atol=1e-6)
     assert {value.dtype for value in found[0]} == {torch.bfloat16}
@@ -318,7 +318,7 @@ class Doubled(nn.BatchNorm2d):
 
 def test_a_forward_that_would_be_lost_is_refused_and_nothing_is_converted():
     module = nn.Sequential(nn.BatchNorm2d(3), Doubled(3))
-    with pytest.raises(UsageError, match=r"Doubled is a BatchNorm with a forward of its own"):
+    with pytest.raises(UsageError, match=r"Doubled is a BatchNorm that overrides forward"):
         synchronise_batch_norm(module)
     assert [type(m) for m in module] == [nn.BatchNorm2d, Doubled]
 

@@ -1,6 +1,10 @@
 """CBAM and SE in few passes over memory: the same functions, for training.
 
-``attend.py`` is the attention alone, ``block.py`` the end of a residual block around it; each has its passes
-in a file beside it. ``convolution.py`` is the small convolution in both. ``implementation.py``, one folder
-up, says when they run.
+``forms.py`` registers the fused forward passes with ``attention.implementation``, which decides when they
+run. ``attend.py`` is the attention alone and ``block.py`` the end of a residual block around it; the passes
+of each are in the file beside it. ``convolution.py`` is the small convolution that both use.
 """
+
+from cbam_lightning.attention.fused import forms
+
+__all__ = ["forms"]

@@ -1,11 +1,11 @@
-"""CBAM and SE in few passes over the feature map, with a backward pass derived by hand.
+"""CBAM and SE in few passes over the feature map, with a hand-derived backward pass.
 
-A gate takes few operations, but written down plainly it goes over the feature map many times and keeps
-several tensors of its size for the backward pass. Here CBAM reads the map three times and writes one; the
-backward pass reads the map and the incoming gradient three times each, and writes one. Only x is kept.
+A gate has few operations, but the plain ones pass over the feature map many times and save several tensors
+of its size for the backward pass. Here, CBAM's forward pass reads the map three times and writes one map; the
+backward pass reads the map and the incoming gradient three times each and writes one. Only x is saved.
 
-With x, the first gate a and the last gate b (the channel and the spatial gate, in CBAM's usual order), each
-made from the maximum and the mean over the axes that it does not depend on:
+Let a be the first gate and b the last (the channel and the spatial gate, in CBAM's usual order), each made
+from the maximum and the mean of its input over the axes that it does not depend on:
 
     out = x a b       a = gate of the pools of x       b = gate of the pools of x a (of x, if parallel)
 
@@ -13,10 +13,10 @@ made from the maximum and the mean over the axes that it does not depend on:
     dx = s a    + at_peak1 [x is its maximum]   + everywhere1
     db = sum of dout x a       da = sum of s x       at_peak = dmax / ties       everywhere = dmean / size
 
-The spatial gate's convolution (``convolution.py``) and BatchNorm stay in the ordinary graph, so that their
-hooks, DistributedDataParallel and SyncBatchNorm see them as ever. For that the function is cut in two around
-them: ``_Reduce`` makes the maps that they get, ``_Scale`` the product. Backward, ``_Scale`` hands the
-incoming gradient on as it is, in the place of x's, leaves what it knows in a shared ``_Ledger``, and
+The spatial gate's convolution (``convolution.py``) and BatchNorm stay in the ordinary graph, where hooks,
+DistributedDataParallel and SyncBatchNorm find them. Therefore the function is split around them: ``_Reduce``
+makes the maps that they receive, ``_Scale`` the product. In the backward pass, ``_Scale`` passes the incoming
+gradient on unchanged, in place of that of x, leaves its results in the shared ``_AttendCall``, and
 ``_Reduce`` writes dx.
 """
 
@@ -31,9 +31,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from cbam_lightning.attention.fused import passes
-from cbam_lightning.attention.fused.excitation import Excitation, as_constant
+from cbam_lightning.attention.fused.operations import Excitation, PoolGradient, as_constant, maps_gradient
 from cbam_lightning.attention.fused.passes import ChannelGate
-from cbam_lightning.attention.fused.pools import PoolGradient, maps_gradient
 from cbam_lightning.attention.gate import wide_dtype, without_autocast
 from cbam_lightning.errors import UsageError
 
@@ -55,43 +54,43 @@ def attend(
     Args:
         x: The feature map.
         order: An ``Arrangement`` of CBAM.
-        mlp: Of the channel gate, if there is one.
-        to_logits: Makes the logits of the spatial gate, (N, 1, *positions), from the maximum and the mean
-            over the channels, (N, 2, *positions), at least float32.
-        maximum: Whether the channel gate pools the maximum, not only the mean.
+        mlp: MLP of the channel gate, if there is one.
+        to_logits: Computes the logits of the spatial gate, (N, 1, *positions), from the maximum and the mean
+            over the channels, (N, 2, *positions), at least float32. None: no spatial gate.
+        maximum: Whether the channel gate also pools the maximum, besides the mean.
         factor: A gate is this times a sigmoid.
 
     Raises:
-        UsageError: In the backward pass, if it is to be differentiated again (``create_graph=True``).
+        UsageError: In a backward pass with ``create_graph=True``.
     """
-    ledger = _Ledger(order, maximum, factor)
+    call = _AttendCall(order, maximum, factor)
     before, last = (None, mlp) if order in ("channel", "spatial-channel") else (mlp, None)
     maps, logits = None, None
     with without_autocast(x.device.type):
         if to_logits is not None:
-            x, maps = _Reduce.apply(x, *(before or _NO_MLP), ledger)
+            x, maps = _Reduce.apply(x, *(before or _NO_MLP), call)
             logits = to_logits(maps)
-            maps = maps.detach()  # their gradient is _Reduce's to use
-        output: Tensor = _Scale.apply(x, logits, *(last or _NO_MLP), maps, before, ledger)
+            maps = maps.detach()  # _Reduce uses their gradient
+        output: Tensor = _Scale.apply(x, logits, *(last or _NO_MLP), maps, before, call)
     return output
 
 
 def refuse_second_derivative() -> None:
-    """Raise a ``UsageError`` in a backward pass that is itself to be differentiated."""
+    """Raise a ``UsageError`` in a backward pass with ``create_graph=True``."""
     if torch.is_grad_enabled():
         message = (
-            "fused attention has no second derivative, but its backward pass was asked for a graph "
-            "(create_graph=True). Give the attention the option implementation='reference'."
+            "fused attention has no second derivative, but its backward pass was called with "
+            "create_graph=True. Give the attention the option implementation='reference'."
         )
         raise UsageError(message)
 
 
 @dataclass
-class _Ledger:
-    """What is fixed at the call, and what the functions leave for one another.
+class _AttendCall:
+    """The options of one call, and the results that ``_Reduce`` and ``_Scale`` leave for each other.
 
-    Forward, ``_Reduce`` leaves a channel gate that comes first. Backward, ``_Scale`` leaves what it had saved
-    and what it found out about the pools.
+    Forward, ``_Reduce`` leaves a channel gate that comes first. Backward, ``_Scale`` leaves its saved tensors
+    and the gradients of the pools.
     """
 
     order: str
@@ -99,95 +98,86 @@ class _Ledger:
     factor: float
     channel: ChannelGate | None = None
     saved: Any = None
-    share: Any = None  # of each channel in the gradient of the maximum over them
+    share: Any = None  # share of each channel in the gradient of the maximum
     channel_pool: PoolGradient | None = None
 
-    @property
-    def sequential(self) -> bool:
-        return self.order != "parallel"
 
-
-class _Saved:
-    """All that is kept for the backward pass; only x is of its size."""
+class _SavedTensors:
+    """Everything saved for the backward pass; only x has the size of a feature map."""
 
     def __init__(self, tensors: Sequence[Tensor | None]) -> None:
-        # Any, since the order of the gates says which of them are None.
+        # Any: which of them are None depends on the order of the gates.
         detached: list[Any] = [None if tensor is None else tensor.detach() for tensor in tensors]
-        x, maps, spatial, *rest = detached
-        self.x: Any = x
-        self.maps: Any = maps
-        self.spatial: Any = spatial
+        self.x, self.maps, self.spatial, *rest = detached
         self.channel: Any = None if rest[0] is None else ChannelGate(*rest[:3])
         self.channel_gate: Any = rest[0]
-        self.mlp: Any = as_constant(rest[3:], wide_dtype(x))
+        self.mlp: Any = as_constant(rest[3:], wide_dtype(self.x))
 
 
 class _Reduce(Function):
-    """From x to itself and the maps of the spatial gate."""
+    """Map x to itself and the maps of the spatial gate."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-        *mlp, ledger = rest
-        ctx.ledger = ledger
-        maps, ledger.channel = passes.reduce(
-            x.detach(), as_constant(mlp, wide_dtype(x)), ledger.maximum, ledger.factor, ledger.sequential
+        *mlp, call = rest
+        ctx.call = call
+        maps, call.channel = passes.reduce(
+            x.detach(), as_constant(mlp, wide_dtype(x)), call.maximum, call.factor, call.order != "parallel"
         )
         return x, maps
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, d_maps: Tensor) -> tuple[Tensor | None, ...]:
-        ledger, saved, channel_pool = ctx.ledger, ctx.ledger.saved, ctx.ledger.channel_pool
-        maps_pool = maps_gradient(saved.maps, d_maps, ledger.share, saved.x.shape[1])
-        ledger.saved = ledger.share = ledger.channel_pool = None
+        call, saved, channel_pool = ctx.call, ctx.call.saved, ctx.call.channel_pool
+        maps_pool = maps_gradient(saved.maps, d_maps, call.share, saved.x.shape[1])
+        call.saved = call.share = call.channel_pool = None
         x, spatial = saved.x, saved.spatial
-        if ledger.order in ("channel-spatial", "parallel"):
+        if call.order in ("channel-spatial", "parallel"):
             d_x, d_mlp = passes.first_channel_gradient(
-                x, grad, saved.channel, saved.mlp, spatial, maps_pool, ledger.factor, ledger.order
+                x, grad, saved.channel, saved.mlp, spatial, maps_pool, call.factor, call.order
             )
             return d_x, *d_mlp, None
-        d_x = passes.input_gradient(
-            x, grad, saved.channel_gate, channel_pool, spatial, maps_pool, ledger.order
-        )
+        d_x = passes.input_gradient(x, grad, saved.channel_gate, channel_pool, spatial, maps_pool, call.order)
         return d_x, *_NO_MLP, None
 
 
 class _Scale(Function):
-    """From x and the logits of the spatial gate to the product."""
+    """Map x and the logits of the spatial gate to the product."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, logits: Tensor | None, *rest: Any) -> Tensor:
-        *mlp, maps, mlp_before, ledger = rest
-        channel, ledger.channel = ledger.channel, None
-        spatial = None if logits is None else ledger.factor * torch.sigmoid(logits.detach())
+        *mlp, maps, mlp_before, call = rest
+        channel, call.channel = call.channel, None
+        spatial = None if logits is None else call.factor * torch.sigmoid(logits.detach())
         excitation = as_constant(mlp, wide_dtype(x))
         if excitation is None:
             output = passes.scale(x.detach(), channel and channel.gate, spatial)
         else:
-            output, channel = passes.excite(x.detach(), spatial, excitation, ledger.maximum, ledger.factor)
-        ctx.ledger = ledger
+            output, channel = passes.excite(x.detach(), spatial, excitation, call.maximum, call.factor)
+        ctx.call = call
         ctx.save_for_backward(x, maps, spatial, *(channel or _NO_GATE), *(mlp_before or mlp))
         return output
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative()
-        ledger = ctx.ledger
-        ledger.saved = saved = _Saved(ctx.saved_tensors)
+        call = ctx.call
+        call.saved = saved = _SavedTensors(ctx.saved_tensors)
         x, spatial, maps = saved.x, saved.spatial, saved.maps
         d_mlp: Any = _NO_MLP
         d_logits = None
-        if ledger.order == "channel":
-            ledger.saved = None
-            grad, d_mlp = passes.lone_channel_gradient(x, grad, saved.channel, saved.mlp, ledger.factor)
-        elif ledger.order == "spatial-channel":
-            d_mlp, ledger.channel_pool = passes.last_channel_gradient(
-                x, grad, spatial, saved.channel, saved.mlp, ledger.factor
+        if call.order == "channel":
+            call.saved = None
+            grad, d_mlp = passes.lone_channel_gradient(x, grad, saved.channel, saved.mlp, call.factor)
+        elif call.order == "spatial-channel":
+            d_mlp, call.channel_pool = passes.last_channel_gradient(
+                x, grad, spatial, saved.channel, saved.mlp, call.factor
             )
-            d_logits, ledger.share = passes.first_spatial_gradient(
-                x, grad, spatial, saved.channel_gate, ledger.channel_pool, maps, ledger.factor
+            d_logits, call.share = passes.first_spatial_gradient(
+                x, grad, spatial, saved.channel_gate, call.channel_pool, maps, call.factor
             )
         else:
-            d_logits, ledger.share = passes.last_spatial_gradient(
-                x, grad, saved.channel_gate, spatial, maps, ledger.factor, ledger.sequential
+            d_logits, call.share = passes.last_spatial_gradient(
+                x, grad, saved.channel_gate, spatial, maps, call.factor, call.order != "parallel"
             )
         return grad, d_logits, *d_mlp, None, None, None

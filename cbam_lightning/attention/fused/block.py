@@ -1,24 +1,25 @@
 """The end of a residual block, relu(CBAM(BatchNorm(u)) + shortcut), as one function.
 
-A plain block keeps u for its BatchNorm and the output for its ReLU; this function keeps the same two, so CBAM
-costs no further memory. The BatchNorm's statistics and both pools of the channel gate come from one pass over
-u, as the maximum of the normalised values is that of u, or its minimum where the BatchNorm's weight is
-negative. The product, the addition and the ReLU are one more pass.
+A plain block saves u for its BatchNorm and the output for its ReLU. This function saves the same two, so CBAM
+costs no further memory. One pass over u gives the BatchNorm's statistics and both pools of the channel gate:
+the maximum of the normalised values is at the maximum of u, or at its minimum where the BatchNorm's weight is
+negative. Product, addition and ReLU are one more pass.
 
 With z = (u - shift) weight rstd + bias, w = z a for the channel gate a, and the notation of ``attend.py``,
-s is the gradient of w and dz = s a + at_peak1 [z is its maximum] + everywhere1. Its sums over the positions,
-which the gradients of the BatchNorm ask for, follow from those of s and of s (u - shift):
+s is the gradient of w and dz = s a + at_peak1 [z is its maximum] + everywhere1. The sums of dz over the
+positions, which the gradients of the BatchNorm need, follow from those of s and of s (u - shift):
 
     du = weight rstd (dz - mean of dz - (u - shift) rstd^2 mean of dz (u - shift))
 
-with the means taken over images and positions (https://arxiv.org/abs/1502.03167, section 3), and without the
-last two terms where the BatchNorm uses its running statistics.
+The means are over images and positions (https://arxiv.org/abs/1502.03167, section 3). The last two terms
+vanish where the BatchNorm uses its running statistics.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
@@ -29,23 +30,52 @@ from cbam_lightning.attention.cbam import CBAM
 from cbam_lightning.attention.fused import block_passes
 from cbam_lightning.attention.fused.attend import refuse_second_derivative
 from cbam_lightning.attention.fused.block_passes import Normalised
-from cbam_lightning.attention.fused.excitation import as_constant
-from cbam_lightning.attention.fused.pools import maps_gradient
-from cbam_lightning.attention.gate import has_hooks, wide_dtype, without_autocast
-from cbam_lightning.attention.implementation import runs_fused
+from cbam_lightning.attention.fused.convolution import has_hooks
+from cbam_lightning.attention.fused.forms import mlp_of, spatial_logits
+from cbam_lightning.attention.fused.operations import as_constant, maps_gradient
+from cbam_lightning.attention.gate import wide_dtype, without_autocast
+from cbam_lightning.attention.implementation import Module, fused_form, is_traced
+
+
+def fuse_end(forward: Callable[[Module, Tensor], Tensor]) -> Callable[[Module, Tensor], Tensor]:
+    """Decorate the ``forward`` of a residual block: with CBAM, run the end of the block as one function.
+
+    Where ``finish_block`` does not fuse, it runs the same operations as ``forward``. The block is a basic or
+    a bottleneck block with torchvision's names of layers, and an ``attention`` after the last BatchNorm.
+    """
+
+    @wraps(forward)
+    def run(self: Module, x: Tensor) -> Tensor:
+        attention = self.attention
+        if type(attention) is not CBAM or attention.implementation == "reference" or is_traced(x):
+            return forward(self, x)
+        return _run_block(self, x)
+
+    return run
+
+
+def _run_block(block: Any, x: Tensor) -> Tensor:
+    layers = [(block.conv1, block.bn1), (block.conv2, block.bn2)]
+    if hasattr(block, "conv3"):
+        layers.append((block.conv3, block.bn3))
+    *inner, (last_conv, last_bn) = layers
+    u = x
+    for conv, bn in inner:
+        u = block.relu(bn(conv(u)))
+    return finish_block(last_conv(u), last_bn, block.attention, block.downsample(x), block.relu)
 
 
 def finish_block(u: Tensor, bn: nn.Module, attention: nn.Module, shortcut: Tensor, relu: nn.Module) -> Tensor:
     """Return ``relu(attention(bn(u)) + shortcut)``, as one function where that is possible and pays.
 
-    It is for a CBAM that runs fused for ``u`` (see ``runs_fused``), with the channel gate first, behind a
-    ``BatchNorm2d`` that is not synchronised, while nobody watches one of the modules by a hook.
+    The attention has to be a CBAM with the channel gate first that runs fused for ``u``, the BatchNorm a
+    ``BatchNorm2d`` that is not synchronised, and no module may have a hook.
 
     Args:
-        u: The output of the block's last convolution, (N, C, *positions).
+        u: Output of the block's last convolution, (N, C, *positions).
         bn: The BatchNorm after it.
         attention: Any module from (N, C, *positions) to the same.
-        shortcut: Of the shape of ``u``.
+        shortcut: Has the shape of ``u``.
         relu: The activation.
     """
     if isinstance(attention, CBAM) and _is_possible(u, bn, attention, shortcut, relu):
@@ -56,8 +86,7 @@ def finish_block(u: Tensor, bn: nn.Module, attention: nn.Module, shortcut: Tenso
 
 def _is_possible(u: Tensor, bn: nn.Module, attention: CBAM, shortcut: Tensor, relu: nn.Module) -> bool:
     return (
-        runs_fused(attention, attention.implementation, u)
-        and attention.has_fused_form
+        fused_form(attention, u) is not None
         and attention.arrangement == "channel-spatial"
         and attention.spatial.dims == 2
         and u.ndim == 4
@@ -65,25 +94,25 @@ def _is_possible(u: Tensor, bn: nn.Module, attention: CBAM, shortcut: Tensor, re
         and bn.weight is not None
         and u.shape == shortcut.shape
         and u.dtype == shortcut.dtype
-        and (u.numel() > u.shape[1] or not _takes_batch_statistics(bn))  # else the BatchNorm refuses u
+        and (u.numel() > u.shape[1] or not _uses_batch_statistics(bn))  # else the BatchNorm raises
         and not any(map(has_hooks, (bn, attention, relu)))
     )
 
 
 def _finish_fused(u: Tensor, bn: Any, attention: CBAM, shortcut: Tensor) -> Tensor:
-    channel = attention.channel
-    ledger = _Ledger("max" in channel.pools, channel.factor, _takes_batch_statistics(bn))
+    channel, mlp = attention.channel, mlp_of(attention.channel)
+    call = _BlockCall("max" in channel.pools, channel.factor, _uses_batch_statistics(bn))
     with without_autocast(u.device.type):
-        u, maps = _NormaliseAndReduce.apply(u, bn.weight, bn.bias, *channel.excitation, bn, ledger)
-        logits = attention.spatial.fused_logits(maps)
-        parameters = (bn.weight, bn.bias, *channel.excitation)
-        output: Tensor = _ScaleAddRelu.apply(u, logits, shortcut, maps.detach(), parameters, ledger)
+        u, maps = _NormaliseAndReduce.apply(u, bn.weight, bn.bias, *mlp, bn, call)
+        logits = spatial_logits(attention.spatial, maps)
+        parameters = (bn.weight, bn.bias, *mlp)
+        output: Tensor = _ScaleAddRelu.apply(u, logits, shortcut, maps.detach(), parameters, call)
     return output
 
 
 @dataclass
-class _Ledger:
-    """What is fixed at the call, and what the two functions leave for one another, as in ``attend.py``."""
+class _BlockCall:
+    """The options of one call, and the results that the two functions leave for each other."""
 
     maximum: bool
     factor: float
@@ -93,8 +122,8 @@ class _Ledger:
     share: Any = None
 
 
-class _Saved:
-    """What is kept for the backward pass; only u and the output are of their size."""
+class _SavedBlock:
+    """Everything saved for the backward pass; only u and the output have the size of a feature map."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self.u, self.output, self.maps, self.spatial, *rest = (tensor.detach() for tensor in tensors)
@@ -104,34 +133,34 @@ class _Saved:
 
 
 class _NormaliseAndReduce(Function):
-    """From u to itself and the maps of the spatial gate."""
+    """Map u to itself and the maps of the spatial gate."""
 
     @staticmethod
     def forward(ctx: Any, u: Tensor, weight: Tensor, bias: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-        *mlp, bn, ledger = rest
-        ctx.ledger = ledger
-        given = None
-        if not ledger.batch_statistics:
-            given = (_per_channel(bn.running_mean, u), _per_channel(bn.running_var, u))
-        ledger.normalised, variance, maps = block_passes.normalise_and_reduce(
+        *mlp, bn, call = rest
+        ctx.call = call
+        statistics = None
+        if not call.batch_statistics:
+            statistics = (_per_channel(bn.running_mean, u), _per_channel(bn.running_var, u))
+        call.normalised, variance, maps = block_passes.normalise_and_reduce(
             u.detach(),
-            given,
+            statistics,
             bn.eps,
             _per_channel(weight, u),
             _per_channel(bias, u),
             as_constant(mlp, wide_dtype(u)),
-            ledger.maximum,
-            ledger.factor,
+            call.maximum,
+            call.factor,
         )
         if bn.training:
-            _update_running_statistics(bn, ledger.normalised.shift, variance, u.numel() // u.shape[1])
+            _update_running_statistics(bn, call.normalised.shift, variance, u.numel() // u.shape[1])
         return u, maps
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, d_maps: Tensor) -> tuple[Tensor | None, ...]:
-        ledger, saved = ctx.ledger, ctx.ledger.saved
-        maps_pool = maps_gradient(saved.maps, d_maps, ledger.share, saved.u.shape[1])
-        ledger.saved = ledger.share = None
+        call, saved = ctx.call, ctx.call.saved
+        maps_pool = maps_gradient(saved.maps, d_maps, call.share, saved.u.shape[1])
+        call.saved = call.share = None
         d_u, d_weight, d_bias, d_mlp = block_passes.block_gradient(
             saved.u,
             grad,
@@ -141,14 +170,14 @@ class _NormaliseAndReduce(Function):
             saved.mlp,
             saved.spatial,
             maps_pool,
-            ledger.factor,
-            ledger.batch_statistics,
+            call.factor,
+            call.batch_statistics,
         )
         return d_u, d_weight.flatten(), d_bias.flatten(), *d_mlp, None, None
 
 
 class _ScaleAddRelu(Function):
-    """From u, the logits of the spatial gate and the shortcut to the block's output."""
+    """Map u, the logits of the spatial gate and the shortcut to the block's output."""
 
     @staticmethod
     def forward(
@@ -158,47 +187,38 @@ class _ScaleAddRelu(Function):
         shortcut: Tensor,
         maps: Tensor,
         parameters: tuple[Tensor, ...],
-        ledger: _Ledger,
+        call: _BlockCall,
     ) -> Tensor:
-        known, ledger.normalised = ledger.normalised, None
-        ctx.ledger = ledger
-        spatial = ledger.factor * torch.sigmoid(logits.detach())
-        output = block_passes.finish(
-            u.detach(), known.shift, known.by, known.plus, spatial, shortcut.detach()
-        )
+        known, call.normalised = call.normalised, None
+        ctx.call = call
+        spatial = call.factor * torch.sigmoid(logits.detach())
+        output = block_passes.finish(u.detach(), known, spatial, shortcut.detach())
         ctx.save_for_backward(u, output, maps, spatial, *known, *parameters)
         return output
 
     @staticmethod
     def backward(ctx: Any, d_output: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative()
-        ledger = ctx.ledger
-        ledger.saved = saved = _Saved(ctx.saved_tensors)
-        grad = torch.ops.aten.threshold_backward(d_output, saved.output, 0)  # that of the ReLU
-        d_logits, ledger.share = block_passes.spatial_gradient(
-            saved.u,
-            grad,
-            saved.normalised.shift,
-            saved.normalised.by,
-            saved.normalised.plus,
-            saved.spatial,
-            saved.maps,
-            ledger.factor,
+        call = ctx.call
+        call.saved = saved = _SavedBlock(ctx.saved_tensors)
+        grad = torch.ops.aten.threshold_backward(d_output, saved.output, 0)  # through the ReLU
+        d_logits, call.share = block_passes.spatial_gradient(
+            saved.u, grad, saved.normalised, saved.spatial, saved.maps, call.factor
         )
         return grad, d_logits, grad, None, None, None
 
 
 def _per_channel(values: Tensor, u: Tensor) -> Tensor:
-    """Shape (C,) for the channels of u, at least float32."""
+    """Reshape (C,) to (1, C, 1, …) for the channels of u, at least float32."""
     return values.detach().to(wide_dtype(u)).view(1, -1, *[1] * (u.ndim - 2))
 
 
-def _takes_batch_statistics(bn: Any) -> bool:
+def _uses_batch_statistics(bn: Any) -> bool:
     return bn.training or bn.running_mean is None
 
 
 def _update_running_statistics(bn: Any, mean: Tensor, variance: Tensor, count: int) -> None:
-    """Do what ``nn.BatchNorm2d`` does to its buffers."""
+    """Update the buffers as ``nn.BatchNorm2d`` does."""
     if bn.running_mean is None or not bn.track_running_stats:
         return
     bn.num_batches_tracked.add_(1)

@@ -1,9 +1,9 @@
 """The passes over memory of ``block.py``, compiled like those of ``passes.py``.
 
 Shapes: u, the output of the block's last convolution, the shortcut, the block's output and their gradients
-are (N, C, *positions); what belongs to an image and a channel is (N, C, 1, …), to a channel (1, C, 1, …), to
-an image and a position (N, 1, *positions). w is the normalised u times the channel gate. A shift, a factor
-``by`` and a summand ``plus`` make w from u: (u - shift) * by + plus.
+are (N, C, *positions); values for each image and channel are (N, C, 1, …), for each channel (1, C, 1, …), for
+each image and position (N, 1, *positions). w is the normalised u times the channel gate:
+w = (u - shift) * by + plus.
 """
 
 from __future__ import annotations
@@ -14,15 +14,13 @@ import torch
 from torch import Tensor
 
 from cbam_lightning.attention.fused.compiling import Pass, stored
-from cbam_lightning.attention.fused.excitation import (
+from cbam_lightning.attention.fused.operations import (
     Excitation,
+    PoolGradient,
+    beside,
     excitation,
     excitation_gradient,
     logit_gradient,
-)
-from cbam_lightning.attention.fused.pools import (
-    PoolGradient,
-    beside,
     over_channels,
     over_positions,
     share_of,
@@ -32,16 +30,16 @@ from cbam_lightning.attention.gate import at_least_float32
 
 
 class Normalised(NamedTuple):
-    """What there is to know of the BatchNorm and of the channel gate after it.
+    """The results of the BatchNorm and of the channel gate after it.
 
     Attributes:
-        shift: The mean that the BatchNorm subtracts, (1, C, 1, …).
-        rstd: The reciprocal of the standard deviation that it divides by, (1, C, 1, …).
+        shift: Mean that the BatchNorm subtracts, (1, C, 1, …).
+        rstd: Reciprocal of the standard deviation that it divides by, (1, C, 1, …).
         extreme: The element of u that becomes the maximum, (N, C, 1, …).
-        mean: The mean of u, (N, C, 1, …).
+        mean: Mean of u, (N, C, 1, …).
         gate: The channel gate, (N, C, 1, …).
-        by: What u - shift is multiplied with to give w, (N, C, 1, …).
-        plus: What is added then.
+        by: Factor of u - shift in w, (N, C, 1, …).
+        plus: Summand in w, (N, C, 1, …).
         pooled: (K, N, C), the pools of the normalised u.
         hidden: (K, N, R), the hidden units of the MLP.
     """
@@ -60,7 +58,7 @@ class Normalised(NamedTuple):
 @Pass
 def normalise_and_reduce(
     u: Tensor,
-    given: tuple[Tensor, Tensor] | None,
+    statistics: tuple[Tensor, Tensor] | None,
     eps: float,
     weight: Tensor,
     bias: Tensor,
@@ -68,35 +66,35 @@ def normalise_and_reduce(
     maximum: bool,
     factor: float,
 ) -> tuple[Normalised, Tensor, Tensor]:
-    """Return what there is to know of the BatchNorm and the channel gate, the variance, and the maps.
+    """Normalise u, and compute the channel gate and the maps of the spatial gate.
 
     Args:
         u: The output of the last convolution.
-        given: Mean and variance to normalise with; None for those of ``u``.
+        statistics: Mean and variance to normalise with, (1, C, 1, …) each. None: those of ``u``.
         eps: Added to the variance.
-        weight: Of the BatchNorm, as the next one (1, C, 1, …).
-        bias: Of the BatchNorm.
-        mlp: Of the channel gate.
-        maximum: Whether the channel gate pools the maximum, not only the mean.
-        factor: What the sigmoid is multiplied with to give a gate.
+        weight: Weight of the BatchNorm, (1, C, 1, …).
+        bias: Bias of the BatchNorm, (1, C, 1, …).
+        mlp: MLP of the channel gate.
+        maximum: Whether the channel gate also pools the maximum, besides the mean.
+        factor: A gate is this times a sigmoid.
 
     Returns:
-        The first of them; the variance of ``u``, (1, C, 1, …); the maps of the spatial gate.
+        BatchNorm and channel gate; the variance, (1, C, 1, …); the maps, (N, 2, *positions).
     """
     wide = at_least_float32(u)
-    # A sample of each channel near its mean: the mean of the squares minus the square of the mean would lose
-    # all digits where the mean is large.
+    # Subtract a sample of each channel first: the mean of the squares minus the square of the mean loses all
+    # digits where the mean is large.
     near = wide.flatten(2)[:, :, :1].mean(0).view_as(weight)
     off = wide - near
     mean_off = over_positions(torch.mean, off)
     square_off = over_positions(torch.mean, off.square())
     near_all = beside(wide, near)
     highest, lowest = over_positions(torch.amax, near_all), over_positions(torch.amin, near_all)
-    if given is None:
+    if statistics is None:
         batch_off = mean_off.mean(0, keepdim=True)
         shift, variance = near + batch_off, square_off.mean(0, keepdim=True) - batch_off.square()
     else:
-        shift, variance = given
+        shift, variance = statistics
     rstd = torch.rsqrt(variance + eps)
     scale = weight * rstd
     extreme = torch.where(scale >= 0, highest, lowest)
@@ -106,34 +104,28 @@ def normalise_and_reduce(
     gate, hidden = excitation(pooled, mlp, factor)
     gate = gate.view_as(mean)
     shift, by, plus = stored(shift), stored(scale * gate), stored(bias * gate)
-    w = _gated(u, shift, by, plus)
+    known = Normalised(shift, rstd, extreme, mean, gate, by, plus, pooled, hidden)
+    w = _gated(u, known)
     maps = torch.cat([w.amax(1, keepdim=True), w.mean(1, keepdim=True)], dim=1)
-    return Normalised(shift, rstd, extreme, mean, gate, by, plus, pooled, hidden), variance, maps
+    return known, variance, maps
 
 
 @Pass
-def finish(u: Tensor, shift: Tensor, by: Tensor, plus: Tensor, spatial: Tensor, shortcut: Tensor) -> Tensor:
+def finish(u: Tensor, known: Normalised, spatial: Tensor, shortcut: Tensor) -> Tensor:
     """Return ``relu(w * spatial + shortcut)``, in the dtype of u."""
-    return torch.relu(_gated(u, shift, by, plus) * spatial + shortcut).to(u.dtype)
+    return torch.relu(_gated(u, known) * spatial + shortcut).to(u.dtype)
 
 
 @Pass
 def spatial_gradient(
-    u: Tensor,
-    grad: Tensor,
-    shift: Tensor,
-    by: Tensor,
-    plus: Tensor,
-    spatial: Tensor,
-    maps: Tensor,
-    factor: float,
+    u: Tensor, grad: Tensor, known: Normalised, spatial: Tensor, maps: Tensor, factor: float
 ) -> tuple[Tensor, Tensor]:
-    """Differentiate ``w * spatial``, whose gradient is ``grad``, by the logits of the spatial gate.
+    """Return the gradient of the spatial gate's logits, given that of ``w * spatial``.
 
     Returns:
-        Their gradient, and the share of each channel in the gradient of the maximum over them.
+        The gradient, and the share of each channel in the gradient of the maximum over the channels.
     """
-    w = _gated(u, shift, by, plus)
+    w = _gated(u, known)
     d_spatial = (w * grad).sum(1, keepdim=True)
     return logit_gradient(d_spatial, spatial, factor), share_of(w, maps[:, :1], over_channels)
 
@@ -151,10 +143,10 @@ def block_gradient(
     factor: float,
     batch_statistics: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Excitation]:
-    """Differentiate by u, by the BatchNorm's weight and bias, (1, C, 1, …), and by the MLP."""
+    """Return the gradients of u, of the BatchNorm's weight and bias, (1, C, 1, …), and of the MLP."""
     wide = at_least_float32(u)
     centred = wide - known.shift
-    slope = _slope(u, grad, known.shift, known.by, known.plus, spatial, maps_pool)
+    slope = grad * spatial + through_pool(_gated(u, known), maps_pool)  # the gradient of w
     total, moment = over_positions(torch.sum, slope), over_positions(torch.sum, slope * centred)
     share = share_of(beside(wide, spatial), known.extreme, over_positions)
     scale = weight * known.rstd
@@ -180,19 +172,6 @@ def block_gradient(
     return d_u.to(u.dtype), d_weight, d_bias, d_mlp
 
 
-def _gated(u: Tensor, shift: Tensor, by: Tensor, plus: Tensor) -> Tensor:
+def _gated(u: Tensor, known: Normalised) -> Tensor:
     """Return w."""
-    return (at_least_float32(u) - shift) * by + plus
-
-
-def _slope(
-    u: Tensor,
-    grad: Tensor,
-    shift: Tensor,
-    by: Tensor,
-    plus: Tensor,
-    spatial: Tensor,
-    maps_pool: PoolGradient,
-) -> Tensor:
-    """Return the gradient of w."""
-    return grad * spatial + through_pool(_gated(u, shift, by, plus), maps_pool)
+    return (at_least_float32(u) - known.shift) * known.by + known.plus

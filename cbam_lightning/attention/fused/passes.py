@@ -1,10 +1,11 @@
-"""The passes over memory of ``attend.py``, each compiled into few loops where there is a compiler.
+"""The passes over memory of ``attend.py``, each compiled into few loops where a compiler is available.
 
-Shapes: the feature map x and its gradients are (N, C, *positions); a channel gate (N, C, 1, …), a spatial
-gate (N, 1, *positions); the maps that a spatial gate is made from (N, 2, *positions), maximum and mean over
-the channels; K is the number of pools of a channel gate, R of its hidden units. All but x and its gradients
-are at least float32; elements of x in half precision are widened one at a time. Every call costs some 0.1 ms,
-so what follows from a sum over x is computed in the same call, ``stored`` where every element needs it.
+Shapes: the feature map x and its gradients are (N, C, *positions); a channel gate is (N, C, 1, …), a spatial
+gate (N, 1, *positions); the maps that a spatial gate is made from, maximum and mean over the channels, are
+(N, 2, *positions); K is the number of pools of a channel gate, R of its hidden units. All but x and its
+gradients are at least float32; elements of x in half precision are widened one at a time. A call costs about
+0.1 ms, so what follows from a sum over x is computed in the same call, ``stored`` where every element needs
+it.
 """
 
 from __future__ import annotations
@@ -15,15 +16,13 @@ import torch
 from torch import Tensor
 
 from cbam_lightning.attention.fused.compiling import Pass, stored
-from cbam_lightning.attention.fused.excitation import (
+from cbam_lightning.attention.fused.operations import (
     Excitation,
+    PoolGradient,
+    beside,
     excitation,
     excitation_gradient,
     logit_gradient,
-)
-from cbam_lightning.attention.fused.pools import (
-    PoolGradient,
-    beside,
     over_channels,
     over_positions,
     share_of,
@@ -34,7 +33,7 @@ from cbam_lightning.attention.positions import broadcast
 
 
 class ChannelGate(NamedTuple):
-    """A channel gate and what its gradient needs.
+    """A channel gate and what its backward pass needs.
 
     Attributes:
         gate: (N, C, 1, …).
@@ -51,13 +50,13 @@ class ChannelGate(NamedTuple):
 def reduce(
     x: Tensor, mlp: Excitation | None, maximum: bool, factor: float, sequential: bool
 ) -> tuple[Tensor, ChannelGate | None]:
-    """Return the maps of the spatial gate, and the channel gate if it comes before.
+    """Return the maps of the spatial gate, and the channel gate if it comes first.
 
     Args:
         x: The feature map.
-        mlp: Of the channel gate; None if it comes after the spatial gate or not at all.
-        maximum: Whether the channel gate pools the maximum, too.
-        factor: What the sigmoid is multiplied with to give a gate.
+        mlp: MLP of the channel gate; None if that gate comes last or is absent.
+        maximum: Whether the channel gate also pools the maximum.
+        factor: A gate is this times a sigmoid.
         sequential: Whether the maps are those of ``x`` times the channel gate.
     """
     channel = None if mlp is None else _channel_gate(at_least_float32(x), mlp, maximum, factor)
@@ -91,11 +90,11 @@ def last_spatial_gradient(
     factor: float,
     sequential: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Differentiate the product by the logits of the spatial gate, which comes last.
+    """Return the gradient of the product for the logits of a spatial gate that comes last.
 
     Returns:
-        The gradient of the logits, and the share of each channel in the gradient of the maximum: 1 by the
-        number of channels that have it. Both are (N, 1, *positions).
+        The gradient of the logits, and the share of each channel in the gradient of the maximum: 1 / the
+        number of channels that equal it. Both are (N, 1, *positions).
     """
     gated = _gated(x, channel)
     share = share_of(gated if sequential else at_least_float32(x), maps[:, :1], over_channels)
@@ -112,7 +111,7 @@ def first_spatial_gradient(
     maps: Tensor,
     factor: float,
 ) -> tuple[Tensor, Tensor]:
-    """Do as ``last_spatial_gradient``, where the spatial gate comes first of two."""
+    """Return the same as ``last_spatial_gradient`` for a spatial gate that comes first of two."""
     wide = at_least_float32(x)
     slope = _slope(wide, grad, spatial, channel, channel_pool)
     share = share_of(wide, maps[:, :1], over_channels)
@@ -123,7 +122,7 @@ def first_spatial_gradient(
 def last_channel_gradient(
     x: Tensor, grad: Tensor, spatial: Tensor, channel: ChannelGate, mlp: Excitation, factor: float
 ) -> tuple[Excitation, PoolGradient]:
-    """Differentiate the product by the channel gate, which comes last of two: by its MLP and by its pools."""
+    """Return the gradients of the MLP and of the pools of a channel gate that comes last of two."""
     gated = _gated(x, spatial)
     return _channel_gate_gradient(over_positions(torch.sum, gated * grad), gated, channel, mlp, factor)
 
@@ -132,7 +131,7 @@ def last_channel_gradient(
 def lone_channel_gradient(
     x: Tensor, grad: Tensor, channel: ChannelGate, mlp: Excitation, factor: float
 ) -> tuple[Tensor, Excitation]:
-    """Differentiate the product by ``x`` and by the MLP of the channel gate, where there is no other."""
+    """Return the gradients of ``x`` and of the MLP of a channel gate that is the only gate."""
     wide = at_least_float32(x)
     d_gate = over_positions(torch.sum, wide * grad)
     d_mlp, pool = _channel_gate_gradient(d_gate, wide, channel, mlp, factor)
@@ -150,26 +149,12 @@ def first_channel_gradient(
     factor: float,
     order: str,
 ) -> tuple[Tensor, Excitation]:
-    """Differentiate the product by ``x`` and by the MLP of the channel gate, which comes first of two."""
+    """Return the gradients of ``x`` and of the MLP of a channel gate that comes first of two."""
     wide = at_least_float32(x)
     slope = _slope(wide, grad, channel.gate, spatial, None if order == "parallel" else maps_pool)
     d_gate = over_positions(torch.sum, wide * slope)
     d_mlp, pool = _channel_gate_gradient(d_gate, beside(wide, spatial), channel, mlp, factor)
     return _input_gradient(x, grad, channel.gate, pool, spatial, maps_pool, order), d_mlp
-
-
-@Pass
-def input_gradient(
-    x: Tensor,
-    grad: Tensor,
-    channel: Tensor | None,
-    channel_pool: PoolGradient | None,
-    spatial: Tensor,
-    maps_pool: PoolGradient,
-    order: str,
-) -> Tensor:
-    """Return the gradient of ``x``, in its own dtype, where the spatial gate comes first or alone."""
-    return _input_gradient(x, grad, channel, channel_pool, spatial, maps_pool, order)
 
 
 def _input_gradient(
@@ -181,6 +166,7 @@ def _input_gradient(
     maps_pool: PoolGradient | None,
     order: str,
 ) -> Tensor:
+    """Return the gradient of ``x``, in its own dtype."""
     wide = at_least_float32(x)
     (first, first_pool), (last, last_pool) = (channel, channel_pool), (spatial, maps_pool)
     if order in ("spatial-channel", "channel"):
@@ -190,6 +176,9 @@ def _input_gradient(
     for pool in (last_pool if parallel else None, first_pool):
         d_x = d_x if pool is None else d_x + through_pool(wide, pool)
     return d_x.to(x.dtype)
+
+
+input_gradient = Pass(_input_gradient)  # a pass of its own where the spatial gate comes first or alone
 
 
 def _channel_gate(x: Tensor, mlp: Excitation, maximum: bool, factor: float) -> ChannelGate:
@@ -202,7 +191,7 @@ def _channel_gate(x: Tensor, mlp: Excitation, maximum: bool, factor: float) -> C
 def _channel_gate_gradient(
     d_gate: Tensor, x: Tensor, channel: ChannelGate, mlp: Excitation, factor: float
 ) -> tuple[Excitation, PoolGradient]:
-    """Differentiate ``_channel_gate`` of ``x``, given the gradient of the gate, (N, C, 1, …)."""
+    """Return the gradients of the MLP and of the pools for that of the gate, (N, C, 1, …)."""
     _, pooled, hidden = channel
     d_mlp, d_pooled = excitation_gradient(
         d_gate.flatten(1), channel.gate.flatten(1), pooled, hidden, mlp, factor
@@ -218,7 +207,7 @@ def _channel_gate_gradient(
 def _slope(
     x: Tensor, grad: Tensor, first: Tensor | None, last: Tensor | None, last_pool: PoolGradient | None
 ) -> Tensor:
-    """Return the gradient of ``x * first``; ``last_pool`` is that of a pool of ``x * first``."""
+    """Return the gradient of ``x * first``, whose pools have the gradient ``last_pool``."""
     slope = _gated(grad, last)
     return slope if last_pool is None else slope + through_pool(_gated(x, first), last_pool)
 

@@ -1,4 +1,4 @@
-"""Both implementations of a module side by side: output, every gradient, every statistic, or the error."""
+"""Comparison of both implementations: output, every gradient, every statistic, or the error."""
 
 import copy
 
@@ -16,7 +16,7 @@ LAYOUTS[5] = [torch.contiguous_format, torch.channels_last_3d]
 
 
 class Block(nn.Module):
-    """The end of a residual block, as ``models.resnet`` calls it."""
+    """The end of a residual block."""
 
     def __init__(self, attention, channels=8, bn=None):
         super().__init__()
@@ -42,7 +42,7 @@ def create_block(channels=8, bn=None, **options):
 
 
 def as_fused(module):
-    """Copy a module, with the fused implementation wherever there is a choice."""
+    """Copy a module, with the fused implementation where there is one."""
     duplicate = copy.deepcopy(module)
     for part in duplicate.modules():
         if hasattr(part, "implementation"):
@@ -65,7 +65,7 @@ def is_fused(output):
 
 
 def outcome(module, *inputs):
-    """Return everything that running the module forward and backward gives, or the type of the error."""
+    """Return all results of a forward and a backward pass, or the type of the error."""
     inputs = [fresh(x) for x in inputs]
     try:
         output = module(*inputs)
@@ -96,7 +96,7 @@ def assert_close(found, expected, tolerance):
 
 
 def assert_same(module, *inputs, tolerance=1e-12):
-    """Compare a reference with its fused copy, and see that this one did run fused."""
+    """Compare a reference with its fused copy, and check that the copy runs fused."""
     fused = as_fused(module)
     expected = outcome(module, *inputs)
     assert_close(outcome(fused, *inputs), expected, tolerance)

@@ -1,4 +1,4 @@
-"""The passes run as they are written; only ``test_compiling.py`` compiles them."""
+"""The passes run uncompiled; only ``test_compiling.py`` compiles them."""
 
 import pytest
 import torch

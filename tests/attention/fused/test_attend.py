@@ -25,7 +25,7 @@ KINDS = ("smooth", "rounded", "rectified", "equal", "dead channels")
 
 
 def feature_map(kind, shape, seed):
-    """Make values of which all but the smooth ones have many equal, among positions and among channels."""
+    """Make a map; all kinds but ``smooth`` have many equal values, across positions and channels."""
     x = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     if kind == "smooth":
         return x

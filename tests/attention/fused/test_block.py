@@ -10,7 +10,8 @@ from torch import nn
 from torch.func import functional_call
 
 from cbam_lightning.attention import CBAM
-from tests.attention.checks import images
+from cbam_lightning.models.resnet import BasicBlock, Bottleneck
+from tests.attention.checks import images, randomised
 from tests.attention.fused.comparing import (
     LAYOUTS,
     Block,
@@ -65,7 +66,7 @@ def test_equals_the_plain_operations(data):
         u = (2 * u).round() / 2
     layout = data.draw(st.sampled_from(LAYOUTS[4]))
     u, shortcut = (x.contiguous(memory_format=layout).requires_grad_() for x in (u, shortcut))
-    # One value to a channel has no variance to speak of: rounding is multiplied with 1 / sqrt(eps).
+    # A single value per channel has hardly any variance: rounding is multiplied by 1 / sqrt(eps).
     fused = as_fused(block)
     assert_close(outcome(fused, u, shortcut), outcome(block, u, shortcut), 1e-12)
 
@@ -82,6 +83,17 @@ def test_runs_fused_and_keeps_the_layout(shape, layout, batch_statistics):
     assert output.is_contiguous(memory_format=layout)
     gradients = torch.autograd.grad(output.sum(), [u, shortcut])
     assert all(gradient.is_contiguous(memory_format=layout) for gradient in gradients)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: BasicBlock(4, 8, 2), lambda: Bottleneck(8, 2, 1)], ids=["basic", "bottleneck"]
+)
+def test_blocks_of_a_resnet_end_fused(make):
+    block = make()
+    block.attention = create("channel-spatial")
+    x = images(3, block.conv1.in_channels, 6, 5).requires_grad_()
+    assert_same(randomised(block).double(), x)
+    assert function_of(as_fused(block)(x)) == "_ScaleAddReluBackward"
 
 
 @pytest.mark.parametrize("batch_statistics", [True, False], ids=["batch", "running"])

@@ -1,4 +1,4 @@
-"""The passes as the compiler makes them."""
+"""The compiled passes."""
 
 import warnings
 
@@ -61,7 +61,7 @@ def test_many_shapes_share_one_version(monkeypatch):
         x = torch.arange(float(length))
         assert torch.equal(double(x)[0], 2 * x)
         made.append(compilations())
-    assert len(double._of_shape) == 2
+    assert len(double._versions) == 3
     assert made[0] < made[1] < made[2] == made[3] == made[4]
 
 
@@ -75,7 +75,7 @@ def test_without_a_compiler_the_function_runs_as_it_is_and_says_so_once(monkeypa
 
     monkeypatch.setattr(torch, "compile", failing)
     double = Pass(lambda x: 2 * x)
-    with pytest.warns(UserWarning, match="g\\+\\+ is broken Mend the compiler, or set .* implementation"):
+    with pytest.warns(UserWarning, match="g\\+\\+ is broken Fix the compiler, or set .* implementation"):
         assert double(torch.tensor(2.0)) == 4
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -16,7 +16,7 @@ SHAPES = [(3, 2, 9, 5), (2, 2, 3, 2), (1, 2, 1, 1), (2, 1, 8, 8), (3, 2, 11), (2
 
 @pytest.fixture(params=["windows", "library"])
 def form(request, monkeypatch):
-    """Run what the compiler gets on a CPU, and what runs elsewhere, both as they are written."""
+    """Run the form that is compiled on a CPU, and that of other devices, both uncompiled."""
     monkeypatch.setattr(convolution, "_pays", lambda x: request.param == "windows")
     return request.param
 

@@ -1,4 +1,4 @@
-"""What training asks of the fused attention: precision, memory, graphs, processes, and the same losses."""
+"""Fused attention in training: precision, memory, graphs, processes, and the same losses."""
 
 import io
 
@@ -96,7 +96,7 @@ def test_a_changed_input_is_noticed():
 
 def test_only_the_input_is_kept_and_what_is_small():
     module, x = as_fused(create("channel-spatial")), images(4, 8, 20, 20).float().requires_grad_()
-    # Per position: two maps, what convolution and BatchNorm make of them, and the gate; per channel little.
+    # At each position: two maps, the results of convolution and BatchNorm, and the gate. Channels add little.
     small = 4 * (4 * 20 * 20 * 6 + 4 * 8 * 20)
     assert x.nbytes <= saved_bytes(lambda: module(x), module.parameters()) <= x.nbytes + small
 
@@ -118,7 +118,7 @@ def test_graphs_are_those_of_the_reference():
     assert torch.equal(program(x), traced(x))
     torch.testing.assert_close(program(x), module(x), rtol=1e-6, atol=1e-6)
     kinds = {node.kind() for node in traced.inlined_graph.nodes()}
-    assert "prim::PythonOp" not in kinds  # as which a custom function would be there
+    assert "prim::PythonOp" not in kinds  # a custom function would be one
 
 
 def losses(implementation, dtype=torch.float32, steps=10):
