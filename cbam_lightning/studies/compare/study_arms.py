@@ -1,4 +1,4 @@
-"""The arms of a study, under the names that its file gives them."""
+"""The arms of a study, with the names from its file."""
 
 from __future__ import annotations
 
@@ -22,17 +22,23 @@ def study_arms(study: Study, runs: Sequence[FinishedRun], ignore: Sequence[str] 
     Raises:
         UsageError: As from ``group_arms``; or two arms are the same, or a run belongs to none.
     """
-    names = {str(run.directory.path): run.arm for run in study.runs}
-    if strange := [run.source for run in runs if run.source not in names]:
+    known = {run.folder: run.arm for run in study.runs}
+    if strangers := [run.source for run in runs if run.name not in known]:
         message = (
-            f"{strange[0]} is no run of {study.path}; move it away, or add its arm or seed to the study."
+            f"{strangers[0]} is not a run of {study.path}; move it away, or add its arm or seed to the study."
         )
         raise UsageError(message)
-    found: dict[str, Arm] = {}
+    named: dict[str, Arm] = {}
     for arm in group_arms(runs, study.compared, ignore):
-        labels = list(dict.fromkeys(names[run.source] for run in arm.runs.values()))
+        labels = list(dict.fromkeys(known[run.name] for run in arm.runs.values()))
         if len(labels) > 1:
             message = f"the arms {' and '.join(labels)} of {study.path} have the same settings."
             raise UsageError(message)
-        found[labels[0]] = replace(arm, label=labels[0])
-    return [found[name] for name in study.arms if name in found]
+        named[labels[0]] = replace(arm, label=labels[0])
+    return [named[name] for name in study.arms if name in named]
+
+
+def unfinished_arms(study: Study, runs: Sequence[FinishedRun]) -> list[str]:
+    """Return the arms of a study that have no finished run."""
+    finished = {run.name for run in runs}
+    return [arm for arm in study.arms if not finished & {r.folder for r in study.runs if r.arm == arm}]
