@@ -187,12 +187,11 @@ def published_arms(path):
 def test_published_results_are_all_runs_of_the_study_as_it_is_now(path):
     study = read_study(path)
     runs, left_out = find_runs([str(study.results)])
-    expected = {run.folder: run for run in study.runs}
+    expected = {(run.arm, run.seed): run.expected for run in study.runs}
     assert (len(runs), left_out) == (len(expected), [])
     for run in runs:
-        assert run.seed == expected[run.name].seed
         assert run.epochs[-1]["epoch"] + 1 == run.settings["trainer.max_epochs"]
-        for key, value in expected[run.name].expected.items():
+        for key, value in expected[run.arm, run.seed].items():
             assert key not in run.settings or same_value(value, run.settings[key]), (run.source, key)
 
 

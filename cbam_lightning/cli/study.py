@@ -136,23 +136,26 @@ def _arms(options: argparse.Namespace) -> tuple[list[Arm], str, list[str]]:
         find_runs,
         group_arms,
         save_results,
+        saved_arms,
         study_arms,
         unfinished_arms,
     )
+    from cbam_lightning.studies.compare.results_file import ENDING
 
     first = options.runs[0]
     is_study = len(options.runs) == 1 and first.endswith((".yaml", ".yml"))
     plan = read_study(first) if is_study else None
     runs, left_out = find_runs([_runs_of(plan)] if plan else options.runs)
-    if options.save:
-        save_results(options.save, runs, left_out)
-    if plan and not options.by:
-        arms = study_arms(plan, runs, options.ignore)
-    else:
+    published = len(options.runs) == 1 and first.endswith(ENDING)
+    if options.by or not (plan or published):
         arms = group_arms(runs, options.by or ["model.attention"], options.ignore)
+    else:
+        arms = study_arms(plan, runs, options.ignore) if plan else saved_arms(runs)
+    if options.save:
+        save_results(options.save, arms, runs, left_out)
     if plan:
         left_out += [f"{arm}: it has no finished run" for arm in unfinished_arms(plan, runs)]
-    baseline = options.baseline or (arms[0].label if plan else "none")
+    baseline = options.baseline or (arms[0].label if plan or published else "none")
     return choose_arms(arms, [baseline, *options.arms]) if options.arms else arms, baseline, left_out
 
 

@@ -50,11 +50,6 @@ class StudyRun:
         return f"{self.arm}, seed {self.seed}"
 
     @property
-    def folder(self) -> str:
-        """Folder below that of the study, such as ``cbam/seed_0``."""
-        return f"{self.arm}/seed_{self.seed}"
-
-    @property
     def diverged(self) -> bool:
         """Whether its loss became NaN or Inf, as it would again."""
         return self.directory.divergence.is_file() and not self.metrics()

@@ -1,6 +1,13 @@
 """Comparing finished runs: what differs, by how much, and whether the difference is significant."""
 
-from cbam_lightning.studies.compare.arms import Arm, by_seed, choose_arms, group_arms, require_same
+from cbam_lightning.studies.compare.arms import (
+    Arm,
+    by_seed,
+    choose_arms,
+    group_arms,
+    require_same,
+    saved_arms,
+)
 from cbam_lightning.studies.compare.comparison import ArmResult, Comparison, compare
 from cbam_lightning.studies.compare.comparison_table import comparison_table, draw
 from cbam_lightning.studies.compare.costs import Costs, measure_costs
@@ -25,6 +32,7 @@ __all__ = [
     "measure_costs",
     "require_same",
     "save_results",
+    "saved_arms",
     "study_arms",
     "unfinished_arms",
 ]

@@ -70,6 +70,18 @@ def group_arms(
     return [Arm(label, by_seed(group)) for label, group in zip(labels, groups.values(), strict=True)]
 
 
+def saved_arms(runs: Sequence[FinishedRun]) -> list[Arm]:
+    """Return the arms of a results file, as they were saved.
+
+    Raises:
+        UsageError: An arm has two runs with one seed.
+    """
+    groups: dict[str, list[FinishedRun]] = {}
+    for run in runs:
+        groups.setdefault(run.arm, []).append(run)
+    return [Arm(label, by_seed(group)) for label, group in groups.items()]
+
+
 def require_same(runs: Sequence[FinishedRun], allowed: Sequence[str] = ()) -> None:
     """Refuse runs that differ in a setting.
 

@@ -30,7 +30,7 @@ class FinishedRun:
         settings: All settings that affect the result, except the seed, by dotted name.
         metrics: Results of the test, as fractions, for example ``{"test/top1": 0.91}``.
         network: Options that rebuild the network, as ``RunRecord`` wrote them; empty in old runs.
-        name: Its folder below the given one, such as ``cbam/seed_0`` in a study.
+        arm: The arm that it was saved in; empty for a run that is not from a results file.
         epochs: Metrics of each epoch with ``epoch`` and ``step``; empty for a run from W&B.
         machine: Where it ran, and the versions of the libraries; empty if it has not been saved yet.
     """
@@ -40,17 +40,13 @@ class FinishedRun:
     settings: Settings
     metrics: Mapping[str, float]
     network: Mapping[str, Any] = field(default_factory=dict)
-    name: str = ""
+    arm: str = ""
     epochs: Sequence[Mapping[str, float]] = ()
     machine: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_directory(run: RunDirectory, name: str) -> FinishedRun | str:
+def read_directory(run: RunDirectory) -> FinishedRun | str:
     """Read a run from its directory.
-
-    Args:
-        run: Its directory.
-        name: Of the run.
 
     Returns:
         The run, or why it cannot be compared.
@@ -64,8 +60,8 @@ def read_directory(run: RunDirectory, name: str) -> FinishedRun | str:
     try:
         config = yaml.safe_load(run.config.read_text())
         results = json.loads(run.results.read_text())
-        details = {"network": results.get(NETWORK_KEY, {}), "name": name, "epochs": _epochs(run.metrics)}
-        return _finished(str(run.path), config, tested_metrics(results), details)
+        network, epochs = results.get(NETWORK_KEY, {}), _epochs(run.metrics)
+        return _finished(str(run.path), config, tested_metrics(results), network, epochs)
     except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
         message = f"{run.path} is damaged: {type(error).__name__}: {error}. Leave it out."
         raise UsageError(message) from None
@@ -89,11 +85,15 @@ def read_wandb(path: str) -> FinishedRun | str:
     if state != "finished":
         return f"{path}: it is {state}"
     metrics = {name: value for name, value in summary.items() if name.startswith("test/")}
-    return _finished(path, config, metrics, {"network": config.get(NETWORK_KEY, {}), "name": path})
+    return _finished(path, config, metrics, config.get(NETWORK_KEY, {}))
 
 
 def _finished(
-    source: str, config: Mapping[str, Any], metrics: Mapping[str, Any], details: Mapping[str, Any]
+    source: str,
+    config: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    network: Mapping[str, Any],
+    epochs: Sequence[Mapping[str, float]] = (),
 ) -> FinishedRun | str:
     tested = {name: float(value) for name, value in metrics.items() if isinstance(value, (int, float))}
     if not tested:
@@ -102,7 +102,7 @@ def _finished(
     if type(seed) is not int:
         return f"{source}: its seed is {seed!r}, not a number"
     settings = {key: value for key, value in flatten(config).items() if is_below(key, _SECTIONS)}
-    return FinishedRun(source, seed, without_filing(settings), tested, **details)
+    return FinishedRun(source, seed, without_filing(settings), tested, network, epochs=epochs)
 
 
 def _epochs(file: Path) -> list[dict[str, float]]:

@@ -1,7 +1,7 @@
 """Finished runs of a study in one file, to publish them: JSON, a line for each run.
 
-The first line holds what all runs share, every other line a run. ``settings`` are named as on the command
-line; ``left_out`` lists what could not be compared.
+The first line holds what all runs share, every other line a run with its arm. ``settings`` are named as on
+the command line; ``left_out`` lists what could not be compared.
 """
 
 from __future__ import annotations
@@ -15,17 +15,22 @@ from typing import Any
 from cbam_lightning.benchmarks import this_machine
 from cbam_lightning.errors import UsageError
 from cbam_lightning.files import atomic_write, check_unwritten
+from cbam_lightning.studies.compare.arms import Arm
 from cbam_lightning.studies.compare.finished import FinishedRun
 
 ENDING = ".jsonl"
 
 
-def save_results(path: str | Path, runs: Sequence[FinishedRun], left_out: Sequence[str] = ()) -> None:
-    """Write runs to a results file.
+def save_results(
+    path: str | Path, arms: Sequence[Arm], runs: Sequence[FinishedRun], left_out: Sequence[str] = ()
+) -> None:
+    """Write the runs of some arms to a results file.
 
     Args:
         path: A new file.
-        runs: At least one. Those without a machine are said to be from this one.
+        arms: At least one, with at least one run.
+        runs: The runs as they were read, with all their settings. Those that name no machine are said to be
+            from this one.
         left_out: Lines on runs that are not among them.
 
     Raises:
@@ -34,7 +39,9 @@ def save_results(path: str | Path, runs: Sequence[FinishedRun], left_out: Sequen
     """
     check_unwritten(Path(path))
     here = {name: value for name, value in this_machine().items() if name != "threads"}  # of this process
-    records = [{"name": run.name, **asdict(run), "machine": run.machine or here} for run in runs]
+    read = {run.source: run for run in runs}
+    saved = [(arm.label, read[run.source]) for arm in arms for run in arm.runs.values()]
+    records = [{**asdict(run), "arm": label, "machine": run.machine or here} for label, run in saved]
     shared = {key: _shared([record[key] for record in records]) for key in ("settings", "machine")}
     for record in records:
         del record["source"]
@@ -57,7 +64,7 @@ def read_results(path: Path) -> Iterator[FinishedRun | str]:
         yield from first["left_out"]
         for number, line in enumerate(lines, start=2):
             merged = {key: {**values, **line[key]} for key, values in shared.items()}
-            yield FinishedRun(f"{path}:{number} ({line['name']})", **{**line, **merged})
+            yield FinishedRun(f"{path}:{number} ({line['arm']}, seed {line['seed']})", **{**line, **merged})
     except (ValueError, KeyError, TypeError) as error:
         message = f"{path} is damaged, or not written by `compare --save`: {type(error).__name__}: {error}."
         raise UsageError(message) from None

@@ -48,10 +48,9 @@ def _read(source: str) -> Iterator[FinishedRun | str]:
     path = Path(source)
     if path.is_dir():
         for config in sorted(path.rglob("config.yaml")):
-            folder = config.parent.relative_to(path)
             # W&B keeps a file of the same name in its own folder inside a run's
-            if "wandb" not in folder.parts:
-                yield read_directory(RunDirectory(config.parent), folder.as_posix())
+            if "wandb" not in config.relative_to(path).parts:
+                yield read_directory(RunDirectory(config.parent))
     elif path.suffix == ENDING and path.is_file():
         yield from read_results(path)
     elif re.fullmatch(_WANDB_ID, source) and not path.exists():

@@ -22,23 +22,30 @@ def study_arms(study: Study, runs: Sequence[FinishedRun], ignore: Sequence[str] 
     Raises:
         UsageError: As from ``group_arms``; or two arms are the same, or a run belongs to none.
     """
-    known = {run.folder: run.arm for run in study.runs}
-    if strangers := [run.source for run in runs if run.name not in known]:
+    names = _names(study, runs)
+    if strangers := [run.source for run in runs if run.source not in names]:
         message = (
             f"{strangers[0]} is not a run of {study.path}; move it away, or add its arm or seed to the study."
         )
         raise UsageError(message)
-    named: dict[str, Arm] = {}
+    arms: dict[str, Arm] = {}
     for arm in group_arms(runs, study.compared, ignore):
-        labels = list(dict.fromkeys(known[run.name] for run in arm.runs.values()))
+        labels = list(dict.fromkeys(names[run.source] for run in arm.runs.values()))
         if len(labels) > 1:
             message = f"the arms {' and '.join(labels)} of {study.path} have the same settings."
             raise UsageError(message)
-        named[labels[0]] = replace(arm, label=labels[0])
-    return [named[name] for name in study.arms if name in named]
+        arms[labels[0]] = replace(arm, label=labels[0])
+    return [arms[name] for name in study.arms if name in arms]
 
 
 def unfinished_arms(study: Study, runs: Sequence[FinishedRun]) -> list[str]:
     """Return the arms of a study that have no finished run."""
-    finished = {run.name for run in runs}
-    return [arm for arm in study.arms if not finished & {r.folder for r in study.runs if r.arm == arm}]
+    finished = _names(study, runs).values()
+    return [arm for arm in study.arms if arm not in finished]
+
+
+def _names(study: Study, runs: Sequence[FinishedRun]) -> dict[str, str]:
+    """Return the arm of each run that belongs to the study, by the run's source."""
+    folders = {str(run.directory.path): (run.arm, run.seed) for run in study.runs}
+    arms = {run.source: folders.get(run.source, (run.arm, run.seed)) for run in runs}
+    return {source: arm for source, (arm, seed) in arms.items() if arm in study.arms and seed in study.seeds}

@@ -86,7 +86,9 @@ def test_published_results_are_compared_where_there_are_no_runs(study, tmp_path,
     (tmp_path / "study.yaml").write_text(f"{text}, results: published/all.jsonl}}")
     assert call("compare study.yaml --no-costs") == 0
     assert capsys.readouterr().out == compared
-    assert call("compare published/all.jsonl --batch-size 2 --repeats 1") == 0
+    assert call("compare published/all.jsonl --no-costs") == 0
+    assert capsys.readouterr().out == compared
+    assert call("compare published/all.jsonl --by model.attention --batch-size 2 --repeats 1") == 0
     assert "saved MB" in capsys.readouterr().out
     assert call("compare study.yaml --no-costs --save published/all.jsonl") == 2
     assert "all.jsonl already exists" in capsys.readouterr().err
