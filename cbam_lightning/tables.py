@@ -49,7 +49,7 @@ class Table:
 
     def terminal(self) -> str:
         """Return columns as wide as their widest cell, and the notes in lines of at most 110 characters."""
-        headings, *lines = self._aligned()
+        headings, *lines = aligned([self.headings, *self.rows], self.left)
         if self.groups:
             pairs = itertools.groupby(zip(self.groups, lines, strict=True), key=lambda pair: pair[0])
             lines = [line for name, rows in pairs for line in (name, *(f" {row}" for _, row in rows))]
@@ -95,16 +95,22 @@ class Table:
         figure.savefig(paths[-1], dpi=130)
         return paths
 
-    def _aligned(self) -> list[str]:
-        lines = [self.headings, *self.rows]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return [
-            "  ".join(
-                cell.ljust(width) if column in self.left else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        ]
+
+def aligned(lines: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:
+    """Return lines of cells with columns as wide as their widest cell.
+
+    Args:
+        lines: The same number of cells in each.
+        left: Columns that are aligned left.
+    """
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
 
 
 def table_paths(folder: str | Path, name: str) -> list[Path]:
