@@ -112,6 +112,7 @@ def _epochs(file: Path) -> list[dict[str, float]]:
     for row in rows:
         values = {name: value for name, value in row.items() if value and not name.startswith("test/")}
         if "epoch" in values and values.keys() - {"epoch", "step"}:
-            numbers = {name: int(v) if name in ("epoch", "step") else float(v) for name, v in values.items()}
-            epochs.setdefault(int(numbers["epoch"]), {}).update(numbers)
+            numbers = {name: float(value) for name, value in values.items()}
+            counts = {name: int(numbers[name]) for name in ("epoch", "step") if name in numbers}
+            epochs.setdefault(counts["epoch"], {}).update(numbers | counts)
     return list(epochs.values())
