@@ -15,8 +15,9 @@ from cbam_lightning.benchmarks.detection import DetectionStep, count_detector
 from cbam_lightning.benchmarks.network import TrainingStep
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models.complexity import Complexity, count
-from cbam_lightning.models.detection import create_detector, list_detectors
+from cbam_lightning.models.detection import create_detector
 from cbam_lightning.models.detection.network import DetectorNetwork
+from cbam_lightning.models.detection.registry import network_kind
 from cbam_lightning.models.factory import build
 from cbam_lightning.studies.compare.arms import Arm
 
@@ -73,7 +74,7 @@ def measure_costs(
 
 def _described(arm: Arm) -> Mapping[str, Any]:
     run = next(iter(arm.runs.values()))
-    if not run.network.get("size_px") and run.network.get("network") not in list_detectors():
+    if not run.network.get("size_px") and network_kind(run.network.get("network", "")) == "classifier":
         message = (
             f"{run.source} does not describe its network, because an early version made it. Its costs cannot "
             "be measured; skip them with --no-costs."
@@ -85,7 +86,7 @@ def _described(arm: Arm) -> Mapping[str, Any]:
 def _build(described: Mapping[str, Any]) -> nn.Module:
     names = ("attention", "attention_options", "in_channels")
     options = {name: described[name] for name in names}
-    if described["network"] in list_detectors():
+    if network_kind(described["network"]) == "detector":
         options |= {"num_classes": described["num_classes"] + 1, **described["network_options"]}
         return create_detector(described["network"], **options)
     options |= {"num_classes": described["num_classes"], "network_options": described["network_options"]}
