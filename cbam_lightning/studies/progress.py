@@ -26,8 +26,6 @@ class StudyProgress:
         self._started = time.monotonic()
         self._total = sum(map(max_epochs, runs))
         self._done_before = self._done()
-
-    def __enter__(self) -> StudyProgress:
         # disable=None: no bar without a terminal
         self._bar = tqdm(
             total=self._total,
@@ -37,9 +35,9 @@ class StudyProgress:
             disable=None,
             desc="study",
         )
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Close the bar."""
         self._bar.close()
 
     def _done(self) -> float:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -45,7 +45,7 @@ def run_study(runs: Sequence[StudyRun], jobs: int = 1, threads: int | None = Non
     waiting = [run for run in runs if not run.metrics() and not run.diverged]
     print(f"{len(runs) - len(waiting)} of {len(runs)} runs are finished.", flush=True)
     pool = _ProcessPool(threads)
-    with StudyProgress(runs) as progress, pool.stopped_by_signals():
+    with closing(StudyProgress(runs)) as progress, pool.stopped_by_signals():
         while pool.workers or waiting:
             while waiting and len(pool.workers) < jobs and not pool.stopped:
                 pool.start(waiting.pop(0))

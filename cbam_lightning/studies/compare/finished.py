@@ -60,8 +60,8 @@ def read_directory(run: RunDirectory) -> FinishedRun | str:
     try:
         config = yaml.safe_load(run.config.read_text())
         results = json.loads(run.results.read_text())
-        network, epochs = results.get(NETWORK_KEY, {}), _epochs(run.metrics)
-        return _finished(str(run.path), config, tested_metrics(results), network, epochs)
+        details = {"network": results.get(NETWORK_KEY, {}), "epochs": _epochs(run.metrics)}
+        return _finished(str(run.path), config, tested_metrics(results), **details)
     except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
         message = f"{run.path} is damaged: {type(error).__name__}: {error}. Leave it out."
         raise UsageError(message) from None
@@ -85,15 +85,11 @@ def read_wandb(path: str) -> FinishedRun | str:
     if state != "finished":
         return f"{path}: it is {state}"
     metrics = {name: value for name, value in summary.items() if name.startswith("test/")}
-    return _finished(path, config, metrics, config.get(NETWORK_KEY, {}))
+    return _finished(path, config, metrics, network=config.get(NETWORK_KEY, {}))
 
 
 def _finished(
-    source: str,
-    config: Mapping[str, Any],
-    metrics: Mapping[str, Any],
-    network: Mapping[str, Any],
-    epochs: Sequence[Mapping[str, float]] = (),
+    source: str, config: Mapping[str, Any], metrics: Mapping[str, Any], **details: Any
 ) -> FinishedRun | str:
     tested = {name: float(value) for name, value in metrics.items() if isinstance(value, (int, float))}
     if not tested:
@@ -102,7 +98,7 @@ def _finished(
     if type(seed) is not int:
         return f"{source}: its seed is {seed!r}, not a number"
     settings = {key: value for key, value in flatten(config).items() if is_below(key, _SECTIONS)}
-    return FinishedRun(source, seed, without_filing(settings), tested, network, epochs=epochs)
+    return FinishedRun(source, seed, without_filing(settings), tested, **details)
 
 
 def _epochs(file: Path) -> list[dict[str, float]]:
