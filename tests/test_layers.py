@@ -19,7 +19,8 @@ LAYERS = [
     {"metrics", "optim", "runs"},
     {"models"},
     {"attention", "weights"},
-    {"checks", "files", "seeding", "tables", "user_code"},
+    {"tables"},
+    {"checks", "files", "seeding", "user_code"},
     {"errors"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

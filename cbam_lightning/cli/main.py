@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Sequence
 
 from cbam_lightning import __version__
-from cbam_lightning.cli import study
 from cbam_lightning.cli.benchmark_commands import BENCHMARK
 from cbam_lightning.cli.command_line import Command, Group, list_parser, run, summary
 from cbam_lightning.cli.data_commands import DATA
@@ -17,6 +16,7 @@ from cbam_lightning.cli.explain_commands import EXPLAIN
 from cbam_lightning.cli.model_commands import export, models, table
 from cbam_lightning.cli.new_project import new
 from cbam_lightning.cli.own_code import import_own_modules
+from cbam_lightning.cli.study_commands import compare, study
 from cbam_lightning.cli.weights_commands import WEIGHTS
 from cbam_lightning.errors import RunStopped, UsageError, unknown_name
 from cbam_lightning.user_code.tracebacks import user_line, without_worker_traceback
@@ -35,13 +35,10 @@ _COMMANDS: dict[str, Command | Group] = {
     "weights": WEIGHTS,
     "data": DATA,
     "export": export,
+    "study": study,
     "explain": EXPLAIN,
+    "compare": compare,
     "benchmark": BENCHMARK,
-}
-# These parse their options themselves.
-_STUDY_COMMANDS = {
-    "study": ("Run what is left of a grid of arms and seeds.", study.study),
-    "compare": ("Compare finished runs: differences, intervals and costs.", study.compare),
 }
 _SAVING_IMPORTS = (*_TRAINER_COMMANDS, "study")  # in the configuration of each run
 _NOTES = """
@@ -55,7 +52,6 @@ EXIT_USER, EXIT_MACHINE = 2, 1
 
 def _show_help(args: list[str]) -> None:
     texts = _TRAINER_COMMANDS | {name: summary(command) for name, command in _COMMANDS.items()}
-    texts |= {name: text for name, (text, _) in _STUDY_COMMANDS.items()}
     description = "Train and use image classifiers and detectors with convolutional attention."
     parser = list_parser("cbam-lightning", description, "COMMAND", texts, _NOTES)
     parser.add_argument("--version", action="version", version=f"cbam_lightning {__version__}")
@@ -74,10 +70,7 @@ def _train(args: list[str]) -> None:
 def _print(name: str, args: list[str]) -> None:
     """Run a command that prints, and end silently when the reader, such as ``head``, closes the pipe."""
     try:
-        if name in _STUDY_COMMANDS:
-            _STUDY_COMMANDS[name][1](args)
-        else:
-            run(f"cbam-lightning {name}", _COMMANDS[name], args)
+        run(f"cbam-lightning {name}", _COMMANDS[name], args)
         sys.stdout.flush()
     except BrokenPipeError:
         # https://docs.python.org/3/library/signal.html#note-on-sigpipe
@@ -95,11 +88,10 @@ def _dispatch(args: list[str]) -> None:
         args = [*args, "--imports", json.dumps(modules)]
     if command in _TRAINER_COMMANDS:
         _train(args)
-    elif command in _COMMANDS or command in _STUDY_COMMANDS:
+    elif command in _COMMANDS:
         _print(command, args[1:])
     else:
-        allowed = [*_TRAINER_COMMANDS, *_COMMANDS, *_STUDY_COMMANDS]
-        raise unknown_name(kind="command", given=command, allowed=allowed)
+        raise unknown_name(kind="command", given=command, allowed=[*_TRAINER_COMMANDS, *_COMMANDS])
 
 
 def _explain(error: Exception) -> tuple[str, int] | None:

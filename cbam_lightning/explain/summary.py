@@ -1,9 +1,9 @@
-"""What a set of images says about every network: means with intervals, and differences from the first."""
+"""Means over images with intervals for every network, and differences from the first network."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,13 +11,13 @@ import numpy as np
 from scipy import stats
 
 from cbam_lightning.explain.explanations import ExplainedImage, Explanation
-from cbam_lightning.tables import aligned
+from cbam_lightning.tables import Table
 
 CONFIDENCE = 0.95
 _RESAMPLES = 2_000
-# Name of each figure, and what it is; all are fractions.
+# Name and meaning of each measure; all are fractions.
 FIGURES = {
-    "top1": "share of the labelled images that are named rightly",
+    "top1": "share of correctly classified images, of those with a label",
     "probability": "mean probability of the explained class",
     "deletion": "area under the deletion curve, smaller is better",
     "insertion": "area under the insertion curve, larger is better",
@@ -31,11 +31,11 @@ class Estimate:
     """A mean over images.
 
     Attributes:
-        mean: Of the figure.
-        low: Lower end of the 95 % interval (bootstrap over images, percentiles, which stay within what a
-            figure can be); ``None`` for fewer than two images.
+        mean: Mean of the measure.
+        low: Lower end of the 95 % interval (bootstrap over images, percentiles, which stay in the range of
+            the measure); ``None`` for fewer than two images.
         high: Upper end.
-        images: How many images have the figure.
+        images: Number of images that have the measure.
     """
 
     mean: float
@@ -46,10 +46,10 @@ class Estimate:
 
 @dataclass
 class Summary:
-    """Figures of every network over the images so far; a few numbers an image are kept.
+    """Measures of every network over the images so far; it keeps a few numbers for each image.
 
     Attributes:
-        labels: Of the networks.
+        labels: One for each network.
     """
 
     labels: Sequence[str]
@@ -59,44 +59,37 @@ class Summary:
         self._values = [{name: [] for name in FIGURES} for _ in self.labels]
 
     def add(self, image: ExplainedImage) -> None:
-        """Take in an image."""
+        """Add an image."""
         for values, explanation in zip(self._values, image.explanations, strict=True):
-            for name, value in _figures(explanation, image.label).items():
+            for name, value in _measures(explanation, image.label).items():
                 values[name].append(math.nan if value is None else value)
 
     def estimates(self, network: int) -> dict[str, Estimate]:
-        """Return the figures of a network that at least one image has."""
-        found = {name: _estimate(values) for name, values in self._values[network].items()}
-        return {name: estimate for name, estimate in found.items() if estimate}
+        """Return the measures of a network that at least one image has."""
+        return _estimates({name: np.array(values) for name, values in self._values[network].items()})
 
     def differences(self, network: int) -> dict[str, Estimate]:
         """Return network minus first network, image by image."""
-        ours, first = self._values[network], self._values[0]
-        found = {
-            name: _estimate([a - b for a, b in zip(ours[name], first[name], strict=True)]) for name in FIGURES
-        }
-        return {name: estimate for name, estimate in found.items() if estimate}
+        own, first = self._values[network], self._values[0]
+        return _estimates({name: np.subtract(own[name], first[name]) for name in FIGURES})
 
     def table(self) -> str:
-        """Return the figures of all networks, and the differences from the first, with aligned columns."""
+        """Return the measures of all networks, and the differences from the first, with aligned columns."""
         names = [name for name in FIGURES if name in self.estimates(0)]
-        lines = [["network", *names]]
-        for number, label in enumerate(self.labels):
-            known = self.estimates(number)
-            lines.append([label, *(show(known[name]) if name in known else "" for name in names)])
-        for number, label in enumerate(self.labels[1:], start=1):
-            known = self.differences(number)
-            shown = (show(known[name], "+") if name in known else "" for name in names)
-            lines.append([f"{label} - {self.labels[0]}", *shown])
-        return "\n".join(aligned(lines, left=range(len(lines[0]))))
+        rows = [_row(label, names, self.estimates(number)) for number, label in enumerate(self.labels)]
+        rows += [
+            _row(f"{label} - {self.labels[0]}", names, self.differences(number), "+")
+            for number, label in enumerate(self.labels[1:], start=1)
+        ]
+        return Table(["network", *names], rows, left=range(len(names) + 1)).terminal()
 
 
 def show(estimate: Estimate, sign: Literal["", "+"] = "") -> str:
-    """Return an estimate for people, such as ``0.912 (0.897 to 0.927)``.
+    """Return an estimate as text, such as ``0.912 (0.897 to 0.927)``.
 
     Args:
         estimate: What to show.
-        sign: "+" gives positive numbers a sign, too, as differences have.
+        sign: "+" gives positive numbers a sign, as for differences.
     """
     text = f"{estimate.mean:{sign}.3f}"
     if estimate.low is None or estimate.high is None:
@@ -104,7 +97,13 @@ def show(estimate: Estimate, sign: Literal["", "+"] = "") -> str:
     return f"{text} ({estimate.low:{sign}.3f} to {estimate.high:{sign}.3f})"
 
 
-def _figures(explanation: Explanation, label: int) -> dict[str, float | None]:
+def _row(
+    label: str, names: Sequence[str], estimates: Mapping[str, Estimate], sign: Literal["", "+"] = ""
+) -> list[str]:
+    return [label, *(show(estimates[name], sign) if name in estimates else "" for name in names)]
+
+
+def _measures(explanation: Explanation, label: int) -> dict[str, float | None]:
     return {
         "top1": float(explanation.predicted == label) if label >= 0 else None,
         "probability": explanation.probability,
@@ -115,10 +114,12 @@ def _figures(explanation: Explanation, label: int) -> dict[str, float | None]:
     }
 
 
-def _estimate(values: Sequence[float]) -> Estimate | None:
-    known = np.array([value for value in values if not math.isnan(value)])
-    if not len(known):
-        return None
+def _estimates(values: Mapping[str, np.ndarray]) -> dict[str, Estimate]:
+    known = {name: array[~np.isnan(array)] for name, array in values.items()}
+    return {name: _estimate(array) for name, array in known.items() if len(array)}
+
+
+def _estimate(known: np.ndarray) -> Estimate:
     mean = float(known.mean())
     if len(known) < 2:
         return Estimate(mean, None, None, len(known))

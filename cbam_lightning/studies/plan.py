@@ -1,4 +1,4 @@
-"""What a study consists of: its file, and the runs that come of it."""
+"""The file of a study, and the runs that it describes."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class StudyRun:
 
     Attributes:
         arm: Name of the arm.
-        seed: Of ``seed_everything``.
-        options: Of ``fit``, without the program and the sub-command.
-        directory: Where it is, or will be.
-        expected: What its configuration file and its options set, by dotted name.
+        seed: Value of ``seed_everything``.
+        options: Options of ``fit``.
+        directory: Where the run is, or will be.
+        expected: Settings from its configuration file and its options, by dotted name.
     """
 
     arm: str
@@ -41,24 +41,24 @@ class StudyRun:
 
     @property
     def command(self) -> str:
-        """What to type to make this run alone."""
+        """The command that makes only this run."""
         return shlex.join(["cbam-lightning", "fit", *self.options])
 
     @property
     def name(self) -> str:
-        """Arm and seed, for people."""
+        """Arm and seed, to print."""
         return f"{self.arm}, seed {self.seed}"
 
     @property
     def diverged(self) -> bool:
-        """Whether its loss became no number, which it would again."""
+        """Whether its loss became NaN or Inf, as it would again."""
         return self.directory.divergence.is_file() and not self.metrics()
 
     def metrics(self) -> dict[str, float]:
-        """Return what the run's test gave, or nothing if it is not finished.
+        """Return the results of the run's test; nothing if it is not finished.
 
         Raises:
-            UsageError: The directory holds a run of other settings, finished or not.
+            UsageError: The directory holds a run with other settings.
         """
         if self.directory.config.is_file():
             self._check_settings()
@@ -71,8 +71,8 @@ class StudyRun:
         for key, value in self.expected.items():
             if key in resolved and not same_value(value, resolved[key]):
                 message = (
-                    f"{self.directory.path} was made with {key} = {resolved[key]!r}, and the study says "
-                    f"{value!r}. Move the folder away, or let the study have another name."
+                    f"{self.directory.path} was made with {key} = {resolved[key]!r}, but the study says "
+                    f"{value!r}. Move the folder away, or rename the study."
                 )
                 raise UsageError(message)
 
@@ -82,13 +82,15 @@ class Study:
     """A grid of runs: every arm with every seed.
 
     Attributes:
-        path: The file it is from.
+        path: The study's file.
         config: Configuration file of all runs; in the study's file relative to that file.
         arms: Options of ``fit`` for each arm, by dotted name.
-        seeds: Seeds of ``seed_everything``, the same for every arm, so that arms can be paired.
+        seeds: Values of ``seed_everything``, the same for every arm, so that arms can be paired.
         settings: Options of ``fit`` for all arms. A value ``"{seed}"`` becomes the seed of the run.
         root: Folder of all runs, as ``run.root``.
-        threads: CPU threads of a run, where ``None`` leaves it to torch. Results depend on it by rounding.
+        results: Published runs, which ``compare`` reads where there are no runs; in the study's file
+            relative to that file.
+        threads: CPU threads of a run; ``None``: torch's default. Results depend on it by rounding.
     """
 
     path: Path
@@ -97,6 +99,7 @@ class Study:
     seeds: tuple[int, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)
     root: str = "runs"
+    results: Path | None = None
     threads: int | None = None
 
     @property
@@ -116,26 +119,26 @@ class Study:
 
     @cached_property
     def runs(self) -> tuple[StudyRun, ...]:
-        """Every run, all arms of a seed before the next seed: whatever is finished can be paired."""
+        """Every run, all arms of a seed before the next seed, so that finished runs can be paired."""
         base = flatten(_read_yaml(self.config))
         return tuple(self._run(arm, seed, base) for seed in self.seeds for arm in self.arms)
 
     def _run(self, arm: str, seed: int, base: Mapping[str, Any]) -> StudyRun:
-        given = {**self.settings, **self.arms[arm]}
-        values = {key: seed if value == _SEED else value for key, value in given.items()}
-        filed = {"run.root": self.root, "run.experiment": f"{self.name}/{arm}", "run.name": f"seed_{seed}"}
+        settings = {**self.settings, **self.arms[arm]}
+        values = {key: seed if value == _SEED else value for key, value in settings.items()}
+        filing = {"run.root": self.root, "run.experiment": f"{self.name}/{arm}", "run.name": f"seed_{seed}"}
         options = ["--config", str(self.config)]
-        for key, value in {**values, "seed_everything": seed, **filed}.items():
-            options += [f"--{key}", _text(value)]
+        for key, value in {**values, "seed_everything": seed, **filing}.items():
+            options += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
         directory = RunDirectory(self.folder / arm / f"seed_{seed}")
         return StudyRun(arm, seed, tuple(options), directory, {**base, **flatten(values)})
 
     def part(self, number: int, of: int) -> tuple[StudyRun, ...]:
-        """Return the runs of one of several machines, or of a task of a job array.
+        """Return the runs for one of several machines, or for a task of a job array.
 
         Args:
             number: Which part, from 1 to ``of``.
-            of: How many parts there are.
+            of: Number of parts.
 
         Raises:
             UsageError: There is no such part.
@@ -147,10 +150,10 @@ class Study:
 
 
 def read_study(path: str | Path) -> Study:
-    """Read a study from its YAML file, whose keys are ``Study``'s attributes but for ``path``.
+    """Read a study from its YAML file, whose keys are the attributes of ``Study`` except ``path``.
 
     Raises:
-        UsageError: The file is no study, or its configuration file is not there.
+        UsageError: The file is not a study, or its configuration file does not exist.
     """
     path = Path(path)
     values = _read_yaml(path)
@@ -163,9 +166,9 @@ def read_study(path: str | Path) -> Study:
         message = f"{path} has no {' and no '.join(missing)}; a study needs config, arms and seeds."
         raise UsageError(message)
     _check(values, path)
-    config = path.parent / values["config"]
+    files = {name: path.parent / values[name] for name in ("config", "results") if values.get(name)}
     arms = {str(arm): options or {} for arm, options in values["arms"].items()}
-    return Study(path, **{**values, "config": config, "arms": arms, "seeds": tuple(values["seeds"])})
+    return Study(path, **{**values, **files, "arms": arms, "seeds": tuple(values["seeds"])})
 
 
 def _check(values: Mapping[str, Any], path: Path) -> None:
@@ -175,11 +178,12 @@ def _check(values: Mapping[str, Any], path: Path) -> None:
         "config, the path of a configuration file": isinstance(values["config"], str),
         "arms, a name for each with its options": isinstance(arms, dict)
         and all(re.fullmatch(r"[\w.+-]+", str(arm)) and str(arm).strip(".") for arm in arms),
-        "options as `name: value`": all(isinstance(given or {}, dict) for given in options),
+        "options as `name: value`": all(isinstance(group or {}, dict) for group in options),
         "seeds, a list of different whole numbers from 0": isinstance(seeds, list)
         and all(type(seed) is int and seed >= 0 for seed in seeds)
         and len({*seeds}) == len(seeds),
         "root, a folder": isinstance(values.get("root", ""), str),
+        "results, the path of a results file": isinstance(values.get("results") or "", str),
         "threads, 1 or more": threads is None or (type(threads) is int and threads >= 1),
     }
     if wrong := [rule for rule, holds in rules.items() if not holds]:
@@ -194,13 +198,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         message = f"{path} does not exist."
         raise UsageError(message) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        message = f"{path} is no YAML: {error}"
+        message = f"{path} is not YAML: {error}"
         raise UsageError(message) from None
     if not isinstance(values, dict):
         message = f"{path} should hold keys with values."
         raise UsageError(message)
     return values
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

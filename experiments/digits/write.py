@@ -1,10 +1,10 @@
-"""Write scikit-learn's scanned digits as images, one folder a class.
+"""Write scikit-learn's scanned digits as images, one folder per class.
 
     python experiments/digits/write.py
 
 The 1,797 digits of 8 x 8 pixels (https://archive.ics.uci.edu/dataset/80, its test part) become
-``datasets/digits/{train,test}/<digit>/<number>.png``: 100 of each digit to train on, the 797 others to test,
-the same for everyone. It needs scikit-learn, which ``pip install -e '.[dev]'`` brings.
+``datasets/digits/{train,test}/<digit>/<number>.png``: 100 of each digit for training and the other 797 for
+testing, the same for everyone. Requires scikit-learn, which ``pip install -e '.[dev]'`` installs.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ SEED = 0
 
 
 def write_digits(root: Path) -> None:
-    """Write all images below a folder."""
+    """Write all images to a folder."""
     digits = load_digits()
-    grey = np.round(digits.images * (255 / 16)).astype(np.uint8)  # from whole numbers up to 16
+    grey = np.round(digits.images * (255 / 16)).astype(np.uint8)  # from integers 0 to 16
     for digit, numbers in shuffled_by_class(digits.target.tolist(), SEED).items():
         for position, number in enumerate(numbers):
             part = "train" if position < TRAIN_PER_CLASS else "test"

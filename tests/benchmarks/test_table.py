@@ -10,17 +10,17 @@ from tests.benchmarks.test_measurements import MACHINE, report
 def test_the_table():
     assert render(report()).splitlines() == [
         "cbam, forward, ms, lower is better",
-        "                median            min            max              x copy",
+        "        median    min    max  x copy",
         "8x4",
-        "  copy            2.00           1.00           3.00                1.00",
-        "  fused           4.00           3.50           4.50                2.00",
+        " copy     2.00   1.00   3.00    1.00",
+        " fused    4.00   3.50   4.50    2.00",
         "8x16",
-        "  copy           12.00          10.00          14.00                1.00",
-        "  fused          96.00          95.00          97.00                8.00",
-        "  other           6.00                                              0.50",
+        " copy    12.00  10.00  14.00    1.00",
+        " fused   96.00  95.00  97.00    8.00",
+        " other    6.00                  0.50",
         "geometric mean over the groups",
-        "  copy                                                              1.00",
-        "  fused                                                             4.00",
+        " copy                           1.00",
+        " fused                          4.00",
     ]
 
 
@@ -29,10 +29,10 @@ def test_the_table_of_bytes_has_every_digit():
     text = render(report(rows, unit="bytes", baseline="one map"))
     assert text.splitlines() == [
         "cbam, forward, bytes, lower is better",
-        "                   value                                         x one map",
+        "                value  x one map",
         "8x4",
-        "  one map     51,380,224                                              1.00",
-        "  authors    128,450,560                                              2.50",
+        " one map   51,380,224       1.00",
+        " authors  128,450,560       2.50",
     ]
 
 
@@ -41,7 +41,7 @@ def test_a_report_without_a_baseline_has_no_ratios():
     assert text.startswith("cbam, forward, ms, higher is better\n")
     assert "x copy" not in text
     assert "geometric" not in text
-    assert text.endswith("  other           6.00")
+    assert text.endswith(" other    6.00")
 
 
 @pytest.mark.parametrize(

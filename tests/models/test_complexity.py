@@ -170,7 +170,7 @@ class TestRender:
         lines = render(counted, "terminal").splitlines()
         assert max(map(len, lines)) <= 120
         heading = lines[0]
-        body = [line for line in lines if line.startswith(("resnet", "resnext", "wide", "mobilenet"))]
+        body = [line for line in lines if line.startswith((" resnet", " resnext", " wide", " mobilenet"))]
         assert len(body) == 27
         for line in body:
             assert line[heading.index("attention") - 1] == " " != line[heading.index("attention")]

@@ -64,6 +64,6 @@ def test_all_formats_say_the_same():
     assert [row["params"] for row in rows] == [str(record["params"]) for record in records]
     for text in (detection_table(), detection_table("markdown")):
         assert all(f"{record['params']:,}" in text for record in records)
-        assert "plain BatchNorms included" in " ".join(text.split())
+        assert "biases of plain BatchNorms" in " ".join(text.split())
     with pytest.raises(UsageError, match="markdown"):
         detection_table("markdwn")

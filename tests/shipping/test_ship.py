@@ -196,13 +196,13 @@ def test_runs_of_two_configurations_are_refused(runs):
 
 def test_a_seed_counts_once(runs):
     twin = shutil.copytree(runs[1], "runs/small/twin")
-    refused([*runs, str(twin)], rf"{runs[1]} and {twin} are two runs of the same setting and seed 1")
+    refused([*runs, str(twin)], rf"{runs[1]} and {twin} are two runs with the same settings and seed 1")
 
 
 def test_a_run_without_a_seed_is_refused(runs):
     path = Path(runs[0], "config.yaml")
     path.write_text(path.read_text().replace("seed_everything: 0", "seed_everything: true"))
-    refused(runs, "its seed is not a number but True")
+    refused(runs, "its seed is True, not a number")
 
 
 def test_a_run_that_was_tested_on_other_images_is_refused(runs, capsys):

@@ -1,4 +1,4 @@
-"""What a study file comes to."""
+"""The runs that a study file describes."""
 
 import shlex
 
@@ -89,6 +89,7 @@ def test_a_part_that_does_not_exist_is_refused(written, number):
         ({"seeds": 3}, "seeds, a list of different"),
         ({"threads": 0}, "threads, 1 or more"),
         ({"settings": [1]}, "options as"),
+        ({"results": 3}, "results, the path of a results file"),
         ({"config": "nothing.yaml"}, r"nothing\.yaml does not exist"),
     ],
 )
@@ -98,7 +99,7 @@ def test_a_mistake_in_the_file_is_told(written, changed, words):
         _ = read_study(path).runs
 
 
-@pytest.mark.parametrize(("text", "words"), [("a: [", "is no YAML"), ("- 1", "keys with values")])
+@pytest.mark.parametrize(("text", "words"), [("a: [", "is not YAML"), ("- 1", "keys with values")])
 def test_a_file_that_is_no_study_is_told(written, text, words):
     with pytest.raises(UsageError, match=words):
         read_study(written(text))
@@ -130,5 +131,5 @@ def test_a_run_of_other_settings_is_not_taken_for_one_of_the_study(written, fini
     finish(run, max_epochs=7)
     if not finished:
         run.directory.results.unlink()
-    with pytest.raises(UsageError, match=r"made with trainer.max_epochs = 7, and the study says 2\. Move"):
+    with pytest.raises(UsageError, match=r"made with trainer.max_epochs = 7, but the study says 2\. Move"):
         run.metrics()

@@ -78,7 +78,7 @@ def test_a_loss_that_is_no_number_is_a_result(study, capsys):
     assert call("study study.yaml") == 3
     captured = capsys.readouterr()
     assert "wild, seed 0: no result" in captured.out
-    assert "the loss became no number in 1 of 1 runs: wild, seed 0" in captured.err
+    assert "the loss became NaN or Inf in 1 of 1 runs: wild, seed 0" in captured.err
     output = Path("runs/study/wild/seed_0/output.txt").read_text()
     assert call("study study.yaml") == 3  # and not once more
     assert Path("runs/study/wild/seed_0/output.txt").read_text() == output
@@ -101,7 +101,7 @@ def test_a_study_that_is_cut_off_goes_on_and_ends_as_if_it_had_not_been(study):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
     assert process.returncode == 128 + signal.SIGINT
-    assert "SIGINT: the runs are saved; the same command goes on with them." in errors
+    assert "SIGINT: the runs are saved; repeat the command to resume them." in errors
     assert not results()
     assert call("study study.yaml --jobs 2") == 0
     assert {path: path.read_text() for path in Path("runs").rglob("metrics.csv")} == expected

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cbam_lightning.checks import check_choice
 from cbam_lightning.models.published.detection import PublishedDetector, published_detectors
 from cbam_lightning.models.published.detection_table import DetectorRow, detection_table, detector_rows
-from cbam_lightning.models.published.rendering import check_format, render
+from cbam_lightning.models.published.rendering import render
 from cbam_lightning.models.published.rows import PublishedRow, Row, published_rows, rows
+from cbam_lightning.tables import FORMATS
 
 __all__ = [
     "DetectorRow",
@@ -39,5 +41,5 @@ def table(extra: Sequence[tuple[str, str]] = (), *, size_px: int = 224, format: 
     Raises:
         UsageError: An unknown format or name, or a network that does not take images of ``size_px``.
     """
-    check_format(format)
+    check_choice("format", format, FORMATS)
     return render(rows(extra, size_px), format)

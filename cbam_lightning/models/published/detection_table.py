@@ -1,9 +1,7 @@
-"""The paper's detectors beside ours: for the terminal, or as CSV, Markdown or JSON."""
+"""The paper's detectors beside ours."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -12,20 +10,19 @@ import torch
 from cbam_lightning.checks import check_choice
 from cbam_lightning.models.published.detection import PublishedDetector, published_detectors
 from cbam_lightning.models.published.rows import DIFFERS, NO_FIGURE, REPRODUCED
-from cbam_lightning.tables import aligned, as_csv, markdown_table, with_notes
+from cbam_lightning.tables import FORMATS, Table
 
 _HEADINGS = (
     *("dataset", "detector", "attention", "outputs", "parameters", "Mparam", "paper"),
     *("AP50", "AP75", "AP", "status"),
 )
-_TEXTS = (0, 1, 2, len(_HEADINGS) - 1)  # columns that hold text
 _NOTES = (
-    "Parameters: all of them, the weights and biases of plain BatchNorms included, with as many outputs as "
-    "classes and background. (With frozen BatchNorms, which torchvision counts as buffers, there are fewer.)",
+    "Parameters: all of them, with one output for each class and the background. This includes the weights "
+    "and biases of plain BatchNorms; torchvision counts those of frozen BatchNorms as buffers.",
     "paper: https://arxiv.org/abs/1807.06521, millions of parameters with the digits it prints, and APs in "
-    "percent; on VOC AP50 by the rules of 2007. No AP of COCO or VOC was measured here.",
-    "SSD has the paper's parameters with six default boxes at a position of conv4_3; torchvision's four give "
-    "26.3 million. StairNet is built as its second author's code has it.",
+    "percent; on VOC, AP50 by the rules of 2007. No AP of COCO or VOC was measured here.",
+    "SSD has the paper's parameters with six default boxes at each position of conv4_3; torchvision's four "
+    "give 26.3 million. StairNet follows the code of its second author.",
 )
 
 
@@ -37,11 +34,11 @@ class DetectorRow(NamedTuple):
 
     @property
     def status(self) -> str:
-        """Say how the row stands to the paper: reproduced if equal in the digits that it prints."""
-        theirs = self.published.params_m
-        if theirs is None:
+        """Return how the row compares with the paper: reproduced if equal in the digits that it prints."""
+        printed = self.published.params_m
+        if printed is None:
             return NO_FIGURE
-        return REPRODUCED if _millions(self.params).quantize(theirs) == theirs else DIFFERS
+        return REPRODUCED if _millions(self.params).quantize(printed) == printed else DIFFERS
 
 
 def detector_rows() -> list[DetectorRow]:
@@ -58,8 +55,10 @@ def detection_table(format: str = "terminal") -> str:  # noqa: A002 - the name o
     Raises:
         UsageError: An unknown format.
     """
-    check_choice("format", format, _RENDERERS)
-    return _RENDERERS[format](detector_rows())
+    check_choice("format", format, FORMATS)
+    rows = detector_rows()
+    cells, records = [_cells(row) for row in rows], [_record(row) for row in rows]
+    return Table(_HEADINGS, cells, left=(0, 1, 2, 10), notes=_NOTES, records=records).render(format)
 
 
 def _count(row: PublishedDetector) -> int:
@@ -76,21 +75,13 @@ def _millions(count: int) -> Decimal:
 
 def _cells(row: DetectorRow) -> tuple[str, ...]:
     published = row.published
-    figures = (published.params_m, published.map_50, published.map_75, published.map)
-    paper, *aps = ("-" if figure is None else str(figure) for figure in figures)
+    values = (published.params_m, published.map_50, published.map_75, published.map)
+    params_m, *aps = ("-" if value is None else str(value) for value in values)
     return (
         *(published.dataset, published.detector, published.attention),
-        *(str(published.num_classes), f"{row.params:,}", f"{_millions(row.params):.2f}", paper),
+        *(str(published.num_classes), f"{row.params:,}", f"{_millions(row.params):.2f}", params_m),
         *(*aps, row.status),
     )
-
-
-def _terminal(rows: Sequence[DetectorRow]) -> str:
-    return with_notes(aligned([_HEADINGS, *map(_cells, rows)], left=_TEXTS), _NOTES, indent="  ")
-
-
-def _markdown(rows: Sequence[DetectorRow]) -> str:
-    return markdown_table([_HEADINGS, *map(_cells, rows)], _NOTES, left=_TEXTS)
 
 
 def _record(row: DetectorRow) -> dict[str, Any]:
@@ -102,19 +93,3 @@ def _record(row: DetectorRow) -> dict[str, Any]:
         "status": row.status,
     }
     return {name: float(value) if isinstance(value, Decimal) else value for name, value in record.items()}
-
-
-def _csv(rows: Sequence[DetectorRow]) -> str:
-    return as_csv(list(map(_record, rows))).removesuffix("\n")
-
-
-def _json(rows: Sequence[DetectorRow]) -> str:
-    return json.dumps(list(map(_record, rows)), indent=2)
-
-
-_RENDERERS: dict[str, Callable[[Sequence[DetectorRow]], str]] = {
-    "terminal": _terminal,
-    "csv": _csv,
-    "markdown": _markdown,
-    "json": _json,
-}

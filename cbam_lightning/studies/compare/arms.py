@@ -1,4 +1,4 @@
-"""Finished runs sorted into arms that differ in nothing but what is compared."""
+"""Finished runs sorted into arms that differ only in the compared settings."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from typing import Any
 from cbam_lightning.errors import UsageError, unknown_name
 from cbam_lightning.runs.settings import is_below
 from cbam_lightning.studies.compare.finished import FinishedRun
+from cbam_lightning.tables import join_values
 
 _SHOWN = 4
 
 
 @dataclass(frozen=True)
 class Arm:
-    """The runs of one setting.
+    """The runs with the same settings.
 
     Attributes:
-        label: What the setting is, such as ``cbam kernel_size=3``.
+        label: Name of the settings, such as ``cbam kernel_size=3``.
         runs: One for each seed.
     """
 
@@ -34,22 +35,23 @@ class Arm:
 def group_arms(
     runs: Sequence[FinishedRun], by: Sequence[str] = ("model.attention",), ignore: Sequence[str] = ()
 ) -> list[Arm]:
-    """Sort runs into arms by the settings that are compared.
+    """Sort runs into arms by the compared settings.
 
-    A name stands for all settings below it, too. Where ``model.attention`` is named, arms of different
-    attention may have different ``model.attention_options``, which mean nothing to each other; arms that
-    differ in the options alone exist only if those are named. The same holds for every ``X_options``.
+    A name includes all settings below it. Where ``model.attention`` is compared, arms with different
+    attention may also differ in ``model.attention_options``, because options of different modules are
+    unrelated. To compare arms that differ only in the options, name those. The same holds for every
+    ``X_options``.
 
     Args:
         runs: Finished runs.
-        by: Dotted names of settings that are compared.
-        ignore: Dotted names of settings that may differ, such as ``data.root`` for runs of two machines.
+        by: Dotted names of the compared settings.
+        ignore: Dotted names of settings that may differ, such as ``data.root`` for runs on two machines.
 
     Returns:
-        The arms in the order of their first runs, with labels that differ.
+        The arms in the order of their first runs, with distinct labels.
 
     Raises:
-        UsageError: Runs differ in another setting; an arm has two runs of a seed; or nothing differs.
+        UsageError: Runs differ in another setting, an arm has two runs with one seed, or nothing differs.
     """
     _check_names(by, runs)
     kept = [_without(run, [*ignore, *_seeds_by_another_name(runs)]) for run in runs]
@@ -66,6 +68,18 @@ def group_arms(
         raise UsageError(message)
     labels = _labels([_chosen(group[0], by) for group in groups.values()])
     return [Arm(label, by_seed(group)) for label, group in zip(labels, groups.values(), strict=True)]
+
+
+def saved_arms(runs: Sequence[FinishedRun]) -> list[Arm]:
+    """Return the arms of a results file, as they were saved.
+
+    Raises:
+        UsageError: An arm has two runs with one seed.
+    """
+    groups: dict[str, list[FinishedRun]] = {}
+    for run in runs:
+        groups.setdefault(run.arm, []).append(run)
+    return [Arm(label, by_seed(group)) for label, group in groups.items()]
 
 
 def require_same(runs: Sequence[FinishedRun], allowed: Sequence[str] = ()) -> None:
@@ -87,40 +101,39 @@ def require_same(runs: Sequence[FinishedRun], allowed: Sequence[str] = ()) -> No
             if not is_below(key, allowed) and first.settings.get(key) != other.settings.get(key)
         ]
         if differing:
-            told = "; ".join(
+            listed = "; ".join(
                 f"{key} is {_show(first, key)} in the one and {_show(other, key)} in the other"
                 for key in differing[:_SHOWN]
             )
             more = f" and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
             message = (
-                f"{first.source} and {other.source} differ in more than what is compared and the seed: {told}"
-                f"{more}. Leave one of them out, or name the setting in --by, or in --ignore if it does not "
-                "matter."
+                f"{first.source} and {other.source} differ in more than the compared settings and the seed: "
+                f"{listed}{more}. Leave one of them out, or name the setting in --by, or in --ignore if it "
+                "does not matter."
             )
             raise UsageError(message)
 
 
 def by_seed(runs: Sequence[FinishedRun]) -> dict[int, FinishedRun]:
-    """Return runs of one setting by their seeds, in ascending order.
+    """Return runs with the same settings by their seeds, in ascending order.
 
     Raises:
         UsageError: Two of them have the same seed.
     """
-    found: dict[int, FinishedRun] = {}
+    seeds: dict[int, FinishedRun] = {}
     for run in runs:
-        if run.seed in found:
-            twin = found[run.seed]
+        if run.seed in seeds:
             message = (
-                f"{twin.source} and {run.source} are two runs of the same setting and seed {run.seed}; "
-                "leave one of them out."
+                f"{seeds[run.seed].source} and {run.source} are two runs with the same settings and seed "
+                f"{run.seed}; leave one of them out."
             )
             raise UsageError(message)
-        found[run.seed] = run
-    return dict(sorted(found.items()))
+        seeds[run.seed] = run
+    return dict(sorted(seeds.items()))
 
 
 def choose_arms(arms: Sequence[Arm], labels: Sequence[str]) -> list[Arm]:
-    """Return the arms of these labels, in their order.
+    """Return the arms with these labels, in the order of the labels.
 
     Raises:
         UsageError: There is no such arm.
@@ -133,7 +146,7 @@ def choose_arms(arms: Sequence[Arm], labels: Sequence[str]) -> list[Arm]:
 
 
 def _seeds_by_another_name(runs: Sequence[FinishedRun]) -> list[str]:
-    """Return settings that are the run's seed in every run, such as ``data.split_seed`` in some studies."""
+    """Return the settings that equal the seed in every run, such as ``data.split_seed`` in some studies."""
     keys = [key for key in runs[0].settings if key.endswith("_seed")]
     return [key for key in keys if all(run.settings.get(key) == run.seed for run in runs)]
 
@@ -146,7 +159,7 @@ def _without(run: FinishedRun, names: Sequence[str]) -> FinishedRun:
 def _check_names(by: Sequence[str], runs: Sequence[FinishedRun]) -> None:
     for name in by:
         if not any(is_below(key, [name]) for run in runs for key in run.settings):
-            message = f"no run has a setting {name}; names are those of `fit`, such as model.attention."
+            message = f"no run has a setting {name}; give an option of `fit`, such as model.attention."
             raise UsageError(message)
 
 
@@ -164,7 +177,7 @@ def _show(run: FinishedRun, key: str) -> str:
 
 
 def _labels(chosen: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Name every arm by what is not the same in all of them; by everything, if that leaves two alike."""
+    """Name every arm by the settings that differ between arms; by all of them if two names would be equal."""
     keys = set().union(*chosen)
     common = {key for key in keys if all(c.get(key) == chosen[0].get(key) for c in chosen)}
     labels = [_label(values, common) for values in chosen]
@@ -178,6 +191,6 @@ def _label(values: Mapping[str, Any], common: set[str]) -> str:
     for position, (key, value) in enumerate(values.items()):
         if key in common:
             continue
-        text = "+".join(map(str, value)) if isinstance(value, list) else str(value)
+        text = join_values(value)
         words.append(text if position == 0 else f"{key.rpartition('.')[2]}={text}")
     return " ".join(words)

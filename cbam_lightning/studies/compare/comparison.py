@@ -1,4 +1,4 @@
-"""Arms paired by seed: mean, spread and difference, with an interval that says how sure the difference is."""
+"""Arms paired by seed: mean, spread, and the difference with its confidence interval."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ ERROR_RATE = 0.05
 
 
 @dataclass(frozen=True)
-class Row:
+class ArmResult:
     """One arm beside the baseline.
 
     Attributes:
-        label: The arm.
-        seeds: Those of its runs.
+        label: Name of the arm.
+        seeds: Seeds of its runs.
         values: The metric of each run, in the order of ``seeds``.
-        pairs: How many seeds the baseline has as well.
+        pairs: Number of seeds that the baseline has as well.
         difference: Mean over the pairs of arm minus baseline; ``None`` for the baseline itself.
-        low: Lower end of the interval of the difference; ``None`` where fewer than two pairs give none.
+        low: Lower end of the interval of the difference; ``None`` with fewer than two pairs.
         high: Upper end of the interval.
-        costs: What the network costs, if that was measured.
+        costs: Costs of the network, if measured.
     """
 
     label: str
@@ -53,7 +53,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """``higher`` or ``lower`` if the interval leaves out 0, else ``unresolved``."""
+        """``higher`` or ``lower`` if the interval excludes 0, else ``unresolved``."""
         if self.low is None or self.high is None:
             return ""
         return "higher" if self.low > 0 else "lower" if self.high < 0 else "unresolved"
@@ -64,17 +64,17 @@ class Comparison:
     """Every arm beside the baseline.
 
     Attributes:
-        metric: What is compared, a fraction.
+        metric: The compared metric, a fraction.
         baseline: Label of the arm that is subtracted.
-        rows: The baseline first.
-        confidence: Of each single interval: 0.95, raised so that all of them together hold with 95 %.
-        cost_setting: How the costs were measured, for people.
-        notes: What a reader should know besides, such as runs that were left out.
+        results: The baseline first.
+        confidence: Level of each single interval: 0.95, raised so that all hold together with 95 %.
+        cost_setting: How the costs were measured.
+        notes: Further notes for the reader, such as runs that were left out.
     """
 
     metric: str
     baseline: str
-    rows: tuple[Row, ...]
+    results: tuple[ArmResult, ...]
     confidence: float
     cost_setting: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -86,18 +86,18 @@ def compare(
     metric: str | None = None,
     costs: Mapping[str, Costs] | None = None,
 ) -> Comparison:
-    """Compare arms with one of them, run by run of the same seed.
+    """Compare arms with one of them, paired by seed.
 
     The interval is that of the paired t-test (SciPy's ``ttest_rel``) at the level 1 - 0.05 / m for m
-    comparisons with the baseline. By Bonferroni's inequality the probability that any of the m intervals
-    misses its true difference is then at most 5 %, whatever the arms have in common. It speaks of seeds: the
-    test images are the same for all arms.
+    comparisons with the baseline. By Bonferroni's inequality, the probability that any of the m intervals
+    misses its true difference is at most 5 %, even if the arms are correlated. It covers the choice of seeds,
+    not of test images, which are the same for all arms.
 
     Args:
         arms: What ``group_arms`` returned.
         baseline: Label of the arm that the others are compared with.
-        metric: Of the test, a fraction; left out, ``test/top1``, of detectors ``test/map``.
-        costs: Of each arm, by its label.
+        metric: A metric of the test, a fraction. Default: ``test/top1``, for detectors ``test/map``.
+        costs: Costs of each arm, by its label.
 
     Raises:
         UsageError: There is no such arm, a run has no such metric, or an arm shares no seed with the
@@ -108,13 +108,13 @@ def compare(
     others = [arm for arm in arms if arm is not base]
     confidence = 1 - ERROR_RATE / len(others)
     known = costs or {}
-    rows = [_row(base, metric, {}, known)]
-    rows += [_row(arm, metric, _paired(arm, base, metric, confidence), known) for arm in others]
-    return Comparison(metric, base.label, tuple(rows), confidence)
+    results = [_result(base, metric, {}, known)]
+    results += [_result(arm, metric, _paired(arm, base, metric, confidence), known) for arm in others]
+    return Comparison(metric, base.label, tuple(results), confidence)
 
 
 def _checked(arms: Sequence[Arm], metric: str | None) -> str:
-    """Return a metric that all runs have."""
+    """Return the metric, or the default one, if all runs have it."""
     runs = [run for arm in arms for run in arm.runs.values()]
     if metric is None:
         shared = [name for name in MAIN_FIGURES if all(name in run.metrics for run in runs)]
@@ -125,22 +125,24 @@ def _checked(arms: Sequence[Arm], metric: str | None) -> str:
     return metric
 
 
-def _row(arm: Arm, metric: str, paired: Mapping[str, Any], costs: Mapping[str, Costs]) -> Row:
+def _result(arm: Arm, metric: str, paired: Mapping[str, Any], costs: Mapping[str, Costs]) -> ArmResult:
     seeds = tuple(arm.runs)
-    return Row(arm.label, seeds, tuple(arm.values(metric, seeds)), **paired, costs=costs.get(arm.label))
+    return ArmResult(arm.label, seeds, tuple(arm.values(metric, seeds)), **paired, costs=costs.get(arm.label))
 
 
 def _paired(arm: Arm, base: Arm, metric: str, confidence: float) -> dict[str, Any]:
     seeds = [seed for seed in arm.runs if seed in base.runs]
     if not seeds:
-        message = f"the arms {arm.label!r} and {base.label!r} have no seed in common; run both with the same."
+        message = (
+            f"the arms {arm.label!r} and {base.label!r} have no seed in common; run both with the same seeds."
+        )
         raise UsageError(message)
-    ours, theirs = arm.values(metric, seeds), base.values(metric, seeds)
-    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
-    found = {"pairs": len(seeds), "difference": statistics.fmean(differences)}
+    values, base_values = arm.values(metric, seeds), base.values(metric, seeds)
+    differences = [a - b for a, b in zip(values, base_values, strict=True)]
+    paired = {"pairs": len(seeds), "difference": statistics.fmean(differences)}
     if len(seeds) < 2:
-        return found
-    if max(differences) == min(differences):  # no spread: SciPy's interval is not a number
-        return found | {"low": differences[0], "high": differences[0]}
-    interval = stats.ttest_rel(ours, theirs).confidence_interval(confidence)
-    return found | {"low": float(interval.low), "high": float(interval.high)}
+        return paired
+    if max(differences) == min(differences):  # without spread SciPy's interval is NaN
+        return paired | {"low": differences[0], "high": differences[0]}
+    interval = stats.ttest_rel(values, base_values).confidence_interval(confidence)
+    return paired | {"low": float(interval.low), "high": float(interval.high)}

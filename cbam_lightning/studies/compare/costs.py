@@ -1,4 +1,4 @@
-"""What the network of each arm costs: parameters, multiply-accumulates, time of a step, memory it keeps."""
+"""Costs of each arm's network: parameters, multiply-accumulates, step time and saved activations."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ from cbam_lightning.errors import UsageError
 from cbam_lightning.models.complexity import Complexity, count
 from cbam_lightning.models.detection import create_detector
 from cbam_lightning.models.detection.network import DetectorNetwork
-from cbam_lightning.models.detection.registry import DETECTORS
+from cbam_lightning.models.detection.registry import network_kind
 from cbam_lightning.models.factory import build
 from cbam_lightning.studies.compare.arms import Arm
 
-_DETECTION_PX = 300  # of images that have no size of their own; detectors resize them
+_DETECTION_PX = 300  # if a detector, which resizes images, does not name a size
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What a network costs.
+    """Costs of a network.
 
     Attributes:
         params: Number of parameters.
         macs: Multiply-accumulates for one image.
         step_ms: Median time of a training step.
-        kept_bytes: Activations that a step's forward pass keeps for its backward pass.
+        saved_bytes: Activations that a step's forward pass saves for its backward pass.
     """
 
     params: int
     macs: int
     step_ms: float
-    kept_bytes: int
+    saved_bytes: int
 
 
 def measure_costs(
     arms: Sequence[Arm], batch_size: int = 32, repeats: int = 7, device: str = "cpu"
 ) -> dict[str, Costs]:
-    """Build the network of every arm once more and measure it; times are taken in turns.
+    """Rebuild the network of every arm and measure it; the timings of the arms alternate.
 
     A step is as in ``benchmark network``: float32, cross-entropy, SGD with momentum, one batch of random
-    images of the size that the run had; for a detector its losses, and an object in every image.
+    images of the run's size; for a detector its own losses, with an object in every image.
 
     Args:
-        arms: Whose runs know their network.
+        arms: Arms whose runs describe their network.
         batch_size: Images in the batch.
         repeats: Measurements of each step.
         device: Where to measure, such as ``cpu`` or ``cuda``.
@@ -60,7 +60,7 @@ def measure_costs(
         The costs of each arm, by its label.
 
     Raises:
-        UsageError: A run does not say what its network was, or that network cannot be built here.
+        UsageError: A run does not describe its network, or the network cannot be built here.
     """
     place = choose_device(device)
     built = {arm.label: _described(arm) for arm in arms}
@@ -75,54 +75,38 @@ def measure_costs(
 
 def _described(arm: Arm) -> Mapping[str, Any]:
     run = next(iter(arm.runs.values()))
-    if not run.network.get("size_px") and not _detects(run.network):
+    if not run.network.get("size_px") and network_kind(run.network.get("network", "")) == "classifier":
         message = (
-            f"{run.source} does not say what its network was, as no run of an earlier version does, so its "
-            "costs cannot be measured; leave them out with --no-costs."
+            f"{run.source} does not describe its network, because an early version made it. Its costs cannot "
+            "be measured; skip them with --no-costs."
         )
         raise UsageError(message)
     return run.network
 
 
-def _detects(described: Mapping[str, Any]) -> bool:
-    return described.get("network") in DETECTORS
+def _build(described: Mapping[str, Any]) -> nn.Module:
+    names = ("attention", "attention_options", "in_channels")
+    options = {name: described[name] for name in names}
+    if network_kind(described["network"]) == "detector":
+        options |= {"num_classes": described["num_classes"] + 1, **described["network_options"]}
+        return create_detector(described["network"], **options)
+    options |= {"num_classes": described["num_classes"], "network_options": described["network_options"]}
+    return build(described["network"], **options)
 
 
 def _count(described: Mapping[str, Any]) -> Complexity:
-    size_px, in_channels = described["size_px"] or _DETECTION_PX, described["in_channels"]
-    if _detects(described):
-        return count_detector(_detector(described), size_px, in_channels)
-    return count(_network(described), size_px, in_channels)
-
-
-def _network(described: Mapping[str, Any]) -> nn.Module:
-    return build(
-        described["network"],
-        described["attention"],
-        described["attention_options"],
-        described["network_options"],
-        described["num_classes"],
-        described["in_channels"],
-    )
-
-
-def _detector(described: Mapping[str, Any]) -> DetectorNetwork:
-    return create_detector(
-        described["network"],
-        attention=described["attention"],
-        attention_options=described["attention_options"],
-        num_classes=described["num_classes"] + 1,
-        in_channels=described["in_channels"],
-        **described["network_options"],
-    )
+    network, size_px = _build(described), described["size_px"] or _DETECTION_PX
+    if isinstance(network, DetectorNetwork):
+        return count_detector(network, size_px, described["in_channels"])
+    return count(network, size_px, described["in_channels"])
 
 
 def _step(described: Mapping[str, Any], batch_size: int, device: torch.device) -> TrainingStep:
-    size_px = described["size_px"] or _DETECTION_PX
+    network, size_px = _build(described), described["size_px"] or _DETECTION_PX
     shape = (batch_size, described["in_channels"], size_px, size_px)
-    if _detects(described):
-        return DetectionStep(_detector(described).to(device), torch.rand(shape, device=device))
+    if isinstance(network, DetectorNetwork):
+        return DetectionStep(network.to(device), torch.rand(shape, device=device))
     layout = torch.channels_last if described.get("channels_last") else torch.contiguous_format
-    images = torch.randn(shape, device=device)
-    network = _network(described).to(device, memory_format=layout)  # type: ignore[call-overload]
-    return TrainingStep(network, images.to(memory_format=layout), described["num_classes"])
+    images = torch.randn(shape, device=device).to(memory_format=layout)
+    network = network.to(device, memory_format=layout)  # type: ignore[call-overload]
+    return TrainingStep(network, images, described["num_classes"])

@@ -1,4 +1,4 @@
-"""The arms of a study, under the names that its file gives them."""
+"""The arms of a study, with the names from its file."""
 
 from __future__ import annotations
 
@@ -22,17 +22,30 @@ def study_arms(study: Study, runs: Sequence[FinishedRun], ignore: Sequence[str] 
     Raises:
         UsageError: As from ``group_arms``; or two arms are the same, or a run belongs to none.
     """
-    names = {str(run.directory.path): run.arm for run in study.runs}
-    if strange := [run.source for run in runs if run.source not in names]:
+    names = _names(study, runs)
+    if strangers := [run.source for run in runs if run.source not in names]:
         message = (
-            f"{strange[0]} is no run of {study.path}; move it away, or add its arm or seed to the study."
+            f"{strangers[0]} is not a run of {study.path}; move it away, or add its arm or seed to the study."
         )
         raise UsageError(message)
-    found: dict[str, Arm] = {}
+    arms: dict[str, Arm] = {}
     for arm in group_arms(runs, study.compared, ignore):
         labels = list(dict.fromkeys(names[run.source] for run in arm.runs.values()))
         if len(labels) > 1:
             message = f"the arms {' and '.join(labels)} of {study.path} have the same settings."
             raise UsageError(message)
-        found[labels[0]] = replace(arm, label=labels[0])
-    return [found[name] for name in study.arms if name in found]
+        arms[labels[0]] = replace(arm, label=labels[0])
+    return [arms[name] for name in study.arms if name in arms]
+
+
+def unfinished_arms(study: Study, runs: Sequence[FinishedRun]) -> list[str]:
+    """Return the arms of a study that have no finished run."""
+    finished = _names(study, runs).values()
+    return [arm for arm in study.arms if arm not in finished]
+
+
+def _names(study: Study, runs: Sequence[FinishedRun]) -> dict[str, str]:
+    """Return the arm of each run that belongs to the study, by the run's source."""
+    folders = {str(run.directory.path): (run.arm, run.seed) for run in study.runs}
+    arms = {run.source: folders.get(run.source, (run.arm, run.seed)) for run in runs}
+    return {source: arm for source, (arm, seed) in arms.items() if arm in study.arms and seed in study.seeds}

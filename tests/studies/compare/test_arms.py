@@ -67,7 +67,7 @@ def test_two_runs_of_one_seed_are_refused(tmp_path):
     for name in ("a", "b"):
         write_run(tmp_path / name, "none")
     write_run(tmp_path / "c", "cbam")
-    with pytest.raises(UsageError, match="two runs of the same setting and seed 0"):
+    with pytest.raises(UsageError, match="two runs with the same settings and seed 0"):
         arms(tmp_path)
 
 

@@ -29,7 +29,7 @@ def test_table_and_files_say_the_same(runs, tmp_path, capsys):
     assert (none["verdict"], cbam["verdict"]) == ("", "higher")
     network = create_model("resnet8", attention="cbam", num_classes=10, in_channels=1)
     assert (int(cbam["params"]), int(cbam["macs"])) == count(network, 28, 1)
-    assert int(cbam["kept_bytes"]) > int(none["kept_bytes"]) > 0
+    assert int(cbam["saved_bytes"]) > int(none["saved_bytes"]) > 0
     assert float(cbam["step_ms"]) > 0
     markdown = (tmp_path / "out" / "comparison.md").read_text()
     assert "| cbam | 3 | 85.00 | 1.00 | 84.01 to 86.00 | +5.00 |" in markdown
@@ -78,6 +78,22 @@ def test_a_study_without_a_run_is_told_how_to_get_one(study, tmp_path, capsys):
     assert "study.yaml has no run in study; make them: `cbam-lightning study study.yaml`" in error
 
 
+def test_published_results_are_compared_where_there_are_no_runs(study, tmp_path, capsys):
+    assert call("compare study.yaml --no-costs --save published/all.jsonl") == 0
+    compared = capsys.readouterr().out
+    (tmp_path / "study").rename(tmp_path / "elsewhere")
+    text = (tmp_path / "study.yaml").read_text().removesuffix("}")
+    (tmp_path / "study.yaml").write_text(f"{text}, results: published/all.jsonl}}")
+    assert call("compare study.yaml --no-costs") == 0
+    assert capsys.readouterr().out == compared
+    assert call("compare published/all.jsonl --no-costs") == 0
+    assert capsys.readouterr().out == compared
+    assert call("compare published/all.jsonl --by model.attention --batch-size 2 --repeats 1") == 0
+    assert "saved MB" in capsys.readouterr().out
+    assert call("compare study.yaml --no-costs --save published/all.jsonl") == 2
+    assert "all.jsonl already exists" in capsys.readouterr().err
+
+
 def test_an_option_cut_short_is_refused(study, capsys):
     assert call("compare study.yaml --no-costs --baselin without") == 2
     assert "--baselin" in capsys.readouterr().err
@@ -86,14 +102,14 @@ def test_an_option_cut_short_is_refused(study, capsys):
 def test_a_run_that_the_study_does_not_know_is_refused(study, tmp_path, capsys):
     write_run(tmp_path / "study" / "with" / "seed_7", "cbam", 7)
     assert call("compare study.yaml --no-costs") == 2
-    assert "seed_7 is no run of study.yaml" in capsys.readouterr().err
+    assert "seed_7 is not a run of study.yaml" in capsys.readouterr().err
 
 
 def test_arms_of_the_same_settings_are_refused(study, tmp_path, capsys):
     text = (tmp_path / "study.yaml").read_text()
     (tmp_path / "study.yaml").write_text(text.replace("{model.attention: cbam}", "{model.network: resnet8}"))
     assert call("compare study.yaml --no-costs") == 2
-    assert "differ in more than what is compared" in capsys.readouterr().err
+    assert "differ in more than the compared settings" in capsys.readouterr().err
 
 
 def test_nothing_is_overwritten(runs, tmp_path, capsys):

@@ -30,7 +30,7 @@ def test_the_interval_is_that_of_the_paired_t_test_with_bonferronis_level():
     runs = [run(name, seed, v) for name, vs in values.items() for seed, v in enumerate(vs)]
     comparison = compare(group_arms(runs), "none")
     assert comparison.confidence == 0.975
-    base, *others = comparison.rows
+    base, *others = comparison.results
     assert (base.label, base.difference, base.verdict) == ("none", None, "")
     assert base.mean == pytest.approx(0.915)
     assert base.spread == pytest.approx(statistics.stdev(none))
@@ -47,7 +47,7 @@ def test_where_there_is_no_effect_one_is_found_in_at_most_five_percent(num_arms)
     rng, draws = np.random.default_rng(0), 1500
     effects = dict.fromkeys(["none", "se", "cbam", "bam"][:num_arms], 0.0)
     wrong = sum(
-        any(row.verdict in ("higher", "lower") for row in drawn(rng, effects).rows) for _ in range(draws)
+        any(row.verdict in ("higher", "lower") for row in drawn(rng, effects).results) for _ in range(draws)
     )
     error = math.sqrt(0.05 * 0.95 / draws)
     assert wrong / draws < 0.05 + 3 * error
@@ -59,7 +59,7 @@ def test_a_known_effect_is_found_and_its_interval_covers_it():
     rng, draws = np.random.default_rng(1), 500
     found, covered = 0, 0
     for _ in range(draws):
-        _, se, cbam = drawn(rng, {"none": 0.0, "se": 0.02, "cbam": -0.02}).rows
+        _, se, cbam = drawn(rng, {"none": 0.0, "se": 0.02, "cbam": -0.02}).results
         found += (se.verdict, cbam.verdict) == ("higher", "lower")
         covered += se.low <= 0.02 <= se.high and cbam.low <= -0.02 <= cbam.high
     assert found / draws > 0.95
@@ -68,26 +68,26 @@ def test_a_known_effect_is_found_and_its_interval_covers_it():
 
 def test_pairing_sees_what_lies_far_below_the_spread_of_seeds():
     comparison = drawn(np.random.default_rng(2), {"none": 0.0, "se": 0.005}, noise=0.0005, shared=0.05)
-    base, se = comparison.rows
+    base, se = comparison.results
     assert base.spread > 5 * 0.005
     assert se.verdict == "higher"
 
 
 def test_only_common_seeds_are_paired():
     runs = [run("none", s, 0.9 + s / 100) for s in (0, 1, 2)] + [run("se", s, 0.95) for s in (1, 2, 3)]
-    _, se = compare(group_arms(runs), "none").rows
+    _, se = compare(group_arms(runs), "none").results
     assert (se.seeds, se.pairs) == ((1, 2, 3), 2)
     assert se.difference == pytest.approx(0.95 - 0.915)
 
 
 def test_one_pair_gives_a_difference_without_an_interval():
-    _, se = compare(group_arms([run("none", 0, 0.9), run("se", 0, 0.95)]), "none").rows
+    _, se = compare(group_arms([run("none", 0, 0.9), run("se", 0, 0.95)]), "none").results
     assert (se.low, se.high, se.verdict, se.spread) == (None, None, "", None)
 
 
 def test_equal_differences_have_an_interval_without_width():
     runs = [run(name, s, value) for name, value in (("none", 0.5), ("se", 0.75)) for s in (0, 1)]
-    _, se = compare(group_arms(runs), "none").rows
+    _, se = compare(group_arms(runs), "none").results
     assert (se.low, se.high, se.verdict) == (0.25, 0.25, "higher")
 
 
@@ -99,7 +99,7 @@ def test_detectors_are_compared_by_average_precision():
     ]
     comparison = compare(group_arms(runs), "none")
     assert comparison.metric == "test/map"
-    assert [row.values for row in comparison.rows] == [(0.4, 0.5), (0.45, 0.6)]
+    assert [row.values for row in comparison.results] == [(0.4, 0.5), (0.45, 0.6)]
 
 
 @pytest.mark.parametrize(

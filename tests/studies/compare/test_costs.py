@@ -31,7 +31,7 @@ def test_costs_of_classifiers_are_those_of_their_networks():
         assert cost.params == params(create_model("resnet8", attention=name, num_classes=10, in_channels=1))
     assert costs["cbam"].macs > costs["none"].macs
     # the input of each of 7 convolutions of a plain block or the stem, at the least
-    assert costs["none"].kept_bytes > 4 * 2 * (28 * 28 * (1 + 3 * 16) + 14 * 14 * 2 * 32)
+    assert costs["none"].saved_bytes > 4 * 2 * (28 * 28 * (1 + 3 * 16) + 14 * 14 * 2 * 32)
     assert all(cost.step_ms > 0 for cost in costs.values())
 
 
@@ -47,4 +47,4 @@ def test_costs_of_detectors_are_those_of_their_networks():
     per_module = 2 * 64 * 4 + 4 + 64 + 2 * 49 + 2
     assert costs["cbam"].params - costs["none"].params == pytest.approx(4 * per_module)
     assert costs["cbam"].macs > costs["none"].macs
-    assert costs["cbam"].kept_bytes > costs["none"].kept_bytes
+    assert costs["cbam"].saved_bytes > costs["none"].saved_bytes

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import yaml
 
 from cbam_lightning.errors import UsageError
 from cbam_lightning.studies.compare import find_runs, finished
@@ -26,11 +25,6 @@ def test_settings_metrics_and_network_are_read_and_filing_is_left_out(tmp_path):
     assert found.network["attention"] == "cbam"
 
 
-def test_a_run_named_twice_is_read_once(tmp_path):
-    path = write_run(tmp_path / "a")
-    assert len(find_runs([str(tmp_path), str(path)])[0]) == 1
-
-
 def test_unfinished_diverged_and_untested_runs_are_left_out_and_told(tmp_path):
     write_run(tmp_path / "a")
     (write_run(tmp_path / "b") / "results.json").unlink()
@@ -41,17 +35,9 @@ def test_unfinished_diverged_and_untested_runs_are_left_out_and_told(tmp_path):
     assert len(runs) == 1
     assert [line.rpartition("/")[2] for line in left_out] == [
         "b: it is not finished",
-        "c: its loss became no number",
+        "c: its loss became NaN or Inf",
         "d: it was not tested",
     ]
-
-
-def test_a_folder_without_a_finished_run_is_refused(tmp_path):
-    (write_run(tmp_path / "b") / "results.json").unlink()
-    with pytest.raises(UsageError, match=r"holds no finished run\. .*b: it is not finished"):
-        find_runs([str(tmp_path)])
-    with pytest.raises(UsageError, match="neither a directory nor a run of W&B"):
-        find_runs([str(tmp_path / "nothing")])
 
 
 def test_a_damaged_run_is_named(tmp_path):
@@ -82,7 +68,7 @@ def test_a_run_of_wandb_is_read_like_a_directory(monkeypatch, tmp_path):
     ((local,), _) = find_runs([str(tmp_path)])
     assert (found.seed, found.metrics, found.settings) == (4, {"test/top1": 0.75}, local.settings)
     assert found.network == {"network": "resnet8"}
-    with pytest.raises(OSError, match="W&B has not given me/project/x: Could not find run"):
+    with pytest.raises(OSError, match="W&B has not returned me/project/x: Could not find run"):
         find_runs(["me/project/x"])
 
 
@@ -90,11 +76,3 @@ def test_a_running_run_of_wandb_is_left_out(monkeypatch):
     monkeypatch.setattr(finished.wandb, "Api", lambda: Api("running"))
     with pytest.raises(UsageError, match="me/project/abc: it is running"):
         find_runs(["me/project/abc"])
-
-
-def test_a_saved_file_of_wandb_is_no_run(tmp_path):
-    path = write_run(tmp_path / "a")
-    saved = path / "wandb" / "files"
-    saved.mkdir(parents=True)
-    (saved / "config.yaml").write_text(yaml.safe_dump({"wandb_version": 1}))
-    assert len(find_runs([str(tmp_path)])[0]) == 1
