@@ -113,7 +113,7 @@ def _list_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(given: argparse.Namespace) -> None:
-    from cbam_lightning.weights.registry import find, list_weights
+    from cbam_lightning.weights.checkpoint_registry import find, list_weights
 
     names = list_weights(given.pattern)
     if not names:
@@ -130,7 +130,7 @@ def _file_argument(parser: argparse.ArgumentParser) -> None:
 
 def _show(given: argparse.Namespace) -> None:
     from cbam_lightning.models import open_checkpoint
-    from cbam_lightning.weights.registry import card_path, find, list_weights
+    from cbam_lightning.weights.checkpoint_registry import card_path, find, list_weights
 
     checkpoint = open_checkpoint(given.file)
     if given.file in list_weights():
@@ -148,7 +148,7 @@ def _verify_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _verify(given: argparse.Namespace) -> None:
     from cbam_lightning.benchmarks.accuracy import verify_all
-    from cbam_lightning.weights.registry import list_weights
+    from cbam_lightning.weights.checkpoint_registry import list_weights
 
     if given.all == bool(given.files):
         message = "give the names or files of checkpoints to verify, or --all for all of `weights list`."
@@ -205,7 +205,7 @@ def export(args: list[str]) -> None:
     parser.add_argument("out", nargs="?", help="left out: beside the checkpoint, with the format's ending")
     parser.add_argument("--to", required=True, help="onnx or torch_export")
     given = parser.parse_args(args)
-    from cbam_lightning.models.export import export_network
+    from cbam_lightning.models.network_export import export_network
 
     exported = export_network(given.checkpoint, given.out, given.to)
     size = "any size" if exported.dynamic_size else "this size only"

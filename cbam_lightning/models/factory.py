@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cbam_lightning.errors import UsageError, unknown_name
-from cbam_lightning.models.detection.registry import DETECTORS
+from cbam_lightning.models.detection.detector_registry import DETECTORS
 from cbam_lightning.models.registry import MODELS, USER_NETWORKS, list_models
 from cbam_lightning.user_code.class_paths import find_class, import_class_path, is_class_path
 

@@ -11,9 +11,9 @@ from cbam_lightning.weights.checkpoint import (
     read_training_state,
     save_checkpoint,
 )
+from cbam_lightning.weights.checkpoint_registry import checkpoint_path, list_weights
 from cbam_lightning.weights.header import Header
 from cbam_lightning.weights.loading import LoadReport, load_into
-from cbam_lightning.weights.registry import checkpoint_path, list_weights
 from cbam_lightning.weights.translate import from_authors, identify, translate
 
 __all__ = [

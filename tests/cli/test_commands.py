@@ -11,7 +11,7 @@ import torch
 
 from cbam_lightning import create_model
 from cbam_lightning.weights import load_checkpoint
-from cbam_lightning.weights.registry import list_weights
+from cbam_lightning.weights.checkpoint_registry import list_weights
 from tests.command import NO_WANDB, SHORT, call, only_run
 
 ALL_COMMANDS = ("models", "table", "weights", "data", "export", "benchmark")

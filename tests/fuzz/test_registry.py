@@ -10,9 +10,9 @@ import pytest
 from hypothesis import strategies as st
 
 from cbam_lightning.errors import UsageError
-from cbam_lightning.weights import registry
+from cbam_lightning.weights import checkpoint_registry
+from cbam_lightning.weights.checkpoint_registry import find, list_weights, verify
 from cbam_lightning.weights.downloads import fetch
-from cbam_lightning.weights.registry import find, list_weights, verify
 from tests.fuzz.damage import altered, damaged, fuzz, json_values, lengths
 from tests.weights.serving import without_proxies
 
@@ -67,7 +67,7 @@ def table(tmp_path, monkeypatch):
     (path.parent / "files").mkdir(parents=True)
     (path.parent / "files" / "small.safetensors").write_bytes(CONTENT)
     path.touch()
-    monkeypatch.setattr(registry, "TABLE", path)
+    monkeypatch.setattr(checkpoint_registry, "TABLE", path)
     return path
 
 

@@ -202,6 +202,6 @@ class TestRender:
         assert records[7]["attention_options"] == {"arrangement": "channel", "pools": ["max"]}
 
     def test_an_unknown_format_is_refused_before_anything_is_counted(self, monkeypatch):
-        monkeypatch.setattr("cbam_lightning.models.published.rows", None)
+        monkeypatch.setattr("cbam_lightning.models.published.classification_rows", None)
         with pytest.raises(UsageError, match=r"unknown format 'jsn'\. Did you mean 'json'"):
             table(format="jsn")

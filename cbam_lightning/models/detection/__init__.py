@@ -5,7 +5,7 @@ in [0, 1], and in training targets with ``boxes`` and ``labels``, to losses or d
 not import torch.
 """
 
-from cbam_lightning.models.detection.factory import create_detector
-from cbam_lightning.models.detection.registry import describe_detectors, list_detectors
+from cbam_lightning.models.detection.detector_factory import create_detector
+from cbam_lightning.models.detection.detector_registry import describe_detectors, list_detectors
 
 __all__ = ["create_detector", "describe_detectors", "list_detectors"]

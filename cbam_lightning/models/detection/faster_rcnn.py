@@ -23,7 +23,7 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.ops import MultiScaleRoIAlign
 
-from cbam_lightning.models.detection.network import DetectorNetwork, Specification, numbers_of
+from cbam_lightning.models.detection.detector_network import DetectorNetwork, Specification, numbers_of
 from cbam_lightning.models.detection.precision import Anchors, BoxPredictor, ProposalHead
 from cbam_lightning.models.detection.resnet_maps import LastMap, Pyramid, stage_names, take_last_stage
 from cbam_lightning.models.resnet import ResNet

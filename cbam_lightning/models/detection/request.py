@@ -12,8 +12,8 @@ from cbam_lightning import __version__
 from cbam_lightning.checks import check_positive
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models.detection.backbone import Backbone, check_attention
-from cbam_lightning.models.detection.network import Specification
-from cbam_lightning.models.detection.registry import DetectorArchitecture
+from cbam_lightning.models.detection.detector_network import Specification
+from cbam_lightning.models.detection.detector_registry import DetectorArchitecture
 from cbam_lightning.weights import Header
 
 _VOC_CLASSES = 21

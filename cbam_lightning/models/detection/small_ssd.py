@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from cbam_lightning.errors import UsageError
-from cbam_lightning.models.detection.network import Specification
+from cbam_lightning.models.detection.detector_network import Specification
 from cbam_lightning.models.detection.precision import DefaultBoxes
 from cbam_lightning.models.detection.resnet_maps import CoarseMaps, stage_names
 from cbam_lightning.models.detection.ssd import NUMBERS, SSDNetwork

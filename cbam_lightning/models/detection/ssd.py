@@ -17,7 +17,7 @@ from torchvision.models.detection.ssd import SSD, SSDHead
 
 from cbam_lightning.attention.gate import at_least_float32
 from cbam_lightning.attention.registry import build_attention
-from cbam_lightning.models.detection.network import DetectorNetwork, Specification, numbers_of
+from cbam_lightning.models.detection.detector_network import DetectorNetwork, Specification, numbers_of
 from cbam_lightning.models.detection.precision import DefaultBoxes
 from cbam_lightning.models.detection.resnet_maps import CoarseMaps
 from cbam_lightning.models.detection.stairnet import TopDown

@@ -7,7 +7,7 @@ plain BatchNorms included.
 
 from __future__ import annotations
 
-from cbam_lightning.models.detection.network import Specification
+from cbam_lightning.models.detection.detector_network import Specification
 from cbam_lightning.models.detection.precision import DefaultBoxes
 from cbam_lightning.models.detection.ssd import NUMBERS, SSDNetwork
 from cbam_lightning.models.detection.stairnet import TopDown

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cbam_lightning.models.published.detection import PublishedDetector, published_detectors
+from cbam_lightning.models.published.classification_rows import PublishedRow, Row, published_rows, rows
+from cbam_lightning.models.published.detection_rows import PublishedDetector, published_detectors
 from cbam_lightning.models.published.detection_table import DetectorRow, detection_table, detector_rows
 from cbam_lightning.models.published.rendering import check_format, render
-from cbam_lightning.models.published.rows import PublishedRow, Row, published_rows, rows
 
 __all__ = [
     "DetectorRow",

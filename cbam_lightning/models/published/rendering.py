@@ -9,7 +9,7 @@ from typing import Any
 
 from cbam_lightning.checks import check_choice
 from cbam_lightning.models.complexity import CONVENTION
-from cbam_lightning.models.published.rows import (
+from cbam_lightning.models.published.classification_rows import (
     CONTRADICTION,
     DIFFERS,
     GFLOPS_TOLERANCE,

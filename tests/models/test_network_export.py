@@ -9,8 +9,8 @@ from torch import nn
 
 from cbam_lightning import create_model, list_attention
 from cbam_lightning.errors import UsageError
-from cbam_lightning.models import export as export_module
-from cbam_lightning.models.export import export_network
+from cbam_lightning.models import network_export as export_module
+from cbam_lightning.models.network_export import export_network
 from cbam_lightning.weights import Header, load_checkpoint, save_checkpoint
 from tests.command import call
 

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cbam_lightning.errors import UsageError, first_names, unknown_name
-from cbam_lightning.models.detection.registry import DETECTORS, DetectorArchitecture, list_detectors
+from cbam_lightning.models.detection.detector_registry import DETECTORS, DetectorArchitecture, list_detectors
 from cbam_lightning.user_code.class_paths import import_class_path
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cbam_lightning.models.detection.network import DetectorNetwork
+    from cbam_lightning.models.detection.detector_network import DetectorNetwork
     from cbam_lightning.models.detection.request import Request
     from cbam_lightning.weights import Checkpoint
 
@@ -141,7 +141,7 @@ def _builder(architecture: DetectorArchitecture, options: Mapping[str, Any]) -> 
     Raises:
         UsageError: It does not take the options, or not their values.
     """
-    from cbam_lightning.models.detection.network import check_number
+    from cbam_lightning.models.detection.detector_network import check_number
 
     module_name, name = architecture.builder.split(".")
     module = importlib.import_module(f"cbam_lightning.models.detection.{module_name}")

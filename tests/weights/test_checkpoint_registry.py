@@ -11,13 +11,13 @@ from cbam_lightning.models import create_model
 from cbam_lightning.weights import (
     Header,
     checkpoint_path,
+    checkpoint_registry,
     list_weights,
     load_checkpoint,
-    registry,
     save_checkpoint,
 )
+from cbam_lightning.weights.checkpoint_registry import Entry, find, make_entry, verify
 from cbam_lightning.weights.downloads import cache_folder
-from cbam_lightning.weights.registry import Entry, find, make_entry, verify
 from tests.weights.serving import serve, without_proxies
 
 OPTIONS = {"depths": [1, 1, 1], "widths": [4, 8, 16]}
@@ -55,7 +55,7 @@ def checkpoint(tmp_path):
 def table(checkpoint, monkeypatch, tmp_path):
     """Write a table of these entries, and use it."""
     path = checkpoint.parent.parent / "registry.json"
-    monkeypatch.setattr(registry, "TABLE", path)
+    monkeypatch.setattr(checkpoint_registry, "TABLE", path)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
 
     def write(*entries):
@@ -155,19 +155,19 @@ def test_a_name_may_hold_the_data_set_after_a_dot(table, checkpoint, server):
 def test_an_entry_takes_the_place_of_the_one_of_its_name(table, checkpoint):
     entries = {name: make_entry(checkpoint, **MADE, name=name) for name in ("b", "a.x")}
     table(entries["b"])
-    registry.register(entries["a.x"])
+    checkpoint_registry.register(entries["a.x"])
     assert {name: find(name) for name in list_weights()} == entries
     entries["b"] = make_entry(checkpoint, licence="BSD-3-Clause", command="y", name="b", seeds={"3": 0.5})
-    registry.register(entries["b"])
+    checkpoint_registry.register(entries["b"])
     assert {name: find(name) for name in list_weights()} == entries
-    assert [values["name"] for values in json.loads(registry.TABLE.read_text())] == ["a.x", "b"]
+    assert [values["name"] for values in json.loads(checkpoint_registry.TABLE.read_text())] == ["a.x", "b"]
 
 
 def test_an_entry_that_cannot_be_added_leaves_the_table_as_it_was(table, checkpoint):
-    registry.TABLE.write_text("[5]")
+    checkpoint_registry.TABLE.write_text("[5]")
     with pytest.raises(UsageError, match="should be a list of objects"):
-        registry.register(make_entry(checkpoint, **MADE))
-    assert registry.TABLE.read_text() == "[5]"
+        checkpoint_registry.register(make_entry(checkpoint, **MADE))
+    assert checkpoint_registry.TABLE.read_text() == "[5]"
 
 
 @pytest.mark.parametrize(
@@ -280,6 +280,6 @@ def test_the_table_of_the_package_is_right():
     ids=["empty", "bytes", "deep", "object", "number", "incomplete"],
 )
 def test_what_is_no_table_is_refused(table, content, reason):
-    registry.TABLE.write_bytes(content)
+    checkpoint_registry.TABLE.write_bytes(content)
     with pytest.raises(UsageError, match=rf"registry\.json .*{reason}"):
         list_weights()
