@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def models(args: list[str]) -> None:
-    """List networks, or the places in one where attention would go."""
+    """List networks, or the insertion points for attention in one."""
     parser = Parser(prog="cbam-lightning models", description="List the networks, and the detectors on them.")
     parser.add_argument(
         "pattern",
@@ -34,7 +34,7 @@ def models(args: list[str]) -> None:
         help="shell pattern of names, such as 'resnet*', 'torchvision/*' or 'timm/*'",
     )
     parser.add_argument(
-        "--places", action="store_true", help="list where attention would be inserted into this network"
+        "--places", action="store_true", help="list the insertion points for attention in this network"
     )
     parser.add_argument("--where", nargs="+", help="residual, stage, or patterns of submodule names")
     given = parser.parse_args(args)
@@ -63,9 +63,9 @@ def _described(pattern: str) -> dict[str, str]:
 
 def _places(network: str, where: list[str] | None) -> str:
     from cbam_lightning.models import create_model
-    from cbam_lightning.models.insertion import describe_places, plan_insertion
+    from cbam_lightning.models.insertion import describe_insertion_points, plan_insertion
 
-    return describe_places(plan_insertion(create_model(network), where))
+    return describe_insertion_points(plan_insertion(create_model(network), where))
 
 
 def table(args: list[str]) -> None:

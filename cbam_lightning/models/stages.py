@@ -52,7 +52,7 @@ def find_stages(network: nn.Module, example: Sequence[int] | None = None) -> lis
         UsageError: The network does not run on the example.
     """
     reached = list(record(network, example).outputs)
-    ends = [reached.index(place.name) for place in plan_insertion(network, "stage", example)]
+    ends = [reached.index(point.name) for point in plan_insertion(network, "stage", example)]
     position = {name: index for index, name in enumerate(reached)}
     head = classifier_name(network)
     stages: dict[str, dict[str, nn.Module]] = {f"stage{i + 1}": {} for i in range(max(len(ends), 1))}
