@@ -110,7 +110,7 @@ def test_a_checkpoint_of_it_opens_once_it_is_registered(tmp_path, images):
     path = tmp_path / "plain.safetensors"
     save_checkpoint(path, network.state_dict(), Header("plain", "se", 3, 3, network_options=options))
     assert torch.equal(create_model(weights=path).eval()(images), network(images))
-    with pytest.warns(UserWarning, match="classifier starts anew"):
+    with pytest.warns(UserWarning, match="classifier is reinitialised"):
         renewed = create_model(weights=path, num_classes=7)
     assert torch.equal(renewed.conv1.weight, network.conv1.weight)
     registry.USER_NETWORKS.clear()

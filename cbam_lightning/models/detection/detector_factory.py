@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cbam_lightning.errors import UsageError, first_names, unknown_name
+from cbam_lightning.errors import UsageError, unknown_name
 from cbam_lightning.models.detection.detector_registry import DETECTORS, DetectorArchitecture, list_detectors
 from cbam_lightning.user_code.class_paths import import_class_path
 
@@ -172,15 +172,20 @@ def _open(weights: str | Path) -> Checkpoint:
 
 
 def _load(detector: DetectorNetwork, checkpoint: Checkpoint, classifier: str, source: str) -> set[int]:
-    from cbam_lightning.models.detection.backbone import load_trained
+    from cbam_lightning.models.detection.backbone import loaded_parameters
+    from cbam_lightning.weights import load_into
+    from cbam_lightning.weights.compatibility import class_mismatch
 
-    ours, theirs = detector.header, checkpoint.header
-    same_names = None in (ours.class_names, theirs.class_names) or ours.class_names == theirs.class_names
-    same = ours.num_classes == theirs.num_classes and same_names
-    if not same:
-        detector.new_classes = (
-            f"{source} knows {theirs.num_classes} classes{first_names(theirs.class_names)}, and the detector "
-            f"has {ours.num_classes}{first_names(ours.class_names)}"
-        )
-        warnings.warn(f"{detector.new_classes}: their prediction starts anew.", stacklevel=3)
-    return load_trained(detector, checkpoint, source, head=classifier, load_head=same)
+    header = detector.header
+    detector.new_classes = class_mismatch(checkpoint.header, header.num_classes, header.class_names, source)
+    if detector.new_classes:
+        warnings.warn(f"{detector.new_classes}: the class predictor is reinitialised.", stacklevel=3)
+    report = load_into(
+        detector,
+        checkpoint.state_dict,
+        head=classifier,
+        load_head=detector.new_classes is None,
+        new_attention=checkpoint.header.attention == "none",
+        source=source,
+    )
+    return loaded_parameters(detector, report)

@@ -70,7 +70,7 @@ class TestWeights:
 
     def test_other_classes_start_anew(self, saved):
         detector, path = saved
-        with pytest.warns(UserWarning, match="knows 3 classes, and the detector has 5: their prediction"):
+        with pytest.warns(UserWarning, match="has 3 classes, the network has 5: the class predictor"):
             other = create_detector(weights=path, num_classes=6)
         state = other.state_dict()
         for key, value in detector.state_dict().items():
