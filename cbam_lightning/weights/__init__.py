@@ -1,6 +1,6 @@
-"""What a shared checkpoint is: its file, its header, where it comes from, and how it enters a network.
+"""Shared checkpoints: their files and headers, the registry, and loading into a network.
 
-Nothing here knows a network or Lightning: state dicts, names and files only. ``models`` builds on it.
+This room knows state dicts, names and files, but no network and no Lightning; ``models`` builds on it.
 """
 
 from cbam_lightning.files import atomic_write

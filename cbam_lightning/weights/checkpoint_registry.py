@@ -1,22 +1,25 @@
 """Checkpoints by name: the table in ``registry.json``, and the files behind it.
 
-``python -m experiments.shipping.ship`` adds the network of finished runs. To add another file, put it
-into ``files/`` or at a URL, and hand ``make_entry`` of it to ``register``.
+``python -m experiments.shipping.ship`` adds the network of finished runs.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import sys
 from dataclasses import MISSING, fields
 from fnmatch import fnmatchcase
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+import torch
+from filelock import FileLock
+
 from cbam_lightning.errors import UsageError, unknown_name
-from cbam_lightning.files import atomic_write
-from cbam_lightning.weights.checkpoint import load_checkpoint
-from cbam_lightning.weights.downloads import cache_folder, fetch, sha256_of
 from cbam_lightning.weights.entry import Entry
+from cbam_lightning.weights.header import one_line
 
 TABLE = Path(__file__).with_name("registry.json")
 
@@ -25,18 +28,23 @@ def _read_table() -> list[dict[str, Any]]:
     try:
         table = json.loads(TABLE.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        message = f"{TABLE} is no table of checkpoints ({error}); install the package again."
+        message = f"{TABLE} is not a table of checkpoints ({error}); reinstall the package."
         raise UsageError(message) from None
     if not isinstance(table, list) or not all(isinstance(values, dict) for values in table):
-        message = f"{TABLE} is no table of checkpoints: it should be a list of objects."
+        message = f"{TABLE} is not a table of checkpoints: it should be a list of objects."
         raise UsageError(message)
     return table
 
 
-def _entries() -> dict[str, Entry]:
+def entries() -> dict[str, Entry]:
+    """Read the table.
+
+    Raises:
+        UsageError: It is damaged.
+    """
     known = {f.name for f in fields(Entry)}
     required = {f.name for f in fields(Entry) if (f.default, f.default_factory) == (MISSING, MISSING)}
-    entries: dict[str, Entry] = {}
+    found: dict[str, Entry] = {}
     for values in _read_table():
         if unknown := sorted(set(values) - known):
             raise unknown_name(kind=f"field in {TABLE}", given=unknown[0], allowed=known)
@@ -44,11 +52,11 @@ def _entries() -> dict[str, Entry]:
             message = f"{TABLE} has a checkpoint without {', '.join(missing)}."
             raise UsageError(message)
         entry = Entry(**values)
-        if entry.name in entries:
+        if entry.name in found:
             message = f"{TABLE} has two checkpoints named {entry.name}."
             raise UsageError(message)
-        entries[entry.name] = entry
-    return entries
+        found[entry.name] = entry
+    return found
 
 
 def list_weights(pattern: str = "*") -> list[str]:
@@ -57,7 +65,7 @@ def list_weights(pattern: str = "*") -> list[str]:
     Args:
         pattern: Shell wildcards, for example ``resnet20_*``.
     """
-    return sorted(name for name in _entries() if fnmatchcase(name, pattern))
+    return sorted(name for name in entries() if fnmatchcase(name, pattern))
 
 
 def find(name: str) -> Entry:
@@ -66,17 +74,17 @@ def find(name: str) -> Entry:
     Raises:
         UsageError: There is none.
     """
-    entries = _entries()
-    if name not in entries:
+    known = entries()
+    if name not in known:
         message = (
             "no checkpoint is registered in this version; give the path of a .safetensors or .ckpt file."
         )
-        raise unknown_name("registered checkpoint", name, entries) if entries else UsageError(message)
-    return entries[name]
+        raise unknown_name("registered checkpoint", name, known) if known else UsageError(message)
+    return known[name]
 
 
 def checkpoint_path(name: str) -> Path:
-    """Return the file of a registered checkpoint, downloaded if need be, with its hash checked.
+    """Return the file of a registered checkpoint, downloaded if necessary, with its hash checked.
 
     Raises:
         UsageError: There is no checkpoint of this name.
@@ -86,82 +94,67 @@ def checkpoint_path(name: str) -> Path:
 
 
 def verify(entry: Entry) -> Path:
-    """Check that the file of a registered checkpoint has the registered hash, and return its path.
+    """Check the hash of a registered checkpoint's file and return its path.
 
-    A file that is not here yet is downloaded; one in the cache with another hash is downloaded again.
+    A file that is missing from the cache, or has another hash there, is downloaded.
 
     Raises:
-        OSError: It cannot be downloaded, or the file is not the registered one.
+        OSError: The download failed, or the file is not the registered one.
     """
     if entry.url is not None:
-        return fetch(entry.url, entry.sha256, cache_folder() / f"{entry.name}.safetensors")
+        return download(entry.url, entry.sha256, cache_folder() / f"{entry.name}.safetensors")
     path = files_folder() / str(entry.file)
-    found = sha256_of(path)
-    if found != entry.sha256:
-        message = f"{path} is damaged: its SHA-256 is {found}, not {entry.sha256}. Install the package again."
+    digest = sha256_of(path)
+    if digest != entry.sha256:
+        message = f"{path} is damaged: its SHA-256 is {digest}, not {entry.sha256}. Reinstall the package."
         raise OSError(message)
     return path
 
 
+def download(url: str, sha256: str, destination: str | Path) -> Path:
+    """Download a file, unless it is there with the right hash; the file appears whole or not at all.
+
+    Args:
+        url: ``http://`` or ``https://``.
+        sha256: Hash of the file, 64 hexadecimal digits.
+        destination: Path of the file. Missing parent folders are created.
+
+    Returns:
+        The destination.
+
+    Raises:
+        OSError: The download failed, or the file has another hash.
+    """
+    destination = Path(destination)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{destination}.lock"):  # of several processes one downloads, and the others wait
+        if destination.is_file() and sha256_of(destination) == sha256:
+            return destination
+        try:
+            torch.hub.download_url_to_file(url, str(destination), sha256, progress=sys.stderr.isatty())
+        # a wrong hash is a RuntimeError; a damaged address or length in the answer raises the others
+        except (OSError, RuntimeError, HTTPException, ValueError, OverflowError) as error:
+            message = f"could not download {url}: {one_line(error)}."
+            raise OSError(message) from error
+    return destination
+
+
+def sha256_of(path: str | Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cache_folder() -> Path:
+    """Return the folder of downloaded checkpoints; it is next to torch's own, so ``TORCH_HOME`` moves it."""
+    return Path(torch.hub.get_dir()) / "cbam_lightning"
+
+
 def files_folder() -> Path:
-    """Return the folder of the checkpoints that the package ships, and of their model cards."""
+    """Return the folder of the checkpoints and model cards that the package ships."""
     return TABLE.parent / "files"
 
 
 def card_path(name: str) -> Path:
-    """Return where the model card of a checkpoint is, if it has one."""
+    """Return the path of a checkpoint's model card; not every checkpoint has one."""
     return files_folder() / f"{name}.md"
-
-
-def register(entry: Entry) -> None:
-    """Put a checkpoint into the table, in place of the one of the same name if there is one.
-
-    Raises:
-        UsageError: The table as it is cannot be read.
-        OSError: It cannot be written; it is unchanged then.
-    """
-    entries = {**_entries(), entry.name: entry}
-    table = [entries[name].to_dict() for name in sorted(entries)]
-    with atomic_write(TABLE) as file:
-        file.write(f"{json.dumps(table, indent=2)}\n".encode())
-
-
-def make_entry(
-    path: str | Path,
-    *,
-    licence: str,
-    command: str,
-    name: str | None = None,
-    url: str | None = None,
-    seeds: dict[str, float] | None = None,
-) -> Entry:
-    """Describe a checkpoint for the table; data set and metrics are what its header says.
-
-    Args:
-        path: A ``.safetensors`` file of ours.
-        licence: Of its values, as an SPDX identifier.
-        command: What made it.
-        name: What it shall be called; left out, it is the file's name.
-        url: Where it will be downloaded from; left out, it lies in the folder ``files`` beside the table.
-        seeds: ``test/top1`` of the runs that it was chosen from, by their seeds.
-
-    Raises:
-        UsageError: The file is no checkpoint of ours, or its header names no data set.
-    """
-    path = Path(path)
-    header = load_checkpoint(path).header
-    if header.dataset is None:
-        message = f"{path} does not name its data set, which a registered checkpoint has to."
-        raise UsageError(message)
-    return Entry(
-        name=name or path.stem,
-        sha256=sha256_of(path),
-        num_bytes=path.stat().st_size,
-        licence=licence,
-        dataset=header.dataset,
-        command=command,
-        metrics=dict(header.metrics),
-        seeds=seeds or {},
-        file=None if url else path.name,
-        url=url,
-    )

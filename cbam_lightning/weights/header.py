@@ -153,6 +153,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
+def one_line(error: BaseException) -> str:
+    """Return the text of an error as one printable line of at most 300 characters, without a full stop."""
+    return printable(" ".join(str(error).split())).rstrip(".")[:300] or type(error).__name__
+
+
 def _check_types(values: Mapping[str, Any], source: str) -> None:
     for name, value in values.items():
         problem = None

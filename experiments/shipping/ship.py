@@ -26,9 +26,10 @@ from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.export import export_weights
 from cbam_lightning.studies.compare import FinishedRun, by_seed, find_runs, require_same
 from cbam_lightning.weights import load_checkpoint, save_checkpoint
-from cbam_lightning.weights.checkpoint_registry import card_path, files_folder, make_entry, register
+from cbam_lightning.weights.checkpoint_registry import card_path, files_folder
 from cbam_lightning.weights.entry import Entry
 from experiments.shipping.model_card import model_card
+from experiments.shipping.registering import make_entry, register
 
 
 def ship(paths: Sequence[str], *, name: str, licence: str, command: str) -> Entry:

@@ -15,7 +15,7 @@ from cbam_lightning.data import FashionMNIST, fashion_mnist
 from cbam_lightning.data.fashion_mnist import DEBIAN_DIR, EMBEDDED_DIR, FILE_STEMS
 from cbam_lightning.errors import UsageError
 from cbam_lightning.weights import Header, checkpoint_registry, list_weights, save_checkpoint
-from cbam_lightning.weights.checkpoint_registry import make_entry
+from experiments.shipping.registering import make_entry
 from tests.command import call
 from tests.tasks.few_clothes import COUNT, write_few
 
