@@ -165,7 +165,7 @@ def _import_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _import(given: argparse.Namespace) -> None:
-    from cbam_lightning.models.importing import import_weights
+    from cbam_lightning.models.weight_import import import_weights
 
     header, report = import_weights(given.source, given.out, network=given.network, dataset=given.dataset)
     print(f"{report}\n{header.describe()}\nWritten: {given.out}")

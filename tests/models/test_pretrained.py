@@ -197,7 +197,7 @@ def test_a_name_with_a_dot_is_no_file_and_brings_its_attention(monkeypatch, tmp_
             ["IMAGENET1K_V3", "DEFAULT, IMAGENET1K_V1, IMAGENET1K_V2", "for resnet50"],
         ),
         ("DEFAULT", "resnet20", ["no weights 'DEFAULT' for resnet20", "path of a file"]),
-        ("DEFAULT", None, ["no weights 'DEFAULT'", "name the network, too"]),
+        ("DEFAULT", None, ["no weights 'DEFAULT'", "also name the network"]),
         ("DEFAULT", "torchvision/resnet17", ["'DEFAULT' for torchvision/resnet17"]),
         ("IMAGENET_V1", "resnet18", ["Did you mean 'IMAGENET1K_V1'"]),
         ("IMAGENET1K_V1", "timm/resnet18", ["for timm/resnet18", "Allowed: DEFAULT."]),

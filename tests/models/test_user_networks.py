@@ -97,7 +97,7 @@ def test_mistakes():
     with pytest.raises(UsageError, match=r"unknown plain option 'wdth'\. Did you mean 'width'"):
         create_model("plain", wdth=3)
     register_model("wrong", lambda: 3)
-    with pytest.raises(UsageError, match="wrong gave int"):
+    with pytest.raises(UsageError, match="wrong returned a int"):
         create_model("wrong")
 
 

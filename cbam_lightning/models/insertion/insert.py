@@ -6,7 +6,7 @@ plain network is a subset and can be loaded before or after the insertion.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from cbam_lightning.attention.registry import build_attention, default_placement
 from cbam_lightning.errors import UsageError, unknown_name
 from cbam_lightning.models.insertion.points import InsertionPoint, plan_insertion
 from cbam_lightning.tables import aligned
-from cbam_lightning.user_code.class_paths import import_class_path
+from cbam_lightning.user_code.class_paths import import_class_path, importing_nothing
 
 _CHILD = "attention"
 
@@ -76,6 +76,25 @@ def insert_attention(
     for point, module in zip(points, modules, strict=True):
         _attach(network.get_submodule(point.name), module)
     return network
+
+
+def insert_named_attention(
+    network: nn.Module,
+    attention: str,
+    attention_options: Mapping[str, Any],
+    where: str | Sequence[str] | None,
+) -> nn.Module:
+    """Insert attention whose name may come from a checkpoint, so that nothing is imported.
+
+    Raises:
+        UsageError: As for ``insert_attention``, or an option of the attention belongs to the network.
+    """
+    for option in ("where", "example"):
+        if option in attention_options:
+            message = f"{option!r} is not an option of attention; pass it as an option of the network."
+            raise UsageError(message)
+    with importing_nothing():
+        return insert_attention(network, attention, where=where, **attention_options)
 
 
 def describe_insertion_points(points: Sequence[InsertionPoint]) -> str:
