@@ -129,7 +129,7 @@ def check_attention(header: Header, attention: str | None, options: Mapping[str,
         raise UsageError(message)
     trained = {**option_defaults(header.attention), **header.attention_options}
     for name, value in options.items():  # building the attention refuses unknown names
-        if name in trained and name != "implementation" and _plain(value) != _plain(trained[name]):
+        if name in trained and name != "implementation" and plain(value) != plain(trained[name]):
             message = (
                 f"the attention of {source} was trained with {name} {trained[name]!r}, not {value!r}; "
                 "omit it, or give other weights."
@@ -137,8 +137,11 @@ def check_attention(header: Header, attention: str | None, options: Mapping[str,
             raise UsageError(message)
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value  # a header has lists only
+def plain(value: Any) -> Any:
+    """Return an option as it is in a header, with lists instead of tuples."""
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _check_plain(names: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Build a detector by its name, or as a checkpoint says."""
+"""Build a detector by its name or as a checkpoint describes it."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cbam_lightning.errors import UsageError, unknown_name
-from cbam_lightning.models.detection.detector_registry import DETECTORS, DetectorArchitecture, list_detectors
+from cbam_lightning.models.detection.detector_registry import DETECTORS, DetectorArchitecture
 from cbam_lightning.user_code.class_paths import import_class_path
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from cbam_lightning.models.detection.detector_network import DetectorNetwork
-    from cbam_lightning.models.detection.request import Request
+    from cbam_lightning.models.detection.detector_request import DetectorRequest
     from cbam_lightning.weights import Checkpoint
 
-# Where each kind has its classes' logits, for weights with other classes.
+# The module that predicts classes, which is reinitialised for other classes.
 _CLASSIFIERS = {"ssd": "head.classification_head", "faster_rcnn": "roi_heads.box_predictor"}
-# Of a backbone with weights, as in the papers' recipes; Faster R-CNN trains with one or two images a step.
+# For a backbone with weights, as in the papers; Faster R-CNN trains with one or two images per step.
 _TRAINABLE_STAGES = {"ssd": None, "faster_rcnn": 3}
 _FREEZES_BATCH_NORM = {"ssd": False, "faster_rcnn": True}
 
@@ -50,36 +50,36 @@ def create_detector(
     Args:
         name: One of ``list_detectors()``.
         attention: One of ``cbam_lightning.attention.list_attention()``, or the import path of a class. In SSD
-            and StairNet it is before every prediction head, one module for each scale; left out, ``none``.
-            In Faster R-CNN it is in the backbone; left out, what its weights were trained with, else
-            ``none``.
-        attention_options: What the attention's class accepts besides ``channels``.
-        num_classes: Number of classes with the background, which is class 0; left out, 21 as for VOC.
-        class_names: Those of the classes 1, 2, ..., for the header, if they are known.
-        in_channels: Number of channels of the images; left out, 3.
+            and StairNet it precedes every prediction head, one module per scale; the default is ``none``. In
+            Faster R-CNN it is in the backbone; the default is that of the backbone's weights, else ``none``.
+        attention_options: Arguments of the attention's class besides ``channels``.
+        num_classes: Number of classes including the background, which is class 0. Default: 21, as for VOC.
+        class_names: Names of the classes 1, 2, ..., for the header, if known.
+        in_channels: Number of channels of the images. Default: 3.
         backbone_weights: Weights of a classifier, as for ``create_model``: a file, a name of
             ``cbam_lightning.weights.list_weights()``, or torchvision's name such as ``IMAGENET1K_V1``; for
-            VGG16 also ``IMAGENET1K_FEATURES``. The classifier is not used. They say what attention the
-            backbone has, and the mean and std that images are normalised with. Those of a plain network fit
-            one with attention, too, which then keeps its initial values.
-        backbone_attention: In the blocks of the backbone of a small SSD or StairNet; left out, what its
-            weights were trained with, else ``none``.
+            VGG16 also ``IMAGENET1K_FEATURES``. The classifier is not used. They determine the attention of
+            the backbone, and the mean and std with which images are normalised. Weights of a plain network
+            also fit one with attention, which then keeps its initial values.
+        backbone_attention: Attention in the blocks of the backbone of a small SSD or StairNet. Default: that
+            of the backbone's weights, else ``none``.
         backbone_attention_options: As ``attention_options``.
-        backbone_options: Other arguments of the backbone's class, such as ``{"stride_in": "1x1"}``.
-        weights: A whole detector, a file with the header of ``DetectorNetwork.header``, which says all that
-            is left out. With other classes the prediction of classes starts anew, with a warning.
-        trainable_stages: How many stages of the backbone are trained, counted from the last; the stem is one
-            (VGG16 has 5, without fc6 and fc7, which are always trained). The others are frozen with the
-            attention in them, even if it is new. Left out, all; for Faster R-CNN with weights 3, that is,
-            without the stem and the first stage.
-        freeze_batch_norm: Whether every BatchNorm of the detector, the attention's too, uses its running
-            statistics and does not change them; weight and bias are frozen where they come from a checkpoint.
-            Left out, True for Faster R-CNN with weights, else False.
-        mean: Per channel, of pixel values in [0, 1]. Left out, that of the weights, else ImageNet's, or 0.5
-            if there are not 3 channels.
-        std: As ``mean``.
-        options: Those of the detector's function in ``ssd300.py``, ``small_ssd.py`` or ``faster_rcnn.py``,
-            and the numbers that torchvision's class takes, such as ``score_thresh`` or ``box_nms_thresh``.
+        backbone_options: Further arguments of the backbone's class, such as ``{"stride_in": "1x1"}``.
+        weights: A whole detector: a file with the header of ``DetectorNetwork.header``, from which all other
+            arguments get their defaults. With other classes the class predictor is reinitialised, with a
+            warning.
+        trainable_stages: Number of trained stages of the backbone, counted from the last; the stem is one
+            (VGG16 has 5, and fc6 and fc7 are always trained). The others are frozen, including their
+            attention, even if it is new. Default: all; for Faster R-CNN with weights 3, that is, all but the
+            stem and the first stage.
+        freeze_batch_norm: Whether every BatchNorm of the detector, including those in attention, uses and
+            keeps its running statistics; weight and bias are frozen if they come from a checkpoint. Default:
+            only for Faster R-CNN with weights.
+        mean: Mean per channel of pixel values in [0, 1]. Default: that of the weights, else ImageNet's, or
+            0.5 if there are not 3 channels.
+        std: Standard deviation per channel, likewise.
+        options: Options of the detector's function in ``ssd300.py``, ``small_ssd.py`` or ``faster_rcnn.py``,
+            and numbers that torchvision's class takes, such as ``score_thresh`` or ``box_nms_thresh``.
 
     Returns:
         A detector; see ``DetectorNetwork.forward``.
@@ -87,20 +87,20 @@ def create_detector(
     Raises:
         UsageError: An unknown name or option, a value out of its range, or weights of something else.
     """
-    from cbam_lightning.models.detection.request import Request, complete
+    from cbam_lightning.models.detection.detector_request import DetectorRequest
 
     import_class_path(attention, "attention")
     import_class_path(backbone_attention, "backbone_attention")
-    request = Request(
+    request = DetectorRequest(
         name, attention, attention_options, num_classes, class_names, in_channels, backbone_weights,
         backbone_attention, backbone_attention_options, backbone_options, mean, std, options,
     )  # fmt: skip
     checkpoint = None
     if weights is not None:
         checkpoint = _open(weights)
-        request = complete(request, checkpoint.header, str(weights))
+        request = request.complete(checkpoint.header, str(weights))
     detector, trained = _build(request)
-    kind = DETECTORS[detector.header.network].kind
+    kind = request.architecture.kind
     if checkpoint is not None:
         trained = _load(detector, checkpoint, _CLASSIFIERS[kind], str(weights))
     if trained and trainable_stages is None:
@@ -111,27 +111,18 @@ def create_detector(
     return detector
 
 
-def _build(request: Request) -> tuple[DetectorNetwork, set[int]]:
-    """Return a detector, and the ids of its parameters that have a value of the backbone's weights."""
-    if request.name is None:
-        message = (
-            "neither a detector nor weights are given; name one of `cbam-lightning models`, such as "
-            "stairnet_resnet20, with --model.network."
-        )
-        raise UsageError(message)
-    if request.name not in DETECTORS:
-        raise unknown_name(kind="detector", given=request.name, allowed=list_detectors())
+def _build(request: DetectorRequest) -> tuple[DetectorNetwork, set[int]]:
+    """Return a detector, and the ids of its parameters whose values come from the backbone's weights."""
     from cbam_lightning.models.detection.backbone import build_backbone
     from cbam_lightning.seeding import own_stream
 
-    architecture = DETECTORS[request.name]
-    builder = _builder(architecture, request.options)
-    request.check(architecture)
-    with own_stream():  # the rest starts from the same values, whatever the backbone's attention is
-        backbone = build_backbone(architecture.backbone, **request.for_backbone(architecture))
-    spec = request.specify(architecture, backbone)
+    builder = _builder(request.architecture, request.options)
+    request.check()
+    with own_stream():  # the rest gets the same initial values, whatever attention the backbone has
+        backbone = build_backbone(request.architecture.backbone, **request.for_backbone())
+    spec = request.specify(backbone)
     detector: DetectorNetwork = builder(backbone.network, spec, **request.options)
-    detector.header = request.describe(architecture, backbone, spec)
+    detector.header = request.describe(backbone, spec)
     return detector, backbone.trained
 
 
@@ -139,16 +130,15 @@ def _builder(architecture: DetectorArchitecture, options: Mapping[str, Any]) -> 
     """Return the function that builds a detector.
 
     Raises:
-        UsageError: It does not take the options, or not their values.
+        UsageError: It does not accept the options or their values.
     """
     from cbam_lightning.models.detection.detector_network import check_number
 
     module_name, name = architecture.builder.split(".")
     module = importlib.import_module(f"cbam_lightning.models.detection.{module_name}")
     builder: Callable[..., Any] = getattr(module, name)
-    own = {
-        p.name: p.default for p in inspect.signature(builder).parameters.values() if p.kind is p.KEYWORD_ONLY
-    }
+    parameters = inspect.signature(builder).parameters.values()
+    own = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
     allowed: dict[str, Any] = {**module.NUMBERS, **own}
     for option, value in options.items():
         if option not in allowed:
@@ -164,8 +154,8 @@ def _open(weights: str | Path) -> Checkpoint:
     checkpoint = open_checkpoint(weights)
     if checkpoint.header.network not in DETECTORS:
         message = (
-            f"{weights} holds {checkpoint.header.network}, which is no detector; give a classifier's weights "
-            "as backbone_weights."
+            f"{weights} holds {checkpoint.header.network}, which is not a detector; pass weights of a "
+            "classifier as backbone_weights."
         )
         raise UsageError(message)
     return checkpoint
