@@ -8,11 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from dataclasses import MISSING, fields
 from fnmatch import fnmatchcase
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
 
 import torch
 from filelock import FileLock
@@ -24,39 +22,25 @@ from cbam_lightning.weights.header import one_line
 TABLE = Path(__file__).with_name("registry.json")
 
 
-def _read_table() -> list[dict[str, Any]]:
-    try:
-        table = json.loads(TABLE.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        message = f"{TABLE} is not a table of checkpoints ({error}); reinstall the package."
-        raise UsageError(message) from None
-    if not isinstance(table, list) or not all(isinstance(values, dict) for values in table):
-        message = f"{TABLE} is not a table of checkpoints: it should be a list of objects."
-        raise UsageError(message)
-    return table
-
-
 def entries() -> dict[str, Entry]:
-    """Read the table.
+    """Return the registered checkpoints by name.
 
     Raises:
-        UsageError: It is damaged.
+        UsageError: The table is damaged.
     """
-    known = {f.name for f in fields(Entry)}
-    required = {f.name for f in fields(Entry) if (f.default, f.default_factory) == (MISSING, MISSING)}
-    found: dict[str, Entry] = {}
-    for values in _read_table():
-        if unknown := sorted(set(values) - known):
-            raise unknown_name(kind=f"field in {TABLE}", given=unknown[0], allowed=known)
-        if missing := sorted(required - set(values)):
-            message = f"{TABLE} has a checkpoint without {', '.join(missing)}."
-            raise UsageError(message)
-        entry = Entry(**values)
-        if entry.name in found:
-            message = f"{TABLE} has two checkpoints named {entry.name}."
-            raise UsageError(message)
-        found[entry.name] = entry
-    return found
+    try:
+        table = json.loads(TABLE.read_text(encoding="utf-8"))
+        found = [Entry(**values) for values in table]
+    except UsageError:
+        raise
+    except (ValueError, TypeError, RecursionError) as error:
+        message = f"{TABLE} is not a table of checkpoints ({one_line(error)}); reinstall the package."
+        raise UsageError(message) from None
+    by_name = {entry.name: entry for entry in found}
+    if len(by_name) < len(found):
+        message = f"{TABLE} has two checkpoints of the same name; reinstall the package."
+        raise UsageError(message)
+    return by_name
 
 
 def list_weights(pattern: str = "*") -> list[str]:

@@ -1,4 +1,4 @@
-"""Adds entries to the table of registered checkpoints."""
+"""Add entries to the table of registered checkpoints."""
 
 from __future__ import annotations
 

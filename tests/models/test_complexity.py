@@ -12,7 +12,7 @@ from torch import nn
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models import create_model
 from cbam_lightning.models.complexity import count, count_named
-from cbam_lightning.models.published import Row, published_rows, render, rows, table
+from cbam_lightning.models.published import ClassificationRow, published_rows, render, rows, table
 
 PUBLISHED = published_rows()
 
@@ -153,7 +153,7 @@ class TestPublished:
             (28.0999, 3.8636, "differs"),
             (28.1010, 3.8620, "differs"),
         ):
-            ours = Row(*row[:4], 224, params_m, gflops, gflops, row)
+            ours = ClassificationRow(*row[:4], 224, params_m, gflops, gflops, row)
             assert ours.status == status
 
     def test_added_networks_follow_at_their_size(self, counted):

@@ -51,7 +51,7 @@ def test_an_entry_takes_the_place_of_the_one_of_its_name(checkpoint):
 
 def test_an_entry_that_cannot_be_added_leaves_the_table_as_it_was(checkpoint):
     checkpoint_registry.TABLE.write_text("[5]")
-    with pytest.raises(UsageError, match="should be a list of objects"):
+    with pytest.raises(UsageError, match="is not a table of checkpoints"):
         register(make_entry(checkpoint, **MADE))
     assert checkpoint_registry.TABLE.read_text() == "[5]"
 

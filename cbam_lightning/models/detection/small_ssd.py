@@ -43,7 +43,8 @@ def ssd_resnet(
         aspect_ratios: Aspect ratios of the other default boxes at a position, each upright and lying.
         numbers: As in ``SSDNetwork``.
     """
-    return _small(network, spec, size_px, scales, aspect_ratios, None, numbers)
+    maps, boxes = _maps_and_boxes(network, scales, aspect_ratios)
+    return SSDNetwork(maps, stage_names(network), boxes, size_px, spec, None, **numbers)
 
 
 def stairnet_resnet(
@@ -70,28 +71,18 @@ def stairnet_resnet(
             needs hundreds of steps until the running statistics are usable.
         numbers: As in ``SSDNetwork``.
     """
-    path = (top_down_channels, batch_norm_momentum)
-    return _small(network, spec, size_px, scales, aspect_ratios, path, numbers)
+    maps, boxes = _maps_and_boxes(network, scales, aspect_ratios)
+    strides = [2] * (len(maps.out_channels) - 1)
+    path = TopDown(maps.out_channels, top_down_channels, strides, batch_norm_momentum)
+    return SSDNetwork(maps, stage_names(network), boxes, size_px, spec, path, **numbers)
 
 
-def _small(
-    network: ResNet,
-    spec: Specification,
-    size_px: int,
-    scales: Sequence[float],
-    aspect_ratios: Sequence[float],
-    top_down: tuple[int, float] | None,
-    numbers: dict[str, float],
-) -> SSDNetwork:
+def _maps_and_boxes(
+    network: ResNet, scales: Sequence[float], aspect_ratios: Sequence[float]
+) -> tuple[CoarseMaps, DefaultBoxes]:
     _check_boxes(scales, aspect_ratios)
     maps = CoarseMaps(network, len(scales) - 1)
-    number = len(maps.out_channels)
-    boxes = DefaultBoxes([list(aspect_ratios)] * number, scales=list(scales))
-    path = None
-    if top_down is not None:
-        channels, momentum = top_down
-        path = TopDown(maps.out_channels, channels, [2] * (number - 1), momentum)
-    return SSDNetwork(maps, stage_names(network), boxes, size_px, spec, path, **numbers)
+    return maps, DefaultBoxes([list(aspect_ratios)] * len(maps.out_channels), scales=list(scales))
 
 
 def _check_boxes(scales: Sequence[float], aspect_ratios: Sequence[float]) -> None:

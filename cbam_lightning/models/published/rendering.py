@@ -17,7 +17,7 @@ from cbam_lightning.models.published.classification_rows import (
     NOT_IN_THE_PAPER,
     PARAMS_M_TOLERANCE,
     REPRODUCED,
-    Row,
+    ClassificationRow,
 )
 from cbam_lightning.tables import aligned, as_csv, markdown_table, with_notes
 
@@ -63,7 +63,7 @@ def check_format(format: str) -> None:  # noqa: A002 - the name of the command's
     check_choice("format", format, _RENDERERS)
 
 
-def render(rows: Sequence[Row], format: str = "terminal") -> str:  # noqa: A002
+def render(rows: Sequence[ClassificationRow], format: str = "terminal") -> str:  # noqa: A002
     """Return the rows as text.
 
     Args:
@@ -78,7 +78,7 @@ def render(rows: Sequence[Row], format: str = "terminal") -> str:  # noqa: A002
     return _RENDERERS[format](rows)
 
 
-def _terminal(rows: Sequence[Row]) -> str:
+def _terminal(rows: Sequence[ClassificationRow]) -> str:
     headings, *cells = aligned([_HEADINGS, *map(_cells, rows)], left=_TEXTS)
     lines = [headings]
     for index, (row, line) in enumerate(zip(rows, cells, strict=True)):
@@ -88,12 +88,12 @@ def _terminal(rows: Sequence[Row]) -> str:
     return with_notes(lines, _NOTES, indent="  ")
 
 
-def _markdown(rows: Sequence[Row]) -> str:
+def _markdown(rows: Sequence[ClassificationRow]) -> str:
     lines = [["table", *_HEADINGS], *([_title(row), *_cells(row)] for row in rows)]
     return markdown_table(lines, _NOTES, left=(0, *(column + 1 for column in _TEXTS)))
 
 
-def _csv(rows: Sequence[Row]) -> str:
+def _csv(rows: Sequence[ClassificationRow]) -> str:
     records = [_record(row) for row in rows]
     for record in records:
         options = record["attention_options"]
@@ -101,11 +101,11 @@ def _csv(rows: Sequence[Row]) -> str:
     return as_csv(records).removesuffix("\n")
 
 
-def _json(rows: Sequence[Row]) -> str:
+def _json(rows: Sequence[ClassificationRow]) -> str:
     return json.dumps([_record(row) for row in rows], indent=2)
 
 
-_RENDERERS: dict[str, Callable[[Sequence[Row]], str]] = {
+_RENDERERS: dict[str, Callable[[Sequence[ClassificationRow]], str]] = {
     "terminal": _terminal,
     "csv": _csv,
     "markdown": _markdown,
@@ -113,7 +113,7 @@ _RENDERERS: dict[str, Callable[[Sequence[Row]], str]] = {
 }
 
 
-def _record(row: Row) -> dict[str, Any]:
+def _record(row: ClassificationRow) -> dict[str, Any]:
     published = row.published
     record = {
         "table": row.table,
@@ -139,7 +139,7 @@ def _record(row: Row) -> dict[str, Any]:
     }
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: ClassificationRow) -> tuple[str, ...]:
     published = row.published
     options = [_brief(name, value) for name, value in row.attention_options.items()]
     return (
@@ -170,5 +170,5 @@ def _number(value: float | Decimal | None, form: str = "") -> str:
     return "-" if value is None else format(value, form)
 
 
-def _title(row: Row) -> str:
+def _title(row: ClassificationRow) -> str:
     return f"{row.table}, {row.size_px} px"
