@@ -23,8 +23,8 @@ _CARD = """\
     from cbam_lightning import create_model
     network = create_model("{header.network}", weights="{entry.name}").eval()
 
-It takes greyscale images (N, 1, 28, 28) with values from 0 (black) to 1 (white), normalised with mean {mean} and
-std {std}, and returns logits (N, 10) for: {classes}.
+It takes greyscale images (N, 1, 28, 28) with values from 0 (black) to 1 (white), normalised with mean
+{mean} and std {std}, and returns logits (N, 10) for: {classes}.
 
     cbam-lightning predict --model.weights {entry.name} --data FashionMNIST
     cbam-lightning fit --model.weights {entry.name} --data ImageFolder --data.root photos \\

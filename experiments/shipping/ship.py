@@ -117,13 +117,11 @@ def main(args: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.shipping.ship")
     parser.description = "Add the network of finished runs to the checkpoints that this package ships."
     parser.add_argument(
-        "runs", nargs="+", metavar="RUN_DIR", help="runs of one configuration, with different seeds"
+        "runs", nargs="+", metavar="RUN_DIR", help="of one configuration, with different seeds"
     )
     parser.add_argument("--name", required=True, help="<network>_<attention>.<dataset>")
     parser.add_argument("--licence", required=True, help="licence of the weights, such as MIT")
-    parser.add_argument(
-        "--command", required=True, help="the command that trained the runs, without the seed"
-    )
+    parser.add_argument("--command", required=True, help="command that trained the runs, without the seed")
     given = parser.parse_args(args)
     try:
         entry = ship(given.runs, name=given.name, licence=given.licence, command=given.command)

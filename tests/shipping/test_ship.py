@@ -180,7 +180,7 @@ def test_a_run_that_is_not_tested_is_refused(runs, damage):
     else:
         change_results(runs[1], stage="validate", metrics={"val/top1": 0.5})
     refused(runs, rf"{runs[1]}: it (is not finished|was not tested)")
-    refused([*runs[:1], "runs"], rf"{runs[1]}: it (is not finished|was not tested); let it end")
+    refused([*runs[:1], "runs"], rf"{runs[1]}: it (is not finished|was not tested); let it finish")
 
 
 def test_a_run_without_its_checkpoint_is_refused(runs):
