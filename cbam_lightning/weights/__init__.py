@@ -3,7 +3,6 @@
 This room knows state dicts, names and files, but no network and no Lightning; ``models`` builds on it.
 """
 
-from cbam_lightning.files import atomic_write
 from cbam_lightning.weights.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -20,7 +19,6 @@ __all__ = [
     "Checkpoint",
     "Header",
     "LoadReport",
-    "atomic_write",
     "checkpoint_path",
     "from_authors",
     "identify",

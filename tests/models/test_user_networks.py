@@ -96,6 +96,8 @@ def test_mistakes():
             register_model(name, lambda: nn.Identity())
     with pytest.raises(UsageError, match=r"unknown plain option 'wdth'\. Did you mean 'width'"):
         create_model("plain", wdth=3)
+    with pytest.raises(UsageError, match="'where' is not an option of attention; pass it"):
+        create_model("plain", attention="cbam", attention_options={"where": "conv1"})
     register_model("wrong", lambda: 3)
     with pytest.raises(UsageError, match="wrong returned a int"):
         create_model("wrong")
