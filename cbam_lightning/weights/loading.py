@@ -107,8 +107,8 @@ def load_into(
     faults = report.faults(head)
     if not report.matched or (strict and faults):
         message = (
-            f"{source} belongs to another network: {len(faults)} keys do not fit ({_shorten(faults)}). Give "
-            "the network and attention it was trained with, or load what fits with strict_weights=False "
+            f"{source} belongs to another network: some keys do not fit ({_shorten(faults)}). Give the "
+            "network and attention it was trained with, or load what fits with strict_weights=False "
             "(--model.strict_weights false)."
         )
         raise UsageError(message)

@@ -347,7 +347,7 @@ def test_a_compressed_archive_is_refused_before_it_is_unpacked(ckpt):
 def test_a_key_with_control_characters_is_refused_without_them(tmp_path, key):
     for name, save in (("x.safetensors", save_file), ("x.pth", torch.save)):
         save({key + "\r": torch.ones(1)}, tmp_path / name)
-        with pytest.raises(UsageError, match="one of its keys is no name") as caught:
+        with pytest.raises(UsageError, match="one of its keys is not a name") as caught:
             read_state_dict(tmp_path / name)
         assert str(caught.value).isprintable()
 
