@@ -30,14 +30,14 @@ def entries() -> dict[str, Entry]:
     """
     try:
         table = json.loads(TABLE.read_text(encoding="utf-8"))
-        found = [Entry(**values) for values in table]
+        registered = [Entry(**values) for values in table]
     except UsageError:
         raise
     except (ValueError, TypeError, RecursionError) as error:
         message = f"{TABLE} is not a table of checkpoints ({one_line(error)}); reinstall the package."
         raise UsageError(message) from None
-    by_name = {entry.name: entry for entry in found}
-    if len(by_name) < len(found):
+    by_name = {entry.name: entry for entry in registered}
+    if len(by_name) < len(registered):
         message = f"{TABLE} has two checkpoints of the same name; reinstall the package."
         raise UsageError(message)
     return by_name

@@ -70,12 +70,12 @@ LAYOUTS: Mapping[str, Layout] = {
             (r"(^|\.)SpatialGate\.spatial\.", r"\1spatial."),
             (r"^bam(\d+)\.", r"attention.layer\1."),
             *(
-                (rf"(^|\.)channel_att\.gate_c\.gate_c_{theirs}\.", rf"\1channel.{ours}.")
-                for theirs, ours in _BAM_CHANNEL.items()
+                (rf"(^|\.)channel_att\.gate_c\.gate_c_{layer}\.", rf"\1channel.{our_layer}.")
+                for layer, our_layer in _BAM_CHANNEL.items()
             ),
             *(
-                (rf"(^|\.)spatial_att\.gate_s\.gate_s_{theirs}\.", rf"\1spatial.{ours}.")
-                for theirs, ours in _BAM_SPATIAL.items()
+                (rf"(^|\.)spatial_att\.gate_s\.gate_s_{layer}\.", rf"\1spatial.{our_layer}.")
+                for layer, our_layer in _BAM_SPATIAL.items()
             ),
         ),
     ),

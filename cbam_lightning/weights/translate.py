@@ -32,8 +32,8 @@ def identify(state_dict: Mapping[str, Tensor]) -> str:
         UsageError: The keys belong to none of these, to two of them, or to an object detector.
     """
     keys = list(strip_wrappers(state_dict))
-    found = [name for name, layout in LAYOUTS.items() if any(re.search(layout.sign, key) for key in keys)]
-    with_attention = [name for name in found if name != "torchvision"]
+    names = [name for name, layout in LAYOUTS.items() if any(re.search(layout.sign, key) for key in keys)]
+    with_attention = [name for name in names if name != "torchvision"]
     if len(with_attention) > 1:
         message = (
             f"the keys mix layouts: of {' and of '.join(LAYOUTS[name].origin for name in with_attention)}; "
@@ -41,7 +41,7 @@ def identify(state_dict: Mapping[str, Tensor]) -> str:
         )
         raise UsageError(message)
     detector = next((key for key in keys if _DETECTOR.match(key)), None)
-    if detector or not found:
+    if detector or not names:
         shown = ", ".join(keys[:3]) + (", …" if len(keys) > 3 else "")
         reason = f"these are the keys of an object detector ({detector})" if detector else f"unknown: {shown}"
         message = (
@@ -50,7 +50,7 @@ def identify(state_dict: Mapping[str, Tensor]) -> str:
             "torchvision or timm as torchvision/NAME or timm/NAME."
         )
         raise UsageError(message)
-    return found[0]
+    return names[0]
 
 
 def translate(state_dict: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:

@@ -90,6 +90,6 @@ def unreadable(path: str | Path, kind: str, error: Exception) -> UsageError:
 def refusal(path: str | Path, error: pickle.UnpicklingError) -> UsageError:
     """Build the error for a file that the restricted unpickler refuses."""
     # torch's own message recommends loading the file without this protection
-    found = re.search(r"GLOBAL (\S+)", printable(str(error)))
-    reason = f"it holds Python objects ({found[1]:.80})" if found else "it is damaged or holds Python objects"
+    name = re.search(r"GLOBAL (\S+)", printable(str(error)))
+    reason = f"it holds Python objects ({name[1]:.80})" if name else "it is damaged or holds Python objects"
     return UsageError(f"{path} is refused: {reason}, which could run code. Only plain values are loaded.")
