@@ -24,7 +24,7 @@ import cbam_lightning.tasks
 from cbam_lightning.data.detection.scene_files import write_scenes
 from cbam_lightning.models import create_model
 from cbam_lightning.models.detection import create_detector
-from cbam_lightning.models.published.rows import published_rows
+from cbam_lightning.models.published.classification_rows import published_rows
 from cbam_lightning.runs.settings import same_value
 from cbam_lightning.studies import read_study
 from cbam_lightning.studies.compare import compare, comparison_table, find_runs, study_arms

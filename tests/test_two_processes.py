@@ -86,7 +86,7 @@ def test_two_processes_unfreeze_as_one():
 
 
 def test_a_test_counts_every_image_once_on_however_many_processes():
-    weights = "--model.weights resnet20_fashion_mnist --data FashionMNIST --data.batch_size 37"
+    weights = "--model.weights resnet20.fashion_mnist --data FashionMNIST --data.batch_size 37"
     found = {}
     for processes in (1, 3):
         devices = f"--trainer.strategy ddp --trainer.devices {processes}" if processes > 1 else ""
@@ -100,7 +100,7 @@ def test_a_test_counts_every_image_once_on_however_many_processes():
 
 
 def test_predictions_of_processes_that_others_have_started_are_in_one_file():
-    options = "predict --model.weights resnet20_fashion_mnist --data FashionMNIST --data.batch_size 500"
+    options = "predict --model.weights resnet20.fashion_mnist --data FashionMNIST --data.batch_size 500"
     run("predict", TORCHRUN, options, DEVICES)
     (path,) = Path("runs/default").iterdir()
     names = [line.split(",")[0] for line in (path / "predictions.csv").read_text().splitlines()[1:]]

@@ -19,7 +19,7 @@ from cbam_lightning.errors import UsageError
 from cbam_lightning.models import open_checkpoint
 from cbam_lightning.models.factory import rebuild
 from cbam_lightning.weights import Checkpoint, Header, list_weights, load_into
-from cbam_lightning.weights.registry import find
+from cbam_lightning.weights.checkpoint_registry import find
 
 Source = Literal["embedded", "full"]
 SOURCES: dict[str, Source] = {"test/top1": "full", "embedded/top1": "embedded"}

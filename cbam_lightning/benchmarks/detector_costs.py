@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cbam_lightning.benchmarks.time_network import TrainingStep
 from cbam_lightning.models.complexity import Complexity
-from cbam_lightning.models.detection.network import DetectorNetwork
+from cbam_lightning.models.detection.detector_network import DetectorNetwork
 
 
 class DetectionStep(TrainingStep):

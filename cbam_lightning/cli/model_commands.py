@@ -18,9 +18,9 @@ def models(pattern: str = "*", *, places: bool = False, where: Sequence[str] | N
     """
     if places or where:
         from cbam_lightning.models import create_model
-        from cbam_lightning.models.insertion import describe_places, plan_insertion
+        from cbam_lightning.models.insertion import describe_insertion_points, plan_insertion
 
-        print(describe_places(plan_insertion(create_model(pattern), where)))
+        print(describe_insertion_points(plan_insertion(create_model(pattern), where)))
         return
     descriptions = _describe(pattern)
     if not descriptions:
@@ -80,7 +80,7 @@ def export(checkpoint: str, out: str | None = None, *, to: Literal["onnx", "torc
         out: File to write. Default: beside the checkpoint, with the extension of the format.
         to: Format of the program.
     """
-    from cbam_lightning.models.export import export_network
+    from cbam_lightning.models.network_export import export_network
 
     exported = export_network(checkpoint, out, to)
     size = "any size" if exported.dynamic_size else "this size only"

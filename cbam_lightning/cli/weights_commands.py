@@ -18,7 +18,7 @@ def list_checkpoints(pattern: str = "*") -> None:
     Args:
         pattern: Shell pattern of names.
     """
-    from cbam_lightning.weights.registry import find, list_weights
+    from cbam_lightning.weights.checkpoint_registry import find, list_weights
 
     names = list_weights(pattern)
     if not names:
@@ -36,7 +36,7 @@ def show(file: _Source) -> None:
         file: A name from `weights list`, or a .safetensors or .ckpt file.
     """
     from cbam_lightning.models import open_checkpoint
-    from cbam_lightning.weights.registry import card_path, find, list_weights
+    from cbam_lightning.weights.checkpoint_registry import card_path, find, list_weights
 
     checkpoint = open_checkpoint(file)
     if file in list_weights():
@@ -55,7 +55,7 @@ def verify(files: Sequence[_Source] = (), *, all: bool = False) -> None:  # noqa
         all: Verify every checkpoint of `weights list`.
     """
     from cbam_lightning.benchmarks.accuracy import verify_all
-    from cbam_lightning.weights.registry import list_weights
+    from cbam_lightning.weights.checkpoint_registry import list_weights
 
     if all == bool(files):
         message = "give the names or files of checkpoints to verify, or --all for all of `weights list`."
@@ -73,7 +73,7 @@ def import_other(source: str, out: _Out, *, network: str | None = None, dataset:
         network: Name of the network, such as torchvision/densenet121. Default: recognised from the weights.
         dataset: What the network was trained on, for the header.
     """
-    from cbam_lightning.models.importing import import_weights
+    from cbam_lightning.models.weight_import import import_weights
 
     header, report = import_weights(source, out, network=network, dataset=dataset)
     print(f"{report}\n{header.describe()}\nWritten: {out}")

@@ -17,7 +17,7 @@ from cbam_lightning.explain.html_page import atomic_text
 from cbam_lightning.explain.networks import require_comparable, split_label
 from cbam_lightning.files import atomic_write, check_unwritten
 from cbam_lightning.models.detection import create_detector
-from cbam_lightning.models.detection.network import DetectorNetwork
+from cbam_lightning.models.detection.detector_network import DetectorNetwork
 
 FILES = ("figure.png", "detections.json")
 

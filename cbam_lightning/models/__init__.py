@@ -1,11 +1,11 @@
-"""Networks: plain ``nn.Module`` classes, by name. Listing them does not import torch."""
+"""Networks by name, as plain ``nn.Module`` classes. Listing them does not import torch."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from cbam_lightning.models.factory import build, create_model, resolve_names
+from cbam_lightning.models.factory import BuiltNetwork, build, build_network, create_model
 from cbam_lightning.models.registry import describe_models, list_models, register_model
 
 if TYPE_CHECKING:
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 _HOMES = {"insert_attention": "insertion", "open_checkpoint": "pretrained", "plan_insertion": "insertion"}
 
 __all__ = [
+    "BuiltNetwork",
     "build",
+    "build_network",
     "create_model",
     "describe_models",
     "insert_attention",
@@ -23,7 +25,6 @@ __all__ = [
     "open_checkpoint",
     "plan_insertion",
     "register_model",
-    "resolve_names",
 ]
 
 

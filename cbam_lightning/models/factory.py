@@ -1,15 +1,15 @@
-"""Build a network by its name, or as a checkpoint says."""
+"""Build a network by its name or as a checkpoint describes it, and load its weights."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import warnings
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cbam_lightning.errors import UsageError, unknown_name
-from cbam_lightning.models.detection.registry import DETECTORS
+from cbam_lightning.models.detection.detector_registry import DETECTORS
 from cbam_lightning.models.registry import MODELS, USER_NETWORKS, list_models
 from cbam_lightning.user_code.class_paths import find_class, import_class_path, is_class_path
 
@@ -18,7 +18,25 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from cbam_lightning.weights import Checkpoint, Header
+    from cbam_lightning.weights import Checkpoint, Header, LoadReport
+
+
+class BuiltNetwork(NamedTuple):
+    """A network, and what it was built from.
+
+    Attributes:
+        network: The network.
+        names: Names and options of the network and its attention, complete, as ``build`` takes them.
+        header: Header of the weights, if any.
+        report: Which keys of the weights were loaded, if there are weights.
+        new_classes: Why the classifier is new although there are weights, else ``None``.
+    """
+
+    network: nn.Module
+    names: dict[str, Any]
+    header: Header | None = None
+    report: LoadReport | None = None
+    new_classes: str | None = None
 
 
 def create_model(
@@ -34,25 +52,25 @@ def create_model(
 ) -> nn.Module:
     """Build a network, with fresh initial values or those of a checkpoint.
 
-    What is left out is what the header of ``weights`` says; without weights, the plain network for 1000
-    classes and 3 channels.
+    Every argument defaults to what the header of ``weights`` says; without weights, to a plain network for
+    1000 classes and 3 channels.
 
     Args:
-        name: One of ``list_models()``, ``torchvision/<name>`` or ``timm/<name>``, or the import path of a
-            class of yours, called as ``register_model`` says.
-        attention: One of ``cbam_lightning.attention.list_attention()`` or the import path of a class, put
-            where its paper puts it, or into networks of torchvision, timm and the user as
+        name: One of ``list_models()``, ``torchvision/<name>`` or ``timm/<name>``, or the import path of your
+            own class, called as described in ``register_model``.
+        attention: One of ``cbam_lightning.attention.list_attention()`` or the import path of a class. It goes
+            where its paper puts it; in networks of torchvision, timm and your own, where
             ``insert_attention`` does.
-        attention_options: What the attention's class accepts besides ``channels``.
+        attention_options: Arguments of the attention's class besides ``channels``.
         num_classes: Number of logits; 0 makes the network return its pooled features.
         in_channels: Number of channels of the images.
         weights: A ``.safetensors`` or ``.ckpt`` file, a name of ``cbam_lightning.weights.list_weights()``, or
             torchvision's name of its ImageNet weights (``IMAGENET1K_V1``, ``DEFAULT``). If they have another
-            number of classes, the classifier starts anew, with a warning. Weights of a plain network fit one
-            with attention, too, which then keeps its initial values.
+            number of classes, the classifier is reinitialised, with a warning. Weights of a plain network
+            also fit one with attention, which then keeps its initial values.
         strict_weights: Whether everything but the classifier has to fit the weights.
-        options: Other arguments of the network's class, in place of those that belong to ``name``. Networks
-            of torchvision, timm and the user take ``where``, too, for ``insert_attention``.
+        options: Further arguments of the network's class, which override those that belong to ``name``.
+            Networks of torchvision, timm and your own also take ``where``, for ``insert_attention``.
 
     Returns:
         A network with ``num_features``, ``num_classes``, ``in_channels``, ``forward_features``,
@@ -63,21 +81,13 @@ def create_model(
     """
     import_class_path(name, "the network")
     import_class_path(attention, "attention")
-    if weights is None:
-        names = resolve_names(None, name, attention, attention_options, options)
-        return build(**names, num_classes=_or(num_classes, 1000), in_channels=_or(in_channels, 3))
-
-    from cbam_lightning.models.pretrained import open_checkpoint
-
-    checkpoint = open_checkpoint(weights, name)
-    header = checkpoint.header
-    names = resolve_names(header, name, attention, attention_options, options)
-    classes = _or(num_classes, header.num_classes)
-    if classes != header.num_classes:
-        message = f"{weights} has {header.num_classes} classes, not {classes}: the classifier starts anew."
-        warnings.warn(message, stacklevel=2)
-    network = build(**names, num_classes=classes, in_channels=_or(in_channels, header.in_channels))
-    return _load(network, checkpoint, strict_weights, str(weights))
+    built = build_network(
+        name, attention, attention_options, options,
+        num_classes=num_classes, in_channels=in_channels, weights=weights, strict_weights=strict_weights,
+    )  # fmt: skip
+    if built.new_classes:
+        warnings.warn(f"{built.new_classes}: the classifier is reinitialised.", stacklevel=2)
+    return built.network
 
 
 def rebuild(checkpoint: Checkpoint, source: str = "the checkpoint") -> nn.Module:
@@ -85,23 +95,71 @@ def rebuild(checkpoint: Checkpoint, source: str = "the checkpoint") -> nn.Module
 
     Args:
         checkpoint: As from ``open_checkpoint``.
-        source: What to call it in an error.
+        source: Name of the checkpoint in error messages.
 
     Raises:
-        UsageError: The header names no network that is known here, or the values do not fit it.
+        UsageError: The header names an unknown network, or the values do not fit it.
     """
+    return build_network(weights=checkpoint, source=source).network
+
+
+def build_network(
+    network: str | None = None,
+    attention: str | None = None,
+    attention_options: Mapping[str, Any] | None = None,
+    network_options: Mapping[str, Any] | None = None,
+    *,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    class_names: Sequence[str] | None = None,
+    weights: str | Path | Checkpoint | None = None,
+    strict_weights: bool = True,
+    source: str | None = None,
+) -> BuiltNetwork:
+    """Open the weights, fill in the names that were left out, build the network and load the weights.
+
+    Args:
+        network: As ``name`` of ``create_model``, but nothing is imported.
+        attention: As for ``create_model``, but nothing is imported.
+        attention_options: As for ``create_model``.
+        network_options: Further arguments of the network's class.
+        num_classes: As for ``create_model``.
+        in_channels: As for ``create_model``.
+        class_names: Names in the order of the logits. The classifier is new if the weights have other names.
+        weights: As for ``create_model``, or a checkpoint that is already open.
+        strict_weights: As for ``create_model``.
+        source: Name of the weights in error messages. Default: ``weights``.
+
+    Raises:
+        UsageError: As for ``create_model``.
+    """
+    if weights is None:
+        names = resolve_names(None, network, attention, attention_options, network_options)
+        num_classes = 1000 if num_classes is None else num_classes
+        in_channels = 3 if in_channels is None else in_channels
+        return BuiltNetwork(build(**names, num_classes=num_classes, in_channels=in_channels), names)
+
+    from cbam_lightning.models.pretrained import open_checkpoint
+    from cbam_lightning.weights import Checkpoint, load_into
+    from cbam_lightning.weights.compatibility import class_mismatch
+
+    checkpoint = weights if isinstance(weights, Checkpoint) else open_checkpoint(weights, network)
+    source = str(weights) if source is None else source
     header = checkpoint.header
-    names = resolve_names(header, None, None, None, None)
-    network = build(**names, num_classes=header.num_classes, in_channels=header.in_channels)
-    return _load(network, checkpoint, strict=True, source=source)
-
-
-def _load(network: nn.Module, checkpoint: Checkpoint, strict: bool, source: str) -> nn.Module:
-    from cbam_lightning.weights import load_into
-
-    new_attention = checkpoint.header.attention == "none"
-    load_into(network, checkpoint.state_dict, new_attention=new_attention, strict=strict, source=source)
-    return network
+    names = resolve_names(header, network, attention, attention_options, network_options)
+    num_classes = header.num_classes if num_classes is None else num_classes
+    in_channels = header.in_channels if in_channels is None else in_channels
+    module = build(**names, num_classes=num_classes, in_channels=in_channels)
+    new_classes = class_mismatch(header, num_classes, class_names, source)
+    report = load_into(
+        module,
+        checkpoint.state_dict,
+        load_head=new_classes is None,
+        new_attention=header.attention == "none",
+        strict=strict_weights,
+        source=source,
+    )
+    return BuiltNetwork(module, names, header, report, new_classes)
 
 
 def resolve_names(
@@ -117,27 +175,25 @@ def resolve_names(
         The four names and options, as ``build`` takes them.
 
     Raises:
-        UsageError: Neither a network nor a header is given, or strides are asked for that the weights of the
-            header were not trained with.
+        UsageError: There is neither a network nor a header, or the strides differ from those with which the
+            header's weights were trained.
     """
-    if network is None and header is None:
-        message = "neither a network nor weights are given; name one of `cbam-lightning models`."
-        raise UsageError(message)
-    same_network = header is not None and network in (None, header.network)
-    same_attention = header is not None and attention in (None, header.attention)
-    if header is not None and same_network:
-        _check_strides(header.network_options, network_options or {})
+    attention_options, network_options = dict(attention_options or {}), dict(network_options or {})
+    if header is None:
+        if network is None:
+            message = "no network and no weights were given; choose a network of `cbam-lightning models`."
+            raise UsageError(message)
+    else:
+        if network in (None, header.network):
+            _check_strides(header.network_options, network_options)
+            network, network_options = header.network, {**header.network_options, **network_options}
+        if attention in (None, header.attention):
+            attention, attention_options = header.attention, {**header.attention_options, **attention_options}
     return {
-        "network": network or (header and header.network),
-        "attention": attention or (header.attention if header else "none"),
-        "attention_options": {
-            **(header.attention_options if header and same_attention else {}),
-            **(attention_options or {}),
-        },
-        "network_options": {
-            **(header.network_options if header and same_network else {}),
-            **(network_options or {}),
-        },
+        "network": network,
+        "attention": attention or "none",
+        "attention_options": attention_options,
+        "network_options": network_options,
     }
 
 
@@ -149,75 +205,71 @@ def build(
     num_classes: int,
     in_channels: int,
 ) -> nn.Module:
-    """Build a network with fresh initial values; the arguments are those of ``create_model``, all given.
+    """Build a network with fresh initial values; the arguments are those of ``create_model``.
 
     Raises:
         UsageError: An unknown name or option, or a value out of its range.
     """
-    given: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "attention": attention,
         "attention_options": dict(attention_options),
         "num_classes": num_classes,
         "in_channels": in_channels,
     }
-    twice = sorted(given.keys() & network_options.keys())
+    twice = sorted(arguments.keys() & network_options.keys())
     if twice:
         names = ", ".join(map(repr, twice))
-        message = f"{names} cannot be among the options of {network}; give each by itself."
+        message = f"{names} cannot be among the options of {network}; pass it as an argument of its own."
         raise UsageError(message)
     if "/" in network:
         from cbam_lightning.models.external import build_external
 
-        return build_external(network, **given, **network_options)
-    builder = USER_NETWORKS.get(network) or _find_network(network)
+        return build_external(network, **arguments, **network_options)
+    builder = USER_NETWORKS.get(network) or _find_network_class(network)
     if builder is not None:
         from cbam_lightning.models.user_networks import build_user_network
 
-        return build_user_network(network, builder, network_options=network_options, **given)
-    return _build_own(network, network_options, given)
+        return build_user_network(network, builder, network_options=network_options, **arguments)
+    return _build_own(network, network_options, arguments)
 
 
-def _find_network(path: str) -> type | None:
-    """Return the class of an import path, if it was imported before."""
-    found = find_class(path)
-    if found is not None:
+def _find_network_class(path: str) -> type | None:
+    """Return the class at an import path if its module was imported before."""
+    network_class = find_class(path)
+    if network_class is not None:
         from torch import nn
 
-        if not issubclass(found, nn.Module):
-            message = f"the network {path!r} is no torch.nn.Module; give the import path of one."
+        if not issubclass(network_class, nn.Module):
+            message = f"the network {path!r} is not a torch.nn.Module; give the import path of one."
             raise UsageError(message)
-    return found
+    return network_class
 
 
-def _build_own(network: str, network_options: Mapping[str, Any], given: Mapping[str, Any]) -> nn.Module:
+def _build_own(network: str, network_options: Mapping[str, Any], arguments: Mapping[str, Any]) -> nn.Module:
     if network in DETECTORS:
-        message = f"{network} is a detector: `cbam_lightning.models.detection.create_detector` builds it."
+        message = f"{network} is a detector; build it with `cbam_lightning.models.detection.create_detector`."
         raise UsageError(message)
     if network not in MODELS:
         error = unknown_name(kind="model", given=network, allowed=list_models())
         module = network.rpartition(".")[0] if is_class_path(network) else "MODULE"
-        message = f"{error} Or torchvision/NAME, timm/NAME, or a class of yours (--imports {module})."
+        message = f"{error} Or torchvision/NAME, timm/NAME, or your own class (--imports {module})."
         raise UsageError(message)
     module_name, class_name = MODELS[network].family.split(".")
     network_class = getattr(importlib.import_module(f"cbam_lightning.models.{module_name}"), class_name)
-    allowed = inspect.signature(network_class).parameters.keys() - given.keys()
+    allowed = inspect.signature(network_class).parameters.keys() - arguments.keys()
     for option in network_options:
         if option not in allowed:
             raise unknown_name(kind=f"{network} option", given=option, allowed=allowed)
-    built: nn.Module = network_class(**{**MODELS[network].options, **network_options}, **given)
+    built: nn.Module = network_class(**{**MODELS[network].options, **network_options}, **arguments)
     return built
 
 
-def _check_strides(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    # strides have no weights, so others would fit to the last key and give other logits
-    trained = theirs.get("stride_in", "3x3")
-    if ours.get("stride_in", trained) != trained:
+def _check_strides(trained_options: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    # strides have no weights: with others, every key would fit and the logits would still be wrong
+    trained = trained_options.get("stride_in", "3x3")
+    if options.get("stride_in", trained) != trained:
         message = (
-            f"the weights were trained with stride_in {trained!r}, not {ours['stride_in']!r}; "
+            f"the weights were trained with stride_in {trained!r}, not {options['stride_in']!r}; "
             "leave stride_in out, or start without weights."
         )
         raise UsageError(message)
-
-
-def _or(given: int | None, default: int) -> int:
-    return default if given is None else given

@@ -1,4 +1,4 @@
-"""Open weights by what names them: a registered checkpoint, a library's ImageNet weights, or a file."""
+"""Open weights by name or path: a registered checkpoint, ImageNet weights of a library, or a file."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from cbam_lightning.errors import UsageError, unknown_name
 from cbam_lightning.models.registry import MODELS
 from cbam_lightning.weights import Checkpoint, Header, checkpoint_path, list_weights, load_checkpoint
 from cbam_lightning.weights.entry import FILE_ENDINGS
+from cbam_lightning.weights.header import one_line
 from cbam_lightning.weights.translate import complete
 from cbam_lightning.weights.unpickle import refusal
 
 
 def open_checkpoint(source: str | Path, network: str | None = None) -> Checkpoint:
-    """Read weights by their name or from a file.
+    """Read weights by name or from a file.
 
     Args:
-        source: One of ``cbam_lightning.weights.list_weights()``; the name of an entry of torchvision's
-            ``WeightsEnum`` such as ``IMAGENET1K_V2``, or ``DEFAULT`` for torchvision's or timm's best; or the
-            path of a ``.safetensors`` or ``.ckpt`` file. A file that is called like a registered checkpoint
-            is opened as ``./NAME``.
-        network: Whose weights to take, where the library has them for many: a name of ours,
-            ``torchvision/NAME`` or ``timm/NAME``.
+        source: A name of ``cbam_lightning.weights.list_weights()``; a name of torchvision's ``WeightsEnum``
+            such as ``IMAGENET1K_V2``, or ``DEFAULT`` for the best of torchvision or timm; or the path of a
+            ``.safetensors`` or ``.ckpt`` file. A file with the name of a registered checkpoint is opened as
+            ``./NAME``.
+        network: The network of a library's weights: one of our names, ``torchvision/NAME`` or ``timm/NAME``.
 
     Returns:
-        The values under the network's own key names, and a header. Attention is ``none`` for the weights of
-        torchvision and timm; their accuracies are those that the library reports.
+        The values, with the network's own keys, and a header. For weights of torchvision and timm, attention
+        is ``none``, and accuracies are those that the library reports.
 
     Raises:
-        UsageError: Nothing is called so, or the file is damaged or holds code.
+        UsageError: There are no such weights, or the file is damaged or holds code.
         OSError: A download failed.
     """
     name = str(source)
@@ -58,7 +58,7 @@ def open_checkpoint(source: str | Path, network: str | None = None) -> Checkpoin
 def _unknown(name: str, network: str | None, allowed: list[str]) -> UsageError:
     hint = "give the path of a file"
     if network is None:
-        hint = f"{hint}, or name the network, too, if these are weights of torchvision or timm"
+        hint = f"{hint}, or also name the network if these are weights of torchvision or timm"
     if network is not None and network.startswith("timm/"):
         allowed = [*allowed, "DEFAULT"]
     if not allowed:
@@ -68,7 +68,7 @@ def _unknown(name: str, network: str | None, allowed: list[str]) -> UsageError:
 
 
 def _torchvision_entries(network: str | None) -> dict[str, Any]:
-    """Return torchvision's weights for a network by their names, none if it has none."""
+    """Return torchvision's weights for a network by name."""
     if network is None:
         return {}
     known = MODELS[network].torchvision if network in MODELS else None
@@ -90,33 +90,33 @@ def _from_torchvision(network: str, entry: Any) -> Checkpoint:
     except pickle.UnpicklingError as error:
         raise refusal(file, error) from None
     except OSError as error:
-        message = f"could not download {entry.url}: {_line(error)}."
+        message = f"could not download {entry.url}: {one_line(error)}."
         raise OSError(message) from error
-    except Exception as error:  # a damaged pickle makes its reader raise nearly anything
-        message = f"{entry.url} arrived damaged, or {file} is: {_line(error)}. Remove the file and try again."
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        message = f"{entry.url} arrived damaged, or {file} is: {one_line(error)}. Remove the file and retry."
         raise OSError(message) from error
-    if entry.meta["categories"] is None:  # VGG16's IMAGENET1K_FEATURES: NaN outside of them
+    if entry.meta["categories"] is None:  # VGG16's IMAGENET1K_FEATURES: all other values are NaN
         state = {key: value for key, value in state.items() if key.startswith("features.")}
     return Checkpoint(_torchvision_header(network, entry), complete(state))
 
 
 def _torchvision_header(network: str, entry: Any) -> Header:
     transforms = entry.transforms()
-    measured: Mapping[str, float] = entry.meta.get("_metrics", {}).get("ImageNet-1K", {})
+    reported: Mapping[str, float] = entry.meta.get("_metrics", {}).get("ImageNet-1K", {})
     return Header(
         network=network,
         attention="none",
         num_classes=len(entry.meta["categories"] or ()),
         in_channels=3,
-        class_names=None,  # "tench" is what ImageNet's folders call n01440764, so they would seem to differ
+        class_names=None,  # "tench" is n01440764 in ImageNet's folders, so the classes would seem to differ
         size_px=transforms.crop_size[0],
         mean=tuple(transforms.mean),
         std=tuple(transforms.std),
         dataset="imagenet",
         metrics={
-            f"reported/{ours}": measured[theirs] / 100
-            for ours, theirs in (("top1", "acc@1"), ("top5", "acc@5"))
-            if theirs in measured
+            f"reported/{name}": reported[library_name] / 100
+            for name, library_name in (("top1", "acc@1"), ("top5", "acc@5"))
+            if library_name in reported
         },
         version=__version__,
     )
@@ -127,16 +127,16 @@ def _from_timm(network: str) -> Checkpoint:
     try:
         timm = importlib.import_module("timm")
     except ImportError:
-        message = f"{network} needs timm; install it with `pip install timm`."
+        message = f"{network} needs timm; install it with: pip install 'cbam_lightning[timm]'."
         raise UsageError(message) from None
     try:
         with _plain_values_only():
             built = timm.create_model(name, pretrained=True)
     except (RuntimeError, ValueError) as error:
-        message = f"timm has no weights for {name}: {_line(error)}."
+        message = f"timm has no weights for {name}: {one_line(error)}."
         raise UsageError(message) from None
-    except Exception as error:  # whatever its download library raises
-        message = f"could not download timm's weights for {name}: {_line(error)}."
+    except Exception as error:  # its download library may raise anything
+        message = f"could not download timm's weights for {name}: {one_line(error)}."
         raise OSError(message) from error
     return Checkpoint(_timm_header(network, built.pretrained_cfg), dict(built.state_dict()))
 
@@ -157,7 +157,7 @@ def _timm_header(network: str, config: Mapping[str, Any]) -> Header:
 
 @contextmanager
 def _plain_values_only() -> Iterator[None]:
-    """Let ``torch.load`` run nothing from a file, whatever the library that calls it asks for.
+    """Keep ``torch.load`` from running code of a file, whatever arguments a library calls it with.
 
     https://docs.pytorch.org/docs/stable/notes/serialization.html#environment-variables
     """
@@ -170,7 +170,3 @@ def _plain_values_only() -> Iterator[None]:
         os.environ.pop(name)
         if before is not None:
             os.environ[name] = before
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()).rstrip(".")[:300] or type(error).__name__

@@ -16,7 +16,7 @@ class Architecture(NamedTuple):
     family: str
     options: Mapping[str, Any]
     description: str
-    torchvision: str | None = None  # torchvision's network whose ImageNet weights fit this one as it is
+    torchvision: str | None = None  # torchvision's network whose ImageNet weights fit this one
 
 
 def _resnet(
@@ -30,7 +30,7 @@ def _resnet(
 
 
 def _wide_resnet18(widen: float, **options: Any) -> Architecture:
-    """Widen the stages, not the stem: the only form with the parameters of CBAM's Table 4."""
+    """Widen the stages but not the stem: only this matches the parameters in CBAM's Table 4."""
     widths = tuple(int(width * widen) for width in (64, 128, 256, 512))
     kind = f"ResNet {widen} times as wide,"
     return _resnet("basic", 2, 2, 2, 2, kind=kind, widths=widths, stem_width=64, **options)
@@ -92,26 +92,26 @@ def register_model(name: str, builder: _B) -> _B: ...
 @overload
 def register_model(name: str) -> Callable[[_B], _B]: ...
 def register_model(name: str, builder: Any = None) -> Any:
-    """Give a network of yours a name; as a function, or as a decorator of the class or function.
+    """Register your own network under a name; as a function, or as a decorator of the class or function.
 
-    Without a name a class is known by its import path, ``my_package.MyNet``, wherever a name is taken.
+    A class that is not registered is available by its import path, ``my_package.MyNet``, in place of a name.
 
     Args:
-        name: What to call it, other than the names of ``list_models()`` and without a slash.
-        builder: The class, or a function that returns the module: images (N, C, H, W) to logits (N, K). It is
-            called with those of ``num_classes`` and ``in_channels`` that it accepts. Without arguments named
-            ``attention`` and ``attention_options``, ``insert_attention`` puts the attention in. Left out, it
-            is what is decorated.
+        name: A name without a slash that is not in ``list_models()``.
+        builder: The class, or a function that returns the module, which maps images (N, C, H, W) to logits
+            (N, K). It is called with those of ``num_classes`` and ``in_channels`` that it accepts. If it has
+            no arguments ``attention`` and ``attention_options``, ``insert_attention`` adds the attention.
+            Default: the decorated class or function.
 
     Raises:
-        UsageError: The name is taken.
+        UsageError: The name is invalid or taken.
     """
     if builder is None:
         return lambda decorated: register_model(name, decorated)
     known = USER_NETWORKS.get(name)
     if not name or "/" in name or name in MODELS or (known and _origin(known) != _origin(builder)):
         message = (
-            f"a network cannot be called {name!r}: it is empty, has a slash or is taken. Choose another."
+            f"{name!r} cannot be the name of a network: it is empty, has a slash or is taken; choose another."
         )
         raise UsageError(message)
     USER_NETWORKS[name] = builder
@@ -119,7 +119,7 @@ def register_model(name: str, builder: Any = None) -> Any:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Return the names that ``create_model`` knows and ``pattern`` matches, in natural order.
+    """Return the names of ``create_model`` that match a pattern, in natural order.
 
     Args:
         pattern: Shell wildcards, for example ``resnet*_cifar``.
@@ -129,18 +129,18 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def describe_models(pattern: str = "*") -> dict[str, str]:
-    """Return a line of description for every name of ``list_models(pattern)``, in its order."""
+    """Return a one-line description for every name of ``list_models(pattern)``, in its order."""
     return {
-        name: MODELS[name].description if name in MODELS else "a network of yours"
+        name: MODELS[name].description if name in MODELS else "your own network"
         for name in list_models(pattern)
     }
 
 
 def _origin(builder: Callable[..., Any]) -> tuple[Any, Any]:
-    """Tell whether this is the same definition, run again in a notebook."""
+    """Return what stays the same if a definition is executed again, for example in a notebook."""
     return getattr(builder, "__module__", None), getattr(builder, "__qualname__", builder)
 
 
 def natural_order(name: str) -> list[str | int]:
-    """Split digits off, so that resnet18 comes before resnet101."""
+    """Return a sort key by which resnet18 comes before resnet101."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

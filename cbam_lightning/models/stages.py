@@ -10,7 +10,7 @@ from torch import nn
 
 from cbam_lightning.models.insertion.dataflow import record
 from cbam_lightning.models.insertion.points import plan_insertion
-from cbam_lightning.weights.loading import classifier_name
+from cbam_lightning.weights.last_layer import classifier_name
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Convolutional networks of torchvision, cut in two where their feature maps are pooled.
+"""Convolutional networks of torchvision, split where their feature maps are pooled.
 
 Source: https://github.com/pytorch/vision/tree/main/torchvision/models.
 """
@@ -20,12 +20,12 @@ from cbam_lightning.models.classifier_network import check_num_classes
 
 
 class _Family(NamedTuple):
-    """How a torchvision family goes from images to logits.
+    """How a family of networks computes logits from images.
 
     Attributes:
-        features: The children that make the last feature maps, in order.
-        classifier: The child that makes the logits.
-        pool: From the network and its last feature maps, (N, C, h, w), to the input of the classifier.
+        features: The children that compute the last feature maps, in order.
+        classifier: The child that computes the logits.
+        pool: Computes the input of the classifier from the network and its last feature maps (N, C, h, w).
     """
 
     features: tuple[str, ...]
@@ -59,7 +59,7 @@ def _unpooled(network: nn.Module, features: Tensor) -> Tensor:
 
 
 _STAGES = ("layer1", "layer2", "layer3", "layer4")
-# By the module of torchvision.models that defines them. Each is that class's forward(), cut in two.
+# By the module of torchvision.models that defines them. Each is the forward() of that class, split in two.
 _FAMILIES: dict[str, _Family] = {
     "alexnet": _Family(("features",), "classifier", _avgpool_flat),
     "convnext": _Family(("features",), "classifier", _avgpool),
@@ -79,19 +79,19 @@ _FAMILIES: dict[str, _Family] = {
 class TorchvisionNetwork(nn.Module):
     """A convolutional classification network of torchvision, with its logits and its state-dict keys.
 
-    ``num_features`` is what the last layer takes in. Between it and the feature maps, VGG, AlexNet and
-    MobileNet v3 have further linear layers.
+    ``num_features`` is the input width of the last layer. VGG, AlexNet and MobileNet v3 have further linear
+    layers between the feature maps and the last layer.
 
     Args:
-        name: Of ``torchvision.models``, for example ``densenet121``.
+        name: A name of ``torchvision.models``, for example ``densenet121``.
         num_classes: Number of logits; 0 makes the network return the input of its last layer.
         in_channels: Number of channels of the images. If it is not 3, the weights of the first convolution
-            are new, Kaiming normal (fan-out).
+            are Kaiming normal (fan-out).
         options: Further arguments of torchvision's function, for example ``dropout``.
 
     Raises:
-        UsageError: An unknown network, one that is not convolutional or has auxiliary outputs, an option that
-            it does not have, or a number out of range.
+        UsageError: An unknown network, one that is not convolutional or has auxiliary outputs, an unknown
+            option, or a number out of range.
     """
 
     def __init__(self, name: str, num_classes: int = 1000, in_channels: int = 3, **options: Any) -> None:
@@ -100,7 +100,7 @@ class TorchvisionNetwork(nn.Module):
         check_num_classes(num_classes)
         self._family = _FAMILIES[_check_family(name)]
         try:
-            # Also without classes: the last layer tells its kind and its width.
+            # 1 class instead of none, so that there is a last layer, with its kind and width.
             network = torchvision.models.get_model(
                 name, weights=None, num_classes=num_classes or 1, **options
             )
@@ -130,7 +130,7 @@ class TorchvisionNetwork(nn.Module):
         """Return the logits of feature maps: (N, C, h, w) to (N, num_classes).
 
         Args:
-            features: What ``forward_features`` returned.
+            features: Output of ``forward_features``.
             pre_logits: Return the input of the last layer, (N, num_features), instead.
         """
         x = self._family.pool(self, features)
@@ -152,7 +152,7 @@ class TorchvisionNetwork(nn.Module):
         return self.get_submodule(self._last)
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the last layer by a new one with torch's initial values.
+        """Replace the last layer by one with torch's initial values.
 
         Args:
             num_classes: Number of logits; 0 makes the network return the input of its last layer.
@@ -183,12 +183,12 @@ def torchvision_names() -> list[str]:
 
 
 def unknown_network(library: str, given: str, names: list[str]) -> UsageError:
-    """Build the error for a name that is none of a library's, of which there are too many to list."""
+    """Build the error for an unknown name of a library with too many names to list."""
     close = difflib.get_close_matches(given, names, n=5)
     hint = f" Did you mean {', '.join(close)}?" if close else ""
     message = (
         f"no convolutional network of {library} is called {given!r}.{hint} "
-        f"`cbam-lightning models '{library}/*'` lists them; names of the hub are not taken."
+        f"`cbam-lightning models '{library}/*'` lists them; names of the hub are not supported."
     )
     return UsageError(message)
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from cbam_lightning.errors import UsageError
-from cbam_lightning.weights.loading import classifier_name
+from cbam_lightning.weights.last_layer import classifier_name
 
 
 def parameter_groups(module: nn.Module, decay_norm_and_bias: bool) -> list[dict[str, Any]]:

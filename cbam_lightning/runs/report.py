@@ -9,7 +9,7 @@ from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
 
-from cbam_lightning.models.detection.registry import DETECTORS
+from cbam_lightning.models.detection.detector_registry import DETECTORS
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.programs import program
 from cbam_lightning.runs.wandb_options import wandb_lines

@@ -17,14 +17,13 @@ from torchmetrics.classification import MulticlassAccuracy
 from cbam_lightning.attention.registry import option_names
 from cbam_lightning.data.batch import as_batch
 from cbam_lightning.data.classification import ImageDataModule
-from cbam_lightning.errors import UsageError, first_names
+from cbam_lightning.errors import UsageError
 from cbam_lightning.metrics.mean_loss import MeanLoss
 from cbam_lightning.metrics.step_checks import check_labels, checked_loss, named_metrics, update_metrics
-from cbam_lightning.models import build, open_checkpoint, resolve_names
+from cbam_lightning.models import BuiltNetwork, build_network
 from cbam_lightning.optim.schedules import Schedule
 from cbam_lightning.tasks.base import ImageTask
 from cbam_lightning.user_code.class_paths import import_class_path
-from cbam_lightning.weights import Checkpoint, load_into
 
 # Of no use over a whole epoch of training, and it costs.
 _NOT_TRAINED = ("top5",)
@@ -115,13 +114,21 @@ class Classifier(ImageTask):
         self.channels_last = channels_last
         self.compile_network = compile
 
-        start = open_checkpoint(weights, network) if weights else None
-        header = start.header if start else None
-        names = resolve_names(header, network, attention, attention_options, network_options)
-        self.complete_hyperparameters(names)
-        self.network = build(**names, num_classes=num_classes, in_channels=in_channels)
-        if start is not None:
-            self._load(start, str(weights), strict_weights)
+        built = build_network(
+            network,
+            attention,
+            attention_options,
+            network_options,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            class_names=class_names,
+            weights=weights or None,
+            strict_weights=strict_weights,
+        )
+        self.network = built.network
+        self.complete_hyperparameters(built.names)
+        self._new_classifier = built.new_classes
+        self._report_loading(built, weights)
         self.freeze_network(freeze)
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
@@ -167,33 +174,19 @@ class Classifier(ImageTask):
         """The figures that training logs."""
         return {"train/loss", *map(str, self.train_metrics.keys())}
 
-    def _load(self, start: Checkpoint, source: str, strict: bool) -> None:
-        """Start from the weights, with a new classifier if the classes are others."""
-        theirs = start.header.class_names
-        same = start.header.num_classes == self.num_classes and (
-            theirs is None or self.class_names is None or theirs == self.class_names
-        )
-        report = load_into(
-            self.network,
-            start.state_dict,
-            load_head=same,
-            new_attention=start.header.attention == "none",
-            strict=strict,
-            source=source,
-        )
-        rank_zero_info(f"Weights from {source}: {report}")
-        if report.added and self.hparams["attention_options"].get("gate") != "identity":
-            gated = "gate" in option_names(self.hparams["attention"])
+    def _report_loading(self, built: BuiltNetwork, weights: str | None) -> None:
+        """Print which of the weights fit, and what starts from new values."""
+        if built.report is None:
+            return
+        rank_zero_info(f"Weights from {weights}: {built.report}")
+        if built.report.added and built.names["attention_options"].get("gate") != "identity":
+            gated = "gate" in option_names(built.names["attention"])
             rank_zero_info(
                 "  the new attention changes what the network has learned, unless it starts as the identity"
                 + (": --model.attention_options.gate identity" if gated else ".")
             )
-        if not same:
-            self._new_classifier = (
-                f"{source} knows {start.header.num_classes} classes{first_names(theirs)}, the data have "
-                f"{self.num_classes}{first_names(self.class_names)}"
-            )
-            rank_zero_info(f"  new classifier: {self._new_classifier}")
+        if built.new_classes:
+            rank_zero_info(f"  new classifier: {built.new_classes}")
 
     def setup(self, stage: str) -> None:
         """Compile for training, which also gives a new classifier its values."""

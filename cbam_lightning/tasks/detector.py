@@ -14,7 +14,7 @@ from cbam_lightning.data.detection.batch import scale_boxes
 from cbam_lightning.data.detection.module import DetectionDataModule
 from cbam_lightning.metrics.average_precision import Detections, require_backend
 from cbam_lightning.models.detection import create_detector
-from cbam_lightning.models.detection.network import DetectorNetwork
+from cbam_lightning.models.detection.detector_network import DetectorNetwork
 from cbam_lightning.optim.schedules import Schedule
 from cbam_lightning.tasks.base import ImageTask
 

@@ -1,9 +1,8 @@
-"""What a shared checkpoint is: its file, its header, where it comes from, and how it enters a network.
+"""Shared checkpoints: their files and headers, the registry, and loading into a network.
 
-Nothing here knows a network or Lightning: state dicts, names and files only. ``models`` builds on it.
+This room knows state dicts, names and files, but no network and no Lightning; ``models`` builds on it.
 """
 
-from cbam_lightning.files import atomic_write
 from cbam_lightning.weights.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -11,16 +10,15 @@ from cbam_lightning.weights.checkpoint import (
     read_training_state,
     save_checkpoint,
 )
+from cbam_lightning.weights.checkpoint_registry import checkpoint_path, list_weights
 from cbam_lightning.weights.header import Header
 from cbam_lightning.weights.loading import LoadReport, load_into
-from cbam_lightning.weights.registry import checkpoint_path, list_weights
 from cbam_lightning.weights.translate import from_authors, identify, translate
 
 __all__ = [
     "Checkpoint",
     "Header",
     "LoadReport",
-    "atomic_write",
     "checkpoint_path",
     "from_authors",
     "identify",

@@ -1,7 +1,7 @@
-"""Checkpoint files: Lightning's training state (``.ckpt``) and the one we share (``.safetensors``).
+"""Checkpoint files: Lightning's training state (``.ckpt``) and the files we share (``.safetensors``).
 
-No function here runs code from a file: ``.ckpt`` files are read by ``read_pickle``, and safetensors files
-hold only numbers and text.
+No function here runs code from a file: ``read_pickle`` reads ``.ckpt`` files, and safetensors files hold only
+numbers and text.
 """
 
 from __future__ import annotations
@@ -21,38 +21,39 @@ from cbam_lightning.files import atomic_write
 from cbam_lightning.weights.header import Header
 from cbam_lightning.weights.unpickle import existing_file, read_pickle, unreadable
 
-# Where the Lightning module keeps the network, and so the prefix of its keys in a `.ckpt`.
+# The attribute of the Lightning module that holds the network: the prefix of its keys in a `.ckpt`.
 NETWORK_PREFIX = "network."
-# The entry that the run's callback adds to a `.ckpt`: experiment, seed, metrics, version.
+# The entry that a callback adds to a `.ckpt`: experiment, seed, metrics, version.
 PROVENANCE_KEY = "cbam_lightning"
-# Where others keep the network in a file, the moving average of training (EMA) before the raw values.
+# Where other code keeps the network in a file; the moving average (EMA) comes before the raw values.
 _CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model")
-# What a header may say of any file: a reduction can be larger than a small network has values.
+# Sizes in a header up to this are always allowed: a reduction may exceed the size of a small network.
 _ANY_SIZE = 1000
-# What the values of a network can be; other types lack operations that loading and saving need.
+# Allowed types of a network's values; others lack operations that loading and saving need.
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _DTYPES = (*_FLOATS, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network's values and the header that says what they are."""
+    """The values of a network and the header that describes them."""
 
     header: Header
     state_dict: dict[str, Tensor]
 
 
 def read_training_state(path: str | Path) -> dict[str, Any]:
-    """Read a Lightning ``.ckpt`` without running anything in it.
+    """Read a Lightning ``.ckpt`` without running code from it.
 
     Args:
         path: The file.
 
     Returns:
-        Lightning's dictionary, its tensors on the CPU.
+        Lightning's dictionary, with its tensors on the CPU.
 
     Raises:
-        UsageError: The file does not exist, is truncated, is no checkpoint, or holds more than plain values.
+        UsageError: The file does not exist, is truncated, is not a checkpoint, or holds more than plain
+            values.
     """
     state: Any = read_pickle(path)
     if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
@@ -61,7 +62,7 @@ def read_training_state(path: str | Path) -> dict[str, Any]:
     for name in ("hyper_parameters", PROVENANCE_KEY):
         values = state.get(name, {})
         if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-            message = f"{path} is not a checkpoint of ours: its {name} should be a dictionary of names."
+            message = f"{path} is not our checkpoint: its {name} should be a dictionary with string keys."
             raise UsageError(message)
     return state
 
@@ -70,7 +71,7 @@ def _from_training_state(path: Path) -> Checkpoint:
     state = read_training_state(path)
     values = {**state.get("hyper_parameters", {}), **state.get(PROVENANCE_KEY, {})}
     options = values.get("attention_options")
-    if isinstance(options, dict):  # which implementation ran is a matter of the machine
+    if isinstance(options, dict):  # the implementation depends on the machine
         values["attention_options"] = {k: v for k, v in options.items() if k != "implementation"}
     network = {
         key[len(NETWORK_PREFIX) :]: value
@@ -87,33 +88,33 @@ def _read_safetensors(path: Path) -> tuple[dict[str, str] | None, dict[str, Tens
             metadata = file.metadata()
     except OSError:
         raise
-    except Exception as error:  # SafetensorError, and what torch raises for shapes that it cannot have
+    except Exception as error:  # SafetensorError, and torch's errors for impossible shapes
         raise unreadable(path, "safetensors file", error) from None
     return metadata, _checked(tensors, path)
 
 
 def _checked(state: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
-    """Return a state dict of nothing but names and numbers, whoever wrote it.
+    """Return a state dict that holds only names and numbers, whatever the file holds.
 
     Raises:
-        UsageError: A key is no printable text, or a value no tensor of numbers that stand in the file.
+        UsageError: A key is not printable text, or a value is not a tensor whose numbers are all in the file.
     """
     checked = {}
     for key, value in state.items():
         if not isinstance(key, str) or not key.isprintable():
-            message = f"{path} is no state dict: one of its keys is no name."
+            message = f"{path} is not a state dict: one of its keys is not a name."
             raise UsageError(message)
-        # a tensor, too, may bring attributes in place of its methods, which its copy lacks
+        # even a tensor may have attributes that replace its methods; its copy does not
         tensor = Tensor.detach(value) if isinstance(value, Tensor) else None
         if tensor is None or not _is_whole(tensor):
-            message = f"{path} is no state dict: {key!r:.80} is a {type(value).__name__}, not a tensor"
-            raise UsageError(f"{message}." if tensor is None else f"{message} of numbers that are all there.")
+            message = f"{path} is not a state dict: {key!r:.80} is a {type(value).__name__}, not a tensor"
+            raise UsageError(f"{message}." if tensor is None else f"{message} with all its numbers.")
         checked[key] = tensor
     return checked
 
 
 def _is_whole(tensor: Tensor) -> bool:
-    """Tell whether a tensor is a plain array, of which memory holds every element."""
+    """Return whether a tensor is a plain array with every element in memory."""
     if tensor.is_nested or tensor.layout != torch.strided or tensor.dtype not in _DTYPES:
         return False
     needed = tensor.numel() * tensor.element_size()
@@ -121,16 +122,16 @@ def _is_whole(tensor: Tensor) -> bool:
 
 
 def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read the network of a file that anyone wrote, with or without a header, and run nothing in it.
+    """Read the state dict of a file from any source, with or without a header, without running its code.
 
     Args:
-        path: A ``.safetensors`` file, or one of ``torch.save`` (``.pth.tar``, ``.pth``, ``.pt``, ``.bin``,
+        path: A ``.safetensors`` file, or a file of ``torch.save`` (``.pth.tar``, ``.pth``, ``.pt``, ``.bin``,
             ``.ckpt``): a state dict, or a dictionary that holds one as ``state_dict_ema``, ``model_ema``,
-            ``state_dict`` or ``model``. The first of these that is there is taken.
+            ``state_dict`` or ``model``, in this order of preference.
 
     Returns:
-        The state dict under the file's own key names, and the numbers and texts beside it, such as
-        ``epoch``, ``arch`` and ``best_prec1``; ``averaged`` is added, and tells an EMA's values.
+        The state dict with the file's own keys, and the other numbers and strings of the file, such as
+        ``epoch``, ``arch`` and ``best_prec1``. ``averaged`` is added: whether the values are an EMA.
 
     Raises:
         UsageError: The file does not exist, is damaged, holds code, or has no state dict of tensors.
@@ -145,7 +146,7 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     container = next((name for name in _CONTAINERS if isinstance(content.get(name), dict)), None)
     state = content[container] if container else content
     if not state:
-        message = f"{path} is no state dict: it holds no tensor."
+        message = f"{path} is not a state dict: it holds no tensor."
         raise UsageError(message)
     extras = {key: _plain(value) for key, value in content.items()} if container else {}
     kept = {key: value for key, value in extras.items() if isinstance(value, (str, int, float))}
@@ -153,7 +154,7 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
 
 
 def _plain(value: Any) -> Any:
-    # a training script of old saves its accuracy as a tensor of one element
+    # older training scripts save the accuracy as a tensor of one element
     value = Tensor.detach(value) if isinstance(value, Tensor) else value
     return value.item() if isinstance(value, Tensor) and _is_whole(value) and value.numel() == 1 else value
 
@@ -167,13 +168,13 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint of either kind.
 
     Args:
-        path: A ``.safetensors`` file of ours, or a Lightning ``.ckpt`` of a ``Classifier``.
+        path: A ``.safetensors`` file with our header, or a Lightning ``.ckpt`` of one of our tasks.
 
     Returns:
-        The network's values, under the network's own key names, and the header.
+        The values, with the network's own keys, and the header.
 
     Raises:
-        UsageError: The file does not exist, is damaged, holds code, or says nothing of its network.
+        UsageError: The file does not exist, is damaged, holds code, or does not describe its network.
     """
     path = existing_file(path)
     read = _from_safetensors if path.suffix == ".safetensors" else _from_training_state
@@ -183,10 +184,10 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def _check_sizes(checkpoint: Checkpoint, path: Path) -> None:
-    """Refuse a header that would have a network built of which the file holds a small part at most.
+    """Refuse a header that describes a network far larger than the file.
 
     Raises:
-        UsageError: A number in it is larger than any network of that many values can have.
+        UsageError: A number in the header is too large for a network of that many values.
     """
     header, state = checkpoint.header, checkpoint.state_dict
     depths = _integers(header.network_options.get("depths"))
@@ -196,13 +197,13 @@ def _check_sizes(checkpoint: Checkpoint, path: Path) -> None:
     for numbers, limit in ((depths, len(state)), (sizes, num_values)):
         if max(numbers, default=0) > max(limit, _ANY_SIZE):
             message = (
-                f"{path} has a damaged header: it says {max(numbers)}, and the file has {num_values} values."
+                f"{path} has a damaged header: it says {max(numbers)}, but the file has {num_values} values."
             )
             raise UsageError(message)
 
 
 def _integers(value: Any) -> list[int]:
-    """Return the integers anywhere in a value."""
+    """Return all integers in nested lists and dictionaries."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, (list, tuple)):
@@ -211,21 +212,21 @@ def _integers(value: Any) -> list[int]:
 
 
 def save_checkpoint(path: str | Path, state_dict: Mapping[str, Tensor], header: Header) -> None:
-    """Write a ``.safetensors`` file, whole or not at all.
+    """Write a ``.safetensors`` file atomically.
 
     Args:
         path: Ends in ``.safetensors``.
-        state_dict: The network's values under its own key names.
-        header: Goes into the file's metadata.
+        state_dict: The values, with the network's own keys.
+        header: Written to the file's metadata.
 
     Raises:
         UsageError: The name has another ending.
-        OSError: The file cannot be written; what stood there before is unchanged.
+        OSError: The file cannot be written; an existing file is unchanged.
     """
     if Path(path).suffix != ".safetensors":
         message = f"{path} should end in .safetensors, the format of a shared checkpoint."
         raise UsageError(message)
-    # copied, since the format does not hold one tensor under two names
+    # copied, since the format refuses tensors that share memory
     copy = torch.contiguous_format
     tensors = {key: value.detach().cpu().clone(memory_format=copy) for key, value in state_dict.items()}
     data = save(tensors, metadata=header.to_metadata())

@@ -1,56 +1,56 @@
-"""What a checkpoint says of its model, and whether it belongs to the network and the classes of a run."""
+"""Whether a checkpoint belongs to the network and the classes of a run, and which model it was saved from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cbam_lightning.errors import UsageError, first_names
 from cbam_lightning.user_code.class_paths import find_class, import_class_path, is_class_path
-from cbam_lightning.weights import read_training_state
+from cbam_lightning.weights import Header, read_training_state
 
-# Hyperparameters that are names, and may be import paths of classes.
+# Hyperparameters whose values may be import paths of classes.
 _NAMES = ("class_path", "network", "attention", "backbone_attention")
 _SAME = ("network", "network_options", "attention", "attention_options", "num_classes", "in_channels")
 
 
-def model_of_checkpoint(path: str, typed: Mapping[str, Any], default_class: str) -> dict[str, Any]:
-    """Return the class and the options of the model whose training state a checkpoint is.
+def model_of_checkpoint(path: str, options: Mapping[str, Any], default_class: str) -> dict[str, Any]:
+    """Return the class and the options of the model that a training checkpoint was saved from.
 
     Args:
         path: A ``.ckpt`` of Lightning's trainer.
-        typed: Options of the model that the user has given; classes that they name are imported.
-        default_class: Of a checkpoint that does not say its class.
+        options: The user's options of the model; classes that they name are imported.
+        default_class: Class of the model if the checkpoint does not name one.
 
     Returns:
         ``class_path`` and ``init_args``, as in a configuration.
 
     Raises:
-        UsageError: The file is no such checkpoint, or names a class whose module is not imported.
+        UsageError: The file is not a training checkpoint, or names a class whose module is not imported.
     """
     state = read_training_state(path)
     if "pytorch-lightning_version" not in state:
-        message = f"{path} was not written by Lightning's trainer; start from it with --model.weights."
+        message = f"{path} was not written by Lightning's trainer; pass it as --model.weights."
         raise UsageError(message)
     for name in _NAMES:
-        if isinstance(typed.get(name), str):
-            import_class_path(typed[name], f"--model.{name}")
-    known = state.get("hyper_parameters", {})
-    class_path = known.get("_class_path", default_class)
-    require_known_classes({**known, "class_path": class_path}, str(path))
-    options = {name: value for name, value in known.items() if not name.startswith("_")}
-    return {"class_path": class_path, "init_args": options}
+        if isinstance(options.get(name), str):
+            import_class_path(options[name], f"--model.{name}")
+    saved = state.get("hyper_parameters", {})
+    class_path = saved.get("_class_path", default_class)
+    require_known_classes({**saved, "class_path": class_path}, str(path))
+    init_args = {name: value for name, value in saved.items() if not name.startswith("_")}
+    return {"class_path": class_path, "init_args": init_args}
 
 
 def require_known_classes(values: Any, source: str) -> None:
-    """Refuse a class that a checkpoint names unless its module is there already: importing runs code.
+    """Refuse a class named by a checkpoint unless its module is already imported: importing runs code.
 
     Args:
         values: Hyperparameters of the checkpoint.
-        source: What to call it.
+        source: Name of the checkpoint in error messages.
 
     Raises:
-        UsageError: Says which class, and how to import its module.
+        UsageError: Names the class, and says how to import its module.
     """
     if isinstance(values, (list, tuple)):
         for value in values:
@@ -60,41 +60,62 @@ def require_known_classes(values: Any, source: str) -> None:
     for name, value in values.items():
         if name in _NAMES and is_class_path(value) and find_class(value) is None:
             message = (
-                f"{source} names the class {value!r:.200}, unknown here; import its module with --imports "
-                f"{value.rpartition('.')[0]:.200}."
+                f"{source} names the class {value!r:.200}, which is not imported; import its module with "
+                f"--imports {value.rpartition('.')[0]:.200}."
             )
             raise UsageError(message)
         require_known_classes(value, source)
 
 
-def require_same_network(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    """Refuse to go on with a checkpoint of another network or of other classes.
+def require_same_network(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Refuse to continue from a checkpoint of another network or of other classes.
 
     Args:
-        theirs: Hyperparameters of the checkpoint; what they leave out may be anything.
-        ours: Hyperparameters of the run.
+        saved: Hyperparameters of the checkpoint; missing ones may be anything.
+        current: Hyperparameters of the run.
 
     Raises:
         UsageError: Says what differs.
     """
     for name in _SAME:
-        if name in theirs and _function(theirs[name]) != _function(ours[name]):
+        if name in saved and _function(saved[name]) != _function(current[name]):
             message = (
-                f"the checkpoint has {name} {theirs[name]!r} and this run {ours[name]!r}; they "
-                "have to be the same. To fine-tune, start from --model.weights instead of --ckpt_path."
+                f"the checkpoint has {name} {saved[name]!r} and this run {current[name]!r}; they "
+                "have to be the same. To fine-tune, use --model.weights instead of --ckpt_path."
             )
             raise UsageError(message)
-    their_names, our_names = (tuple(values.get("class_names") or ()) for values in (theirs, ours))
-    if their_names and our_names and their_names != our_names:
+    saved_names, names = (tuple(values.get("class_names") or ()) for values in (saved, current))
+    if saved_names and names and saved_names != names:
         message = (
-            f"the checkpoint's classes{first_names(their_names)} differ from the "
-            f"data's{first_names(our_names)}. To fine-tune, start from --model.weights."
+            f"the checkpoint's classes{first_names(saved_names)} differ from the "
+            f"data's{first_names(names)}. To fine-tune, use --model.weights instead of --ckpt_path."
         )
         raise UsageError(message)
 
 
+def class_mismatch(
+    header: Header, num_classes: int, class_names: Sequence[str] | None, source: str
+) -> str | None:
+    """Return how the classes of weights differ from those of a network, or ``None`` if they do not.
+
+    Args:
+        header: Header of the weights.
+        num_classes: Number of classes of the network.
+        class_names: Their names, if known.
+        source: Name of the weights.
+    """
+    names = tuple(class_names or ()) or None
+    same_names = None in (names, header.class_names) or names == header.class_names
+    if header.num_classes == num_classes and same_names:
+        return None
+    return (
+        f"{source} has {header.num_classes} classes{first_names(header.class_names)}, "
+        f"the network has {num_classes}{first_names(names)}"
+    )
+
+
 def _function(value: Any) -> Any:
-    """Leave the implementation out of an attention's options: it is the same function in another way."""
+    """Drop the implementation from an attention's options: every implementation is the same function."""
     if isinstance(value, Mapping):
         return {name: option for name, option in value.items() if name != "implementation"}
     return value

@@ -1,4 +1,4 @@
-"""What is known of a registered checkpoint: one object of the table in ``registry.json``."""
+"""The description of a registered checkpoint: one object of the table in ``registry.json``."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from typing import Any
 
 from cbam_lightning.errors import UsageError
 
-# What files with weights end in, and no registered name does, so that a text is either a name or a path.
+# Endings of files with weights. No registered name has one, so that a string is either a name or a path.
 FILE_ENDINGS = (".safetensors", ".ckpt", ".pth", ".pt", ".bin", ".tar")
 
-_NAME = r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)?"  # it becomes a file's name in the cache
+_NAME = r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)?"  # it becomes a file name in the cache
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A checkpoint that is known by name.
+    """A registered checkpoint.
 
     Attributes:
         name: ``<network>_<attention>.<dataset>``: letters, digits, ``_`` and ``-``, with at most one dot
-            between them, and not the ending of a checkpoint file.
-        sha256: Of the file, 64 lower-case hexadecimal digits.
+            between them, and without the ending of a checkpoint file.
+        sha256: Hash of the file, 64 lower-case hexadecimal digits.
         num_bytes: Size of the file.
-        licence: Of the values, as an SPDX identifier (https://spdx.org/licenses).
-        dataset: What the network was trained on.
-        command: What made the file.
-        metrics: Measured figures as fractions, for example ``{"test/top1": 0.91}``.
-        seeds: ``test/top1`` of every run that the file was chosen from, by its seed: the file is that of the
-            median, of an even number the lower one. Empty if there was one run only.
-        file: Name in the folder ``files`` beside the table; either this or ``url``.
-        url: Where the file is downloaded from.
+        licence: Licence of the values, as an SPDX identifier (https://spdx.org/licenses).
+        dataset: The data set that the network was trained on.
+        command: The command that produced the file.
+        metrics: Measured metrics as fractions, for example ``{"test/top1": 0.91}``.
+        seeds: ``test/top1`` by seed of all runs from which the file was chosen: it is the median run, or the
+            lower of two median runs. Empty if there was only one run.
+        file: Name in the folder ``files`` next to the table; either this or ``url``.
+        url: Address of the download.
 
     Raises:
-        UsageError: A value is not as described, or a text has control characters.
+        UsageError: A value is not as described, or a string has control characters.
     """
 
     name: str
@@ -62,34 +62,34 @@ class Entry:
         }
         wrong = [name for name, fits in rules.items() if not fits]
         if wrong:
-            given = ", ".join(f"{name} is {getattr(self, name, 'both or none')!r:.80}" for name in wrong)
-            message = f"the registered checkpoint {self.name!r:.80} is not as Entry describes it: {given}."
+            values = ", ".join(f"{name} is {getattr(self, name, 'both or none')!r:.80}" for name in wrong)
+            message = f"the registered checkpoint {self.name!r:.80} has invalid fields: {values}."
             raise UsageError(message)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the entry as an object of the table."""
+        """Return the entry as an object of the table, without empty fields."""
         return {key: value for key, value in asdict(self).items() if value not in (None, {})}
 
     def summary(self) -> str:
-        """Return data set, accuracies, size in megabytes and licence in one line."""
+        """Return the data set, accuracies, size in megabytes and licence in one line."""
         top1 = {name: value for name, value in self.metrics.items() if name.endswith("/top1")}
         size = f"{self.num_bytes / 1e6:.1f} MB"
-        parts = (self.dataset, _figures(top1), self.spread(), size, self.licence)
+        parts = (self.dataset, _metrics(top1), self.spread(), size, self.licence)
         return "; ".join(part for part in parts if part)
 
     def describe(self) -> str:
-        """Return the entry for people, a line a field."""
-        texts = {"metrics": _figures(self.metrics), "seeds": self.spread()}
+        """Return the entry as text, one line per field."""
+        texts = {"metrics": _metrics(self.metrics), "seeds": self.spread()}
         values = self.to_dict() | {name: text for name, text in texts.items() if text}
         return "\n".join(f"{name:<18}{value}" for name, value in values.items())
 
     def spread(self) -> str:
-        """Return what all seeds came to, or nothing if that is not known."""
+        """Return median, lowest and highest accuracy over the seeds, or "" without seeds."""
         if not self.seeds:
             return ""
-        found = sorted(self.seeds.values())
-        median = found[(len(found) - 1) // 2]
-        return f"median of {len(found)} seeds {median:.4f}, lowest {found[0]:.4f}, highest {found[-1]:.4f}"
+        values = sorted(self.seeds.values())
+        median = values[(len(values) - 1) // 2]
+        return f"median of {len(values)} seeds {median:.4f}, lowest {values[0]:.4f}, highest {values[-1]:.4f}"
 
 
 def _matches(pattern: str, value: Any) -> bool:
@@ -103,5 +103,5 @@ def _are_numbers(pattern: str, values: Any, most: float) -> bool:
     )
 
 
-def _figures(metrics: dict[str, float]) -> str:
+def _metrics(metrics: dict[str, float]) -> str:
     return ", ".join(f"{name}={value:.4f}" for name, value in metrics.items()) or "not measured"

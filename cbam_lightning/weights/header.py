@@ -1,4 +1,4 @@
-"""The header of a shared checkpoint: how to rebuild and use the network, and where it comes from."""
+"""The header of a shared checkpoint: how to rebuild and use the network, and its provenance."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from cbam_lightning.errors import UsageError
 METADATA_KEY = "cbam_lightning"
 FORMAT_VERSION = 1
 
-# Of one field, in all its lists and dictionaries: far more than any network's options, and less than what
-# makes a hostile file's few bytes, which may mean one list a million times, long to write.
+# The limit for one field with all its lists and dictionaries: far more than any network's options need, and
+# few enough that a small hostile file, which may repeat one list a million times, does not expand.
 _MAX_ITEMS = 500
 _MAX_INTEGER = 1 << 63
 
@@ -41,25 +41,25 @@ _REQUIRED = ("network", "attention", "num_classes", "in_channels")
 
 @dataclass(frozen=True)
 class Header:
-    """What a checkpoint says of itself.
+    """The description of a network and of the run that trained it.
 
     Attributes:
         network: Name for ``create_model``.
-        attention: Name for ``create_attention``; ``"none"`` for the plain network.
-        num_classes: Width of the classifier.
-        in_channels: Channels of an input image.
-        network_options: Further keyword arguments of the network.
-        attention_options: Keyword arguments of every attention module.
+        attention: Name for ``create_attention``; ``"none"`` for a plain network.
+        num_classes: Number of classes.
+        in_channels: Number of channels of an input image.
+        network_options: Further arguments of the network.
+        attention_options: Arguments of every attention module.
         class_names: ``num_classes`` names in the order of the logits, if known.
-        size_px: Height and width of the images it was trained on.
-        mean: Per channel, of pixel values in [0, 1]; what the input is normalised with.
-        std: As ``mean``.
-        dataset: Name of the data set it was trained on.
-        metrics: Measured figures, for example ``{"test/top1": 0.91}``, as fractions.
-        averaged: Whether the values are the moving average of training (EMA) or the raw ones.
-        experiment: The file that the run was started from.
+        size_px: Height and width of the training images.
+        mean: Mean per channel of pixel values in [0, 1], with which the input is normalised.
+        std: Standard deviation per channel, likewise.
+        dataset: Name of the training data set.
+        metrics: Measured metrics as fractions, for example ``{"test/top1": 0.91}``.
+        averaged: Whether the values are a moving average (EMA) over training.
+        experiment: The configuration file of the run.
         seed: The seed of the run.
-        version: Version of this package that wrote the file.
+        version: The version of this package that wrote the file.
     """
 
     network: str
@@ -84,39 +84,39 @@ class Header:
         """Build a header from plain values, which may come from a hostile file.
 
         Args:
-            values: Names and values of the fields; unknown names are ignored, so that newer files open.
-            source: What to call the origin in an error.
+            values: The fields by name; unknown names are ignored, so that newer files can be opened.
+            source: Name of the file in error messages.
 
         Raises:
             UsageError: A required field is missing, or a field has a wrong type or length.
         """
         missing = [name for name in _REQUIRED if values.get(name) is None]
         if missing:
-            message = f"{source} does not say its {', '.join(missing)}; it was not written by cbam_lightning."
+            message = f"{source} does not say its {', '.join(missing)}; cbam_lightning did not write it."
             raise UsageError(message)
         known = {f.name for f in fields(cls)}
-        given = {name: value for name, value in values.items() if name in known}
+        options = {name: value for name, value in values.items() if name in known}
         optional = ("network_options", "attention_options", "metrics")
-        given |= {name: {} for name in optional if given.get(name) is None}
-        _check_types(given, source)
+        options |= {name: {} for name in optional if options.get(name) is None}
+        _check_types(options, source)
         for name, length in (("class_names", "num_classes"), ("mean", "in_channels"), ("std", "in_channels")):
-            if given.get(name) is not None:
-                given[name] = tuple(given[name])
-                _check_items(name, given[name], given[length], source)
-        _check_items("metrics", given["metrics"].values(), len(given["metrics"]), source)
-        return cls(**given)
+            if options.get(name) is not None:
+                options[name] = tuple(options[name])
+                _check_items(name, options[name], options[length], source)
+        _check_items("metrics", options["metrics"].values(), len(options["metrics"]), source)
+        return cls(**options)
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str] | None, source: str) -> Header:
-        """Read the header from the string-to-string metadata of a safetensors file.
+        """Read the header from the metadata of a safetensors file, which maps strings to strings.
 
         Raises:
-            UsageError: The file has no header of ours, or one that cannot be read.
+            UsageError: There is no header of ours, or it is damaged.
         """
         if not metadata or METADATA_KEY not in metadata:
             message = (
-                f"{source} has no cbam_lightning header, so it does not say which network it belongs to. "
-                "Write such files with `cbam-lightning weights export`."
+                f"{source} has no cbam_lightning header, so its network is unknown. "
+                "`cbam-lightning weights export` writes files with a header."
             )
             raise UsageError(message)
         try:
@@ -130,12 +130,12 @@ class Header:
         return cls.from_dict(values, source)
 
     def to_metadata(self) -> dict[str, str]:
-        """Return the header as the metadata of a safetensors file (strings only)."""
+        """Return the header as metadata of a safetensors file."""
         values = {"format_version": FORMAT_VERSION, **asdict(self)}
         return {METADATA_KEY: json.dumps(values, sort_keys=True)}
 
     def describe(self) -> str:
-        """Return the header for people, a line a field; long lists are cut, control characters replaced."""
+        """Return the header as text, one line per field; long lists are shortened."""
         lines = []
         for name, value in asdict(self).items():
             if value is None or value == {}:
@@ -149,8 +149,13 @@ class Header:
 
 
 def printable(text: str) -> str:
-    """Replace control characters: the text may come from anyone, and a terminal obeys escape sequences."""
+    """Replace control characters, since a terminal executes the escape sequences of untrusted text."""
     return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def one_line(error: BaseException) -> str:
+    """Return the text of an error as one printable line of at most 300 characters, without a full stop."""
+    return printable(" ".join(str(error).split())).rstrip(".")[:300] or type(error).__name__
 
 
 def _check_types(values: Mapping[str, Any], source: str) -> None:
@@ -166,7 +171,7 @@ def _check_types(values: Mapping[str, Any], source: str) -> None:
 
 
 def _is_plain(value: Any) -> bool:
-    """Tell whether a short JSON text can hold a value."""
+    """Return whether a short JSON text can hold a value."""
     waiting, count = [value], 0
     while waiting and count <= _MAX_ITEMS:
         item = waiting.pop()

@@ -1,8 +1,8 @@
-"""How others name the values of a network with attention: one table a layout.
+"""Layouts: how other code names the values of a network with attention, one table per layout.
 
 A rename is a regular expression and its replacement, applied to every key in the order of the table; a
-change is a regular expression of our keys and what happens to their values. The names of the ResNet itself
-are torchvision's in all of them.
+change is a regular expression for our keys and a conversion of their values. All layouts use torchvision's
+names for the ResNet itself.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from torch import Tensor
 
 
 class Layout(NamedTuple):
-    """One way to name and to store the same values.
+    """A way to name and store the values of a network.
 
     Attributes:
-        origin: Who writes such files, for people.
-        sign: Regular expression that finds a key which no other layout has.
-        renames: Regular expressions and replacements, from their keys to ours.
-        changes: Regular expressions of our keys, and what makes our value of theirs.
-        lacks: What their modules may do without: ``bias`` in the channel half's MLP, ``bn`` in the spatial
-            half.
+        origin: Description of the code that writes such files.
+        sign: Regular expression for keys that no other layout has.
+        renames: Regular expressions and replacements, from the layout's keys to ours.
+        changes: Regular expressions for our keys, and the conversion of the layout's values to ours.
+        lacks: Values that the layout may lack: ``bias`` of the MLP in channel attention, ``bn`` in spatial
+            attention.
     """
 
     origin: str
@@ -40,13 +40,13 @@ def _max_before_mean(weight: Tensor) -> Tensor:
     return weight.flip(1)  # (1, 2, k, k)
 
 
-# Convolutions in place of linear layers, and the mean over the channels before their maximum.
+# Convolutions instead of linear layers, and the channel mean before the channel maximum.
 _CONVOLUTIONS = (
     (r"(^|\.)mlp\.[02]\.weight$", _linear_from_conv1x1),
     (r"(^|\.)spatial\.conv\.weight$", _max_before_mean),
 )
 
-# BAM's layers, theirs to ours: `channel_att.gate_c.gate_c_fc_0` is `channel.fc1`.
+# BAM's layers, from the authors' to ours: `channel_att.gate_c.gate_c_fc_0` is `channel.fc1`.
 _BAM_CHANNEL = {"fc_0": "fc1", "bn_1": "bn", "fc_final": "fc2"}
 _BAM_SPATIAL = {
     "conv_reduce0": "reduce",
@@ -70,12 +70,12 @@ LAYOUTS: Mapping[str, Layout] = {
             (r"(^|\.)SpatialGate\.spatial\.", r"\1spatial."),
             (r"^bam(\d+)\.", r"attention.layer\1."),
             *(
-                (rf"(^|\.)channel_att\.gate_c\.gate_c_{theirs}\.", rf"\1channel.{ours}.")
-                for theirs, ours in _BAM_CHANNEL.items()
+                (rf"(^|\.)channel_att\.gate_c\.gate_c_{layer}\.", rf"\1channel.{our_layer}.")
+                for layer, our_layer in _BAM_CHANNEL.items()
             ),
             *(
-                (rf"(^|\.)spatial_att\.gate_s\.gate_s_{theirs}\.", rf"\1spatial.{ours}.")
-                for theirs, ours in _BAM_SPATIAL.items()
+                (rf"(^|\.)spatial_att\.gate_s\.gate_s_{layer}\.", rf"\1spatial.{our_layer}.")
+                for layer, our_layer in _BAM_SPATIAL.items()
             ),
         ),
     ),

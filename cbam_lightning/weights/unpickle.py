@@ -1,7 +1,7 @@
-"""Reading pickled files without running what is in them.
+"""Read pickled files without running code from them.
 
-Torch's restricted unpickler builds tensors and plain values only; a file that asks for anything else is
-refused (https://docs.pytorch.org/docs/stable/notes/serialization.html#weights-only).
+Torch's restricted unpickler builds only tensors and plain values, and refuses a file that asks for anything
+else (https://docs.pytorch.org/docs/stable/notes/serialization.html#weights-only).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cbam_lightning.weights.header import printable
 
 
 def existing_file(path: str | Path) -> Path:
-    """Return the path of a checkpoint that exists.
+    """Return the path of an existing checkpoint file.
 
     Raises:
         UsageError: There is no such file.
@@ -33,13 +33,13 @@ def existing_file(path: str | Path) -> Path:
 
 
 def read_pickle(path: str | Path) -> Any:
-    """Read what ``torch.save`` wrote, in today's format or that of torch before 1.6, and run nothing in it.
+    """Read a file of ``torch.save``, of torch before or after 1.6, without running code from it.
 
     Args:
         path: The file.
 
     Returns:
-        Tensors on the CPU and plain values, in the lists and dictionaries of the file.
+        The lists and dictionaries of the file, with plain values and tensors on the CPU.
 
     Raises:
         UsageError: The file does not exist, is truncated or damaged, or holds more than plain values.
@@ -51,27 +51,27 @@ def read_pickle(path: str | Path) -> Any:
         return _plain(torch.load(content, map_location="cpu", weights_only=True), {})
     except pickle.UnpicklingError as error:
         raise refusal(path, error) from None
-    except Exception as error:  # a damaged pickle makes its reader raise nearly anything
+    except Exception as error:  # a damaged pickle can raise nearly anything
         raise unreadable(path, "checkpoint", error) from None
 
 
 def _refuse_compression(content: io.BytesIO) -> None:
-    """Refuse an archive that is longer once it is read; ``torch.save`` compresses nothing."""
+    """Refuse an archive that grows when it is unpacked, since ``torch.save`` does not compress."""
     if content.getvalue().startswith(b"PK"):
         with zipfile.ZipFile(content) as archive:
             unpacked = sum(record.file_size for record in archive.infolist())
         if unpacked > len(content.getvalue()):
-            message = f"its records have {unpacked} bytes, more than the file"
+            message = f"its records have {unpacked} bytes, more than the file has"
             raise ValueError(message)
     content.seek(0)
 
 
 def _plain(value: Any, copies: dict[int, dict[Any, Any]]) -> Any:
-    """Copy dictionaries in dictionaries: those of a subclass can bring attributes in place of their methods.
+    """Copy nested dictionaries: those of a subclass may have attributes that replace their methods.
 
     Args:
-        value: Of the file.
-        copies: By the ``id`` of what they were made of, since a dictionary may stand in many places.
+        value: A value of the file.
+        copies: Copies by the ``id`` of the original, since a dictionary may occur many times.
     """
     if not isinstance(value, dict):
         return value
@@ -82,14 +82,14 @@ def _plain(value: Any, copies: dict[int, dict[Any, Any]]) -> Any:
 
 
 def unreadable(path: str | Path, kind: str, error: Exception) -> UsageError:
-    """Build the error for a file whose reader gave up."""
+    """Build the error for a file that cannot be parsed."""
     reason = printable(str(error).split("\n")[0])[:160] or type(error).__name__
     return UsageError(f"{path} cannot be read as a {kind}; it is truncated or damaged ({reason}).")
 
 
 def refusal(path: str | Path, error: pickle.UnpicklingError) -> UsageError:
-    """Build the error for a file that the restricted unpickler would not read."""
-    # torch's own text recommends to load the file without this protection
-    found = re.search(r"GLOBAL (\S+)", printable(str(error)))
-    reason = f"it holds Python objects ({found[1]:.80})" if found else "it is damaged or holds Python objects"
+    """Build the error for a file that the restricted unpickler refuses."""
+    # torch's own message recommends loading the file without this protection
+    name = re.search(r"GLOBAL (\S+)", printable(str(error)))
+    reason = f"it holds Python objects ({name[1]:.80})" if name else "it is damaged or holds Python objects"
     return UsageError(f"{path} is refused: {reason}, which could run code. Only plain values are loaded.")

@@ -1,4 +1,4 @@
-"""The model card of a checkpoint of Fashion-MNIST: where it comes from, what it can do and what not."""
+"""Model cards of checkpoints trained on Fashion-MNIST: origin, results and limits."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from cbam_lightning.weights.entry import Entry
 _CARD = """\
 # {entry.name}
 
-`{header.network}` {attention}, trained to tell the 10 classes of Fashion-MNIST apart; {num_bytes} bytes.
+`{header.network}` {attention}, trained to classify the 10 classes of Fashion-MNIST; {num_bytes} bytes.
 
 ## How to use it
 
     from cbam_lightning import create_model
     network = create_model("{header.network}", weights="{entry.name}").eval()
 
-It takes grey images (N, 1, 28, 28) with values from 0 (black) to 1 (white), less the mean {mean} and
-divided by {std}, and gives logits (N, 10) for: {classes}.
+It takes greyscale images (N, 1, 28, 28) with values from 0 (black) to 1 (white), normalised with mean
+{mean} and std {std}, and returns logits (N, 10) for: {classes}.
 
     cbam-lightning predict --model.weights {entry.name} --data FashionMNIST
     cbam-lightning fit --model.weights {entry.name} --data ImageFolder --data.root photos \\
@@ -34,62 +34,62 @@ divided by {std}, and gives logits (N, 10) for: {classes}.
 ## Training data
 
 Fashion-MNIST (https://github.com/zalandoresearch/fashion-mnist, https://arxiv.org/abs/1708.07747):
-grey pictures of 28 by 28 pixels of single articles in Zalando's catalogue, as many of each class. Licence
-of the data: MIT, © 2017 Zalando SE. Of the 60,000 training images a share of {val_fraction} was held out for
-validation; the network was trained on the others, and on no test image.
+greyscale images of 28 x 28 pixels, each of one article from Zalando's catalogue, equally many per class.
+Licence of the data: MIT, © 2017 Zalando SE. Of the 60,000 training images, a share of {val_fraction} was held
+out for validation; the network was trained only on the others.
 
 ## Training procedure
 
     {entry.command}
 
-The values are those of {chosen}. The options of the run, without
-what is null:
+The weights are from {chosen}. The options of the run, except
+those that are null:
 
 {options}
 
 ## Results
 
-Top-1 accuracy on all {full_count} test images, by the seed of the run:
+Top-1 accuracy on all {full_count} test images, by seed:
 
 | seed | test top-1 |
 |---|---|
 {seeds}
 
 {spread}. The standard error of one such accuracy is {full_error:.4f}.
-This file is that of the median, seed {header.seed}; the test images decided nothing else.
+This file is from the median run, seed {header.seed}; the test images were used for no other choice.
 
-This file, measured again by `cbam-lightning weights verify`: {full} of all test images,
-and {embedded} of the {embedded_count} that the package ships (standard error
-{embedded_error:.4f}). Of all test images of each class it names rightly:
+Measured again by `cbam-lightning weights verify`, this file classifies correctly
+{full} of all test images, and {embedded} of the {embedded_count} that the
+package ships (standard error {embedded_error:.4f}). Correctly classified test images per class:
 
-| class | right | of |
+| class | correct | of |
 |---|---|---|
 {by_class}
 
 ## Intended use
 
-Research and teaching on attention in convolutional networks: to fine-tune from, to draw attention maps of,
-and as a network of known accuracy in tests. It is not meant for decisions about people or goods.
+Research and teaching on attention in convolutional networks: fine-tuning, attention maps, and tests that need
+a network of known accuracy. It is not meant for decisions about people or goods.
 
 ## Limits
 
-- It has seen small grey pictures of one catalogue: one article each, centred, on black. How it does on
-  other pictures was not measured.
-- It answers with one of its ten classes whatever it is shown. Whether its probabilities are calibrated was
-  not measured. Its weakest class is {weakest}.
-- All seeds share one test set and one choice of validation images, so their spread shows the luck of the
-  seed only. Networks whose accuracies differ by less than two standard errors are not ranked by them.
+- It was trained on small greyscale images from one catalogue: one centred article each, on black. Its
+  accuracy on other images was not measured.
+- It predicts one of its ten classes for any image. The calibration of its probabilities was not measured.
+  Its weakest class is {weakest}.
+- All seeds share one test set and one validation split, so their spread only shows the effect
+  of the seed. A difference of less than two standard errors does not rank two networks.
 
 ## The file
 
-`{entry.name}.safetensors`: values and a header, no code. Licence of the values: {entry.licence}. Written by
+`{entry.name}.safetensors`: weights and a header, no code. Licence of the weights: {entry.licence}. Written by
 cbam_lightning {header.version}. SHA-256:
 
     {entry.sha256}
 """
 _SELECTION = {
     None: "the end of the last epoch",
-    "val/top1": "the epoch that was most accurate on the images held out",
+    "val/top1": "the epoch with the highest validation accuracy",
 }
 
 
@@ -99,11 +99,11 @@ def model_card(
     """Write the model card of a shipped checkpoint.
 
     Args:
-        entry: Of the table, with the accuracies of all seeds.
-        header: Of its file.
-        config: Of the run that it comes from.
-        full: On all test images.
-        embedded: On those that come with the package.
+        entry: Entry of the table, with the accuracies of all seeds.
+        header: Header of the file.
+        config: Configuration of the run.
+        full: Accuracy on all test images.
+        embedded: Accuracy on the test images that the package ships.
 
     Returns:
         Markdown.
@@ -142,7 +142,7 @@ def _standard_error(measured: Measured) -> float:
 
 
 def _options(config: Mapping[str, Any]) -> str:
-    """Return the options that made the network, as an indented block."""
+    """Return the options of the run as an indented block."""
     kept = {
         "model": _present(config["model"]["init_args"]),
         "data": _present({**config["data"]["init_args"], "root": None}),

@@ -1,10 +1,10 @@
-"""Adds the network of finished runs to the checkpoints that come with this package.
+"""Add the network of finished runs to the checkpoints that this package ships.
 
     python -m experiments.shipping.ship RUN_DIR ... --name NAME --licence MIT --command "cbam-lightning …"
 
-The runs are of one configuration, each with a seed of its own, trained and tested on the full Fashion-MNIST.
-That with the median ``test/top1`` (the lower one, if their number is even) is exported, measured again, and
-described by its entry in the table and by a model card.
+The runs share a configuration, have different seeds, and were trained and tested on the full Fashion-MNIST.
+The run with the median ``test/top1`` (the lower of two medians) is exported, measured again, and described in
+the table and in a model card.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.export import export_weights
 from cbam_lightning.studies.compare import FinishedRun, by_seed, find_runs, require_same
 from cbam_lightning.weights import load_checkpoint, save_checkpoint
+from cbam_lightning.weights.checkpoint_registry import card_path, files_folder
 from cbam_lightning.weights.entry import Entry
-from cbam_lightning.weights.registry import card_path, files_folder, make_entry, register
 from experiments.shipping.model_card import model_card
+from experiments.shipping.registering import make_entry, register
 
 
 def ship(paths: Sequence[str], *, name: str, licence: str, command: str) -> Entry:
-    """Put the median of finished runs among the checkpoints that come with the package.
+    """Add the median of finished runs to the checkpoints that the package ships.
 
     Args:
         paths: The runs' directories, or a folder of them.
-        name: What to call it, ``<network>_<attention>.<dataset>``; a checkpoint of that name is replaced.
-        licence: Of its values, as an SPDX identifier.
-        command: What trained the runs; the seed is added.
+        name: Name ``<network>_<attention>.<dataset>``; a checkpoint of this name is replaced.
+        licence: Licence of the weights, as an SPDX identifier.
+        command: The command that trained the runs; the seed is added.
 
     Returns:
         The entry that was added to the table.
@@ -72,7 +73,7 @@ def ship(paths: Sequence[str], *, name: str, licence: str, command: str) -> Entr
 def _finished(paths: Sequence[str]) -> list[FinishedRun]:
     runs, left_out = find_runs(paths)
     if left_out:
-        message = f"{left_out[0]}; let it end, or leave it out."
+        message = f"{left_out[0]}; let it finish, or omit it."
         raise UsageError(message)
     by_seed(runs)
     require_same(runs)
@@ -81,13 +82,13 @@ def _finished(paths: Sequence[str]) -> list[FinishedRun]:
 
 def _top1(run: FinishedRun) -> float:
     if "test/top1" not in run.metrics:
-        message = f"{run.source} has no test/top1, by which the median is chosen."
+        message = f"{run.source} has no test/top1, which determines the median."
         raise UsageError(message)
     return run.metrics["test/top1"]
 
 
 def _measure(file: Path, run: FinishedRun) -> dict[str, Measured]:
-    """Measure an exported network, and write the accuracies into its header."""
+    """Measure an exported network and write the accuracies to its header."""
     checkpoint = load_checkpoint(file)
     network = rebuild(checkpoint)
     measured = {name: measure(network, checkpoint.header, source, name) for name, source in SOURCES.items()}
@@ -108,17 +109,19 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Args:
-        args: Left out, they are the process's.
+        args: Default: those of the process.
 
     Returns:
         The exit code.
     """
     parser = argparse.ArgumentParser(prog="python -m experiments.shipping.ship")
-    parser.description = "Add the network of finished runs to the checkpoints that come with this package."
-    parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="of one configuration, a seed each")
+    parser.description = "Add the network of finished runs to the checkpoints that this package ships."
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN_DIR", help="of one configuration, with different seeds"
+    )
     parser.add_argument("--name", required=True, help="<network>_<attention>.<dataset>")
-    parser.add_argument("--licence", required=True, help="of the values, such as MIT")
-    parser.add_argument("--command", required=True, help="what trained the runs, without the seed")
+    parser.add_argument("--licence", required=True, help="licence of the weights, such as MIT")
+    parser.add_argument("--command", required=True, help="command that trained the runs, without the seed")
     given = parser.parse_args(args)
     try:
         entry = ship(given.runs, name=given.name, licence=given.licence, command=given.command)

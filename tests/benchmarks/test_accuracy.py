@@ -14,8 +14,8 @@ from cbam_lightning.benchmarks.accuracy import TIE, Measured, compare, measure, 
 from cbam_lightning.data import FashionMNIST, fashion_mnist
 from cbam_lightning.data.fashion_mnist import DEBIAN_DIR, EMBEDDED_DIR, FILE_STEMS
 from cbam_lightning.errors import UsageError
-from cbam_lightning.weights import Header, list_weights, registry, save_checkpoint
-from cbam_lightning.weights.registry import make_entry
+from cbam_lightning.weights import Header, checkpoint_registry, list_weights, save_checkpoint
+from experiments.shipping.registering import make_entry
 from tests.command import call
 from tests.tasks.few_clothes import COUNT, write_few
 
@@ -224,7 +224,7 @@ def test_a_file_without_its_classifier_does_not_fit():
 @pytest.fixture
 def table(monkeypatch, tmp_path):
     """A table of three checkpoints, the first of which is damaged and the second has another accuracy."""
-    monkeypatch.setattr(registry, "TABLE", tmp_path / "registry.json")
+    monkeypatch.setattr(checkpoint_registry, "TABLE", tmp_path / "registry.json")
     entries = []
     for name, figure in (("a.x", accuracy()), ("b.x", 0.99), ("c.x", accuracy())):
         path = tmp_path / "files" / f"{name}.safetensors"

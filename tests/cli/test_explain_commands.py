@@ -13,7 +13,7 @@ from cbam_lightning.models import create_model
 from cbam_lightning.weights import Header, save_checkpoint
 from tests.command import call
 
-PLAIN = "resnet20_fashion_mnist"
+PLAIN = "resnet20.fashion_mnist"
 
 
 def shipped_and_own():

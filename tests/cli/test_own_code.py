@@ -134,7 +134,7 @@ def test_loading_a_checkpoint_in_python_imports_nothing(where):
     values = {"attention": "alpha.A", "optimizer": {"class_path": "alpha.A", "init_args": {}}}
     hparams = {"network": "resnet8", "_class_path": "cbam_lightning.Classifier", where: values[where]}
     torch.save({"state_dict": {}, "hyper_parameters": hparams}, "x.ckpt")
-    with pytest.raises(UsageError, match=r"names the class 'alpha.A', unknown here; import its module"):
+    with pytest.raises(UsageError, match=r"names the class 'alpha.A', which is not imported"):
         Classifier.load_from_checkpoint("x.ckpt")
     assert not imported()
 
@@ -151,8 +151,9 @@ def test_modules_are_saved_with_the_run_and_a_checkpoint_imports_none(capsys):
     Path("imported").unlink()
     capsys.readouterr()
     assert call(f"test --data FashionMNIST --ckpt_path {best}", NO_WANDB) == 2
-    assert "names the class 'own_parts.Task', unknown here; import its module with --imports" in one_line(
-        capsys
+    assert (
+        "names the class 'own_parts.Task', which is not imported; import its module with --imports"
+        in one_line(capsys)
     )
     assert "own_parts" not in sys.modules
     assert call(f"resume {run} --trainer.max_epochs 2") == 0

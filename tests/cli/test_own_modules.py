@@ -124,7 +124,7 @@ def own(monkeypatch):
         (f"{CLOTHES} --model.attention own.Stumbles", ["own.py, line", "ValueError: a tensor too many"]),
         (f"{CLOTHES} --model.attention own.Nothing", ["--model.attention is 'own.Nothing'", "own.py"]),
         (f"{CLOTHES} --model.attention nowhere.A", ["--model.attention", "no module 'nowhere'"]),
-        (f"{CLOTHES} --model.network own.Items", ["the network 'own.Items' is no torch.nn.Module"]),
+        (f"{CLOTHES} --model.network own.Items", ["the network 'own.Items' is not a torch.nn.Module"]),
         (f"{CLOTHES} --model own.Nothing", ["--model is 'own.Nothing'", "no 'Nothing'", "own.py"]),
         (f"{CLOTHES} --model own.Items", ["--model is 'own.Items', which is not a LightningModule"]),
         (

@@ -3,7 +3,7 @@
 import torch
 
 from cbam_lightning import create_model
-from cbam_lightning.weights.registry import list_weights
+from cbam_lightning.weights.checkpoint_registry import list_weights
 from tests.command import call
 
 

@@ -107,7 +107,7 @@ MISTAKES = {
     "plain.safetensors --data VOCDetection --root nowhere": "nowhere",
     "plain.safetensors cbam.safetensors --images nowhere": "nowhere does not exist",
     "plain.safetensors plain.safetensors --data FashionScenes": "two networks are called",
-    "plain.safetensors resnet20.fashion_mnist --data FashionScenes": "which is no detector",
+    "plain.safetensors resnet20.fashion_mnist --data FashionScenes": "which is not a detector",
     "resnet20.fashion_mnist plain.safetensors --data FashionMNIST": "plain.safetensors is a detector",
     "plain.safetensors --images damaged": "cannot decode damaged/a.jpg",
 }

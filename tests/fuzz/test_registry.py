@@ -10,9 +10,8 @@ import pytest
 from hypothesis import strategies as st
 
 from cbam_lightning.errors import UsageError
-from cbam_lightning.weights import registry
-from cbam_lightning.weights.downloads import fetch
-from cbam_lightning.weights.registry import find, list_weights, verify
+from cbam_lightning.weights import checkpoint_registry
+from cbam_lightning.weights.checkpoint_registry import download, find, list_weights, verify
 from tests.fuzz.damage import altered, damaged, fuzz, json_values, lengths
 from tests.weights.serving import without_proxies
 
@@ -67,7 +66,7 @@ def table(tmp_path, monkeypatch):
     (path.parent / "files").mkdir(parents=True)
     (path.parent / "files" / "small.safetensors").write_bytes(CONTENT)
     path.touch()
-    monkeypatch.setattr(registry, "TABLE", path)
+    monkeypatch.setattr(checkpoint_registry, "TABLE", path)
     return path
 
 
@@ -127,7 +126,7 @@ def test_a_server(examples, answering, tmp_path):
     def read(answer):
         answering.answer = answer
         (tmp_path / "x").unlink(missing_ok=True)
-        assert fetch(url, ENTRY["sha256"], tmp_path / "x").read_bytes() == CONTENT
+        assert download(url, ENTRY["sha256"], tmp_path / "x").read_bytes() == CONTENT
 
     fuzz(examples, damaged(ANSWER, ANSWER, *ANSWERS), read, OSError)
     assert {path.name.partition(".")[0] for path in tmp_path.iterdir()} == {"x"}

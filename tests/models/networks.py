@@ -32,7 +32,7 @@ def randomise(network):
 
 
 def names(network, where=None, example=None):
-    return [place.name for place in plan_insertion(network, where, example)]
+    return [point.name for point in plan_insertion(network, where, example)]
 
 
 class Residual(nn.Module):

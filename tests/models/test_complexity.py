@@ -12,7 +12,7 @@ from torch import nn
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models import create_model
 from cbam_lightning.models.complexity import count, count_named
-from cbam_lightning.models.published import Row, published_rows, render, rows, table
+from cbam_lightning.models.published import ClassificationRow, published_rows, render, rows, table
 
 PUBLISHED = published_rows()
 
@@ -153,7 +153,7 @@ class TestPublished:
             (28.0999, 3.8636, "differs"),
             (28.1010, 3.8620, "differs"),
         ):
-            ours = Row(*row[:4], 224, params_m, gflops, gflops, row)
+            ours = ClassificationRow(*row[:4], 224, params_m, gflops, gflops, row)
             assert ours.status == status
 
     def test_added_networks_follow_at_their_size(self, counted):
@@ -202,6 +202,6 @@ class TestRender:
         assert records[7]["attention_options"] == {"arrangement": "channel", "pools": ["max"]}
 
     def test_an_unknown_format_is_refused_before_anything_is_counted(self, monkeypatch):
-        monkeypatch.setattr("cbam_lightning.models.published.rows", None)
+        monkeypatch.setattr("cbam_lightning.models.published.classification_rows", None)
         with pytest.raises(UsageError, match=r"unknown format 'jsn'\. Did you mean 'json'"):
             table(format="jsn")

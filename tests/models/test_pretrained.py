@@ -17,8 +17,8 @@ from cbam_lightning.errors import UsageError
 from cbam_lightning.models import build, create_model
 from cbam_lightning.models.pretrained import _plain_values_only, open_checkpoint
 from cbam_lightning.models.registry import MODELS
-from cbam_lightning.weights import Header, registry, save_checkpoint
-from cbam_lightning.weights.registry import make_entry
+from cbam_lightning.weights import Header, checkpoint_registry, save_checkpoint
+from experiments.shipping.registering import make_entry
 from tests.weights.serving import serve, without_proxies
 
 ENTRY = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
@@ -60,7 +60,7 @@ def test_weights_of_torchvision_are_downloaded_once(server, monkeypatch, cache, 
     file = publish(server, monkeypatch, theirs.state_dict())
     for _ in range(2):
         checkpoint = open_checkpoint(name, network)
-    assert server.asked == [None]
+    assert server.asked == [file]
     assert [path.name for path in cache.iterdir()] == [file]
     state = checkpoint.state_dict
     assert all(torch.equal(value, state[key]) for key, value in theirs.state_dict().items())
@@ -145,7 +145,7 @@ def test_code_in_the_cache_of_torch_does_not_run(server, monkeypatch, cache, tmp
 @pytest.fixture
 def no_registered(monkeypatch, tmp_path):
     (tmp_path / "empty.json").write_text("[]")
-    monkeypatch.setattr(registry, "TABLE", tmp_path / "empty.json")
+    monkeypatch.setattr(checkpoint_registry, "TABLE", tmp_path / "empty.json")
 
 
 def test_a_registered_name_comes_first(monkeypatch, tmp_path):
@@ -155,7 +155,7 @@ def test_a_registered_name_comes_first(monkeypatch, tmp_path):
     save_checkpoint(path, network.state_dict(), header)
     entry = make_entry(path, licence="MIT", command="x")
     (tmp_path / "registry.json").write_text(json.dumps([entry.to_dict()]))
-    monkeypatch.setattr(registry, "TABLE", tmp_path / "registry.json")
+    monkeypatch.setattr(checkpoint_registry, "TABLE", tmp_path / "registry.json")
     for source in ("small", str(path), path):
         assert open_checkpoint(source).header == header
     with pytest.raises(
@@ -173,7 +173,7 @@ def test_a_name_with_a_dot_is_no_file_and_brings_its_attention(monkeypatch, tmp_
     entry = make_entry(path, licence="MIT", command="x")
     assert entry.name == "resnet20_cbam.cifar10"
     (tmp_path / "registry.json").write_text(json.dumps([entry.to_dict()]))
-    monkeypatch.setattr(registry, "TABLE", tmp_path / "registry.json")
+    monkeypatch.setattr(checkpoint_registry, "TABLE", tmp_path / "registry.json")
     for name in ("resnet20", None):
         state = create_model(name, weights="resnet20_cbam.cifar10").state_dict()
         assert any(".attention." in key for key in state)
@@ -197,7 +197,7 @@ def test_a_name_with_a_dot_is_no_file_and_brings_its_attention(monkeypatch, tmp_
             ["IMAGENET1K_V3", "DEFAULT, IMAGENET1K_V1, IMAGENET1K_V2", "for resnet50"],
         ),
         ("DEFAULT", "resnet20", ["no weights 'DEFAULT' for resnet20", "path of a file"]),
-        ("DEFAULT", None, ["no weights 'DEFAULT'", "name the network, too"]),
+        ("DEFAULT", None, ["no weights 'DEFAULT'", "also name the network"]),
         ("DEFAULT", "torchvision/resnet17", ["'DEFAULT' for torchvision/resnet17"]),
         ("IMAGENET_V1", "resnet18", ["Did you mean 'IMAGENET1K_V1'"]),
         ("IMAGENET1K_V1", "timm/resnet18", ["for timm/resnet18", "Allowed: DEFAULT."]),

@@ -15,7 +15,7 @@ from cbam_lightning.models.published import (
     detector_rows,
     published_detectors,
 )
-from cbam_lightning.models.published.rows import DIFFERS, NO_FIGURE, REPRODUCED
+from cbam_lightning.models.published.classification_rows import DIFFERS, NO_FIGURE, REPRODUCED
 
 ROWS = published_detectors()
 

@@ -96,8 +96,10 @@ def test_mistakes():
             register_model(name, lambda: nn.Identity())
     with pytest.raises(UsageError, match=r"unknown plain option 'wdth'\. Did you mean 'width'"):
         create_model("plain", wdth=3)
+    with pytest.raises(UsageError, match="'where' is not an option of attention; pass it"):
+        create_model("plain", attention="cbam", attention_options={"where": "conv1"})
     register_model("wrong", lambda: 3)
-    with pytest.raises(UsageError, match="wrong gave int"):
+    with pytest.raises(UsageError, match="wrong returned a int"):
         create_model("wrong")
 
 
@@ -110,7 +112,7 @@ def test_a_checkpoint_of_it_opens_once_it_is_registered(tmp_path, images):
     path = tmp_path / "plain.safetensors"
     save_checkpoint(path, network.state_dict(), Header("plain", "se", 3, 3, network_options=options))
     assert torch.equal(create_model(weights=path).eval()(images), network(images))
-    with pytest.warns(UserWarning, match="classifier starts anew"):
+    with pytest.warns(UserWarning, match="classifier is reinitialised"):
         renewed = create_model(weights=path, num_classes=7)
     assert torch.equal(renewed.conv1.weight, network.conv1.weight)
     registry.USER_NETWORKS.clear()

@@ -14,8 +14,8 @@ from cbam_lightning import create_model
 from cbam_lightning.data import fashion_mnist
 from cbam_lightning.errors import UsageError
 from cbam_lightning.runs.directory import RunDirectory
-from cbam_lightning.weights import checkpoint_path, list_weights, load_checkpoint, registry
-from cbam_lightning.weights.registry import find
+from cbam_lightning.weights import checkpoint_path, checkpoint_registry, list_weights, load_checkpoint
+from cbam_lightning.weights.checkpoint_registry import find
 from experiments.shipping.ship import main, ship
 from tests.command import NO_WANDB, call, only_run
 from tests.tasks.few_clothes import COUNT, write_few
@@ -53,9 +53,9 @@ def runs(trained, tmp_path, monkeypatch):
     """Three runs that a test may damage, an empty table, and only a few images."""
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     monkeypatch.setattr(fashion_mnist, "DEBIAN_DIR", tmp_path / "no-package")
-    monkeypatch.setattr(registry, "TABLE", tmp_path / "table" / "registry.json")
+    monkeypatch.setattr(checkpoint_registry, "TABLE", tmp_path / "table" / "registry.json")
     (tmp_path / "table").mkdir()
-    registry.TABLE.write_text("[]")
+    checkpoint_registry.TABLE.write_text("[]")
     return [str(Path("runs", "small", f"seed_{seed}")) for seed in range(3)]
 
 
@@ -170,7 +170,7 @@ def refused(runs, expected, **changes):
     with pytest.raises(UsageError, match=expected):
         ship(runs, **{"name": NAME} | MADE | changes)
     assert not Path("table", "files").exists()
-    assert registry.TABLE.read_text() == "[]"
+    assert checkpoint_registry.TABLE.read_text() == "[]"
 
 
 @pytest.mark.parametrize("damage", ["no results", "validated"])
@@ -180,7 +180,7 @@ def test_a_run_that_is_not_tested_is_refused(runs, damage):
     else:
         change_results(runs[1], stage="validate", metrics={"val/top1": 0.5})
     refused(runs, rf"{runs[1]}: it (is not finished|was not tested)")
-    refused([*runs[:1], "runs"], rf"{runs[1]}: it (is not finished|was not tested); let it end")
+    refused([*runs[:1], "runs"], rf"{runs[1]}: it (is not finished|was not tested); let it finish")
 
 
 def test_a_run_without_its_checkpoint_is_refused(runs):

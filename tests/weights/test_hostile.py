@@ -9,11 +9,11 @@ import torch
 
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models import create_model
-from cbam_lightning.models.importing import import_weights
 from cbam_lightning.models.pretrained import open_checkpoint
+from cbam_lightning.models.weight_import import import_weights
 from cbam_lightning.tasks import Classifier
 from cbam_lightning.weights import load_checkpoint, read_state_dict, read_training_state
-from cbam_lightning.weights.registry import make_entry
+from experiments.shipping.registering import make_entry
 from tests.command import NO_WANDB, SHORT, SMALL, call
 
 # torch has its say on pickles of other protocols than its own

@@ -124,7 +124,7 @@ def test_our_own_names_stay():
 
 def test_two_layouts_in_one_file_are_refused():
     with pytest.raises(
-        UsageError, match=r"of the authors of CBAM and BAM and of luuuyi/CBAM.PyTorch at once"
+        UsageError, match=r"mix layouts: of the authors of CBAM and BAM and of luuuyi/CBAM.PyTorch"
     ):
         translate(layouts.authors("CBAM") | layouts.luuuyi())
 

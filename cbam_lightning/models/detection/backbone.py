@@ -1,4 +1,4 @@
-"""The backbone of a detector: a classification network without its classifier, and its weights."""
+"""Backbones of detectors: classification networks without their classifier, and their weights."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from torch import nn
 from cbam_lightning.attention.registry import option_defaults
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models.detection.vgg import build_vgg16
-from cbam_lightning.models.factory import build, resolve_names
+from cbam_lightning.models.factory import build_network, resolve_names
 from cbam_lightning.models.pretrained import open_checkpoint
-from cbam_lightning.weights import Checkpoint, Header, load_into
+from cbam_lightning.weights import Header, LoadReport
 
 _VGG16 = "torchvision/vgg16"
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network, and what is known of it.
+    """A network without a classifier, and what it was built from.
 
     Attributes:
-        network: Without a classifier.
-        names: The arguments of ``build`` that it was made with.
-        trained: The ``id`` of every parameter that has a value of a checkpoint.
-        header: Of that checkpoint.
+        network: The network.
+        names: Names and options that it was built with, as ``build`` takes them.
+        trained: The ``id`` of every parameter whose value comes from a checkpoint.
+        header: Header of that checkpoint.
     """
 
     network: nn.Module
@@ -48,15 +48,15 @@ def build_backbone(
     """Build a backbone, with fresh initial values or those of a classifier's checkpoint.
 
     Args:
-        name: ``torchvision/vgg16``, or a ResNet of ours.
-        attention: In the network. Left out, what the weights were trained with, else ``none``.
-        attention_options: What the attention's class accepts besides ``channels``.
-        options: Other arguments of the network's class.
+        name: ``torchvision/vgg16``, or one of our ResNets.
+        attention: Attention in the network. Default: that of the weights, else ``none``.
+        attention_options: Arguments of the attention's class besides ``channels``.
+        options: Further arguments of the network's class.
         in_channels: Number of channels of the images.
         weights: As for ``create_model``.
 
     Raises:
-        UsageError: The weights belong to another network, or were trained with another attention, or on
+        UsageError: The weights belong to another network, or were trained with another attention or on
             images with another number of channels.
     """
     checkpoint = None if weights is None else open_checkpoint(weights, name)
@@ -65,42 +65,21 @@ def build_backbone(
         _check_network(header, name, str(weights))
         _check_channels(header, in_channels, str(weights))
         check_attention(header, attention, attention_options or {}, str(weights))
-    names = resolve_names(header, name, attention, attention_options, options)
+    names = (name, attention, attention_options, options)
     if name == _VGG16:
-        _check_plain(names)
+        resolved = resolve_names(header, *names)
+        _check_plain(resolved)
         maps, trained = build_vgg16(in_channels, checkpoint, str(weights))
-        return Backbone(maps, names, trained, header)
-    network = build(**names, num_classes=0, in_channels=in_channels)
-    trained = set() if checkpoint is None else load_trained(network, checkpoint, str(weights))
-    return Backbone(network, names, trained, header)
-
-
-def load_trained(
-    network: nn.Module,
-    checkpoint: Checkpoint,
-    source: str,
-    head: str | None = None,
-    load_head: bool = True,
-) -> set[int]:
-    """Load a checkpoint into a network, the classifier apart.
-
-    Args:
-        network: Changed in place.
-        checkpoint: Without attention, it fits a network with attention, too, which is new then.
-        source: What to call the checkpoint in an error.
-        head: As for ``load_into``.
-        load_head: As for ``load_into``.
-
-    Returns:
-        The ``id`` of every parameter that has a value of the checkpoint.
-
-    Raises:
-        UsageError: The values do not fit.
-    """
-    new = checkpoint.header.attention == "none"
-    report = load_into(
-        network, checkpoint.state_dict, head=head, load_head=load_head, new_attention=new, source=source
+        return Backbone(maps, resolved, trained, header)
+    built = build_network(
+        *names, num_classes=0, in_channels=in_channels, weights=checkpoint, source=str(weights)
     )
+    trained = set() if built.report is None else loaded_parameters(built.network, built.report)
+    return Backbone(built.network, built.names, trained, header)
+
+
+def loaded_parameters(network: nn.Module, report: LoadReport) -> set[int]:
+    """Return the ``id`` of every parameter of a network whose value was loaded."""
     matched = set(report.matched)
     return {id(parameter) for key, parameter in network.named_parameters() if key in matched}
 
@@ -109,7 +88,7 @@ def _check_network(header: Header, name: str, source: str) -> None:
     if header.network != name:
         message = (
             f"{source} holds weights of {header.network}, but the backbone is {name}. Give weights of "
-            f"{name}, or choose a detector on {header.network}."
+            f"{name}, or choose a detector with the backbone {header.network}."
         )
         raise UsageError(message)
 
@@ -118,8 +97,8 @@ def _check_channels(header: Header, in_channels: int, source: str) -> None:
     if header.in_channels != in_channels:
         message = (
             f"{source} was trained on images of {_channels(header.in_channels)}, and the detector takes "
-            f"{_channels(in_channels)}; give images with in_channels {header.in_channels}, as with "
-            f"--data.in_channels {header.in_channels}, or other weights."
+            f"{_channels(in_channels)}; use images with that many channels (--data.in_channels "
+            f"{header.in_channels}), or other weights."
         )
         raise UsageError(message)
 
@@ -129,44 +108,47 @@ def _channels(number: int) -> str:
 
 
 def check_attention(header: Header, attention: str | None, options: Mapping[str, Any], source: str) -> None:
-    """Refuse attention other than what weights were trained with; they may have had none.
+    """Refuse attention that differs from the attention of the weights, if they have any.
 
     Args:
-        header: Of the weights.
-        attention: What is asked for; None for whatever it was.
-        options: Those that are asked for.
-        source: What to call the weights.
+        header: Header of the weights.
+        attention: The requested attention; None: that of the weights.
+        options: The requested options.
+        source: Name of the weights in error messages.
 
     Raises:
-        UsageError: They had another attention, or other options.
+        UsageError: The weights have another attention, or other options.
     """
     if header.attention == "none":
         return
     if attention not in (None, header.attention):
         message = (
-            f"the network of {source} has attention {header.attention!r}, not {attention!r}; leave it out, "
+            f"the network of {source} has attention {header.attention!r}, not {attention!r}; omit it, "
             "or give other weights."
         )
         raise UsageError(message)
     trained = {**option_defaults(header.attention), **header.attention_options}
-    for name, value in options.items():  # unknown names are refused when the attention is built
-        if name in trained and name != "implementation" and _plain(value) != _plain(trained[name]):
+    for name, value in options.items():  # building the attention refuses unknown names
+        if name in trained and name != "implementation" and plain(value) != plain(trained[name]):
             message = (
                 f"the attention of {source} was trained with {name} {trained[name]!r}, not {value!r}; "
-                "leave it out, or give other weights."
+                "omit it, or give other weights."
             )
             raise UsageError(message)
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value  # a header knows lists only
+def plain(value: Any) -> Any:
+    """Return an option as it is in a header, with lists instead of tuples."""
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _check_plain(names: Mapping[str, Any]) -> None:
     extra = {**names["attention_options"], **names["network_options"]}
     if names["attention"] != "none" or extra:
         message = (
-            "VGG16 as a backbone has neither attention nor options of its own; leave out backbone_attention, "
-            "backbone_attention_options and backbone_options, and give `attention` for the heads."
+            "VGG16 as a backbone has neither attention nor options of its own; omit backbone_attention, "
+            "backbone_attention_options and backbone_options, and use `attention` for the heads."
         )
         raise UsageError(message)

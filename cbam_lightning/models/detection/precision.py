@@ -1,7 +1,7 @@
-"""Parts of torchvision's detectors that keep boxes in float32 when the features are in half precision.
+"""Parts of torchvision's detectors that keep boxes in float32 when features are in half precision.
 
-torchvision makes the anchors in the dtype of the feature maps, and decodes boxes in that of the predicted
-offsets. Under autocast both would be bfloat16, whose steps are 4 pixels at x = 1000.
+torchvision creates the anchors in the dtype of the feature maps, and decodes boxes in that of the predicted
+offsets. Under autocast both would be bfloat16, whose resolution is 4 pixels at x = 1000.
 Source: ``grid_anchors`` and ``BoxCoder.decode_single`` in
 https://github.com/pytorch/vision/tree/main/torchvision/models/detection.
 """
@@ -22,7 +22,7 @@ from cbam_lightning.attention.gate import at_least_float32
 
 
 class _Float32Maps(nn.Module):
-    """An anchor generator that is given maps of the same height and width in float32."""
+    """Passes float32 maps of the same height and width to an anchor generator."""
 
     num_anchors_per_location: Callable[[], list[int]]
 
@@ -40,12 +40,12 @@ class Anchors(_Float32Maps, AnchorGenerator):  # type: ignore[misc]
 
 
 class ProposalHead(RPNHead):  # type: ignore[misc]
-    """torchvision's RPN head, with a width of its own and results in float32.
+    """torchvision's RPN head, with a configurable width and outputs in float32.
 
     Args:
         in_channels: Number of channels of the feature maps.
-        num_anchors: Anchors at each position.
-        channels: Of the 3x3 convolution; torchvision has ``in_channels``.
+        num_anchors: Number of anchors per position.
+        channels: Output channels of the 3x3 convolution; torchvision has ``in_channels``.
     """
 
     def __init__(self, in_channels: int, num_anchors: int, channels: int) -> None:
@@ -63,7 +63,7 @@ class ProposalHead(RPNHead):  # type: ignore[misc]
 
 
 class BoxPredictor(FastRCNNPredictor):  # type: ignore[misc]
-    """torchvision's last layers of Fast R-CNN, with results in float32."""
+    """torchvision's last layers of Fast R-CNN, with outputs in float32."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (R, num_classes) and offsets (R, 4 num_classes) of R regions (R, C)."""

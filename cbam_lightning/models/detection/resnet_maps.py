@@ -1,7 +1,7 @@
-"""The feature maps that detectors take from a ResNet of this package.
+"""Backbones that give detectors the feature maps of our ResNets.
 
-Each class keeps the network, without its classifier, as ``body``, so that the keys of its weights are those
-of a classifier behind the prefix ``body.``.
+Each class keeps the network, without its classifier, as ``body``: its keys are those of the classification
+network with the prefix ``body.``.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from cbam_lightning.errors import UsageError
 from cbam_lightning.models.detection.stairnet import xavier
 from cbam_lightning.models.resnet import ResNet
 
-# Stages of a ResNet for small images whose maps are too large to predict from: of stride 1 and 2.
+# Stages of a ResNet for small images whose maps, of stride 1 and 2, are too large for predictions.
 _LARGE_STAGES = 2
 _PYRAMID_STAGES = 4
 
 
 class CoarseMaps(nn.Module):
-    """Maps of stride 4, 8, 16, … of a ResNet for small images: its own, then those of further layers.
+    """Maps of stride 4, 8, 16, … of a ResNet for small images, followed by maps of further layers.
 
-    A further map is a 1x1 convolution to half of ``channels`` and a 3x3 convolution of stride 2, as in SSD,
-    each with BatchNorm and ReLU, since these detectors start without weights of ImageNet.
+    Each further map comes from a 1x1 convolution to half of ``channels`` and a 3x3 convolution of stride 2,
+    as in SSD, each with BatchNorm and ReLU, since these detectors start without ImageNet weights.
 
     Args:
-        network: Without a classifier.
-        num_maps: How many.
-        channels: Of the further maps.
+        network: A network without a classifier.
+        num_maps: Total number of maps.
+        channels: Number of channels of the further maps.
 
     Raises:
-        UsageError: The network has more stages than that, or none of stride 4.
+        UsageError: The network has more maps than ``num_maps``, or no map of stride 4.
     """
 
     def __init__(self, network: ResNet, num_maps: int, channels: int = 128) -> None:
@@ -42,8 +42,8 @@ class CoarseMaps(nn.Module):
         self.names = list(network.stage_channels)[_LARGE_STAGES:]
         if not 0 < len(self.names) <= num_maps:
             message = (
-                f"the backbone has {len(network.stage_channels)} stages, and there are {num_maps} feature "
-                f"maps; give it 3 to {_LARGE_STAGES + num_maps} stages, or other scales."
+                f"the backbone has {len(network.stage_channels)} stages, but the detector uses {num_maps} "
+                f"feature maps; give the backbone 3 to {_LARGE_STAGES + num_maps} stages, or change scales."
             )
             raise UsageError(message)
         self.out_channels = [network.stage_channels[name] for name in self.names]
@@ -59,7 +59,7 @@ class CoarseMaps(nn.Module):
         xavier(self.extra)
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
-        """Return the maps by name, the finest first: (N, in_channels, H, W) to (N, C, H / 4, W / 4), …."""
+        """Return the maps by name, finest first: (N, in_channels, H, W) to (N, C, H / 4, W / 4), …."""
         stages = self.body.forward_stages(x)
         maps = OrderedDict((name, stages[name]) for name in self.names)
         x = maps[self.names[-1]]
@@ -69,10 +69,10 @@ class CoarseMaps(nn.Module):
 
 
 class LastMap(nn.Module):
-    """The last map of a network, "C4" of a ResNet that has given its last stage away.
+    """The last map of a network: "C4" for a ResNet without its last stage.
 
     Args:
-        network: Without a classifier.
+        network: A network without a classifier.
     """
 
     def __init__(self, network: ResNet) -> None:
@@ -86,14 +86,14 @@ class LastMap(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """torchvision's feature pyramid (https://arxiv.org/abs/1612.03144) on four stages, and a pooled map.
+    """torchvision's feature pyramid (https://arxiv.org/abs/1612.03144) on four stages, plus a pooled map.
 
     Args:
-        network: Without a classifier.
-        channels: C of every map.
+        network: A network without a classifier.
+        channels: Number of channels of every map.
 
     Raises:
-        UsageError: The network has another number of stages.
+        UsageError: The network does not have four stages.
     """
 
     def __init__(self, network: ResNet, channels: int) -> None:
@@ -101,41 +101,41 @@ class Pyramid(nn.Module):
         self.body = network
         widths = list(network.stage_channels.values())
         if len(widths) != _PYRAMID_STAGES:
-            message = f"the backbone has {len(widths)} stages, and a feature pyramid takes {_PYRAMID_STAGES}."
+            message = f"the backbone has {len(widths)} stages, but a feature pyramid needs {_PYRAMID_STAGES}."
             raise UsageError(message)
         self.fpn = FeaturePyramidNetwork(widths, channels, LastLevelMaxPool())
         self.out_channels = channels
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Return the maps as ``0``, ``1``, … and ``pool``, the finest first, (N, channels, h, w) each."""
+        """Return the maps ``0``, ``1``, … and ``pool``, finest first, (N, channels, h, w) each."""
         stages = self.body.forward_stages(x).values()
         maps: dict[str, Tensor] = self.fpn({str(number): maps for number, maps in enumerate(stages)})
         return maps
 
 
 def take_last_stage(network: ResNet) -> nn.Module:
-    """Take the last stage out of a network, and give it stride 1.
+    """Remove the last stage from a network and give it stride 1.
 
     Returns:
         The stage, (R, C, h, w) to (R, num_features, h, w).
 
     Raises:
-        UsageError: The network has one stage only.
+        UsageError: The network has only one stage.
     """
     if len(network.stage_channels) == 1:
-        message = "the backbone has 1 stage; C4 needs one for the whole image and one for the regions."
+        message = "the backbone has 1 stage; C4 needs one for the whole image and another for the regions."
         raise UsageError(message)
     name, _ = network.stage_channels.popitem()
     stage: nn.Sequential = network.get_submodule(name)  # type: ignore[assignment]
     delattr(network, name)
     for layer in stage[0].modules():
-        if isinstance(layer, nn.Conv2d):  # of branch and shortcut; the attention's have stride 1 already
+        if isinstance(layer, nn.Conv2d):  # of branch and shortcut; attention has stride 1 anyway
             layer.stride = (1, 1)
     return stage
 
 
 def stage_names(network: ResNet, prefix: str = "backbone.body") -> list[list[str]]:
-    """Return the names that the modules of the stem and of each stage have inside a detector."""
+    """Return the names, inside a detector, of the modules of the stem and of each stage."""
     stages = [[f"{prefix}.conv1", f"{prefix}.bn1"]]
     for stage in network.stage_channels:
         following = [f"attention.{stage}"] if stage in network.attention else []

@@ -1,7 +1,7 @@
-"""SSD and StairNet for small images, on a ResNet that needs no weights of ImageNet.
+"""SSD and StairNet for small images, on a ResNet without ImageNet weights.
 
-The recipe is SSD's; maps, default boxes and sizes are ours, for training on a CPU. The backbone may have
-attention of its own besides that before the heads.
+The recipe is SSD's; maps, default boxes and sizes are ours, for training on a CPU. The backbone may have its
+own attention, in addition to that before the heads.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from cbam_lightning.errors import UsageError
-from cbam_lightning.models.detection.network import Specification
+from cbam_lightning.models.detection.detector_network import Specification
 from cbam_lightning.models.detection.precision import DefaultBoxes
 from cbam_lightning.models.detection.resnet_maps import CoarseMaps, stage_names
 from cbam_lightning.models.detection.ssd import NUMBERS, SSDNetwork
@@ -19,7 +19,7 @@ from cbam_lightning.models.resnet import ResNet
 
 __all__ = ["NUMBERS", "ssd_resnet", "stairnet_resnet"]
 
-# From a seventh of the image to all of it, in steps of 2 or less.
+# From a seventh of the image to the whole image, in steps of at most 2.
 _SMALL_SCALES = (0.14, 0.28, 0.5, 0.75, 1.0)
 
 
@@ -35,15 +35,16 @@ def ssd_resnet(
     """Build a small SSD on a ResNet for small images.
 
     Args:
-        network: Without a classifier.
-        spec: What every detector has.
-        size_px: Height and width that images are resized to.
-        scales: Side of the square default box on every map as a fraction of the image, from the map of
-            stride 4 on, and one more as an end. There is one map less than scales.
-        aspect_ratios: Of the further default boxes at a position, each upright and lying.
+        network: A network without a classifier.
+        spec: The arguments of every detector.
+        size_px: Height and width to which images are resized.
+        scales: Side of the square default box as a fraction of the image, for every map starting at stride 4,
+            and one more as the upper end. There is one map fewer than scales.
+        aspect_ratios: Aspect ratios of the other default boxes at a position, each upright and lying.
         numbers: As in ``SSDNetwork``.
     """
-    return _small(network, spec, size_px, scales, aspect_ratios, None, numbers)
+    maps, boxes = _maps_and_boxes(network, scales, aspect_ratios)
+    return SSDNetwork(maps, stage_names(network), boxes, size_px, spec, None, **numbers)
 
 
 def stairnet_resnet(
@@ -60,45 +61,35 @@ def stairnet_resnet(
     """Build a small StairNet on a ResNet for small images.
 
     Args:
-        network: Without a classifier.
-        spec: What every detector has.
+        network: A network without a classifier.
+        spec: The arguments of every detector.
         size_px: As in ``ssd_resnet``.
         scales: As in ``ssd_resnet``.
         aspect_ratios: As in ``ssd_resnet``.
-        top_down_channels: Of every map that is predicted from.
-        batch_norm_momentum: Of the top-down path; torch's default, since StairNet's 0.01 needs hundreds of
-            steps until the running statistics are of use.
+        top_down_channels: Number of channels of every map of the top-down path.
+        batch_norm_momentum: Momentum in the top-down path. This is torch's default, since StairNet's 0.01
+            needs hundreds of steps until the running statistics are usable.
         numbers: As in ``SSDNetwork``.
     """
-    path = (top_down_channels, batch_norm_momentum)
-    return _small(network, spec, size_px, scales, aspect_ratios, path, numbers)
+    maps, boxes = _maps_and_boxes(network, scales, aspect_ratios)
+    strides = [2] * (len(maps.out_channels) - 1)
+    path = TopDown(maps.out_channels, top_down_channels, strides, batch_norm_momentum)
+    return SSDNetwork(maps, stage_names(network), boxes, size_px, spec, path, **numbers)
 
 
-def _small(
-    network: ResNet,
-    spec: Specification,
-    size_px: int,
-    scales: Sequence[float],
-    aspect_ratios: Sequence[float],
-    top_down: tuple[int, float] | None,
-    numbers: dict[str, float],
-) -> SSDNetwork:
+def _maps_and_boxes(
+    network: ResNet, scales: Sequence[float], aspect_ratios: Sequence[float]
+) -> tuple[CoarseMaps, DefaultBoxes]:
     _check_boxes(scales, aspect_ratios)
     maps = CoarseMaps(network, len(scales) - 1)
-    number = len(maps.out_channels)
-    boxes = DefaultBoxes([list(aspect_ratios)] * number, scales=list(scales))
-    path = None
-    if top_down is not None:
-        channels, momentum = top_down
-        path = TopDown(maps.out_channels, channels, [2] * (number - 1), momentum)
-    return SSDNetwork(maps, stage_names(network), boxes, size_px, spec, path, **numbers)
+    return maps, DefaultBoxes([list(aspect_ratios)] * len(maps.out_channels), scales=list(scales))
 
 
 def _check_boxes(scales: Sequence[float], aspect_ratios: Sequence[float]) -> None:
     rising = _are_numbers(scales) and all(0 < small < large for small, large in pairwise(scales))
     if not rising or len(scales) < 2:
         message = (
-            f"scales is {scales}; give 2 or more rising fractions of the image, such as {_SMALL_SCALES}."
+            f"scales is {scales}; give 2 or more ascending fractions of the image, such as {_SMALL_SCALES}."
         )
         raise UsageError(message)
     if not _are_numbers(aspect_ratios) or not all(ratio > 1 for ratio in aspect_ratios):

@@ -4,8 +4,8 @@ Papers: SSD https://arxiv.org/abs/1512.02325, StairNet https://arxiv.org/abs/170
 https://arxiv.org/abs/1807.06521. Losses, matching and suppression are torchvision's
 (https://github.com/pytorch/vision/blob/main/torchvision/models/detection/ssd.py).
 
-CBAM's paper puts the attention "right before every classifier". Here that is one module for each scale, on
-the maps that the scale's box and class convolutions share.
+CBAM's paper puts attention "right before every classifier". Here that is one module per scale, on the map
+that the box and class convolutions of the scale share.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from torchvision.models.detection.ssd import SSD, SSDHead
 
 from cbam_lightning.attention.gate import at_least_float32
 from cbam_lightning.attention.registry import build_attention
-from cbam_lightning.models.detection.network import DetectorNetwork, Specification, numbers_of
+from cbam_lightning.models.detection.detector_network import DetectorNetwork, Specification, numbers_of
 from cbam_lightning.models.detection.precision import DefaultBoxes
 from cbam_lightning.models.detection.resnet_maps import CoarseMaps
 from cbam_lightning.models.detection.stairnet import TopDown
 from cbam_lightning.models.detection.vgg import VGG16Maps
 
-# The recipe of SSD is torchvision's: scores of at least 0.01, suppression at an overlap of 0.45, 200
-# detections, matched from an overlap of 0.5 on, 3 negatives to a positive. The weights of the offsets,
+# The recipe of SSD is torchvision's: scores of at least 0.01, suppression above an overlap of 0.45, 200
+# detections, matches at an overlap of at least 0.5, 3 negatives per positive. The weights of the offsets,
 # (10, 10, 5, 5), are SSD's variances of 0.1 and 0.2.
 NUMBERS = numbers_of(SSD)
 
 
 class AttendedHead(SSDHead):  # type: ignore[misc]
-    """Top-down path or none, attention on every map, then SSD's convolutions for classes and boxes.
+    """An optional top-down path, attention on every map, then SSD's convolutions for classes and boxes.
 
     Args:
         in_channels: Number of channels of every map.
-        num_anchors: Default boxes at a position of every map.
-        spec: Number of classes and attention.
-        top_down: StairNet's path.
+        num_anchors: Number of default boxes per position of every map.
+        spec: The number of classes and the attention.
+        top_down: StairNet's path, if any.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class AttendedHead(SSDHead):  # type: ignore[misc]
         channels = list(in_channels) if top_down is None else top_down.out_channels
         super().__init__(channels, list(num_anchors), spec.num_classes)
         self.top_down = nn.Identity() if top_down is None else top_down
-        # last, and not touched by the loops that initialise the convolutions
+        # added last, so that the loops that initialise the convolutions do not reach it
         self.attention = nn.ModuleList(
             build_attention(spec.attention, number, **spec.attention_options) for number in channels
         )
@@ -61,16 +61,16 @@ class AttendedHead(SSDHead):  # type: ignore[misc]
 
 
 class SSDNetwork(DetectorNetwork, SSD):  # type: ignore[misc]
-    """torchvision's SSD with the head above.
+    """torchvision's SSD with ``AttendedHead``.
 
     Args:
-        backbone: Images to an ordered dictionary of maps, with their ``out_channels``.
+        backbone: Computes an ordered dictionary of maps, with ``out_channels``, from images.
         stages: As in ``DetectorNetwork``.
         boxes: The default boxes.
-        size_px: Height and width that images are resized to.
-        spec: What every detector has.
-        top_down: StairNet's path.
-        numbers: Those of ``NUMBERS`` that are not torchvision's.
+        size_px: Height and width to which images are resized.
+        spec: The arguments of every detector.
+        top_down: StairNet's path, if any.
+        numbers: Those of ``NUMBERS`` that differ from torchvision's.
     """
 
     def __init__(

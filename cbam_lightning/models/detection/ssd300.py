@@ -1,13 +1,12 @@
-"""SSD300 and StairNet on VGG16, as in CBAM's paper on VOC (https://arxiv.org/abs/1807.06521).
+"""SSD300 and StairNet on VGG16, as in CBAM's experiments on VOC (https://arxiv.org/abs/1807.06521).
 
-With 21 classes they have the numbers of parameters that the paper prints in millions: SSD300 26,515,936,
-StairNet 32,005,600, with SE 32,056,384, with CBAM 32,056,984. All parameters count, weights and biases of
-plain BatchNorms included.
+With 21 classes they match the parameter counts of the paper: SSD300 26,515,936, StairNet 32,005,600, with SE
+32,056,384, with CBAM 32,056,984, counting all parameters, including weights and biases of plain BatchNorms.
 """
 
 from __future__ import annotations
 
-from cbam_lightning.models.detection.network import Specification
+from cbam_lightning.models.detection.detector_network import Specification
 from cbam_lightning.models.detection.precision import DefaultBoxes
 from cbam_lightning.models.detection.ssd import NUMBERS, SSDNetwork
 from cbam_lightning.models.detection.stairnet import TopDown
@@ -16,20 +15,20 @@ from cbam_lightning.models.detection.vgg import VGG16Maps
 __all__ = ["NUMBERS", "ssd300_vgg16", "stairnet_vgg16"]
 
 # SSD300 on VOC, https://github.com/weiliu89/caffe/blob/ssd/examples/ssd/ssd_pascal.py: min_size 30, 60, 111,
-# 162, 213, 264 and max_size 315 of 300 px. Ratios 2 and 3 on conv4_3, too, as CBAM's 26.5 million ask for.
+# 162, 213, 264 and max_size 315 of 300 px. Ratios 2 and 3 also on conv4_3, to match CBAM's 26.5 million.
 _VOC_SCALES = (0.1, 0.2, 0.37, 0.54, 0.71, 0.88, 1.05)
 _VOC_RATIOS = ((2, 3), (2, 3), (2, 3), (2, 3), (2,), (2,))
 _VOC_STEPS_PX = (8, 16, 32, 64, 100, 300)
-# From conv10_2's 3 positions to conv11_2's 1 without stride, see ``TopDown``.
+# No stride from conv10_2 with 3 positions to conv11_2 with 1, see ``TopDown``.
 _VGG_STRIDES = (2, 2, 2, 2, 1)
 
 
 def ssd300_vgg16(maps: VGG16Maps, spec: Specification, **numbers: float) -> SSDNetwork:
-    """Build SSD300 as it is for VOC.
+    """Build SSD300 in its version for VOC.
 
     Args:
-        maps: Of VGG16.
-        spec: What every detector has.
+        maps: The feature maps of VGG16.
+        spec: The arguments of every detector.
         numbers: As in ``SSDNetwork``.
     """
     return _ssd300(maps, spec, None, numbers)
@@ -46,10 +45,10 @@ def stairnet_vgg16(
     """Build StairNet on SSD300.
 
     Args:
-        maps: Of VGG16.
-        spec: What every detector has.
-        top_down_channels: Of every map that is predicted from.
-        batch_norm_momentum: Of the top-down path.
+        maps: The feature maps of VGG16.
+        spec: The arguments of every detector.
+        top_down_channels: Number of channels of every map of the top-down path.
+        batch_norm_momentum: Momentum in the top-down path.
         numbers: As in ``SSDNetwork``.
     """
     path = TopDown(maps.out_channels, top_down_channels, _VGG_STRIDES, batch_norm_momentum)

@@ -1,9 +1,9 @@
 """StairNet's top-down path (Woo, Hwang, Jang and Kweon, WACV 2018): https://arxiv.org/abs/1709.05788.
 
-Layers and sizes are those of its second author's later code, https://github.com/SoonminHwang/ssd.pytorch,
-branch ``multiscale_anchor_quantization``, ``models/stairnet.py``, with all six maps in use. They give the
-number of parameters that CBAM's paper prints, 32.0 million; other layouts do, too, so the number alone is no
-proof. The order of lateral, sum and 3x3 convolution is that code's.
+Layers and sizes follow later code of its second author, https://github.com/SoonminHwang/ssd.pytorch, branch
+``multiscale_anchor_quantization``, ``models/stairnet.py``, with all six maps in use. They match the 32.0
+million parameters in CBAM's paper, but so do other layouts, so this is no proof. The order of lateral
+convolution, sum and 3x3 convolution is from that code.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from torch import Tensor, nn
 
 
 class TopDown(nn.Module):
-    """Add to every map what the coarser ones know, and give all of them one number of channels.
+    """Merge coarse maps into finer ones, and give all maps the same number of channels.
 
-    From the coarsest map on: merged = BN(1x1 convolution(map)) + BN(3x3 transposed convolution(merged of the
-    next coarser map)); the output is ReLU(BN(3x3 convolution(merged))).
+    Starting at the coarsest map: merged = BN(1x1 convolution(map)) + BN(3x3 transposed convolution(merged of
+    the next coarser map)); the output is ReLU(BN(3x3 convolution(merged))).
 
     Args:
-        in_channels: Number of channels of every map, the finest first.
-        channels: C of every output.
-        strides: By how much every map but the last is finer than the next, 1 or 2. With 1 the convolution
-            is not padded, so the finer map has 2 more positions in each direction.
-        momentum: Of the BatchNorms.
+        in_channels: Number of channels of every map, finest first.
+        channels: Number of channels of every output.
+        strides: Ratio of every map's size to that of the next coarser one, 1 or 2. With 1 the convolution is
+            not padded, so the finer map has 2 more positions in each direction.
+        momentum: Momentum of the BatchNorms.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class TopDown(nn.Module):
         xavier(self)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Return as many maps, (N, channels, h, w), of the sizes of ``maps``, the finest first."""
+        """Return maps (N, channels, h, w) of the same number and sizes as ``maps``, finest first."""
         merged = [lateral(x) for lateral, x in zip(self.lateral, maps, strict=True)]
         for level in reversed(range(len(merged) - 1)):
             merged[level] = merged[level] + self.up[level](merged[level + 1], merged[level].shape[2:])
@@ -62,8 +62,8 @@ class Upsampling(nn.Module):
 
     Args:
         channels: C.
-        stride: 2 for H of 2 h or 2 h - 1, 1 for h + 2.
-        momentum: Of the BatchNorm.
+        stride: 2 for H = 2 h or 2 h - 1, 1 for H = h + 2.
+        momentum: Momentum of the BatchNorm.
     """
 
     def __init__(self, channels: int, stride: int, momentum: float) -> None:
@@ -78,7 +78,7 @@ class Upsampling(nn.Module):
 
 
 def xavier(module: nn.Module) -> None:
-    """Give convolutions Xavier-uniform weights and biases of 0, as SSD's new layers have."""
+    """Initialise convolutions with Xavier-uniform weights and zero biases, like SSD's new layers."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.xavier_uniform_(layer.weight)

@@ -1,4 +1,4 @@
-"""VGG16 as SSD uses it: torchvision's six maps, and weights of a whole VGG16 for fc6 and fc7."""
+"""VGG16 as the backbone of SSD: torchvision's six maps, with weights of a whole VGG16 for fc6 and fc7."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class VGG16Maps(SSDFeatureExtractorVGG):  # type: ignore[misc]
 
     Attributes:
         out_channels: Number of channels of every map.
-        stages: Names of the modules with parameters in each of VGG16's five stages, from the images on. fc6
-            and fc7 are in none of them, as in torchvision.
+        stages: Names of the modules with parameters in each of VGG16's five stages, starting at the images.
+            As in torchvision, fc6 and fc7 belong to none of them.
     """
 
     def __init__(self, layers: nn.Sequential) -> None:
@@ -35,25 +35,25 @@ class VGG16Maps(SSDFeatureExtractorVGG):  # type: ignore[misc]
 
     @property
     def fc6_and_fc7(self) -> tuple[nn.Conv2d, nn.Conv2d]:
-        """The convolutions in place of VGG16's first two linear layers."""
+        """The convolutions that replace VGG16's first two linear layers."""
         first, second = (layer for layer in self.extra[0][-1] if isinstance(layer, nn.Conv2d))
         return first, second
 
 
 def build_vgg16(in_channels: int, checkpoint: Checkpoint | None, source: str) -> tuple[VGG16Maps, set[int]]:
-    """Build the maps, with the values of a VGG16 if there is one.
+    """Build the maps, with the values of a VGG16 if there is a checkpoint.
 
-    A whole VGG16 gives fc6 and fc7 every 4th unit, and fc6 every 3rd position, of its first two linear
-    layers, as in SSD (https://arxiv.org/abs/1512.02325, section 3). torchvision's ``IMAGENET1K_FEATURES``
-    has none, and leaves them at Xavier's initial values.
+    fc6 and fc7 get every 4th unit, and fc6 every 3rd position, of the first two linear layers of a whole
+    VGG16, as in SSD (https://arxiv.org/abs/1512.02325, section 3). With torchvision's
+    ``IMAGENET1K_FEATURES``, which lacks these layers, fc6 and fc7 keep Xavier's initial values.
 
     Args:
         in_channels: Number of channels of the images.
-        checkpoint: Of ``torchvision/vgg16``.
-        source: What to call the checkpoint in an error.
+        checkpoint: A checkpoint of ``torchvision/vgg16``.
+        source: Name of the checkpoint in error messages.
 
     Returns:
-        The maps, and the ``id`` of every parameter that has a value of the checkpoint.
+        The maps, and the ``id`` of every parameter whose value comes from the checkpoint.
 
     Raises:
         UsageError: The values do not fit.
@@ -84,7 +84,7 @@ def build_vgg16(in_channels: int, checkpoint: Checkpoint | None, source: str) ->
 
 
 def decimate(state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Make convolutions of the two hidden linear layers of a VGG16.
+    """Convert the two hidden linear layers of a VGG16 to convolutions.
 
     Returns:
         The weight and bias of fc6, (O / 4, C, 3, 3) of (O, 7 * 7 * C), and of fc7, (P / 4, O / 4, 1, 1) of

@@ -1,6 +1,6 @@
-"""Attention in networks that others wrote: find the insertion points, keep the names of weights."""
+"""Attention for any network: find the insertion points and insert modules, without renaming weights."""
 
-from cbam_lightning.models.insertion.insert import describe_places, insert_attention
-from cbam_lightning.models.insertion.points import Place, plan_insertion
+from cbam_lightning.models.insertion.insert import describe_insertion_points, insert_attention
+from cbam_lightning.models.insertion.points import InsertionPoint, plan_insertion
 
-__all__ = ["Place", "describe_places", "insert_attention", "plan_insertion"]
+__all__ = ["InsertionPoint", "describe_insertion_points", "insert_attention", "plan_insertion"]

@@ -1,7 +1,7 @@
-"""One forward pass of any network, recorded: which module returned which tensor, and how it was computed.
+"""The data flow of one forward pass of any network: which module returned which tensor, computed from what.
 
-The pass costs neither time nor memory: it runs on torch's meta device, where tensors have shapes and no
-contents (https://pytorch.org/docs/stable/meta.html). The network's weights and statistics are not touched.
+The pass takes almost no time or memory: it runs on torch's meta device, where tensors have a shape but no
+contents (https://pytorch.org/docs/stable/meta.html). It leaves the network's weights and statistics alone.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from torch.utils._pytree import tree_leaves
 
 from cbam_lightning.errors import UsageError
 
-# By their names, since some of these operators exist only on some devices.
+# By name, since some of these operators exist only on certain devices.
 _LAYERS = frozenset({"convolution", "convolution_overrideable", "mm", "addmm", "bmm", "baddbmm", "linear"})
 _ADDITIONS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
-_SIZE_PX = {1: 224, 2: 224, 3: 64}  # by the number of dimensions of the positions
+_SIZE_PX = {1: 224, 2: 224, 3: 64}  # by the number of spatial dimensions
 
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """What a tensor held between two writes to it; an operation in place makes a new value.
+    """The contents of a tensor between two writes; an in-place operation creates a new value.
 
     Attributes:
-        shape: Of the tensor, (N, C, *positions) for a feature map.
+        shape: Shape of the tensor, (N, C, *positions) for a feature map.
         depth: Number of convolutions and matrix products on the longest path from the input.
-        dominators: One bit for each value, set for those through which every path from the input to this one
-            passes, itself included.
-        bit: The bit of this value.
+        dominators: Bit mask of the values that lie on every path from the input to this value, including
+            this value.
+        bit: The bit that stands for this value in such masks.
     """
 
     shape: tuple[int, ...]
@@ -49,12 +49,13 @@ class Dataflow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The record of a forward pass.
 
     Attributes:
-        outputs: By the name of a module, what each of its calls returned: the value, or the name of the type
-            if it is not a tensor. In the order in which the modules first returned.
-        modules_of: By value, the names of the modules that returned it, in this order; "" is the network.
-        additions: Both operands of every addition of two different values of one shape, in order.
-        dominators: Bits of the values through which every path to one of the network's outputs passes.
-        input_shape: Of the network's input.
+        outputs: For each module name, the result of each call: its value, or the name of its type if it is
+            not a tensor. Modules are in the order in which they first returned.
+        modules_of: For each value, the names of the modules that returned it, in that order; "" is the
+            network.
+        additions: The two operands of every addition of different values of the same shape, in order.
+        dominators: Bit mask of the values that lie on every path to one of the network's outputs.
+        input_shape: Shape of the network's input.
     """
 
     def __init__(self, x: Tensor) -> None:
@@ -64,7 +65,7 @@ class Dataflow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.additions: list[tuple[Value, Value]] = []
         self.dominators = 0
         self.input_shape = tuple(x.shape)
-        # The tensors are kept alive, so that no other one gets the id of one of them.
+        # Keeps the tensors alive, so that no id is reused.
         self._tensors: dict[int, tuple[Tensor, Value]] = {}
         self._bits = 1
         self._add(x, [])
@@ -72,7 +73,7 @@ class Dataflow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run one operation, and give its results their values."""
+        """Run one operation and record its results."""
         operands = self._values((args, kwargs))
         if func in _ADDITIONS and len(operands) == 2:
             first, second = operands
@@ -87,9 +88,9 @@ class Dataflow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def returned(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        """Record that a module returned; a forward hook once ``name`` is bound."""
+        """Record the output of a module; a forward hook once ``name`` is bound."""
         if isinstance(output, Tensor) and id(output) not in self._tensors:
-            self._add(output, [])  # computed from parameters alone
+            self._add(output, [])  # computed from parameters only
         calls = self.outputs.setdefault(name, [])
         if not isinstance(output, Tensor):
             calls.append(type(output).__name__)
@@ -99,7 +100,7 @@ class Dataflow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.modules_of.setdefault(value, []).append(name)
 
     def finished(self, output: Any) -> None:
-        """Record what the network returned: a tensor, or any nesting of them."""
+        """Record the output of the network: a tensor or any nesting of tensors."""
         for value in self._values(output):
             self.dominators |= value.dominators
 
@@ -118,19 +119,19 @@ class Dataflow(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def record(network: nn.Module, example: Tensor | Sequence[int] | None = None) -> Dataflow:
-    """Run a network once in evaluation mode and record what happens.
+    """Run a network once in evaluation mode and record the data flow.
 
-    Where the meta device does not do, for example since the output's shape depends on the input's contents,
-    the network runs on its own device.
+    If the network cannot run on the meta device, for example because a shape depends on the contents of the
+    input, it runs on its own device.
 
     Args:
-        network: Takes one tensor. Its weights, statistics and training flags are afterwards as before.
-        example: An input or its shape, (N, C, *positions). Left out, (1, C, S, S) in as many dimensions as
-            the network's first convolution has, with its ``in_channels``, or the network's where it has this
-            attribute. S is 224, or 64 in three dimensions.
+        network: Takes one tensor. Its weights, statistics and training flags stay unchanged.
+        example: An input or its shape, (N, C, *positions). Default: one image of side 224, or 64 in three
+            dimensions, with the dimensions of the network's first convolution and the ``in_channels`` of
+            the network, if it has this attribute, or of that convolution.
 
     Raises:
-        UsageError: The network does not run on the example, or there is no convolution to make one for.
+        UsageError: The network does not run on the example, or has no convolution to derive one from.
     """
     x = _example_input(network, example)
     with _evaluating(network), torch.no_grad():
@@ -140,7 +141,7 @@ def record(network: nn.Module, example: Tensor | Sequence[int] | None = None) ->
                 for name, tensor in chain(network.named_parameters(), network.named_buffers())
             }
             return _run(network, x.to("meta"), on_meta)
-        except Exception:  # whatever the network's code raises where a tensor has no contents
+        except Exception:  # code that reads a tensor's contents raises anything
             device = next((p.device for p in network.parameters()), x.device)
         try:
             return _run(network, x.to(device), {})
@@ -148,7 +149,7 @@ def record(network: nn.Module, example: Tensor | Sequence[int] | None = None) ->
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
             message = (
                 f"the network does not run on an input of shape {tuple(x.shape)}: {reason}. "
-                "Give `example`, an input that it takes or its shape (N, C, H, W)."
+                "Pass `example`: a valid input or its shape (N, C, H, W)."
             )
             raise UsageError(message) from error
 
@@ -166,7 +167,7 @@ def _run(network: nn.Module, x: Tensor, tensors: dict[str, Tensor]) -> Dataflow:
 
 @contextmanager
 def _evaluating(network: nn.Module) -> Iterator[None]:
-    # Not by eval() and train(): a network may override them, for example to keep its BatchNorms frozen.
+    # Not with eval() and train(): a network may override them, for example to keep BatchNorms frozen.
     before = {module: module.training for module in network.modules()}
     try:
         for module in before:
@@ -183,18 +184,18 @@ def _example_input(network: nn.Module, example: Tensor | Sequence[int] | None) -
     dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), None)
     if example is not None:
         if not isinstance(example, Sequence) or not all(isinstance(n, int) and n > 0 for n in example):
-            message = f"example is {example!r}; give a tensor, or its shape as a list of whole numbers."
+            message = f"example is {example!r}; pass a tensor, or its shape as a list of positive integers."
             raise UsageError(message)
         return torch.zeros(tuple(example), dtype=dtype)
     for module in network.modules():
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            # Before the first convolution, space may go to depth; this package's networks say what they take.
+            # A network may move space to depth before its first convolution; ours state their in_channels.
             known = getattr(network, "in_channels", None)
             channels = known if isinstance(known, int) else module.in_channels
             dims = len(module.kernel_size)
             return torch.zeros((1, channels, *[_SIZE_PX[dims]] * dims), dtype=dtype)
     message = (
-        f"{type(network).__name__} has no convolution that would tell the shape of its input. "
-        "Give `example`, an input that it takes or its shape (N, C, H, W)."
+        f"{type(network).__name__} has no convolution from which to derive an input shape. "
+        "Pass `example`: a valid input or its shape (N, C, H, W)."
     )
     raise UsageError(message)

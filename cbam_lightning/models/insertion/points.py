@@ -1,4 +1,4 @@
-"""Where attention can go in a network that knows nothing of it: the outputs of some of its modules."""
+"""Find insertion points for attention in any network: modules whose output attention may change."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from torch import Tensor, nn
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models.insertion.dataflow import Dataflow, Value, record
 
-# What torchvision and timm call the part that makes logits; SqueezeNet's ends in a map of them.
+# Names of the classifier in torchvision and timm; SqueezeNet's ends in a feature map of logits.
 _HEADS = ("classifier", "fc", "head")
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
-class Place:
+class InsertionPoint:
     """A module whose output attention may change.
 
     Attributes:
-        name: Of the module, as in ``named_modules()``.
+        name: Name of the module, as in ``named_modules()``.
         channels: C of its output.
-        shape: Of its output for the example input, (N, C, *positions).
+        shape: Shape of its output for the example input, (N, C, *positions).
         kind: How it was found.
     """
 
@@ -35,57 +35,53 @@ class Place:
     shape: tuple[int, ...]
     kind: Literal["residual", "stage", "pattern"]
 
-    def __str__(self) -> str:
-        size = " x ".join(map(str, self.shape[2:]))
-        return f"{self.name}: {self.channels} channels, {size} ({self.kind})"
-
 
 def plan_insertion(
     network: nn.Module,
     where: str | Sequence[str] | None = None,
     example: Tensor | Sequence[int] | None = None,
-) -> list[Place]:
-    """Find the modules whose outputs attention would change, and change nothing.
+) -> list[InsertionPoint]:
+    """Find the modules whose output attention would change; nothing is inserted.
 
     Args:
-        network: Any network of one input whose feature maps are (N, C, *positions).
+        network: Any network with one input and feature maps (N, C, *positions).
         where: ``residual``: the branch of every residual addition, before the addition. ``stage``: the last
-            output of every resolution at which something is convolved. Otherwise a shell pattern of names of
-            submodules, for example ``layer*.bn3``, where ``*`` also matches dots, or a list of patterns. Left
-            out, ``residual``, or ``stage`` where there is no residual addition.
-        example: An input or its shape; left out, an image of 224 x 224 with the channels of the network's
+            output of every resolution at which there are convolutions. Otherwise one or more shell patterns
+            of submodule names, for example ``layer*.bn3``, where ``*`` also matches dots. Default:
+            ``residual``, or ``stage`` if the network has no residual addition.
+        example: An input or its shape. Default: an image of 224 x 224 with the channels of the network's
             first convolution.
 
     Returns:
-        The places in the order in which the network reaches them; empty if ``stage`` finds none.
+        The insertion points in the order of the forward pass; empty if ``stage`` finds none.
 
     Raises:
         UsageError: The network does not run on the example, there is no residual addition, a pattern matches
-            no module, or a matched module does not return exactly one feature map in a forward pass.
+            no module, or a matched module does not return exactly one feature map per forward pass.
     """
     patterns = _patterns(where)
     flow = record(network, example)
     if patterns is None:
-        return _residual_places(flow) or _stage_places(flow)
+        return _residual_points(flow) or _stage_points(flow)
     if patterns == ["stage"]:
-        return _stage_places(flow)
+        return _stage_points(flow)
     if patterns == ["residual"]:
-        return _residual_places(flow) or _refuse_residual(network)
+        return _residual_points(flow) or _refuse_residual(network)
     names = [name for name, _ in network.named_modules() if name]
     matched = {name for pattern in patterns for name in _matching(pattern, names)}
     order = list(flow.outputs)
-    places = [_pattern_place(flow, name) for name in names if name in matched]
-    return sorted(places, key=lambda place: order.index(place.name))
+    points = [_named_point(flow, name) for name in names if name in matched]
+    return sorted(points, key=lambda point: order.index(point.name))
 
 
-def _residual_places(flow: Dataflow) -> list[Place]:
-    # The branch is the operand on the longer path. Two of one length, as in RepVGG, have no shortcut.
+def _residual_points(flow: Dataflow) -> list[InsertionPoint]:
+    # The branch is the operand on the longer path. Operands of equal depth, as in RepVGG, have no shortcut.
     pairs = [pair for pair in flow.additions if pair[0].depth != pair[1].depth]
     branches = [max(pair, key=lambda value: value.depth) for pair in pairs]
-    return _places(flow, branches, "residual")
+    return _points(flow, branches, "residual")
 
 
-def _stage_places(flow: Dataflow) -> list[Place]:
+def _stage_points(flow: Dataflow) -> list[InsertionPoint]:
     passed = [
         value
         for value in sorted(flow.modules_of, key=lambda value: value.bit)
@@ -97,24 +93,25 @@ def _stage_places(flow: Dataflow) -> list[Place]:
         if last and max(positions, default=1) > 1 and last[0].depth > depth:
             ends += last
             depth = last[0].depth
-    return _places(flow, ends, "stage")
+    return _points(flow, ends, "stage")
 
 
-def _places(flow: Dataflow, values: Iterable[Value], kind: Literal["residual", "stage"]) -> list[Place]:
-    """Keep the feature maps, of as many dimensions as the input, that a module returned."""
-    places: dict[str, Place] = {}
+def _points(
+    flow: Dataflow, values: Iterable[Value], kind: Literal["residual", "stage"]
+) -> list[InsertionPoint]:
+    """Keep the feature maps that a module returned and that have as many dimensions as the input."""
+    points: dict[str, InsertionPoint] = {}
     for value in values:
         name = _module_of(flow, value)
         if name and len(value.shape) == len(flow.input_shape):
-            places[name] = Place(name, value.shape[1], value.shape, kind)
-    return list(places.values())
+            points[name] = InsertionPoint(name, value.shape[1], value.shape, kind)
+    return list(points.values())
 
 
 def _module_of(flow: Dataflow, value: Value) -> str | None:
-    """Return the module that made the value, or the outermost one around it that returns the same value.
+    """Return the module that computed a value, or the outermost one around it that returns the same value.
 
-    A module that is called several times, such as a ReLU that a block shares, made several values and is no
-    candidate, nor is the network itself.
+    Neither the network itself nor a module that is called several times, such as a shared ReLU, qualifies.
     """
     names = [name for name in flow.modules_of.get(value, []) if name and len(flow.outputs[name]) == 1]
     around = [name for name in names if names[0].startswith(f"{name}.")]
@@ -127,9 +124,7 @@ def _patterns(where: str | Sequence[str] | None) -> list[str] | None:
     patterns = [where] if isinstance(where, str) else where
     is_list = isinstance(patterns, Sequence) and all(isinstance(pattern, str) for pattern in patterns)
     if not is_list or not patterns:
-        message = (
-            f"where is {where!r}; give 'residual', 'stage', a pattern of submodule names or a list of them."
-        )
+        message = f"where is {where!r}; give 'residual', 'stage', or one or more patterns of submodule names."
         raise UsageError(message)
     return list(patterns)
 
@@ -139,31 +134,31 @@ def _matching(pattern: str, names: Sequence[str]) -> list[str]:
     if not matching:
         shown = difflib.get_close_matches(pattern, names, n=_SHOWN, cutoff=0.5) or names[:_SHOWN]
         message = (
-            f"no submodule is called {pattern!r}. Give 'residual', 'stage' or a pattern of names such as "
+            f"no submodule matches {pattern!r}. Give 'residual', 'stage' or a pattern of names such as "
             f"{', '.join(shown)}."
         )
         raise UsageError(message)
     return matching
 
 
-def _pattern_place(flow: Dataflow, name: str) -> Place:
+def _named_point(flow: Dataflow, name: str) -> InsertionPoint:
     outputs = flow.outputs.get(name, [])
     if not outputs:
         problem = "is not called in evaluation mode"
     elif len(outputs) > 1:
-        problem = f"is called {len(outputs)} times in a forward pass, each time with another output"
+        problem = f"is called {len(outputs)} times in a forward pass"
     elif isinstance(outputs[0], str):
         problem = f"returns {outputs[0]}, not a tensor"
     elif len(outputs[0].shape) not in (3, 4, 5):
         problem = f"returns a tensor of shape {outputs[0].shape}, not a feature map"
     else:
-        return Place(name, outputs[0].shape[1], outputs[0].shape, "pattern")
+        return InsertionPoint(name, outputs[0].shape[1], outputs[0].shape, "pattern")
     message = f"attention cannot follow {name!r}, which {problem}. {_instead(flow, name)}"
     raise UsageError(message)
 
 
 def _instead(flow: Dataflow, name: str) -> str:
-    """Name the modules closest to this one that return one feature map."""
+    """Suggest modules near this one that return one feature map."""
     fitting = [
         other
         for other, outputs in flow.outputs.items()
@@ -175,9 +170,7 @@ def _instead(flow: Dataflow, name: str) -> str:
     inside = [other for other in fitting if other.startswith(f"{name}.")]
     beside = [other for other in fitting if other.rpartition(".")[0] == name.rpartition(".")[0]]
     shown = (inside or beside or fitting)[-_SHOWN:]
-    return (
-        f"Choose modules such as {', '.join(shown)}." if shown else "No module of it returns one feature map."
-    )
+    return f"Choose modules such as {', '.join(shown)}." if shown else "No module returns one feature map."
 
 
 def _refuse_residual(network: nn.Module) -> NoReturn:

@@ -1,6 +1,6 @@
-"""What CBAM's paper publishes, beside what this package counts and measures.
+"""The tables of CBAM's paper, next to what this package counts.
 
-``classification.csv`` and ``detection.csv`` are the tables of *CBAM: Convolutional Block Attention Module*
+``classification.csv`` and ``detection.csv`` are from *CBAM: Convolutional Block Attention Module*
 (https://arxiv.org/abs/1807.06521): errors and mAP in percent, parameters in millions, GFLOPs at 224 px.
 """
 
@@ -9,17 +9,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cbam_lightning.checks import check_choice
-from cbam_lightning.models.published.detection import PublishedDetector, published_detectors
+from cbam_lightning.models.published.classification_rows import (
+    ClassificationRow,
+    PublishedRow,
+    published_rows,
+    rows,
+)
+from cbam_lightning.models.published.detection_rows import PublishedDetector, published_detectors
 from cbam_lightning.models.published.detection_table import DetectorRow, detection_table, detector_rows
 from cbam_lightning.models.published.rendering import render
-from cbam_lightning.models.published.rows import PublishedRow, Row, published_rows, rows
 from cbam_lightning.tables import FORMATS
 
 __all__ = [
+    "ClassificationRow",
     "DetectorRow",
     "PublishedDetector",
     "PublishedRow",
-    "Row",
     "detection_table",
     "detector_rows",
     "published_detectors",
@@ -31,11 +36,11 @@ __all__ = [
 
 
 def table(extra: Sequence[tuple[str, str]] = (), *, size_px: int = 224, format: str = "terminal") -> str:  # noqa: A002 - the name of the command's option
-    """Return every published row beside ours, ready to print.
+    """Return every published row next to ours, ready to print.
 
     Args:
-        extra: Further pairs of a network's and an attention's name, as ``create_model`` takes them.
-        size_px: Height and width of the images of ``extra``; the published rows are for 224.
+        extra: Further pairs of network and attention, as for ``create_model``.
+        size_px: Height and width of the images for ``extra``; the published rows are for 224.
         format: ``terminal``, ``csv``, ``markdown`` or ``json``.
 
     Raises:

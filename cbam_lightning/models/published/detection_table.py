@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 
 from cbam_lightning.checks import check_choice
-from cbam_lightning.models.published.detection import PublishedDetector, published_detectors
-from cbam_lightning.models.published.rows import DIFFERS, NO_FIGURE, REPRODUCED
+from cbam_lightning.models.published.classification_rows import DIFFERS, NO_FIGURE, REPRODUCED
+from cbam_lightning.models.published.detection_rows import PublishedDetector, published_detectors
 from cbam_lightning.tables import FORMATS, Table
 
 _HEADINGS = (

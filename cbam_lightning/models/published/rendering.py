@@ -8,7 +8,7 @@ from typing import Any
 
 from cbam_lightning.checks import check_choice
 from cbam_lightning.models.complexity import CONVENTION
-from cbam_lightning.models.published.rows import (
+from cbam_lightning.models.published.classification_rows import (
     CONTRADICTION,
     DIFFERS,
     GFLOPS_TOLERANCE,
@@ -16,7 +16,7 @@ from cbam_lightning.models.published.rows import (
     NOT_IN_THE_PAPER,
     PARAMS_M_TOLERANCE,
     REPRODUCED,
-    Row,
+    ClassificationRow,
 )
 from cbam_lightning.tables import FORMATS, Table, join_values
 
@@ -46,7 +46,7 @@ _NOTES = (
 )
 
 
-def render(rows: Sequence[Row], format: str = "terminal") -> str:  # noqa: A002 - the command's option
+def render(rows: Sequence[ClassificationRow], format: str = "terminal") -> str:  # noqa: A002 - the command's option
     """Return the rows as text.
 
     Args:
@@ -64,7 +64,7 @@ def render(rows: Sequence[Row], format: str = "terminal") -> str:  # noqa: A002 
     return table.render(format)
 
 
-def _record(row: Row) -> dict[str, Any]:
+def _record(row: ClassificationRow) -> dict[str, Any]:
     names = ("params_m", "gflops", "top1_error", "top5_error")
     record = row._asdict() | {f"published_{n}": row.published and getattr(row.published, n) for n in names}
     record |= {f"{name}_difference": getattr(row, f"{name}_difference") for name in ("params_m", "gflops")}
@@ -77,7 +77,7 @@ def _record(row: Row) -> dict[str, Any]:
     }
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: ClassificationRow) -> tuple[str, ...]:
     published = row.published
     options = [_brief(name, value) for name, value in row.attention_options.items()]
     return (

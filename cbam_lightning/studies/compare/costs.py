@@ -17,8 +17,8 @@ from cbam_lightning.benchmarks.timing import alternate
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models.complexity import Complexity, count
 from cbam_lightning.models.detection import create_detector
-from cbam_lightning.models.detection.network import DetectorNetwork
-from cbam_lightning.models.detection.registry import network_kind
+from cbam_lightning.models.detection.detector_network import DetectorNetwork
+from cbam_lightning.models.detection.detector_registry import network_kind
 from cbam_lightning.models.factory import build
 from cbam_lightning.studies.compare.arms import Arm
 

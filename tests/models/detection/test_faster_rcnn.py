@@ -188,7 +188,7 @@ def test_images_without_boxes_have_a_finite_loss(kind):
     [
         (
             {"kind": "fpn", "backbone_options": {"depths": (1, 1), "widths": (8, 8)}},
-            "2 stages, and a feature",
+            "2 stages, but a feature",
         ),
         ({"kind": "c4", "backbone_options": {"depths": (1,), "widths": (8,)}}, "has 1 stage; C4 needs"),
         ({"kind": "fpn", "rpn_channels": 256}, "unknown detector option 'rpn_channels'"),

@@ -49,7 +49,7 @@ class TestResNets:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scales": (0.5, 0.2)}, r"scales is \(0.5, 0.2\); give 2 or more rising fractions"),
+        ({"scales": (0.5, 0.2)}, r"scales is \(0.5, 0.2\); give 2 or more ascending fractions"),
         ({"scales": (0.5,)}, "2 or more"),
         ({"scales": "0.1"}, "2 or more"),
         ({"aspect_ratios": (1, 2)}, "aspect_ratios is .* above 1"),

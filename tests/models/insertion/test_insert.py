@@ -10,7 +10,7 @@ from torch import nn
 
 from cbam_lightning.attention import CBAM, list_attention
 from cbam_lightning.errors import UsageError
-from cbam_lightning.models.insertion import describe_places, insert_attention, plan_insertion
+from cbam_lightning.models.insertion import describe_insertion_points, insert_attention, plan_insertion
 from tests.models.networks import Small, build, build_on_meta, randomise
 
 TORCHVISION = [
@@ -107,7 +107,7 @@ def test_every_attention_begins_as_the_identity(attention, where):
 
 def test_attention_of_stages_goes_after_stages_unless_told_otherwise():
     plan = {
-        where: {place.name for place in plan_insertion(Small(), where)} for where in ("residual", "stage")
+        where: {point.name for point in plan_insertion(Small(), where)} for where in ("residual", "stage")
     }
     assert plan["residual"] != plan["stage"]
     for attention, where in (("bam", "stage"), ("sagan", "stage"), ("se", "residual")):
@@ -198,9 +198,8 @@ def test_attention_ends_a_sequential_module():
 
 
 def test_the_dry_run_is_readable():
-    places = plan_insertion(Small(), example=(1, 2, 8, 8))
-    assert str(places[0]) == "blocks.0.conv2: 8 channels, 8 x 8 (residual)"
-    assert describe_places(places) == (
+    points = plan_insertion(Small(), example=(1, 2, 8, 8))
+    assert describe_insertion_points(points) == (
         "blocks.0.conv2  8 channels  8 x 8  residual\nblocks.1.conv2  8 channels  8 x 8  residual"
     )
 
@@ -214,7 +213,7 @@ def test_the_dry_run_is_readable():
         ("cbam", {"ratio": 2}, "unknown cbam option 'ratio'"),
         ("none", {"reduction": 2}, "'none' has no options"),
         ("cbam", {"example": (1, 5, 8, 8)}, r"does not run on an input of shape \(1, 5, 8, 8\)"),
-        ("cbam", {"example": "large"}, "give a tensor, or its shape"),
+        ("cbam", {"example": "large"}, "pass a tensor, or its shape"),
     ],
 )
 def test_wrong_arguments_leave_the_network_as_it_was(attention, options, message):
@@ -225,7 +224,7 @@ def test_wrong_arguments_leave_the_network_as_it_was(attention, options, message
     assert list(network.state_dict()) == keys
 
 
-def test_a_place_is_taken_once():
+def test_an_insertion_point_is_taken_once():
     network = insert_attention(Small(), "cbam", where="blocks.1.conv2")
     keys = list(network.state_dict())
     with pytest.raises(UsageError, match=r"'blocks.1.conv2' already has an attribute 'attention'"):
@@ -233,6 +232,6 @@ def test_a_place_is_taken_once():
     assert list(network.state_dict()) == keys
 
 
-def test_a_network_without_places_is_refused():
-    with pytest.raises(UsageError, match="has no place for attention"):
+def test_a_network_without_insertion_points_is_refused():
+    with pytest.raises(UsageError, match="has no insertion point for attention"):
         insert_attention(nn.Conv2d(3, 4, 1), "cbam")

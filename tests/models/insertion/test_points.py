@@ -1,4 +1,4 @@
-"""Where attention would go, found without a change to the network."""
+"""Insertion points, found without a change to the network."""
 
 import copy
 
@@ -41,14 +41,14 @@ RESNET18 = [f"layer{stage}.{block}.bn2" for stage in (1, 2, 3, 4) for block in (
         ("torchvision/squeezenet1_1", ["features.1", "features.4", "features.7", "features"]),
     ],
 )
-def test_places_of_known_networks(name, expected):
-    network = build_on_meta(name)  # without contents, so finding places needs none
+def test_insertion_points_of_known_networks(name, expected):
+    network = build_on_meta(name)  # without contents, which the search does not need
     assert names(network) == expected
 
 
 def test_stages_are_the_last_outputs_of_a_resolution():
-    places = plan_insertion(build_on_meta("torchvision/resnet18"), "stage", example=(1, 3, 64, 96))
-    assert [(place.name, place.channels, place.shape[2:]) for place in places] == [
+    points = plan_insertion(build_on_meta("torchvision/resnet18"), "stage", example=(1, 3, 64, 96))
+    assert [(point.name, point.channels, point.shape[2:]) for point in points] == [
         ("relu", 64, (32, 48)),
         ("layer1", 64, (16, 24)),
         ("layer2", 128, (8, 12)),
@@ -106,7 +106,7 @@ def test_patterns_of_submodule_names(where, expected):
     assert names(build_on_meta("torchvision/resnet18"), where) == expected
 
 
-def test_finding_places_changes_nothing():
+def test_planning_changes_nothing():
     network = randomise(Small()).train()
     network.norm.eval()  # frozen, as in fine-tuning
     before = copy.deepcopy(network.state_dict())
@@ -163,5 +163,5 @@ def test_a_module_that_returns_a_tuple_is_refused():
 
 @pytest.mark.parametrize("network", [nn.Linear(3, 2), nn.Sequential(nn.Flatten())])
 def test_without_a_convolution_an_example_is_needed(network):
-    with pytest.raises(UsageError, match="Give `example`"):
+    with pytest.raises(UsageError, match="Pass `example`"):
         plan_insertion(network)

@@ -1,4 +1,4 @@
-"""What the detectors share: what they are built with, checks of the input, and frozen parts."""
+"""Base class of the detectors: their specification, checks of the input, and frozen parts."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from cbam_lightning.errors import UsageError
 from cbam_lightning.weights import Header
 
-# torch's own words, https://github.com/pytorch/pytorch/blob/main/torch/nn/functional.py
+# From torch's message, https://github.com/pytorch/pytorch/blob/main/torch/nn/functional.py
 _ONE_VALUE = "more than 1 value per channel"
 
 
 class Specification(NamedTuple):
-    """What every detector is built with, whatever its kind.
+    """Arguments that every kind of detector is built with.
 
     Attributes:
-        num_classes: Number of classes, the background included.
+        num_classes: Number of classes, including the background.
         in_channels: Number of channels of the images.
-        attention: Before every prediction head; ``none`` where the attention is in the backbone.
-        attention_options: What the attention's class accepts besides ``channels``.
-        mean: Per channel, of pixel values in [0, 1]; what images are normalised with.
-        std: As ``mean``.
+        attention: Attention before every prediction head; ``none`` if the attention is in the backbone.
+        attention_options: Arguments of the attention's class besides ``channels``.
+        mean: Mean per channel of pixel values in [0, 1], with which images are normalised.
+        std: Standard deviation per channel, likewise.
     """
 
     num_classes: int
@@ -37,16 +37,16 @@ class Specification(NamedTuple):
 
 
 class DetectorNetwork(nn.Module):
-    """A detector of torchvision, which checks what it is given and keeps frozen parts frozen.
+    """A detector of torchvision that checks its inputs and keeps frozen parts frozen.
 
     Attributes:
-        backbone: Images to feature maps, without what predicts boxes.
-        header: How ``create_detector`` builds it again, for a checkpoint.
+        backbone: The module from images to feature maps.
+        header: Header for a checkpoint, from which ``create_detector`` rebuilds the detector.
         in_channels: Number of channels of the images.
-        stages: Names of the modules in each stage of the backbone network, from the images on.
-        trainable_stages: How many of them are trained, counted from the last.
+        stages: Names of the modules in each stage of the backbone, starting at the images.
+        trainable_stages: Number of trained stages, counted from the last.
         freeze_batch_norm: Whether every BatchNorm keeps its running statistics.
-        new_classes: Why the prediction of classes starts anew although there were weights, else ``None``.
+        new_classes: Why the class predictor is new although there are weights, else ``None``.
     """
 
     backbone: nn.Module
@@ -59,20 +59,20 @@ class DetectorNetwork(nn.Module):
     _frozen: tuple[str, ...] = ()
 
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
-        """Return the losses in training, else the detections.
+        """Return the losses in training, otherwise the detections.
 
         Args:
-            images: Each (C, H, W), of any size, with values in [0, 1].
+            images: Images (C, H, W) of any size, with values in [0, 1].
             targets: In training, for each image ``boxes``, (M, 4) as x1, y1, x2, y2 in pixels, and
                 ``labels``, (M,) int64 in [1, num_classes); M may be 0.
 
         Returns:
-            In training the losses by name, to be added. Else for each image ``boxes``, (D, 4), ``labels`` and
-            ``scores``, (D,), the highest score first.
+            In training, the losses by name, to be summed. Otherwise for each image ``boxes``, (D, 4),
+            ``labels`` and ``scores``, (D,), by descending score.
 
         Raises:
-            UsageError: An image has another number of channels, targets are missing, or there is one image
-                where a BatchNorm needs more.
+            UsageError: An image has another number of channels, targets are missing, or a BatchNorm needs
+                more than one image.
         """
         self._check(images, targets)
         try:
@@ -81,14 +81,14 @@ class DetectorNetwork(nn.Module):
             if _ONE_VALUE not in str(error):
                 raise
             message = (
-                f"a training batch of {len(images)} image has one value per channel where a feature map has "
-                "one position, of which a BatchNorm has no statistics. Give batches of 2 or more images on "
-                "every device (drop a smaller last one), or freeze_batch_norm=True."
+                f"in a training batch of {len(images)} image, a feature map of one position has one value "
+                "per channel, too few for the statistics of a BatchNorm. Use batches of 2 or more images per "
+                "device (drop a smaller last batch), or freeze_batch_norm=True."
             )
             raise UsageError(message) from error
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of all but the frozen stages and BatchNorms, which stay in evaluation mode."""
+        """Set the mode; frozen stages and BatchNorms stay in evaluation mode."""
         super().train(mode)
         for name in self._frozen:
             self.get_submodule(name).eval()
@@ -99,16 +99,16 @@ class DetectorNetwork(nn.Module):
         return self
 
     def freeze(self, trainable_stages: int | None, batch_norm: bool, trained: Container[int]) -> None:
-        """Stop training of the backbone's first stages, and of BatchNorms.
+        """Freeze the backbone's first stages, and BatchNorms.
 
-        A frozen BatchNorm uses its running statistics and does not update them. Its weight and bias are
-        frozen, too, if they come from a checkpoint: new ones, such as the weights of 0 at which CBAM's
-        spatial gates start, have to be learned. The attention's BatchNorms are treated as all others.
+        A frozen BatchNorm uses its running statistics and does not update them. Its weight and bias are only
+        frozen if they come from a checkpoint: new ones, such as the weights of CBAM's spatial gates, which
+        start at 0, have to be learned. This includes the BatchNorms of attention.
 
         Args:
-            trainable_stages: How many of ``stages`` go on to be trained, counted from the last; None for all.
-            batch_norm: Whether every BatchNorm of the detector is frozen.
-            trained: The ``id`` of the parameters that come from a checkpoint.
+            trainable_stages: Number of ``stages`` that stay trainable, counted from the last; ``None``: all.
+            batch_norm: Whether to freeze every BatchNorm of the detector.
+            trained: The ``id`` of every parameter whose value comes from a checkpoint.
 
         Raises:
             UsageError: There are fewer stages.
@@ -132,7 +132,7 @@ class DetectorNetwork(nn.Module):
             if image.ndim != 3 or image.shape[0] != self.in_channels:
                 message = (
                     f"an image has the shape {tuple(image.shape)}, but this detector takes "
-                    f"({self.in_channels}, H, W). Convert the images, or build it with another in_channels."
+                    f"({self.in_channels}, H, W). Convert the images, or change the detector's in_channels."
                 )
                 raise UsageError(message)
         if self.training and targets is None:
@@ -141,21 +141,21 @@ class DetectorNetwork(nn.Module):
 
 
 def numbers_of(network_class: type[nn.Module]) -> dict[str, int | float]:
-    """Return the arguments of a torchvision detector that are numbers, with their defaults."""
+    """Return the numeric arguments of a torchvision detector, with their defaults."""
     parameters = inspect.signature(network_class).parameters.values()
     return {p.name: p.default for p in parameters if isinstance(p.default, int | float)}
 
 
 def check_number(name: str, value: Any, default: float) -> None:
-    """Refuse a value for one of ``numbers_of`` that cannot be meant.
+    """Refuse an invalid value for one of ``numbers_of``.
 
     Args:
-        name: Of the option.
-        value: A whole number of at least 1 where the default is one, else a fraction in [0, 1].
-        default: What torchvision has.
+        name: Name of the option.
+        value: A whole number of at least 1 if the default is a whole number, else a fraction in [0, 1].
+        default: torchvision's default.
 
     Raises:
-        UsageError: Another value.
+        UsageError: The value is out of range.
     """
     if isinstance(default, int):
         fits, allowed = isinstance(value, int) and value >= 1, "a whole number of at least 1"

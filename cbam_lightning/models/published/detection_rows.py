@@ -1,4 +1,4 @@
-"""The rows of the paper's detection tables, in our names. No AP among them was measured here."""
+"""The rows of the paper's detection tables, with our names. No AP among them was measured here."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ _DETECTORS = {
     ("SSD", "VGG16"): "ssd300_vgg16",
     ("StairNet", "VGG16"): "stairnet_vgg16",
 }
-# With the background. COCO has 80.
+# Including the background; COCO has 80 classes.
 _NUM_CLASSES = {"MS-COCO": 81, "VOC 2007 test": 21}
 
 
 class PublishedDetector(NamedTuple):
-    """A row of the paper, in our names; figures with the digits that are printed, ``None`` where none is.
+    """A row of the paper, with our names and the printed digits; ``None`` where the paper gives no value.
 
-    The paper does not say how it counts parameters. All of ours, weights and biases of plain BatchNorms
-    included, give its figures.
+    The paper does not say how it counts parameters. Counting all of ours, including weights and biases of
+    plain BatchNorms, gives its values.
 
     Attributes:
-        dataset: As the paper calls it, with the split that was tested on.
+        dataset: The paper's name of the data set, with the test split.
         detector: Name for ``create_detector``.
         attention: Name for ``create_detector``.
-        num_classes: With the background.
+        num_classes: Number of classes including the background.
         params_m: Millions of parameters.
         map_50: AP at an overlap of 0.5 in percent; on VOC by the rules of 2007, from 11 recalls.
         map_75: AP at an overlap of 0.75 in percent.
@@ -55,12 +55,12 @@ def _parse(line: dict[str, str]) -> PublishedDetector:
         detector=_DETECTORS[line["detector"], line["backbone"]],
         attention=line["attention"],
         num_classes=_NUM_CLASSES[line["dataset"]],
-        params_m=_figure(line["params_m"]),
+        params_m=_decimal(line["params_m"]),
         map_50=Decimal(line["map_50"]),
-        map_75=_figure(line["map_75"]),
-        map=_figure(line["map_50_95"]),
+        map_75=_decimal(line["map_75"]),
+        map=_decimal(line["map_50_95"]),
     )
 
 
-def _figure(text: str) -> Decimal | None:
+def _decimal(text: str) -> Decimal | None:
     return Decimal(text) if text else None

@@ -7,7 +7,7 @@ import torch
 
 from cbam_lightning.models import list_models
 from cbam_lightning.models.detection import create_detector, describe_detectors, list_detectors
-from cbam_lightning.models.detection.registry import DETECTORS, network_kind
+from cbam_lightning.models.detection.detector_registry import DETECTORS, network_kind
 
 
 def test_all_of_the_kinds():

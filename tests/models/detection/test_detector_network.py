@@ -114,7 +114,7 @@ class TestInput:
         for kind in ("ssd", "stairnet"):
             detector = small_ssd(kind, size_px=32).train()  # the coarsest map has one position
             with pytest.raises(
-                UsageError, match=r"1 image has one value per channel .* 2 or more .* freeze_b"
+                UsageError, match=r"of 1 image.* has one value per channel.* 2 or more .* freeze_b"
             ):
                 detector(images, targets)
             detector.eval()(images)

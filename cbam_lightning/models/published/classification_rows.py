@@ -1,4 +1,4 @@
-"""The rows of the paper's classification tables, each with what our network of the same kind has."""
+"""The rows of the paper's classification tables, each with the counts of the same network of ours."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ _NETWORKS = {
 
 
 class PublishedRow(NamedTuple):
-    """A row of the paper, in our names; errors in percent, ``None`` where the paper prints no figure.
+    """A row of the paper, with our names; errors in percent, ``None`` where the paper gives no value.
 
-    Parameters and GFLOPs keep the digits that are printed: 3.86 may be anything from 3.855 to 3.865.
+    Parameters and GFLOPs keep the printed digits: 3.86 may be anything from 3.855 to 3.865.
     """
 
     table: str
     network: str
     attention: str
-    attention_options: dict[str, Any]  # only those that are not CBAM's defaults
+    attention_options: dict[str, Any]  # only those that differ from CBAM's defaults
     params_m: Decimal | None
     gflops: Decimal | None
     top1_error: float
     top5_error: float
-    contradiction: bool  # the same network has other figures in the paper's other tables
+    contradiction: bool  # the paper's other tables have other values for the same network
 
 
-class Row(NamedTuple):
-    """A network and attention with our figures, and the paper's if it has any.
+class ClassificationRow(NamedTuple):
+    """A network and attention with our counts, and the paper's values if there are any.
 
-    ``gflops`` is for strides where the paper's are, in the first 1x1 convolution of a bottleneck;
-    ``gflops_default`` for those of ``create_model``, in the 3x3 ("v1.5"). Only bottlenecks have two figures.
+    ``gflops`` is for the paper's strides, in the first 1x1 convolution of a bottleneck; ``gflops_default`` is
+    for those of ``create_model``, in the 3x3 convolution ("v1.5"). They differ only for bottlenecks.
     """
 
     table: str
@@ -68,17 +68,17 @@ class Row(NamedTuple):
 
     @property
     def params_m_difference(self) -> float | None:
-        """Return ours minus the paper's, in millions of parameters."""
+        """Our count minus the paper's, in millions of parameters."""
         return _difference(self.params_m, self.published and self.published.params_m)
 
     @property
     def gflops_difference(self) -> float | None:
-        """Return ours minus the paper's, in GFLOPs."""
+        """Our count minus the paper's, in GFLOPs."""
         return _difference(self.gflops, self.published and self.published.gflops)
 
     @property
     def status(self) -> str:
-        """Say how the row stands to the paper: one of the five constants of this file."""
+        """How our counts compare to the paper: one of the five constants above."""
         if self.published is None:
             return NOT_IN_THE_PAPER
         if self.published.contradiction:
@@ -96,12 +96,12 @@ def published_rows() -> list[PublishedRow]:
     return [_parse(line) for line in csv.DictReader(text.splitlines())]
 
 
-def rows(extra: Sequence[tuple[str, str]] = (), size_px: int = 224) -> list[Row]:
-    """Count the network of every published row, at 224 px, and then those of ``extra``.
+def rows(extra: Sequence[tuple[str, str]] = (), size_px: int = 224) -> list[ClassificationRow]:
+    """Count the network of every published row, at 224 px, and those of ``extra``.
 
     Args:
-        extra: Pairs of a network's and an attention's name, as ``create_model`` takes them.
-        size_px: Height and width of the images of ``extra``.
+        extra: Pairs of network and attention, as for ``create_model``.
+        size_px: Height and width of the images for ``extra``.
 
     Raises:
         UsageError: An unknown name, or a network that does not take images of ``size_px``.
@@ -109,21 +109,21 @@ def rows(extra: Sequence[tuple[str, str]] = (), size_px: int = 224) -> list[Row]
     for names in extra:
         for name in names:
             import_class_path(name, "cbam-lightning table")
-    added = [Row("added", *names, {}, size_px, *_figures(*names, {}, size_px), None) for names in extra]
-    counted: dict[str, tuple[float, float, float]] = {}  # a network is in several tables of the paper
+    added = [
+        ClassificationRow("added", *names, {}, size_px, *_count(*names, {}, size_px), None) for names in extra
+    ]
+    counted: dict[str, tuple[float, float, float]] = {}  # some networks are in several tables of the paper
     published = []
     for row in published_rows():
         named = (row.network, row.attention, row.attention_options, 224)
         if str(named) not in counted:
-            counted[str(named)] = _figures(*named)
-        published.append(Row(row.table, *named, *counted[str(named)], row))
+            counted[str(named)] = _count(*named)
+        published.append(ClassificationRow(row.table, *named, *counted[str(named)], row))
     return published + added
 
 
-def _figures(
-    network: str, attention: str, options: dict[str, Any], size_px: int
-) -> tuple[float, float, float]:
-    """Return params_m, gflops and gflops_default of a ``Row``."""
+def _count(network: str, attention: str, options: dict[str, Any], size_px: int) -> tuple[float, float, float]:
+    """Return params_m, gflops and gflops_default of a row."""
     default = count_named(network, attention, options, {}, size_px)
     macs = default.macs
     if network in MODELS and MODELS[network].options.get("block") == "bottleneck":
@@ -154,15 +154,10 @@ def _cbam_options(line: dict[str, str]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value != defaults[name].default}
 
 
-def _difference(ours: float, theirs: Decimal | None) -> float | None:
-    return None if theirs is None else ours - float(theirs)
+def _difference(counted: float, published: Decimal | None) -> float | None:
+    return None if published is None else counted - float(published)
 
 
-def _close(ours: float, theirs: Decimal, tolerance: float) -> bool:
-    """Tell whether both are equal within the tolerance, or in the digits that the paper prints."""
-    return abs(ours - float(theirs)) <= tolerance or round(Decimal(ours), -_exponent(theirs)) == theirs
-
-
-def _exponent(number: Decimal) -> int:
-    exponent = number.as_tuple().exponent
-    return exponent if isinstance(exponent, int) else 0
+def _close(counted: float, published: Decimal, tolerance: float) -> bool:
+    """Return whether both are equal within the tolerance, or in the digits that the paper prints."""
+    return abs(counted - float(published)) <= tolerance or Decimal(counted).quantize(published) == published

@@ -12,14 +12,14 @@ from tests.models.detection.scenes import LARGE, SMALL, randomise, scene, small_
 def test_unknown_names():
     with pytest.raises(UsageError, match=r"unknown detector 'ssd30_vgg16'. Did you mean 'ssd300_vgg16'"):
         create_detector("ssd30_vgg16")
-    with pytest.raises(UsageError, match="neither a detector nor weights"):
+    with pytest.raises(UsageError, match="no detector and no weights"):
         create_detector()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_classes": 1}, "num_classes is 1; give the number of classes and 1 for the background"),
+        ({"num_classes": 1}, "num_classes is 1; give the number of classes plus 1"),
         ({"num_classes": 2.5}, "num_classes is 2.5"),
         ({"in_channels": 0}, "in_channels is 0"),
         ({"mean": (0.5,)}, r"mean is \(0.5,\) .* give 3 numbers each"),
@@ -70,7 +70,7 @@ class TestWeights:
 
     def test_other_classes_start_anew(self, saved):
         detector, path = saved
-        with pytest.warns(UserWarning, match="knows 3 classes, and the detector has 5: their prediction"):
+        with pytest.warns(UserWarning, match="has 3 classes, the network has 5: the class predictor"):
             other = create_detector(weights=path, num_classes=6)
         state = other.state_dict()
         for key, value in detector.state_dict().items():
@@ -100,8 +100,8 @@ class TestWeights:
                     else "identity"
                 }
             },
-            "whole detector with its backbone; leave backbone_weights out": {"backbone_weights": "a"},
-            "with backbone_attention .*, not 'bam'; leave it out": {"backbone_attention": "bam"},
+            "whole detector with its backbone; omit backbone_weights": {"backbone_weights": "a"},
+            "with backbone_attention .*, not 'bam'; omit it": {"backbone_attention": "bam"},
         }
         for message, options in refused.items():
             with pytest.raises(UsageError, match=message):
@@ -112,7 +112,7 @@ class TestWeights:
             create_detector(name, weights=tmp_path / "broken.safetensors")
 
     def test_refuses_a_classifiers(self):
-        with pytest.raises(UsageError, match=r"holds resnet20, which is no detector; .* as backbone_weights"):
+        with pytest.raises(UsageError, match=r"resnet20, which is not a detector; .* as backbone_weights"):
             create_detector(weights="resnet20.fashion_mnist")
 
 

@@ -1,4 +1,4 @@
-"""Networks for use without this package: as ONNX, or as a program of ``torch.export``."""
+"""Export networks for use without this package: as ONNX or as a program of ``torch.export``."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ from cbam_lightning.models.pretrained import open_checkpoint
 from cbam_lightning.weights import Header, list_weights
 
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}
-TOLERANCE = 1e-4  # absolute, of logits that are scaled to at most 1
+TOLERANCE = 1e-4  # absolute, for logits scaled to at most 1
 
 _DEFAULT_SIZE_PX = 224
-_LARGER_PX = 32  # the stride of most networks, so that a second size is a whole number of cells larger
+_LARGER_PX = 32  # the total stride of most networks
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _Run = Callable[[Tensor], Tensor]
 
 
 class Exported(NamedTuple):
-    """What was written.
+    """An exported file.
 
     Attributes:
         path: The file.
-        dynamic_size: Whether height and width may differ from those it was trained on; the batch always may.
-        difference: Largest difference of a logit between file and network on random images, relative to the
-            largest logit where that is above 1.
-        header: How to normalise the images and what the classes are called; it is in the file, too.
+        dynamic_size: Whether the images may have another height and width than in training; the batch size is
+            always dynamic.
+        difference: Largest difference of a logit between the file and the network on random images, relative
+            to the largest logit if that is above 1.
+        header: The header, which is also in the file: normalisation of the images, class names and more.
     """
 
     path: Path
@@ -47,30 +48,29 @@ class Exported(NamedTuple):
 
 
 def export_network(source: str | Path, out: str | Path | None = None, to: str = "onnx") -> Exported:
-    """Write the network of a checkpoint so that it runs without this package, and check the file.
+    """Export the network of a checkpoint to run without this package, and verify the file.
 
-    The file takes normalised images (N, C, H, W), float32, as ``images`` and gives ``logits`` (N, K), with
-    any N, and any H and W unless the network itself fixes them. The checkpoint's header is in its metadata
-    (ONNX: ``metadata_props``; torch: the extra file) under ``cbam_lightning``.
+    The file takes normalised images (N, C, H, W), float32, as ``images`` and returns ``logits`` (N, K), for
+    any N, and any H and W unless the network fixes them. The checkpoint's header is in its metadata (ONNX:
+    ``metadata_props``; torch: the extra file) under ``cbam_lightning``.
 
     Args:
-        source: Whatever ``create_model(weights=...)`` takes.
-        out: The file to write; left out, it is named as the checkpoint and lies beside it.
+        source: Weights as for ``create_model``.
+        out: The file to write. Default: next to the checkpoint, with its name.
         to: ``onnx``, or ``torch_export`` for ``torch.export.load``.
 
     Raises:
-        UsageError: A wrong name or ending, packages for ONNX that are not installed, a network that cannot
-            be exported, or one whose file answers differently.
+        UsageError: A wrong name or ending, missing packages for ONNX, a network that cannot be exported, or a
+            file whose logits differ from the network's.
         OSError: The file cannot be written.
     """
     check_choice("format", to, SUFFIXES)
-    if out is None:  # a name with a dot has no ending
-        out = (
-            f"{source}{SUFFIXES[to]}" if source in list_weights() else Path(source).with_suffix(SUFFIXES[to])
-        )
+    suffix = SUFFIXES[to]
+    if out is None:  # a registered name has no ending, even with a dot
+        out = f"{source}{suffix}" if source in list_weights() else Path(source).with_suffix(suffix)
     out = Path(out)
-    if out.suffix != SUFFIXES[to]:
-        message = f"{out} should end in {SUFFIXES[to]}, the ending of {to} files."
+    if out.suffix != suffix:
+        message = f"{out} should end in {suffix}, the ending of {to} files."
         raise UsageError(message)
     if to == "onnx":
         _need_onnx()
@@ -88,7 +88,7 @@ def export_network(source: str | Path, out: str | Path | None = None, to: str = 
     )
     if not difference <= TOLERANCE:
         message = (
-            f"{to} differs from the network by {difference:.1e} (allowed: {TOLERANCE}); nothing is written."
+            f"{to} differs from the network by {difference:.1e} (allowed: {TOLERANCE}); nothing was written."
         )
         raise UsageError(message)
     with atomic_write(out) as file:
@@ -97,18 +97,18 @@ def export_network(source: str | Path, out: str | Path | None = None, to: str = 
 
 
 def _trace(network: nn.Module, in_channels: int, size_px: int) -> tuple[ExportedProgram, bool]:
-    """Trace with any batch, and with any size if no layer of the network fixes it."""
+    """Trace with a dynamic batch size, and with dynamic image sizes unless a layer fixes them."""
     images = torch.randn(2, in_channels, size_px, size_px)
     batch, sizes = {0: Dim("batch")}, {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     try:
         with torch.no_grad():
             network(images.new_zeros(2, in_channels, size_px + _LARGER_PX, size_px + _LARGER_PX))
         return torch.export.export(network, (images,), dynamic_shapes=({**batch, **sizes},)), True
-    except Exception:  # a layer may fix its size in as many ways as there are layers
+    except Exception:  # a layer of fixed size may raise anything
         try:
             return torch.export.export(network, (images,), dynamic_shapes=(batch,)), False
         except Exception as error:
-            message = f"the network cannot be traced by torch.export: {str(error).splitlines()[0]}."
+            message = f"torch.export cannot trace the network: {str(error).splitlines()[0]}."
             raise UsageError(message) from error
 
 
@@ -123,7 +123,7 @@ def _to_onnx(program: ExportedProgram, header: Header) -> tuple[bytes, _Run]:
     import onnxruntime
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's remarks on its own internals
+        warnings.simplefilter("ignore")  # about the exporter's own internals
         exported: Any = torch.onnx.export(
             program, input_names=["images"], output_names=["logits"], verbose=False
         )

@@ -5,19 +5,19 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
 
-from cbam_lightning.models.registry import MODELS, Architecture, natural_order
+from cbam_lightning.models.registry import MODELS, natural_order
 
 NetworkKind = Literal["classifier", "detector"]
 
 
 class DetectorArchitecture(NamedTuple):
-    """How to build a named detector, and a line for the user.
+    """How to build a named detector.
 
     Attributes:
-        kind: torchvision's class; StairNet is an SSD.
-        builder: Module and function of this package, which take the backbone network.
-        backbone: The backbone's name for ``create_model``.
-        description: What it is.
+        kind: The class of torchvision; StairNet is an SSD.
+        builder: Module and function that build it on a backbone.
+        backbone: Name of the backbone for ``create_model``.
+        description: One line for the user.
     """
 
     kind: Literal["ssd", "faster_rcnn"]
@@ -27,7 +27,7 @@ class DetectorArchitecture(NamedTuple):
 
     @property
     def has_attention_in_heads(self) -> bool:
-        """Whether ``attention`` is before the prediction heads; else it is in the backbone."""
+        """Whether ``attention`` precedes the prediction heads; otherwise it is in the backbone."""
         return self.kind == "ssd"
 
 
@@ -58,20 +58,16 @@ def _faster_rcnn_detectors(backbone: str) -> dict[str, DetectorArchitecture]:
     }
 
 
-def _of_resnets() -> dict[str, DetectorArchitecture]:
+def _resnet_detectors() -> dict[str, DetectorArchitecture]:
     detectors: dict[str, DetectorArchitecture] = {}
     for name, architecture in MODELS.items():
         if architecture.family == "resnet.ResNet":
-            build = _small_detectors if _is_for_small_images(architecture) else _faster_rcnn_detectors
-            detectors |= build(name)
+            is_small = architecture.options.get("stem") == "cifar"
+            detectors |= (_small_detectors if is_small else _faster_rcnn_detectors)(name)
     return detectors
 
 
-def _is_for_small_images(architecture: Architecture) -> bool:
-    return architecture.options.get("stem") == "cifar"
-
-
-DETECTORS: dict[str, DetectorArchitecture] = _vgg16_detectors() | _of_resnets()
+DETECTORS: dict[str, DetectorArchitecture] = _vgg16_detectors() | _resnet_detectors()
 
 
 def network_kind(name: str) -> NetworkKind:
@@ -80,7 +76,7 @@ def network_kind(name: str) -> NetworkKind:
 
 
 def list_detectors(pattern: str = "*") -> list[str]:
-    """Return the names that ``create_detector`` knows and ``pattern`` matches, in natural order.
+    """Return the names of ``create_detector`` that match a pattern, in natural order.
 
     Args:
         pattern: Shell wildcards, for example ``faster_rcnn_*_c4``.
@@ -89,5 +85,5 @@ def list_detectors(pattern: str = "*") -> list[str]:
 
 
 def describe_detectors(pattern: str = "*") -> dict[str, str]:
-    """Return a line of description for every name of ``list_detectors(pattern)``, in its order."""
+    """Return a one-line description for every name of ``list_detectors(pattern)``, in its order."""
     return {name: DETECTORS[name].description for name in list_detectors(pattern)}

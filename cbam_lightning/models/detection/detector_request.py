@@ -1,0 +1,207 @@
+"""The arguments of ``create_detector``: checks, defaults, and what a detector's header adds to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cbam_lightning import __version__
+from cbam_lightning.checks import check_positive
+from cbam_lightning.errors import UsageError, unknown_name
+from cbam_lightning.models.detection.backbone import Backbone, check_attention, plain
+from cbam_lightning.models.detection.detector_network import Specification
+from cbam_lightning.models.detection.detector_registry import (
+    DETECTORS,
+    DetectorArchitecture,
+    list_detectors,
+)
+from cbam_lightning.weights import Header
+
+_VOC_CLASSES = 21
+# Arguments that are among the network_options in a detector's header.
+_BACKBONE_ARGUMENTS = ("backbone_attention", "backbone_attention_options", "backbone_options")
+# For pixel values in [0, 1]: https://docs.pytorch.org/vision/stable/models.html
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class DetectorRequest:
+    """The arguments of ``create_detector`` that describe the detector; ``None`` for those left open."""
+
+    name: str | None
+    attention: str | None
+    attention_options: Mapping[str, Any] | None
+    num_classes: int | None
+    class_names: Sequence[str] | None
+    in_channels: int | None
+    backbone_weights: str | Path | None
+    backbone_attention: str | None
+    backbone_attention_options: Mapping[str, Any] | None
+    backbone_options: Mapping[str, Any] | None
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+    options: Mapping[str, Any]
+
+    @property
+    def architecture(self) -> DetectorArchitecture:
+        """The named detector.
+
+        Raises:
+            UsageError: The name is missing or unknown.
+        """
+        if self.name is None:
+            message = (
+                "no detector and no weights were given; choose one of `cbam-lightning models`, such as "
+                "stairnet_resnet20, with --model.network."
+            )
+            raise UsageError(message)
+        if self.name not in DETECTORS:
+            raise unknown_name(kind="detector", given=self.name, allowed=list_detectors())
+        return DETECTORS[self.name]
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the images."""
+        return 3 if self.in_channels is None else self.in_channels
+
+    @property
+    def classes(self) -> int:
+        """Number of classes, including the background."""
+        return _VOC_CLASSES if self.num_classes is None else self.num_classes
+
+    def check(self) -> None:
+        """Refuse values that no detector, or not this one, can have.
+
+        Raises:
+            UsageError: There is such a value.
+        """
+        check_positive("in_channels", self.channels)
+        if not isinstance(self.classes, int) or self.classes < 2:
+            message = f"num_classes is {self.classes!r}; give the number of classes plus 1 (background)."
+            raise UsageError(message)
+        if self.class_names is not None and len(self.class_names) + 1 != self.classes:
+            message = (
+                f"there are {len(self.class_names)} class_names but num_classes is {self.classes}; give a "
+                "name for each class except the background."
+            )
+            raise UsageError(message)
+        has_backbone_attention = self.backbone_attention is not None or self.backbone_attention_options
+        if has_backbone_attention and not self.architecture.has_attention_in_heads:
+            message = (
+                f"the attention of {self.name} is in its backbone; use attention and attention_options, and "
+                "omit backbone_attention and backbone_attention_options."
+            )
+            raise UsageError(message)
+
+    def for_backbone(self) -> dict[str, Any]:
+        """Return the arguments of ``build_backbone`` besides the name."""
+        in_heads = self.architecture.has_attention_in_heads
+        return {
+            "attention": self.backbone_attention if in_heads else self.attention,
+            "attention_options": self.backbone_attention_options if in_heads else self.attention_options,
+            "options": self.backbone_options,
+            "in_channels": self.channels,
+            "weights": self.backbone_weights,
+        }
+
+    def specify(self, backbone: Backbone) -> Specification:
+        """Return the specification from which the detector is built on a backbone.
+
+        Raises:
+            UsageError: The mean or std do not fit the channels.
+        """
+        in_heads = self.architecture.has_attention_in_heads
+        mean = self.mean or (backbone.header and backbone.header.mean)
+        std = self.std or (backbone.header and backbone.header.std)
+        colour = self.channels == len(_IMAGENET_MEAN)
+        spec = Specification(
+            num_classes=self.classes,
+            in_channels=self.channels,
+            attention=(self.attention or "none") if in_heads else "none",
+            attention_options=(self.attention_options or {}) if in_heads else {},
+            mean=tuple(mean or (_IMAGENET_MEAN if colour else (0.5,) * self.channels)),
+            std=tuple(std or (_IMAGENET_STD if colour else (0.5,) * self.channels)),
+        )
+        if not len(spec.mean) == len(spec.std) == self.channels or min(spec.std) <= 0:
+            message = (
+                f"mean is {spec.mean} and std is {spec.std}; give {self.channels} numbers each, one per "
+                "channel, std above 0."
+            )
+            raise UsageError(message)
+        return spec
+
+    def describe(self, backbone: Backbone, spec: Specification) -> Header:
+        """Return the header from which ``complete`` restores this request.
+
+        As in every header, the classes are those with names, without the background.
+        """
+        names = backbone.names
+        options = {"backbone_options": names["network_options"], **self.options}
+        attention, attention_options = names["attention"], names["attention_options"]
+        if self.architecture.has_attention_in_heads:
+            options["backbone_attention"] = None if attention == "none" else attention
+            options["backbone_attention_options"] = _without_implementation(attention_options)
+            attention, attention_options = spec.attention, spec.attention_options
+        empty = [name for name in _BACKBONE_ARGUMENTS if not options.get(name)]
+        return Header(
+            network=str(self.name),
+            attention=attention,
+            attention_options=_without_implementation(attention_options),
+            num_classes=spec.num_classes - 1,
+            class_names=None if self.class_names is None else tuple(self.class_names),
+            in_channels=spec.in_channels,
+            network_options={name: value for name, value in options.items() if name not in empty},
+            mean=tuple(spec.mean),
+            std=tuple(spec.std),
+            version=__version__,
+        )
+
+    def complete(self, header: Header, source: str) -> DetectorRequest:
+        """Fill in open arguments from the header of a whole detector.
+
+        Args:
+            header: A header from ``describe``.
+            source: Name of the detector's file in error messages.
+
+        Raises:
+            UsageError: An argument contradicts the header, or there are also weights of a backbone.
+        """
+        if self.backbone_weights is not None:
+            message = f"{source} is a whole detector with its backbone; omit backbone_weights."
+            raise UsageError(message)
+        if self.name not in (None, header.network):
+            message = f"{source} is a {header.network}, not a {self.name}; omit the name."
+            raise UsageError(message)
+        check_attention(header, self.attention, self.attention_options or {}, source)
+        options = dict(header.network_options)
+        backbone = {name: options.pop(name) for name in _BACKBONE_ARGUMENTS if name in options}
+        for name in _BACKBONE_ARGUMENTS:
+            value = getattr(self, name)
+            if value and plain(value) != plain(backbone.get(name, "none")):
+                message = (
+                    f"the backbone of {source} was built with {name} {backbone.get(name)!r}, not {value!r}; "
+                    "omit it."
+                )
+                raise UsageError(message)
+        same_classes = self.num_classes in (None, header.num_classes + 1)
+        saved = {
+            "name": header.network,
+            "num_classes": header.num_classes + 1,
+            "in_channels": header.in_channels,
+            "mean": header.mean,
+            "std": header.std,
+            "class_names": header.class_names if same_classes else None,
+            **backbone,
+        }
+        changes = {name: value for name, value in saved.items() if getattr(self, name) is None}
+        if header.attention != "none":
+            changes["attention"] = header.attention
+            changes["attention_options"] = {**header.attention_options, **(self.attention_options or {})}
+        return replace(self, **changes, options={**options, **self.options})
+
+
+def _without_implementation(attention_options: Mapping[str, Any]) -> dict[str, Any]:
+    # which implementation runs depends on the machine
+    return {name: value for name, value in attention_options.items() if name != "implementation"}

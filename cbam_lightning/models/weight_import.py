@@ -1,0 +1,119 @@
+"""Import weights of other code: identify them, and write a checkpoint with our keys and header."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from cbam_lightning import __version__
+from cbam_lightning.errors import UsageError
+from cbam_lightning.models.factory import build
+from cbam_lightning.models.layout_detection import DetectedNetwork, check_same, detect_network
+from cbam_lightning.models.registry import MODELS
+from cbam_lightning.user_code.class_paths import import_class_path
+from cbam_lightning.weights import Header, load_into, read_state_dict, save_checkpoint, translate
+from cbam_lightning.weights.layouts import LAYOUTS
+from cbam_lightning.weights.loading import strip_wrappers
+from cbam_lightning.weights.translate import complete
+
+# What networks for the 1000 classes of ImageNet expect: https://docs.pytorch.org/vision/stable/models.html
+_IMAGENET = {"size_px": 224, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+# Names of the best top-1 accuracy, in percent, in training scripts: the authors' train_imagenet.py, and
+# https://github.com/pytorch/examples/blob/main/imagenet/main.py
+_ACCURACIES = ("best_prec1", "best_acc1")
+
+
+def import_weights(
+    source: str | Path,
+    out: str | Path,
+    *,
+    network: str | None = None,
+    attention: str | None = None,
+    attention_options: Mapping[str, Any] | None = None,
+    network_options: Mapping[str, Any] | None = None,
+    dataset: str | None = None,
+    class_names: Sequence[str] | None = None,
+) -> tuple[Header, str]:
+    """Write weights of other code as a ``.safetensors`` file with our keys and header.
+
+    Args:
+        source: A file that ``cbam_lightning.weights.read_state_dict`` reads.
+        out: The file to write, which must not exist.
+        network: Name for ``create_model``. Default: a detected ResNet. Other networks, such as
+            ``torchvision/NAME``, have to be named, and their keys are not translated.
+        attention: Name for ``create_attention``. Default: detected.
+        attention_options: Options that leave no trace in a file, such as CBAM's ``pools``.
+        network_options: Likewise, for example a ResNet's ``stride_in``.
+        dataset: The training data set, for the header.
+        class_names: Names in the order of the logits, for the header.
+
+    Returns:
+        The header that was written, and a report of what was read and loaded.
+
+    Raises:
+        UsageError: The file is damaged, holds code or belongs to no known network; ``out`` exists or has
+            another ending.
+        OSError: The file cannot be written.
+    """
+    import_class_path(network, "--network")
+    import_class_path(attention, "attention")
+    if Path(out).exists():
+        message = f"{out} exists; remove it, or give another name."
+        raise UsageError(message)
+    original, extras = read_state_dict(source)
+    names = (network, attention, attention_options, network_options)
+    try:
+        detected, state, origin = _detect(original, *names)
+        built = build(*detected)
+        check_same(state, built.state_dict(), f"{detected.network} with attention {detected.attention}")
+        report = load_into(built, state)
+    except UsageError as error:
+        message = f"{source} cannot be imported: {error}"
+        raise UsageError(message) from None
+    header = Header.from_dict(
+        {
+            **detected._asdict(),
+            **(_IMAGENET if (detected.num_classes, detected.in_channels) == (1000, 3) else {}),
+            "dataset": dataset,
+            "class_names": class_names,
+            "metrics": _reported(extras),
+            "averaged": extras["averaged"],
+            "version": __version__,
+        },
+        str(source),
+    )
+    save_checkpoint(out, built.state_dict(), header)
+    return header, f"{source}: {len(original)} values in the layout of {origin}\n{report}"
+
+
+def _detect(
+    original: Mapping[str, Tensor],
+    network: str | None,
+    attention: str | None,
+    attention_options: Mapping[str, Any] | None,
+    network_options: Mapping[str, Any] | None,
+) -> tuple[DetectedNetwork, dict[str, Tensor], str]:
+    """Return the arguments of the network, its state dict with our keys, and the origin of the file."""
+    if network is None or network in MODELS:
+        layout, state = translate(original)
+        detected = detect_network(state, network, attention, attention_options, network_options)
+        return detected, state, LAYOUTS[layout].origin
+    state = complete(strip_wrappers(original))
+    layers = [value.shape for key, value in state.items() if key.endswith("weight") and value.ndim > 1]
+    if not layers:
+        message = "it has no weights of a layer."
+        raise UsageError(message)
+    options = dict(attention_options or {}), dict(network_options or {})
+    # the first layer takes the images, the last one is the classifier
+    detected = DetectedNetwork(network, attention or "none", *options, layers[-1][0], layers[0][1])
+    return detected, state, network
+
+
+def _reported(extras: Mapping[str, Any]) -> dict[str, float]:
+    """Return the accuracy that the file states, as a fraction."""
+    percent = next((extras[name] for name in _ACCURACIES if name in extras), None)
+    plausible = isinstance(percent, (int, float)) and not isinstance(percent, bool) and 0 <= percent <= 100
+    return {"reported/top1": percent / 100} if plausible and percent is not None else {}
