@@ -12,7 +12,7 @@ from pytorch_lightning import LightningModule, Trainer
 from cbam_lightning.models.detection.registry import DETECTORS
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.programs import program
-from cbam_lightning.runs.wandb_options import wandb_lines
+from cbam_lightning.runs.wandb_setup import wandb_lines
 
 _FIRST = ("test/top1", "test/top5", "test/loss", "test/map", "test/map_50", "test/map_75")
 # Below this size the usual crops, down to 8 % of an image, leave nothing to recognise.
