@@ -30,6 +30,7 @@ from cbam_lightning.callbacks.batch_norm_sync import BatchNormSync
 from cbam_lightning.callbacks.resume.checkpointing import AtomicCheckpointIO, SaveOptions
 from cbam_lightning.callbacks.resume.exact_resume import ExactResume, read_points
 from cbam_lightning.callbacks.run_record import RunRecord
+from cbam_lightning.callbacks.step_seeds import StepSeeds
 from cbam_lightning.cli.class_defaults import leave_out_defaults
 from cbam_lightning.cli.data_links import link, require_stated, untold
 from cbam_lightning.cli.monitors import AUTO, TrainingStart, resolve_monitor
@@ -41,7 +42,7 @@ from cbam_lightning.errors import RunStopped, UsageError
 from cbam_lightning.runs.directory import RunDirectory, RunOptions, experiment_name
 from cbam_lightning.runs.half_made import NewFolders
 from cbam_lightning.runs.report import fit_report
-from cbam_lightning.runs.wandb_options import WandbOptions, build_loggers, finish_wandb
+from cbam_lightning.runs.wandb_setup import WandbOptions, build_loggers, finish_wandb
 from cbam_lightning.weights.compatibility import model_of_checkpoint
 
 # What the model finds out by itself, from its weights for example.
@@ -221,13 +222,12 @@ class TrainerCLI(LightningCLI):
                 self.run, self.experiment, wandb_options, str(self.subcommand), points
             )
         logs = bool(kwargs.get("logger") or trainer.get("logger"))
-        own = self._callbacks(logs, bool(trainer.get("fast_dev_run")))
+        is_trial = bool(trainer.get("fast_dev_run"))
         given = _as_list(trainer.get("callbacks"))
         if self._resumed and self._resumed.last.is_file():
             # what they found is in the checkpoint and in the configuration
             given = [callback for callback in given if not isinstance(callback, _FINDERS)]
-        # first, so that what others log at a moment comes after it is saved
-        kwargs["callbacks"] = [*own[:1], *given, *own[1:]]
+        kwargs["callbacks"] = [*self._first_callbacks(is_trial), *given, *self._last_callbacks(logs)]
         return super().instantiate_trainer(**kwargs)
 
     def _new_run(self) -> RunDirectory:
@@ -240,12 +240,17 @@ class TrainerCLI(LightningCLI):
             self._resumed = run
         return run
 
-    def _callbacks(self, logs: bool, is_trial: bool) -> list[Any]:
+    def _first_callbacks(self, is_trial: bool) -> list[Any]:
+        """Return what saves, so that what others log at a moment comes after it, and what seeds a step."""
+        seeds = StepSeeds()
+        if self.subcommand != "fit" or is_trial:
+            return [seeds]
+        save_options = SaveOptions(**vars(self._get(self.config_init, "save")))
+        return [ExactResume(self.run, save_options, self._checkpoint_io, seeds), seeds]
+
+    def _last_callbacks(self, logs: bool) -> list[Any]:
         config = self.config[self.subcommand]
         callbacks: list[Any] = []
-        if self.subcommand == "fit" and not is_trial:
-            save_options = SaveOptions(**vars(self._get(self.config_init, "save")))
-            callbacks.append(ExactResume(self.run, save_options, self._checkpoint_io))
         parser = self._parser(self.subcommand)
         unlinked = untold(self.datamodule)
         stated = {name: value for name, value in self._model_options().items() if name in unlinked}

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from pytorch_lightning import LightningModule
+from pytorch_lightning import Callback, LightningModule
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from cbam_lightning.callbacks.gradual_unfreezing import divide_by_stage
+from cbam_lightning.callbacks.step_seeds import StepSeeds
 from cbam_lightning.data.base import BaseDataModule
 from cbam_lightning.errors import UsageError
 from cbam_lightning.optim.parameter_groups import backbone_modules, parameter_groups, scale_learning_rate
@@ -99,6 +100,11 @@ class ImageTask(LightningModule):
     def freeze_network(self, pattern: str | None) -> None:
         """Stop the training of the modules that a pattern names; ``None`` names none."""
         self._frozen = freeze_modules(self.network, pattern) if pattern else []
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Return what seeds every training step, unless the trainer has it already."""
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [] if any(isinstance(callback, StepSeeds) for callback in callbacks) else [StepSeeds()]
 
     def setup(self, stage: str) -> None:
         """Refuse data of another task; a training gives a new classifier its values.

@@ -23,10 +23,10 @@ from cbam_lightning.callbacks.resume.moments import (
 from cbam_lightning.callbacks.resume.processes import agree
 from cbam_lightning.callbacks.resume.signals import StopSignals, requeue
 from cbam_lightning.callbacks.resume.typed_options import take_typed_options
+from cbam_lightning.callbacks.step_seeds import StepSeeds
 from cbam_lightning.errors import RunStopped
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.programs import program
-from cbam_lightning.seeding import Stream, derive_seed, run_seed, seed_all
 from cbam_lightning.weights import read_training_state
 
 # What checkpoints call the state of ``ExactResume``: the name that the class had when the first were written.
@@ -56,16 +56,19 @@ class ExactResume(Callback):
         run: Its ``checkpoints/last.ckpt`` holds the state.
         options: How often to save.
         checkpoint_io: Knows whether a checkpoint could not be written.
+        seeds: Has the seed of the run; the trainer's next callback, so that a step is seeded after a save.
     """
 
-    def __init__(self, run: RunDirectory, options: SaveOptions, checkpoint_io: AtomicCheckpointIO) -> None:
+    def __init__(
+        self, run: RunDirectory, options: SaveOptions, checkpoint_io: AtomicCheckpointIO, seeds: StepSeeds
+    ) -> None:
         self.run = run
         self.options = options
         self.checkpoint_io = checkpoint_io
+        self.seeds = seeds
         self._signals = StopSignals()
         self._losses = LossWatch()
         self._accumulated = Accumulated()
-        self._seed = 0
         self._moment: Moment | None = None
         self._restored: dict[str, Any] | None = None
         self._loader_states: list[dict[str, Any]] = []
@@ -77,10 +80,9 @@ class ExactResume(Callback):
         return STATE_KEY
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Know the seed before anything is saved, and read the data so that a batch can be read again."""
-        self._seed = run_seed()
+        """Read the data so that a batch can be read again."""
         if stage == "fit":
-            read_exactly(trainer, lambda: self._seed)
+            read_exactly(trainer, lambda: self.seeds.seed)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finish loading, and listen to signals."""
@@ -108,21 +110,16 @@ class ExactResume(Callback):
         self._restore(trainer, pl_module)
         if trainer.current_epoch:
             self._pause(trainer, Moment.EPOCH)
-        self._draw_anew(trainer, Stream.EPOCH, trainer.current_epoch)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Save within an epoch; then seed what the step draws, such as dropout."""
+        """Save within an epoch."""
         self._restore(trainer, pl_module)
         self._accumulated.forget()
         # in between, gradients are accumulated, which no checkpoint holds
         if batch_idx and batch_idx % trainer.accumulate_grad_batches == 0:
             self._pause(trainer, Moment.BATCH)
-        self._draw_anew(trainer, Stream.STEP, trainer.current_epoch, batch_idx)
-
-    def _draw_anew(self, trainer: Trainer, stream: Stream, *place: int) -> None:
-        seed_all(derive_seed(stream, self._seed, *place, trainer.global_rank))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -138,7 +135,6 @@ class ExactResume(Callback):
             self._restore(trainer, pl_module)
             self._accumulated.note(pl_module)
             self._pause_to_validate(trainer)
-            self._draw_anew(trainer, Stream.VALIDATION, trainer.global_step)
 
     def _pause_to_validate(self, trainer: Trainer) -> None:
         if not trainer.fit_loop._should_accumulate():
@@ -244,7 +240,6 @@ class ExactResume(Callback):
     ) -> None:
         """Add what Lightning leaves out."""
         state = checkpoint["callbacks"][self.state_key]
-        state["seed"] = self._seed
         state["logged_steps"] = logged_steps(trainer)
         state["points"] = {type(x).__name__: x.points for x in trainer.loggers if hasattr(x, "points")}
         state.update(self._accumulated.read(trainer, pl_module))
@@ -261,7 +256,6 @@ class ExactResume(Callback):
         if trainer.state.fn == "fit" and state is not None:
             options = checkpoint.get("hyper_parameters", {}).get("optimizer")
             self._restored = {**state, "optimizer": options}
-            self._seed = state["seed"]
 
 
 def _resume_command(run: RunDirectory) -> str:
