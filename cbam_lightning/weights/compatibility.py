@@ -7,18 +7,20 @@ from typing import Any
 
 from cbam_lightning.errors import UsageError, first_names
 from cbam_lightning.user_code.class_paths import find_class, import_class_path, is_class_path
-from cbam_lightning.weights import read_training_state
 
 # Hyperparameters that are names, and may be import paths of classes.
 _NAMES = ("class_path", "network", "attention", "backbone_attention")
 _SAME = ("network", "network_options", "attention", "attention_options", "num_classes", "in_channels")
 
 
-def model_of_checkpoint(path: str, typed: Mapping[str, Any], default_class: str) -> dict[str, Any]:
+def model_of_checkpoint(
+    state: Mapping[str, Any], path: str, typed: Mapping[str, Any], default_class: str
+) -> dict[str, Any]:
     """Return the class and the options of the model whose training state a checkpoint is.
 
     Args:
-        path: A ``.ckpt`` of Lightning's trainer.
+        state: Content of a ``.ckpt`` of Lightning's trainer.
+        path: Path of the file.
         typed: Options of the model that the user has given; classes that they name are imported.
         default_class: Of a checkpoint that does not say its class.
 
@@ -28,7 +30,6 @@ def model_of_checkpoint(path: str, typed: Mapping[str, Any], default_class: str)
     Raises:
         UsageError: The file is no such checkpoint, or names a class whose module is not imported.
     """
-    state = read_training_state(path)
     if "pytorch-lightning_version" not in state:
         message = f"{path} was not written by Lightning's trainer; start from it with --model.weights."
         raise UsageError(message)
@@ -37,7 +38,7 @@ def model_of_checkpoint(path: str, typed: Mapping[str, Any], default_class: str)
             import_class_path(typed[name], f"--model.{name}")
     known = state.get("hyper_parameters", {})
     class_path = known.get("_class_path", default_class)
-    require_known_classes({**known, "class_path": class_path}, str(path))
+    require_known_classes({**known, "class_path": class_path}, path)
     options = {name: value for name, value in known.items() if not name.startswith("_")}
     return {"class_path": class_path, "init_args": options}
 

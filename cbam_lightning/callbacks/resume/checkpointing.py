@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -12,6 +13,7 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from cbam_lightning.errors import UsageError
 from cbam_lightning.files import atomic_write
+from cbam_lightning.weights import read_training_state
 
 
 @dataclass
@@ -50,6 +52,23 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         super().__init__()
         self.failure: OSError | None = None
         self._unwritten: set[str] = set()
+        self._read: dict[Path, dict[str, Any]] = {}
+
+    def read(self, path: str | Path) -> dict[str, Any]:
+        """Return the content of a checkpoint, and keep it for the trainer, which then need not read it again.
+
+        Raises:
+            UsageError: The file is not a checkpoint, is damaged, or holds more than plain values.
+        """
+        key = Path(path).resolve()
+        if key not in self._read:
+            self._read[key] = read_training_state(path)
+        return self._read[key]
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return the content of a checkpoint for the trainer, which changes it."""
+        kept = self._read.pop(Path(path).resolve(), None)
+        return super().load_checkpoint(path, *args, **kwargs) if kept is None else kept
 
     def is_current(self, path: Any) -> bool:
         """Say whether a checkpoint is what was last to be written there."""

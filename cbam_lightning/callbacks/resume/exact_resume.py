@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -27,7 +28,6 @@ from cbam_lightning.callbacks.step_seeds import StepSeeds
 from cbam_lightning.errors import RunStopped
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.programs import program
-from cbam_lightning.weights import read_training_state
 
 # What checkpoints call the state of ``ExactResume``: the name that the class had when the first were written.
 STATE_KEY = "Survival"
@@ -35,15 +35,9 @@ STATE_KEY = "Survival"
 _GO_ON, _SAVE, _SIGNAL, _FAILED, _DIVERGED = 0, 1, 128, 900, 1000
 
 
-def read_points(run: RunDirectory) -> dict[str, int]:
-    """Return how many points of each logger the last checkpoint of a run knows of; none without a checkpoint.
-
-    Raises:
-        UsageError: The checkpoint is damaged.
-    """
-    if not run.last.is_file():
-        return {}
-    callbacks = read_training_state(run.last).get("callbacks")
+def read_points(checkpoint: Mapping[str, Any]) -> dict[str, int]:
+    """Return how many points of each logger a checkpoint knows of, by class name."""
+    callbacks = checkpoint.get("callbacks")
     state = callbacks.get(STATE_KEY) if isinstance(callbacks, dict) else None
     points = state.get("points") if isinstance(state, dict) else None
     return {name: int(count) for name, count in points.items()} if isinstance(points, dict) else {}
