@@ -39,8 +39,8 @@ class Classifier(ImageTask):
     """A network with attention that classifies images.
 
     A batch has ``images`` (N, C, H, W), normalised floats, and ``labels``: (N,) class indices, or (N, K)
-    probabilities with mixup or cutmix. A plain ``(images, labels)`` of any data module is converted. Subclasses
-    override ``loss`` and ``configure_metrics``.
+    probabilities with mixup or cutmix. A plain ``(images, labels)`` of any data module is converted.
+    Subclasses override ``loss`` and ``configure_metrics``.
 
     Args:
         network: Name for ``create_model``, or import path of a class. Default: that of ``weights``.
@@ -52,8 +52,8 @@ class Classifier(ImageTask):
         in_channels: Number of channels of an image (the command fills it in).
         weights: Weights to start from: a ``.safetensors`` or ``.ckpt`` file, a name from ``cbam-lightning
             weights list``, or torchvision's name of its ImageNet weights (``IMAGENET1K_V1``, ``DEFAULT``). If
-            their classes differ from those of the data, the classifier is initialised anew. Weights of a plain
-            network also fit the network with attention; with the gate ``identity``, their accuracy is kept.
+            their classes differ from those of the data, the classifier is initialised anew. Weights of a
+            plain network also fit one with attention; with the gate ``identity``, their accuracy is kept.
         strict_weights: Whether everything but the classifier must match ``weights``.
         freeze: ``backbone`` to train the classifier only, or a pattern of modules such as ``layer[12]*``.
         optimizer: Any optimiser class of torch and its options.
@@ -202,7 +202,7 @@ class Classifier(ImageTask):
         if report.added and self.hparams["attention_options"].get("gate") != "identity":
             gated = "gate" in option_names(self.hparams["attention"])
             rank_zero_info(
-                "  the new attention changes the output of the pretrained network, unless it starts as the identity"
+                "  the new attention changes the output of the weights' network, unless it starts as the identity"
                 + (": --model.attention_options.gate identity" if gated else ".")
             )
         if not same:
@@ -249,7 +249,7 @@ class Classifier(ImageTask):
         return {"loss": loss, "logits": logits}
 
     def on_train_epoch_end(self) -> None:
-        """Log the metrics over the epoch; also called if a run is resumed after the last batch of an epoch."""
+        """Log the metrics over the epoch; also called if a run is resumed after its last batch."""
         self.log_dict(self.train_metrics)
 
     def _evaluation_step(self, batch: Any, split: str) -> dict[str, Tensor] | None:

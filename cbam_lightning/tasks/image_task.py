@@ -209,7 +209,7 @@ class ImageTask(LightningModule):
 
 
 def _is_plain(value: Any) -> bool:
-    """Return whether a checkpoint may hold a value: numbers, strings and tensors, in lists and dictionaries."""
+    """Return whether a checkpoint may hold a value: numbers, text and tensors, in lists and dictionaries."""
     if isinstance(value, Mapping):
         return all(_is_plain(key) and _is_plain(item) for key, item in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
