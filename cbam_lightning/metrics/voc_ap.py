@@ -2,8 +2,8 @@
 
 Everingham, Van Gool, Williams, Winn and Zisserman, IJCV 2010, section 4.2
 (https://doi.org/10.1007/s11263-009-0275-4), and VOCevaldet.m of the kit
-(http://host.robots.ox.ac.uk/pascal/VOC/voc2007/). COCO's rules, which libraries implement, differ: they know
-no difficult objects, and let a detection match the next best object when its best one is taken.
+(http://host.robots.ox.ac.uk/pascal/VOC/voc2007/). COCO's rules, which libraries implement, differ: they have
+no difficult objects, and let a detection match the second-best object if the best is already matched.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def voc_average_precision(
     Args:
         detections: For each image ``boxes`` (D, 4), ``scores`` (D,) and ``labels`` (D,).
         targets: For each image ``boxes`` (T, 4), ``labels`` (T,) and, where some are, ``difficult`` (T,).
-            Boxes are x1, y1, x2, y2 with x2 - x1 the full width: the ``+ 1`` of the kit, whose corners are
-            pixels, is in them already.
-        num_classes: Without the background; labels are 1 to ``num_classes``.
-        rule: ``2007`` takes the mean of the best precision at recalls of at least 0, 0.1, ..., 1; ``2010``,
-            the rule since then, the area under the curve that never rises.
+            Boxes are x1, y1, x2, y2 with x2 - x1 the full width: they include the ``+ 1`` of the kit, whose
+            corners are pixels.
+        num_classes: Number of classes, without the background; labels are 1 to ``num_classes``.
+        rule: ``2007`` is the mean of the best precision at recalls of at least 0, 0.1, ..., 1; ``2010``, the
+            rule since then, is the area under the curve made non-increasing.
 
     Returns:
-        float64 (num_classes,) in [0, 1]; not a number for a class without an object that is not difficult.
+        float64 (num_classes,) in [0, 1]; NaN for a class whose objects are all difficult, or that has none.
     """
     empty = torch.zeros(0)
     scores, labels, hits = [empty], [empty.long()], [empty.bool()]
@@ -58,10 +58,10 @@ def voc_average_precision(
 def match(
     found: Mapping[str, Tensor], truth: Mapping[str, Tensor], difficult: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Tell which detections of an image are hits, and which count at all.
+    """Return which detections of an image are hits, and which count at all.
 
-    A detection belongs to the object of its class that it overlaps most, if by at least 0.5. The one with the
-    highest score hits it, all further ones are false; those of a difficult object are neither.
+    A detection belongs to the object of its class with which it overlaps most, if by at least 0.5. The one
+    with the highest score is a hit, all others are false; those of a difficult object are ignored.
 
     Args:
         found: ``boxes`` (D, 4), ``scores`` (D,) and ``labels`` (D,).

@@ -202,7 +202,7 @@ class Classifier(ImageTask):
         if report.added and self.hparams["attention_options"].get("gate") != "identity":
             gated = "gate" in option_names(self.hparams["attention"])
             rank_zero_info(
-                "  the new attention changes the output of the weights' network, unless it starts as the identity"
+                "  the new attention changes what the weights compute, unless it starts as the identity"
                 + (": --model.attention_options.gate identity" if gated else ".")
             )
         if not same:
@@ -252,7 +252,8 @@ class Classifier(ImageTask):
         """Log the metrics over the epoch; also called if a run is resumed after its last batch."""
         self.log_dict(self.train_metrics)
 
-    def _evaluation_step(self, batch: Any, split: str) -> dict[str, Tensor] | None:
+    def evaluation_step(self, batch: Any, split: str) -> dict[str, Tensor] | None:
+        """Return loss and logits (N, K) of a batch of validation or test."""
         if not len(batch.images):  # unreadable, or another device has one image more
             return None
         logits = self(batch.images)
@@ -268,25 +269,10 @@ class Classifier(ImageTask):
             return F.cross_entropy(logits, batch.labels, reduction="none")
         return checked_loss(self.loss(logits, batch), self).expand(len(logits))
 
-    def _log_evaluation(self, split: str) -> None:
+    def log_evaluation(self, split: str) -> None:
+        """Log loss and metrics over all images."""
         self.log(f"{split}/loss", getattr(self, f"{split}_loss"), prog_bar=True)
         self.log_dict(getattr(self, f"{split}_metrics"), prog_bar=True)
-
-    def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
-        """Return loss and logits (N, K) of a validation batch."""
-        return self._evaluation_step(batch, "val")
-
-    def on_validation_epoch_end(self) -> None:
-        """Log loss and accuracies over all validation images."""
-        self._log_evaluation("val")
-
-    def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
-        """Return loss and logits (N, K) of a test batch."""
-        return self._evaluation_step(batch, "test")
-
-    def on_test_epoch_end(self) -> None:
-        """Log loss and accuracies over all test images."""
-        self._log_evaluation("test")
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return class probabilities (N, K), float32."""

@@ -179,14 +179,16 @@ class Detector(ImageTask):
         if stage != "predict":
             require_backend()
 
-    def _evaluation_step(self, batch: Any) -> dict[str, Any] | None:
+    def evaluation_step(self, batch: Any, split: str) -> dict[str, Any] | None:
+        """Return the detections in the images of a batch of validation or test."""
         if not len(batch.images):  # unreadable, or another device has one image more
             return None
         detections = self(batch.images)
         self.detections.add(batch.indices, detections, batch.targets)
         return {"detections": detections}
 
-    def _log_evaluation(self, split: str) -> None:
+    def log_evaluation(self, split: str) -> None:
+        """Log the average precision over all images."""
         scores = self.detections.average_precision()
         self.log_dict({f"{split}/{name}": value for name, value in scores.items()}, prog_bar=True)
 
@@ -195,22 +197,6 @@ class Detector(ImageTask):
         self.detections.clear()
 
     on_test_epoch_start = on_validation_epoch_start
-
-    def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Any] | None:
-        """Return the detections in the images of a validation batch."""
-        return self._evaluation_step(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the average precision over all validation images."""
-        self._log_evaluation("val")
-
-    def test_step(self, batch: Any, batch_idx: int) -> dict[str, Any] | None:
-        """Return the detections in the images of a test batch."""
-        return self._evaluation_step(batch)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the average precision over all test images."""
-        self._log_evaluation("test")
 
     def predict_step(self, batch: Any, batch_idx: int) -> list[dict[str, Tensor]]:
         """Return the detections in the images of a batch, in pixels of the images as stored."""

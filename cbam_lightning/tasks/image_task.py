@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -22,6 +23,7 @@ from cbam_lightning.optim.parameter_groups import freeze as freeze_modules
 from cbam_lightning.optim.schedules import Schedule, WarmupCosine, max_epochs, steps_per_epoch
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.next_steps import sharing
+from cbam_lightning.runs.plain import plain_copy
 from cbam_lightning.user_code.class_paths import importing_nothing
 from cbam_lightning.weights import read_training_state
 from cbam_lightning.weights.compatibility import require_known_classes, require_same_network
@@ -30,8 +32,9 @@ from cbam_lightning.weights.compatibility import require_known_classes, require_
 class ImageTask(LightningModule):
     """Base of the LightningModules; subclasses document the arguments.
 
-    A new task sets ``monitor`` and ``data_class``, builds ``network``, defines the steps, and overrides
-    ``picture_callback``, ``prediction_writer`` and ``next_steps`` as far as it has something of its own.
+    A new task sets ``monitor`` and ``data_class``, builds ``network``, defines ``training_step``,
+    ``evaluation_step``, ``log_evaluation`` and ``predict_step``, and overrides ``picture_callback``,
+    ``prediction_writer`` and ``next_steps`` as needed.
 
     Attributes:
         monitor: The metric that selects the best checkpoint, larger is better.
@@ -184,6 +187,30 @@ class ImageTask(LightningModule):
             module.eval()
         return self
 
+    @abstractmethod
+    def evaluation_step(self, batch: Any, split: str) -> dict[str, Any] | None:
+        """Evaluate a batch; ``split`` is ``val`` or ``test``. Returns what callbacks see as ``outputs``."""
+
+    @abstractmethod
+    def log_evaluation(self, split: str) -> None:
+        """Log the metrics of a split, ``val`` or ``test``, once all its batches are evaluated."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        """Evaluate a validation batch."""
+        return self.evaluation_step(batch, "val")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of the validation."""
+        self.log_evaluation("val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> Any:
+        """Evaluate a test batch."""
+        return self.evaluation_step(batch, "test")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of the test."""
+        self.log_evaluation("test")
+
     def no_images(self) -> dict[str, Tensor] | None:
         """Skip a batch without readable images; other devices still wait for the gradients of this one."""
         if self.trainer.world_size == 1:
@@ -209,9 +236,9 @@ class ImageTask(LightningModule):
 
 
 def _is_plain(value: Any) -> bool:
-    """Return whether a checkpoint may hold a value: numbers, text and tensors, in lists and dictionaries."""
-    if isinstance(value, Mapping):
-        return all(_is_plain(key) and _is_plain(item) for key, item in value.items())
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return all(_is_plain(item) for item in value)
-    return value is None or isinstance(value, (bool, int, float, str, Tensor))
+    """Return whether a checkpoint may hold a value."""
+    try:
+        plain_copy(value)
+    except TypeError:
+        return False
+    return True

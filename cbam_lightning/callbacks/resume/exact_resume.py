@@ -1,4 +1,4 @@
-"""The callback that lets a training survive: it saves, heeds signals, and goes on exactly."""
+"""The callback of exact resume: it saves, stops on signals, and restores the complete state of a run."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from cbam_lightning.errors import RunStopped
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.programs import program
 
-# What checkpoints call the state of ``ExactResume``: the name that the class had when the first were written.
+# Key of the state of ``ExactResume`` in a checkpoint: the class's first name.
 STATE_KEY = "Survival"
-# What the processes agree on at a moment: the largest of what each of them wants.
+# What the processes agree on at a moment: the largest of their wishes.
 _GO_ON, _SAVE, _SIGNAL, _FAILED, _DIVERGED = 0, 1, 128, 900, 1000
 
 
@@ -44,13 +44,13 @@ def read_points(checkpoint: Mapping[str, Any]) -> dict[str, int]:
 
 
 class ExactResume(Callback):
-    """Save the whole state of the training, stop when asked to, and restore what Lightning does not.
+    """Save the complete state of a run, stop on signals, and restore what Lightning does not.
 
     Args:
         run: Its ``checkpoints/last.ckpt`` holds the state.
         options: How often to save.
         checkpoint_io: Knows whether a checkpoint could not be written.
-        seeds: Has the seed of the run; the trainer's next callback, so that a step is seeded after a save.
+        seeds: Has the seed of the run; the trainer's next callback, so that steps are seeded after saving.
     """
 
     def __init__(
@@ -74,12 +74,12 @@ class ExactResume(Callback):
         return STATE_KEY
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Read the data so that a batch can be read again."""
+        """Read the data so that any batch can be read again."""
         if stage == "fit":
             read_exactly(trainer, lambda: self.seeds.seed)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Finish loading, and listen to signals."""
+        """Finish loading, and install the signal handlers."""
         self._signals.install(trainer)
         self._saved_at_s = time.monotonic()
         if self._restored is None:
@@ -92,7 +92,7 @@ class ExactResume(Callback):
         take_typed_options(trainer, pl_module, self._restored["optimizer"])
 
     def _restore(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set what was accumulated, which a module may have reset in its own ``on_train_start``."""
+        """Restore the accumulated state, which a module may have reset in its own ``on_train_start``."""
         if self._restored is not None:
             load_accumulated(trainer, pl_module, self._restored)
             if self._restored["moment"] == Moment.BATCH:
@@ -100,7 +100,7 @@ class ExactResume(Callback):
         self._restored = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save after an epoch, when its last point is logged."""
+        """Save after an epoch, once its last point is logged."""
         self._restore(trainer, pl_module)
         if trainer.current_epoch:
             self._pause(trainer, Moment.EPOCH)
@@ -111,14 +111,14 @@ class ExactResume(Callback):
         """Save within an epoch."""
         self._restore(trainer, pl_module)
         self._accumulated.forget()
-        # in between, gradients are accumulated, which no checkpoint holds
+        # in between there are accumulated gradients, which no checkpoint holds
         if batch_idx and batch_idx % trainer.accumulate_grad_batches == 0:
             self._pause(trainer, Moment.BATCH)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Take down the loss, and how far the data are."""
+        """Keep the loss and the state of the loaders."""
         self._losses.note(trainer, outputs, batch, batch_idx)
         loader = trainer.fit_loop._combined_loader
         self._loader_states = loader._state_dicts() if loader is not None else []
@@ -142,25 +142,25 @@ class ExactResume(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Heed a signal during a validation, which begins again when the training goes on."""
+        """Stop on a signal during a validation, which starts again when the run is resumed."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._pause_to_validate(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let ``ReduceLROnPlateau`` see the epoch that a resumed validation has ended, as any other."""
+        """Let ``ReduceLROnPlateau`` see an epoch that ends with a resumed validation like any other."""
         self._accumulated.forget()
         trainer.fit_loop._restarting = False
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the end."""
+        """Save the final state."""
         self._pause(trainer, Moment.END)
 
     def _pause(self, trainer: Trainer, moment: Moment) -> None:
-        """Save and stop, as far as any process wants to.
+        """Save or stop if any process wants to.
 
         Raises:
-            RunStopped: A signal came, or the loss is no number any more.
-            OSError: A checkpoint could not be written, and that is to end the training.
+            RunStopped: A signal came, or the loss became NaN or Inf.
+            OSError: A checkpoint could not be written, and ``on_error`` is "stop" or the run has ended.
         """
         code = agree(trainer, self._wish(trainer, moment))
         if code == _DIVERGED:
@@ -169,7 +169,7 @@ class ExactResume(Callback):
             raise self._failed(trainer)
         if code != _GO_ON:
             self._save(trainer, moment)
-            # nothing comes after the end that could make up for it
+            # after the end, no later checkpoint can make up for it
             is_final = moment is Moment.END or self.options.on_error == "stop"
             if is_final and agree(trainer, _FAILED * (self.checkpoint_io.failure is not None)):
                 raise self._failed(trainer)
@@ -210,8 +210,8 @@ class ExactResume(Callback):
         if self.checkpoint_io.failure is None:  # the first process could not write
             return RunStopped("", 0)
         return OSError(
-            f"a checkpoint could not be written ({self.checkpoint_io.failure}); what was there before stays, "
-            f"and `{_resume_command(self.run)}` goes on from it."
+            f"a checkpoint could not be written ({self.checkpoint_io.failure}); the previous one stays, and "
+            f"`{_resume_command(self.run)}` continues from it."
         )
 
     def _stopped(self, trainer: Trainer, code: int) -> RunStopped:
@@ -220,13 +220,13 @@ class ExactResume(Callback):
         if self._signals.asks_to_requeue:
             requeue()
         return RunStopped(
-            f"stopped after step {trainer.global_step}, with everything saved. Go on: "
+            f"stopped after step {trainer.global_step}, with everything saved. Continue with: "
             f"{_resume_command(self.run)}",
             code,
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the moment; the rest of the state follows in ``on_save_checkpoint``."""
+        """Return the moment; ``on_save_checkpoint`` adds the rest of the state."""
         return {"moment": None if self._moment is None else str(self._moment)}
 
     def on_save_checkpoint(
@@ -237,15 +237,15 @@ class ExactResume(Callback):
         state["logged_steps"] = logged_steps(trainer)
         state["points"] = {type(x).__name__: x.points for x in trainer.loggers if hasattr(x, "points")}
         state.update(self._accumulated.read(trainer, pl_module))
-        found = trainer._logger_connector._callback_metrics
-        state["callback_metrics"] = {name: value.cpu() for name, value in found.items()}
+        metrics = trainer._logger_connector._callback_metrics
+        state["callback_metrics"] = {name: value.cpu() for name, value in metrics.items()}
         if self._moment is not None:
             write_progress(checkpoint["loops"]["fit_loop"], self._moment, self._loader_states)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep what has to wait until training starts."""
+        """Keep the state until training starts."""
         state = checkpoint.get("callbacks", {}).get(self.state_key)
         if trainer.state.fn == "fit" and state is not None:
             options = checkpoint.get("hyper_parameters", {}).get("optimizer")
