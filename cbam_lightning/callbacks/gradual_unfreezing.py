@@ -68,8 +68,8 @@ class GradualUnfreezing(BaseFinetuning):
             message = f"GradualUnfreezing trains a Classifier; {type(pl_module).__name__} has no network."
             raise UsageError(message)
         channels, size_px = (pl_module.hparams.get(name) for name in ("in_channels", "size_px"))
-        found = find_stages(network, (1, channels, size_px, size_px) if channels and size_px else None)
-        self.stages = [stage for stage in found if any(p.requires_grad for p in stage.parameters)]
+        stages = find_stages(network, (1, channels, size_px, size_px) if channels and size_px else None)
+        self.stages = [stage for stage in stages if any(p.requires_grad for p in stage.parameters)]
         self._trainable = [[p for p in stage.parameters if p.requires_grad] for stage in self.stages]
 
     def divide(self, optimizer: Optimizer) -> None:

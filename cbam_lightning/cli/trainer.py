@@ -146,26 +146,26 @@ class TrainerCLI(TrainerOptions):
         self.checkpoint: ModelCheckpoint = self._get(self.config_init, "checkpoint")
         if self.checkpoint.dirpath is None:
             self.checkpoint.dirpath = str(self.run.checkpoints.absolute())
-        given = dict(self._get(self.config_init, "trainer"))
-        options: dict[str, Any] = {"plugins": self._plugins(given)}
-        if given.get("default_root_dir") is None:
+        config = dict(self._get(self.config_init, "trainer"))
+        options: dict[str, Any] = {"plugins": self._plugins(config)}
+        if config.get("default_root_dir") is None:
             options["default_root_dir"] = str(self.run.path)
-        if given.get("logger") is None and not given.get("fast_dev_run"):
+        if config.get("logger") is None and not config.get("fast_dev_run"):
             wandb_options = WandbOptions(**vars(self._get(self.config_init, "wandb")))
             options["logger"] = build_loggers(
                 self.run, self.experiment, wandb_options, str(self.subcommand), points
             )
-        logs = bool(options.get("logger") or given.get("logger"))
-        callbacks = _as_list(given.get("callbacks"))
+        logs = bool(options.get("logger") or config.get("logger"))
+        callbacks = _as_list(config.get("callbacks"))
         if self._resumes:  # what the finders found is in the checkpoint and in the configuration
             callbacks = [callback for callback in callbacks if not isinstance(callback, _FINDERS)]
-        first = self._first_callbacks(is_trial=bool(given.get("fast_dev_run")))
+        first = self._first_callbacks(is_trial=bool(config.get("fast_dev_run")))
         return {**options, "callbacks": [*first, *callbacks, *self._last_callbacks(logs)]}
 
-    def _plugins(self, given: dict[str, Any]) -> list[Any]:
-        plugins = _as_list(given.get("plugins"))
+    def _plugins(self, config: dict[str, Any]) -> list[Any]:
+        plugins = _as_list(config.get("plugins"))
         refuse_checkpoint_io(plugins)
-        return [*plugins, self._checkpoint_io, *([BatchNormSync()] if given.get("sync_batchnorm") else [])]
+        return [*plugins, self._checkpoint_io, *([BatchNormSync()] if config.get("sync_batchnorm") else [])]
 
     def _first_callbacks(self, is_trial: bool) -> list[Callback]:
         """Return what saves, so that what others log comes after it, and then what seeds a step."""

@@ -41,12 +41,12 @@ def voc_average_precision(
     empty = torch.zeros(0)
     scores, labels, hits = [empty], [empty.long()], [empty.bool()]
     num_objects = torch.zeros(num_classes + 1, dtype=torch.int64)
-    for found, truth in zip(detections, targets, strict=True):
+    for boxes, truth in zip(detections, targets, strict=True):
         difficult = truth.get("difficult", torch.zeros_like(truth["labels"])).bool()
         num_objects += torch.bincount(truth["labels"][~difficult], minlength=num_classes + 1)
-        hit, counts = match(found, truth, difficult)
-        scores.append(found["scores"][counts])
-        labels.append(found["labels"][counts])
+        hit, counts = match(boxes, truth, difficult)
+        scores.append(boxes["scores"][counts])
+        labels.append(boxes["labels"][counts])
         hits.append(hit[counts])
     order = torch.cat(scores).argsort(descending=True, stable=True)
     label, hit = torch.cat(labels)[order], torch.cat(hits)[order]
@@ -56,7 +56,7 @@ def voc_average_precision(
 
 
 def match(
-    found: Mapping[str, Tensor], truth: Mapping[str, Tensor], difficult: Tensor
+    boxes: Mapping[str, Tensor], truth: Mapping[str, Tensor], difficult: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return which detections of an image are hits, and which count at all.
 
@@ -64,22 +64,22 @@ def match(
     with the highest score is a hit, all others are false; those of a difficult object are ignored.
 
     Args:
-        found: ``boxes`` (D, 4), ``scores`` (D,) and ``labels`` (D,).
+        boxes: ``boxes`` (D, 4), ``scores`` (D,) and ``labels`` (D,).
         truth: ``boxes`` (T, 4) and ``labels`` (T,).
         difficult: bool (T,).
 
     Returns:
         Hits and counts, bool (D,) each.
     """
-    hits = torch.zeros_like(found["labels"], dtype=torch.bool)
+    hits = torch.zeros_like(boxes["labels"], dtype=torch.bool)
     if not len(hits) or not len(difficult):
         return hits, torch.ones_like(hits)
-    overlaps = box_iou(found["boxes"].double(), truth["boxes"].double())  # (D, T)
-    overlaps[found["labels"][:, None] != truth["labels"]] = -1
+    overlaps = box_iou(boxes["boxes"].double(), truth["boxes"].double())  # (D, T)
+    overlaps[boxes["labels"][:, None] != truth["labels"]] = -1
     best, owner = overlaps.max(1)
     belongs = best >= _MIN_OVERLAP
     taken: set[int] = set()
-    for detection in found["scores"].argsort(descending=True, stable=True).tolist():
+    for detection in boxes["scores"].argsort(descending=True, stable=True).tolist():
         if belongs[detection] and int(owner[detection]) not in taken:
             taken.add(int(owner[detection]))
             hits[detection] = True

@@ -60,22 +60,22 @@ def without_filing(settings: Settings) -> Settings:
     return {key: value for key, value in settings.items() if not is_below(key, _FILING)}
 
 
-def same_value(given: Any, resolved: Any) -> bool:
+def same_value(written: Any, resolved: Any) -> bool:
     """Return whether a setting that a user wrote equals the one that a run resolved.
 
     A class may be named without its module, and YAML reads ``1e-4`` as text.
 
     Args:
-        given: From a YAML file or an option.
+        written: From a YAML file or an option.
         resolved: From a run's ``config.yaml``.
     """
-    if given == resolved:
+    if written == resolved:
         return True
-    if isinstance(given, str) and isinstance(resolved, str):
-        return resolved.endswith(f".{given}")
-    if isinstance(given, str) and isinstance(resolved, (int, float)):
+    if isinstance(written, str) and isinstance(resolved, str):
+        return resolved.endswith(f".{written}")
+    if isinstance(written, str) and isinstance(resolved, (int, float)):
         try:
-            return float(given) == resolved
+            return float(written) == resolved
         except ValueError:
             return False
     return False

@@ -146,10 +146,10 @@ class Classifier(ImageTask):
             name of the split, such as ``val/top1``; ``monitor`` must be one of these.
         """
         top_k = {"top1": 1, "top5": min(5, self.num_classes)}
-        ours = {
+        accuracies = {
             name: MulticlassAccuracy(self.num_classes, top_k=k, average="micro") for name, k in top_k.items()
         }
-        return {**ours, **named_metrics(self._more_metrics)}
+        return {**accuracies, **named_metrics(self._more_metrics)}
 
     def monitored_metric(self) -> Metric:
         """Return a new metric of logits (N, K) and labels (N,) whose value is ``monitor``."""

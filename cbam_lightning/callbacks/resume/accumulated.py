@@ -32,8 +32,8 @@ class Accumulated:
     def read(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """Return the state as a checkpoint can hold it; must be called on all processes."""
         states = read_metrics(pl_module) if self._before is None else self._before
-        mine = {"metrics": plain_metrics(states), "results": plain_copy(read_results(trainer))}
-        return {"processes": gather(trainer, mine), "gradients": _gradients(pl_module)}
+        own = {"metrics": plain_metrics(states), "results": plain_copy(read_results(trainer))}
+        return {"processes": gather(trainer, own), "gradients": _gradients(pl_module)}
 
 
 def load_accumulated(trainer: Trainer, pl_module: LightningModule, saved: dict[str, Any]) -> None:

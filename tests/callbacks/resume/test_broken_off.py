@@ -68,7 +68,7 @@ def test_slurm_queues_the_job_again(monkeypatch, tmp_path):
     slurm = {"NTASKS": 1, "PROCID": 0, "LOCALID": 0, "NODEID": 0, "JOB_ID": 77, "JOB_NAME": "job"}
     for name, value in {**slurm, "NODELIST": "localhost"}.items():
         monkeypatch.setenv(f"SLURM_{name}", str(value))
-    fragment = Path(__file__).parents[2] / "experiments" / "with" / "slurm.yaml"
+    fragment = Path(__file__).parents[3] / "experiments" / "with" / "slurm.yaml"
     options = f"--config {fragment} --trainer.accelerator cpu --trainer.devices 1 --trainer.strategy auto"
     assert call("fit", options, TINY, SHORT, at(SendSignal, 0, 2, name="SIGUSR1")) == 138
     assert (tmp_path / "asked").read_text() == "requeue 77\n"
