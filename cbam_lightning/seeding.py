@@ -1,7 +1,7 @@
-"""Random numbers that are a function of the run's seed and of the place in the training.
+"""Random numbers that depend only on the run's seed and on the place in the run.
 
-Nothing of a generator's state has to be saved: whoever comes to a place again, from a checkpoint, with other
-worker processes or on other devices, draws the same numbers there.
+No generator's state has to be saved: the same numbers are drawn at the same place in a resumed run, with
+other worker processes and on other devices.
 """
 
 from __future__ import annotations
@@ -18,48 +18,48 @@ from numpy.typing import NDArray
 
 
 class Stream(IntEnum):
-    """What random numbers are for, so that no two uses draw the same."""
+    """Uses of random numbers, which are independent of each other."""
 
     ORDER = 0  # of the images of an epoch
     IMAGES = 1  # cropping and flipping
     MIXING = 2  # mixup and cutmix
     STEP = 3  # the rest of a training step, such as dropout
-    SCENES = 4  # drawn images, which the run's seed does not influence
-    LOADING = 5  # whatever a user's loader or data set draws
+    SCENES = 4  # generated images, which do not depend on the run's seed
+    LOADING = 5  # a user's loaders and data sets
     EPOCH = 6  # the hooks at the beginning of an epoch
     VALIDATION = 7  # the hooks at the beginning of a validation
     VALIDATION_LOADING = 8
-    GENERATOR = 9  # a user's own generators
+    GENERATOR = 9  # a user's generators
 
 
 def run_seed() -> int:
-    """Return the seed of the run: that of ``seed_everything``, else torch's own, which differs every time."""
-    given = os.environ.get("PL_GLOBAL_SEED")  # Lightning's name
-    return torch.initial_seed() if given is None else int(given)
+    """Return the seed of the run: that of ``seed_everything``, else torch's, which differs every time."""
+    seed = os.environ.get("PL_GLOBAL_SEED")  # Lightning's name
+    return torch.initial_seed() if seed is None else int(seed)
 
 
 def derive_seed(stream: Stream, *place: int) -> int:
-    """Return a seed in [0, 2^63) for a place, independent of that of any other place.
+    """Return a seed in [0, 2^63) for a place, independent of those of all other places.
 
     Args:
-        stream: What the numbers are for.
-        *place: Such as the run's seed, the epoch, the batch and the device; 0 or more each.
+        stream: Use of the random numbers.
+        *place: Numbers such as the run's seed, the epoch, the batch and the device, 0 or more each.
     """
     return int(np.random.SeedSequence((*place, stream)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def image_seeds(base: int, indices: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Return a seed for each image of a data set, whatever batch and device it comes to.
+    """Return a seed for each image of a data set, independent of its batch and device.
 
-    Output number i of SplitMix64 (https://doi.org/10.1145/2714064.2660195, figure 17), which costs no memory
-    for images that are not asked for.
+    Output number i of SplitMix64 (https://doi.org/10.1145/2714064.2660195, figure 17), which needs no
+    memory for other images.
 
     Args:
         base: Seed of the epoch, in [0, 2^64).
         indices: (N,), positions in the data set.
 
     Returns:
-        (N,), every bit of it random.
+        (N,), with all bits random.
     """
     state = np.uint64(base) + (indices.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -76,7 +76,7 @@ def seed_all(seed: int) -> None:
 
 @contextmanager
 def spared_generator() -> Iterator[torch.Generator]:
-    """Lend torch's global CPU generator for seeding, and set it back afterwards."""
+    """Return torch's global CPU generator for seeding, and restore it afterwards."""
     state = torch.get_rng_state()
     try:
         yield torch.default_generator
@@ -86,10 +86,10 @@ def spared_generator() -> Iterator[torch.Generator]:
 
 @contextmanager
 def spared_generators(seed: int) -> Iterator[None]:
-    """Seed the global generators of Python, NumPy and torch's CPU, and set them back afterwards.
+    """Seed the global generators of Python, NumPy and torch's CPU, and restore them afterwards.
 
-    Seeding them all takes a quarter of a millisecond, torch's alone a twentieth of that: this is for where
-    code of the user's runs, which may draw from any of them.
+    This is for user-defined code, which may use any of them: it takes a quarter of a millisecond, 20 times as
+    long as seeding torch's generator alone.
 
     Args:
         seed: In [0, 2^64).
@@ -99,7 +99,7 @@ def spared_generators(seed: int) -> Iterator[None]:
         with spared_generator() as generator:
             generator.manual_seed(seed)
             random.seed(seed)
-            # torch takes the lower half: from one seed, both would draw the same bits
+            # torch uses the lower half: with one seed, both would draw the same bits
             np.random.seed(seed >> 32)  # noqa: NPY002
             yield
     finally:
@@ -109,10 +109,10 @@ def spared_generators(seed: int) -> Iterator[None]:
 
 @contextmanager
 def own_stream() -> Iterator[None]:
-    """Seed torch's global CPU generator by one number drawn from it, and let it go on behind that number.
+    """Seed torch's global CPU generator with one number drawn from it, and continue after that number.
 
-    How much is drawn within changes nothing that is drawn afterwards: two networks that differ in one part
-    have the same initial values in all others.
+    What is drawn within does not affect what is drawn afterwards: two networks that differ in one part have
+    the same initial values in all others.
     """
     seed = int(torch.randint(2**63 - 1, (), generator=torch.default_generator, device="cpu"))
     with spared_generator() as generator:

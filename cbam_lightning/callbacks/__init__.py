@@ -1,4 +1,4 @@
-"""Callbacks for any Trainer: exact resume, the record of a run, EMA, unfreezing, pictures, predictions."""
+"""Callbacks: exact resume, the record of a run, EMA, gradual unfreezing, pictures, predictions."""
 
 from cbam_lightning.callbacks.attention_pictures import AttentionPictures
 from cbam_lightning.callbacks.ema import EMA

@@ -1,4 +1,4 @@
-"""The Trainer's ``sync_batchnorm`` on the CPU, too."""
+"""The Trainer's ``sync_batchnorm`` on any device, including the CPU."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from cbam_lightning.models.sync_batch_norm import revert_batch_norm, synchronise
 
 
 class BatchNormSync(TorchSyncBatchNorm):
-    """Synchronise every BatchNorm while training runs in several processes, on whatever device.
+    """Synchronise every BatchNorm during training in several processes, on any device.
 
-    Goes with ``Trainer(sync_batchnorm=True, plugins=[BatchNormSync()])``. Lightning's own plugin puts in
-    ``torch.nn.SyncBatchNorm``, with which DistributedDataParallel refuses to run on the CPU, and puts new
-    modules in the place of the old ones, so that a frozen BatchNorm would not stay frozen.
+    Use it as ``Trainer(sync_batchnorm=True, plugins=[BatchNormSync()])``. Lightning's own plugin puts in
+    ``torch.nn.SyncBatchNorm``, with which DistributedDataParallel refuses to run on the CPU, and replaces
+    the modules, so that a frozen BatchNorm would not stay frozen.
     """
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Synchronise the BatchNorms of a LightningModule that is attached to its trainer.
 
         Raises:
-            UsageError: A BatchNorm has a ``forward`` of its own.
+            UsageError: A BatchNorm overrides ``forward``.
         """
-        # not where the model is, for it has not been moved to its device yet
+        # the model has not been moved to its device yet
         device = cast(LightningModule, model).trainer.strategy.root_device
         return synchronise_batch_norm(model, device)
 
     def revert(self, model: nn.Module) -> nn.Module:
-        """Make the BatchNorms plain again."""
+        """Stop synchronising."""
         return revert_batch_norm(model)

@@ -1,4 +1,4 @@
-"""Pictures of a detector: the same few images with the boxes that are there and those that were found."""
+"""The callback that draws objects and detections on a few images."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 
-from cbam_lightning.callbacks.class_predictions import class_names
-from cbam_lightning.callbacks.pictures import RunPictures
+from cbam_lightning.callbacks.pictures import RunPictures, class_names, panels
 from cbam_lightning.explain.box_drawing import Boxes, draw_detections, draw_image, draw_objects, surest
 from cbam_lightning.runs.directory import RunDirectory
 
@@ -20,27 +19,27 @@ class BoxPictures(RunPictures):
     """Draw detections over the objects, as a figure, and for W&B as boxes that can be switched on and off.
 
     Args:
-        run: Where to write the files.
-        num_images: How many images of the split to show; always the first ones.
-        every_epochs: How often to draw while training goes on.
+        run: Where to write the files; default: the trainer's root directory.
+        num_images: Number of images to show; always the first ones of the split.
+        every_epochs: Number of epochs between two drawings.
     """
 
-    def __init__(self, run: RunDirectory, num_images: int = 8, every_epochs: int = 5) -> None:
+    def __init__(self, run: RunDirectory | None = None, num_images: int = 8, every_epochs: int = 5) -> None:
         super().__init__(run, num_images, every_epochs)
         self._shown: list[tuple[Tensor, Boxes, Boxes]] = []
 
     def start(self, pl_module: LightningModule) -> None:
-        """Begin to collect."""
+        """Discard what was collected in the last pass."""
         self._shown = []
 
     def add(self, outputs: Any, batch: Any) -> None:
         """Keep the first images."""
         if outputs is None:
             return
-        for image, truth, found in zip(batch.images, batch.targets, outputs["detections"], strict=True):
+        for image, truth, detections in zip(batch.images, batch.targets, outputs["detections"], strict=True):
             if len(self._shown) < self.num_images:
                 target = {name: truth[name].cpu() for name in ("boxes", "labels")}
-                self._shown.append((image.float().cpu(), target, surest(found)))
+                self._shown.append((image.float().cpu(), target, surest(detections)))
 
     def figures(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Figure]:
         """Return ``detections``."""
@@ -50,30 +49,25 @@ class BoxPictures(RunPictures):
         """Send the images with W&B's own boxes."""
         names = dict(enumerate(class_names(pl_module), start=1))
         boxes = [
-            {"objects": _for_wandb(target, names), "detections": _for_wandb(found, names)}
-            for _, target, found in self._shown
+            {"objects": _for_wandb(target, names), "detections": _for_wandb(detections, names)}
+            for _, target, detections in self._shown
         ]
         images = [image.permute(1, 2, 0).numpy() for image, _, _ in self._shown]
         logger.log_image(f"{split}/boxes", images, boxes=boxes)
 
 
 def draw_boxes(shown: list[tuple[Tensor, Boxes, Boxes]], names: tuple[str, ...]) -> Figure:
-    """Draw images with their objects in green and what was found in red, with class and score.
+    """Draw images with their objects in green and the detections in red, with class and score.
 
     Args:
         shown: Image (C, H, W) in [0, 1], objects, and detections with ``scores``.
-        names: Of the classes 1, 2, ...
+        names: Names of the classes 1, 2, ...
     """
-    columns = min(4, len(shown))
-    rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(3 * columns, 3 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).flatten()
-    for panel in panels:
-        panel.axis("off")
-    for panel, (image, target, found) in zip(panels, shown, strict=False):
-        draw_image(panel, image)
-        draw_objects(panel, target, names)
-        draw_detections(panel, found, names)
+    figure, axes = panels(len(shown), 4, 3, 3)
+    for axis, (image, target, detections) in zip(axes, shown, strict=False):
+        draw_image(axis, image)
+        draw_objects(axis, target, names)
+        draw_detections(axis, detections, names)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""The callback that writes detections as COCO's results file."""
+"""The callback that writes detections as a COCO results file."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, TextIO
 
 from pytorch_lightning import LightningModule
 
-from cbam_lightning.callbacks.prediction_parts import PartWriter
+from cbam_lightning.callbacks.predictions import PredictionWriter
 from cbam_lightning.files import atomic_write
 
 
-class DetectionWriter(PartWriter):
-    """Write what was found in every image into the run's ``detections.json``.
+class BoxPredictions(PredictionWriter):
+    """Write the detections in every image to the run's ``detections.json``.
 
-    The file is a JSON list with an object for each box, as COCO's evaluation reads it
+    The file is a JSON list with one object per box, as COCO's evaluation reads it
     (https://cocodataset.org/#format-results): ``image_id``, ``category_id``, ``bbox`` as left, top, width and
     height in pixels of the image as stored, ``score``; and ``file_name`` besides.
     """
@@ -27,32 +27,32 @@ class DetectionWriter(PartWriter):
         return self.run.detections
 
     def write(self, file: TextIO, outputs: Any, batch: Any, pl_module: LightningModule) -> None:
-        """Write the boxes of a batch, a line each."""
+        """Write the boxes of a batch, one per line."""
         ids = zip(batch.indices.tolist(), batch.image_ids.tolist(), outputs, strict=True)
-        for index, image_id, found in ids:
+        for index, image_id, detections in ids:
             name = self.name_of(index)
-            for box in as_results(found, image_id, self.data.category_ids):
+            for box in as_results(detections, image_id, self.data.category_ids):
                 file.write(json.dumps(box | {"file_name": name}) + "\n")
 
     def join(self, parts: Sequence[Path]) -> None:
         """Make one list of the boxes of all parts."""
-        with atomic_write(self.run.detections) as out:
+        with atomic_write(self.path) as out:
             out.write(b"[")
             for number, line in enumerate(_lines(parts)):
                 out.write((",\n" if number else "\n").encode() + line.rstrip("\n").encode())
             out.write(b"\n]\n")
 
 
-def as_results(found: Any, image_id: int, category_ids: tuple[int, ...]) -> Iterator[dict[str, Any]]:
-    """Return the boxes of an image as COCO's results.
+def as_results(detections: Any, image_id: int, category_ids: tuple[int, ...]) -> Iterator[dict[str, Any]]:
+    """Return the boxes of an image as COCO results.
 
     Args:
-        found: ``boxes`` (D, 4) as left, top, right and bottom, ``labels`` and ``scores`` (D,).
-        image_id: Of the image.
-        category_ids: What the files of the data call the classes 1, 2, ...
+        detections: ``boxes`` (D, 4) as left, top, right and bottom, ``labels`` and ``scores`` (D,).
+        image_id: Id of the image.
+        category_ids: What the annotation files call the classes 1, 2, ...
     """
-    for box, label, score in zip(*(found[k].tolist() for k in ("boxes", "labels", "scores")), strict=True):
-        left, top, right, bottom = box
+    columns = (detections[name].tolist() for name in ("boxes", "labels", "scores"))
+    for (left, top, right, bottom), label, score in zip(*columns, strict=True):
         yield {
             "image_id": image_id,
             "category_id": category_ids[label - 1],

@@ -1,21 +1,20 @@
-"""Pictures of a classifier: predictions on the same few images, and the confusion matrix."""
+"""The callback that draws a classifier's predictions on a few images, and the confusion matrix."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from cbam_lightning.callbacks.class_predictions import class_names
-from cbam_lightning.callbacks.pictures import RunPictures
+from cbam_lightning.callbacks.pictures import RunPictures, class_names, panels, undo_normalisation
+from cbam_lightning.explain.box_drawing import draw_image
 from cbam_lightning.runs.directory import RunDirectory
 
-# Beyond this many classes neither a picture nor K x K counts tell anybody anything.
+# Beyond this many classes a confusion matrix cannot be read.
 _MAX_CLASSES_SHOWN = 100
 
 
@@ -23,19 +22,19 @@ class ClassPictures(RunPictures):
     """Draw predicted classes and the confusion matrix.
 
     Args:
-        run: Where to write the files.
-        num_images: How many images of the split to show; always the first ones.
-        every_epochs: How often to draw while training goes on.
+        run: Where to write the files; default: the trainer's root directory.
+        num_images: Number of images to show; always the first ones of the split.
+        every_epochs: Number of epochs between two drawings.
     """
 
-    def __init__(self, run: RunDirectory, num_images: int = 16, every_epochs: int = 5) -> None:
+    def __init__(self, run: RunDirectory | None = None, num_images: int = 16, every_epochs: int = 5) -> None:
         super().__init__(run, num_images, every_epochs)
         self._shown: list[tuple[Tensor, int, Tensor]] = []
         self._confusion: MulticlassConfusionMatrix | None = None
         self._counts: Tensor | None = None
 
     def start(self, pl_module: LightningModule) -> None:
-        """Begin to collect."""
+        """Discard what was collected in the last pass."""
         self._shown = []
         self._confusion = self._counts = None
         num_classes = pl_module.hparams["num_classes"]
@@ -44,7 +43,7 @@ class ClassPictures(RunPictures):
 
     def add(self, outputs: Any, batch: Any) -> None:
         """Count a batch, and keep the first images."""
-        if not isinstance(outputs, dict) or "logits" not in outputs:  # no image, or a step of the user's
+        if not isinstance(outputs, dict) or "logits" not in outputs:  # no image, or a user-defined step
             return
         logits = outputs["logits"].float()
         if self._confusion is not None:
@@ -65,7 +64,7 @@ class ClassPictures(RunPictures):
         return figures
 
     def log_more(self, logger: WandbLogger, split: str, pl_module: LightningModule) -> None:
-        """Send both as tables, too."""
+        """Send both as tables."""
         names = class_names(pl_module)
         rows = [
             [names[label], names[int(p.argmax())], float(p.max()), float(p[label])]
@@ -89,23 +88,9 @@ def draw_predictions(shown: list[tuple[Tensor, int, Tensor]], names: tuple[str, 
         names: K class names.
         hparams: ``mean`` and ``std`` per channel, with which the images were normalised.
     """
-    columns = min(8, len(shown))
-    rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(1.5 * columns, 1.9 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axis in axes:
-        axis.axis("off")
+    figure, axes = panels(len(shown), 8, 1.5, 1.9)
     for axis, (image, label, probabilities) in zip(axes, shown, strict=False):
-        channels = len(image)
-        mean = torch.tensor(hparams.get("mean") or [0.0] * channels).view(-1, 1, 1)
-        std = torch.tensor(hparams.get("std") or [1.0] * channels).view(-1, 1, 1)
-        pixels = (image.float() * std + mean).clamp(0, 1)  # (C, H, W)
-        axis.imshow(
-            pixels.permute(1, 2, 0).numpy() if channels == 3 else pixels[0].numpy(),
-            cmap="gray",
-            vmin=0,
-            vmax=1,
-        )
+        draw_image(axis, undo_normalisation(image, hparams.get("mean"), hparams.get("std")))
         best = int(probabilities.argmax())
         colour = "black" if best == label else "red"
         truth = "" if best == label else f"\nis {names[label]}"
@@ -124,7 +109,7 @@ def draw_confusion(counts: Tensor, names: tuple[str, ...]) -> Figure:
     size = max(4.0, 0.45 * len(names) + 2)
     figure = Figure(figsize=(size + 1, size), layout="constrained")
     axis = figure.subplots()
-    picture = axis.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+    image = axis.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     axis.set(xlabel="prediction", ylabel="class")
     axis.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
     axis.set_yticks(range(len(names)), names, fontsize=8)
@@ -133,5 +118,5 @@ def draw_confusion(counts: Tensor, names: tuple[str, ...]) -> Figure:
             for j, count in enumerate(row):
                 colour = "white" if shares[i, j] > 0.5 else "black"
                 axis.text(j, i, str(count), ha="center", va="center", fontsize=7, color=colour)
-    figure.colorbar(picture, ax=axis, label="share of the class")
+    figure.colorbar(image, ax=axis, label="share of the class")
     return figure

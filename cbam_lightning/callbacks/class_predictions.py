@@ -1,4 +1,4 @@
-"""The callback that writes predictions as CSV."""
+"""The callback that writes a classifier's predictions as CSV."""
 
 from __future__ import annotations
 
@@ -9,17 +9,12 @@ from typing import Any, TextIO
 
 from pytorch_lightning import LightningModule
 
-from cbam_lightning.callbacks.prediction_parts import PartWriter
+from cbam_lightning.callbacks.pictures import class_names
+from cbam_lightning.callbacks.predictions import PredictionWriter
 
 
-def class_names(module: LightningModule) -> tuple[str, ...]:
-    """Return the names of a classifier's classes, or their numbers where it knows none."""
-    names = module.hparams.get("class_names") or range(module.hparams["num_classes"])
-    return tuple(str(name) for name in names)
-
-
-class PredictionWriter(PartWriter):
-    """Write file, class and probability of every image into the run's ``predictions.csv``."""
+class ClassPredictions(PredictionWriter):
+    """Write file, class and probability of every image to the run's ``predictions.csv``."""
 
     @property
     def path(self) -> Path:
@@ -29,14 +24,13 @@ class PredictionWriter(PartWriter):
     def write(self, file: TextIO, outputs: Any, batch: Any, pl_module: LightningModule) -> None:
         """Write the rows of a batch of probabilities (N, K)."""
         names = class_names(pl_module)
-        probabilities, classes = outputs.max(1)
-        found = zip(batch.indices.tolist(), classes.tolist(), probabilities.tolist(), strict=True)
-        rows = [[self.name_of(index), names[label], f"{p:.6f}"] for index, label, p in found]
-        csv.writer(file).writerows(rows)
+        columns = [values.tolist() for values in (batch.indices, *outputs.max(1))]
+        for index, probability, label in zip(*columns, strict=True):
+            csv.writer(file).writerow([self.name_of(index), names[label], f"{probability:.6f}"])
 
     def join(self, parts: Sequence[Path]) -> None:
         """Put the rows of all parts below the headings."""
-        with self.run.predictions.open("w", newline="", encoding="utf-8") as out:
+        with self.path.open("w", newline="", encoding="utf-8") as out:
             out.write("file,class,probability\n")
             for part in parts:
                 out.write(part.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights, as a callback that is right from its first step."""
+"""Exponential moving average of the weights, from the first step."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from cbam_lightning.weights.checkpoint import PROVENANCE_KEY
 
 
 class EMA(WeightAveraging):
-    """Validate, test and save a moving average of the weights; train the raw ones.
+    """Train the raw weights; validate, test and save their moving average.
 
-    Differs from Lightning's ``EMAWeightAveraging``: the decay warms up, so that the first epochs are not an
-    average with the random start; with a late start, the raw weights are validated and saved until then,
-    not the untrained copy (https://github.com/Lightning-AI/pytorch-lightning/issues/21724); integer buffers
-    are copied, not averaged; what a task monitors is also logged with the raw weights: ``val/top1_raw``
-    of a classifier.
+    Differs from Lightning's ``EMAWeightAveraging``: the decay warms up, so that the average of the first
+    epochs does not include the random start; until a late start, the raw weights are validated and saved, not
+    the untrained copy (https://github.com/Lightning-AI/pytorch-lightning/issues/21724); integer buffers are
+    copied, not averaged; the metric that a task monitors is also logged with the raw weights, for example as
+    ``val/top1_raw``.
 
     A checkpoint's ``state_dict`` holds the average and its ``current_model_state`` the raw weights.
 
     Args:
-        decay: Upper limit of the share of the old average kept at each step, in [0, 1).
-        warmup: Whether the decay rises as ``min(decay, (1 + n) / (10 + n))`` with the number n of updates
+        decay: Upper limit of the weight of the old average at each step, in [0, 1).
+        warmup: Whether the decay rises as ``min(decay, (1 + n) / (10 + n))`` with n the number of updates
             (https://www.tensorflow.org/api_docs/python/tf/train/ExponentialMovingAverage).
-        start_epoch: Epochs to wait before averaging starts.
+        start_epoch: Number of epochs before averaging starts.
     """
 
     def __init__(self, decay: float = 0.999, warmup: bool = True, start_epoch: int = 0) -> None:
         if not 0 <= decay < 1:
-            message = f"the decay of the average is {decay}; allowed: from 0 up to, not including, 1."
+            message = f"the decay of the average is {decay}; allowed: 0 or more, and less than 1."
             raise UsageError(message)
         super().__init__(use_buffers=True, multi_avg_fn=self._average)
         self.decay = decay
@@ -45,7 +45,7 @@ class EMA(WeightAveraging):
         self._raw_metric: Metric | None = None
 
     def decay_at(self, updates: int) -> float:
-        """Return the decay of the next update after ``updates`` updates."""
+        """Return the decay of the update that follows ``updates`` updates."""
         return min(self.decay, (1 + updates) / (10 + updates)) if self.warmup else self.decay
 
     def _average(self, averaged: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
@@ -55,12 +55,12 @@ class EMA(WeightAveraging):
             torch._foreach_copy_(averaged, current)
 
     def _follow_until_started(self, pl_module: LightningModule) -> None:
-        """Before the first update the average is the raw weights of this moment, whoever looks at it."""
+        """Copy the raw weights to the average until its first update."""
         if self._average_model is not None and not self._average_model.n_averaged:
             self._average_model.module.load_state_dict(pl_module.state_dict())
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forget the run before, or a test after it would load the raw weights over the average."""
+        """Forget the last run; otherwise a test after it would replace the average by the raw weights."""
         self._average_model = None
         self._latest_update_step = 0
         self._swapped = False
@@ -68,19 +68,19 @@ class EMA(WeightAveraging):
         super().setup(trainer, pl_module, stage)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Hold the average no less precisely than the weights, which may be of another type by now."""
+        """Store the average at least in float32, and no less precisely than the weights."""
         super().on_fit_start(trainer, pl_module)
         if self._average_model is not None:
             self._average_model.to(torch.promote_types(pl_module.dtype, torch.float32))  # type: ignore[arg-type]
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        """Say whether to average now: after every optimiser step once ``start_epoch`` is reached."""
+        """Return whether to update: after every optimiser step once ``start_epoch`` is reached."""
         return step_idx is not None and self._epoch >= self.start_epoch
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Update the average; ``should_update`` is not told the epoch."""
+        """Update the average; ``should_update`` does not get the epoch."""
         self._epoch = trainer.current_epoch
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
@@ -89,7 +89,7 @@ class EMA(WeightAveraging):
         self._swapped = not self._swapped
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring in the average."""
+        """Swap in the average."""
         self._follow_until_started(pl_module)
         super().on_validation_epoch_start(trainer, pl_module)
         if self._average_model is not None:
@@ -106,32 +106,32 @@ class EMA(WeightAveraging):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Measure the raw weights, which sit in the averaged copy while validation runs."""
+        """Evaluate the raw weights, which are in the averaged copy during validation."""
         if self._raw_metric is not None and self._average_model is not None and len(batch.images):
             images = batch.images.to(next(self._average_model.parameters()).dtype)
             self._raw_metric.update(self._average_model.module(images), batch.labels)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring back the raw weights."""
+        """Swap back the raw weights."""
         super().on_validation_epoch_end(trainer, pl_module)
         if self._raw_metric is not None:
             pl_module.log(f"{pl_module.monitor}_raw", self._raw_metric.compute())
             self._raw_metric = None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the average in the module, and keep the raw weights for a checkpoint that follows."""
+        """Leave the average in the module, and keep the raw weights for the last checkpoint."""
         self._follow_until_started(pl_module)
         self._swap_models(pl_module)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Put the average into ``state_dict`` and the raw weights beside it, and say so."""
+        """Save the average as ``state_dict`` and the raw weights next to it, and say so."""
         if self._average_model is None:
             return
         self._follow_until_started(pl_module)
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
-        if self._swapped:  # a run that was broken off while it validated, or that has just ended
+        if self._swapped:  # in a validation, or at the end of the run
             raw, average = checkpoint["state_dict"], checkpoint["current_model_state"]
             checkpoint.update(state_dict=average, current_model_state=raw)
         checkpoint.setdefault(PROVENANCE_KEY, {})["averaged"] = bool(self._average_model.n_averaged)
@@ -139,6 +139,6 @@ class EMA(WeightAveraging):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Go on with both copies when training goes on; evaluation uses ``state_dict``, the average."""
+        """Restore both copies for training; evaluation uses ``state_dict``, the average."""
         if self._average_model is not None:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)

@@ -1,4 +1,4 @@
-"""Fine-tuning a stage at a time, from the classifier down, with a learning rate for each."""
+"""Fine-tuning one stage after the other, from the classifier down, with a learning rate for each."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from cbam_lightning.models.stages import Stage, find_stages
 
 
 class GradualUnfreezing(BaseFinetuning):
-    """Train the classifier first, then one stage more after every few epochs; lower stages change less.
+    """Train the classifier first, then one more stage after every few epochs, at lower rates further down.
 
     ULMFiT's gradual unfreezing and discriminative learning rates (https://arxiv.org/abs/1801.06146, sections
-    3.2 and 3.3). A stage is what works at one resolution (``cbam_lightning.models.stages``); attention counts
-    with the stage it is in. While a stage is frozen, its BatchNorms keep their running statistics and use
-    them. What ``--model.freeze`` froze stays frozen.
+    3.2 and 3.3). A stage is a part of the network at one resolution (``cbam_lightning.models.stages``), with
+    its attention. While a stage is frozen, its BatchNorms keep their running statistics and use them. What
+    ``--model.freeze`` froze stays frozen.
 
     Args:
-        epochs_per_stage: Epochs between one stage and the next below it; 0 trains all of them from the start.
-        lr_decay: What the learning rate is divided by from a stage to the next below it; 1 for one rate.
+        epochs_per_stage: Number of epochs from one stage to the next below; 0 trains all from the start.
+        lr_decay: Factor by which the learning rate decreases from a stage to the next below; 1 for one rate.
 
     Raises:
         UsageError: A value is out of range.
@@ -48,7 +48,7 @@ class GradualUnfreezing(BaseFinetuning):
         """Find the stages before the optimiser is made.
 
         Raises:
-            UsageError: The network has no stages, or several processes do not expect frozen parameters.
+            UsageError: The network has no stages, or the strategy needs all gradients.
         """
         if stage == "fit":
             if self.epochs_per_stage:
@@ -61,19 +61,19 @@ class GradualUnfreezing(BaseFinetuning):
         Nothing is frozen yet: DistributedDataParallel knows only what is trainable when it is made.
 
         Raises:
-            UsageError: The network does not run, or the module has none.
+            UsageError: The network does not run, or the module has no network.
         """
         network = getattr(pl_module, "network", None)
         if not isinstance(network, nn.Module):
             message = f"GradualUnfreezing trains a Classifier; {type(pl_module).__name__} has no network."
             raise UsageError(message)
         channels, size_px = (pl_module.hparams.get(name) for name in ("in_channels", "size_px"))
-        found = find_stages(network, (1, channels, size_px, size_px) if channels and size_px else None)
-        self.stages = [stage for stage in found if any(p.requires_grad for p in stage.parameters)]
+        stages = find_stages(network, (1, channels, size_px, size_px) if channels and size_px else None)
+        self.stages = [stage for stage in stages if any(p.requires_grad for p in stage.parameters)]
         self._trainable = [[p for p in stage.parameters if p.requires_grad] for stage in self.stages]
 
     def divide(self, optimizer: Optimizer) -> None:
-        """Give each stage groups of its own, with its learning rate; to be called before a schedule is built.
+        """Give each stage its own parameter groups, with its learning rate, before a schedule is built.
 
         Args:
             optimizer: Changed in place. Each of its groups becomes one group for each stage that has
@@ -91,11 +91,11 @@ class GradualUnfreezing(BaseFinetuning):
         optimizer.param_groups[:] = groups
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Freeze, in the middle of an epoch, too, if that is where a run goes on."""
+        """Freeze the stages; a run may be resumed in the middle of an epoch."""
         self.finetune_function(pl_module, trainer.current_epoch)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Unfreeze what is due. The groups of the optimiser never change, so none has to be remembered."""
+        """Unfreeze what is due. The optimiser's groups never change, so that none has to be restored."""
         self.finetune_function(pl_module, trainer.current_epoch)
         frozen = self._frozen_at(trainer.current_epoch)
         if frozen < self._frozen_at(trainer.current_epoch - 1):
@@ -111,13 +111,13 @@ class GradualUnfreezing(BaseFinetuning):
         """
         frozen = self._frozen_at(epoch)
         self._freeze_below(frozen)
-        pl_module.train()  # not each module: the Classifier knows which have to stay in evaluation mode
+        pl_module.train()  # not each module: the task knows which must stay in evaluation mode
         for stage in self.stages[:frozen]:
             for module in stage.modules.values():
                 module.eval()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave the network as trainable as it was."""
+        """Unfreeze everything that this callback froze."""
         if stage == "fit":
             self._freeze_below(0)
             pl_module.train()
@@ -128,7 +128,7 @@ class GradualUnfreezing(BaseFinetuning):
                 parameter.requires_grad_(index >= number)
 
     def _frozen_at(self, epoch: int) -> int:
-        """Return how many stages from the images on are frozen in an epoch; all of them before the first."""
+        """Return how many stages, counted from the input, are frozen in an epoch; all of them in epoch -1."""
         if not self.epochs_per_stage:
             return 0
         return max(0, len(self.stages) - 1 - epoch // self.epochs_per_stage)
@@ -148,7 +148,7 @@ def _require_strategy(strategy: Strategy) -> None:
     if isinstance(strategy, SingleDeviceStrategy) or (isinstance(strategy, DDPStrategy) and not waits):
         return
     message = (
-        "GradualUnfreezing changes what is trained, which several processes have to expect; use one device, "
-        "--trainer.strategy ddp_find_unused_parameters_true, or epochs_per_stage 0."
+        "GradualUnfreezing changes which parameters have gradients; with several processes use "
+        "--trainer.strategy ddp_find_unused_parameters_true, or epochs_per_stage 0, or use one device."
     )
     raise UsageError(message)

@@ -1,4 +1,4 @@
-"""The callback that keeps what any module predicts as it is."""
+"""The callback that writes what any module predicts as it is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule
 
-from cbam_lightning.callbacks.prediction_parts import PartWriter
+from cbam_lightning.callbacks.predictions import PredictionWriter
 from cbam_lightning.files import atomic_write
 from cbam_lightning.runs.plain import plain_copy
 
@@ -19,22 +19,22 @@ _NOTHING = object()
 
 
 class _Batches:
-    """What was predicted so far; None once there was something that cannot be kept."""
+    """The predictions so far; ``None`` once there was one that cannot be saved."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.found: list[Any] | None = []
+        self.batches: list[Any] | None = []
 
     def close(self) -> None:
-        torch.save(self.found, self.path)
+        torch.save(self.batches, self.path)
 
 
-class RawPredictionWriter(PartWriter):
-    """Write what ``predict_step`` returned into the run's ``predictions.pt``, for any module and data.
+class RawPredictions(PredictionWriter):
+    """Write what ``predict_step`` returned to the run's ``predictions.pt``, for any module and data.
 
-    ``torch.load`` returns a list with an item for each batch, in the order of the batches; those of several
-    processes take turns. Tensors are on the CPU. Predictions that are not tensors, numbers, text, or lists,
-    tuples and dictionaries of them are left out, all of them, and a line says so.
+    ``torch.load`` returns a list with one item per batch, in the order of the batches; those of several
+    processes alternate. Tensors are on the CPU. If any prediction is not a tensor, a number, text, or a list,
+    tuple or dictionary of them, no file is written, and a warning says so.
     """
 
     @property
@@ -48,21 +48,20 @@ class RawPredictionWriter(PartWriter):
 
     def write(self, file: _Batches, outputs: Any, batch: Any, pl_module: LightningModule) -> None:
         """Keep a batch."""
-        if file.found is None:
+        if file.batches is None:
             return
         try:
-            file.found.append(plain_copy(outputs))
+            file.batches.append(plain_copy(outputs))
         except TypeError as error:
-            name = self.run.raw_predictions.name
-            warnings.warn(f"predict_step returns a {error}: {name} is left out.", stacklevel=2)
-            file.found = None
+            warnings.warn(f"predict_step returns a {error}: {self.path.name} is left out.", stacklevel=2)
+            file.batches = None
 
     def join(self, parts: Sequence[Path]) -> None:
         """Put the batches of all processes in their order."""
-        found = [torch.load(part, weights_only=True) for part in parts]
-        if None in found:
+        processes = [torch.load(part, weights_only=True) for part in parts]
+        if None in processes:
             return
-        rounds = zip_longest(*found, fillvalue=_NOTHING)
+        rounds = zip_longest(*processes, fillvalue=_NOTHING)
         batches = [batch for turn in rounds for batch in turn if batch is not _NOTHING]
-        with atomic_write(self.run.raw_predictions) as out:
+        with atomic_write(self.path) as out:
             torch.save(batches, out)

@@ -1,4 +1,4 @@
-"""The callback that writes down what a run was and what came out."""
+"""The callback that writes a run's configuration, the origin of its checkpoints, and its results."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from cbam_lightning.files import atomic_write
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.weights.checkpoint import PROVENANCE_KEY
 
-# In results.json and in W&B: what `compare` has to know to build the network once more, the part that the
-# data decided included.
+# In results.json and in W&B: the options that `compare` needs to build the network again, including those
+# that the data decided.
 NETWORK_KEY = "network"
 MAIN_FIGURES = ("test/top1", "test/map")  # of a classifier, of a detector
 _NETWORK = (
@@ -42,12 +42,13 @@ class RunRecord(SaveConfigCallback):
     """Write the resolved configuration, the origin of every checkpoint, and the results.
 
     Args:
-        parser: Knows how to write the configuration.
+        parser: Writes the configuration.
         config: The resolved configuration.
         run: Where to write.
         experiment: Name of the experiment.
         version: Version of this package.
-        stated: Options of the model that the data do not decide though they may, which the parser leaves out.
+        stated: Options of the model that are linked to the data, which the parser therefore leaves out, but
+            that these data do not have.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class RunRecord(SaveConfigCallback):
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write ``config.yaml``, and send the configuration and the parameter counts to W&B."""
-        # what may be a name or a function, jsonargparse takes for a function that it cannot write
+        # a value that may be a name or a function is to jsonargparse a function that it cannot write
         text = _UNWRITTEN.sub(r"\1", self.parser.dump(self.config, skip_unset=False))
         if self.stated:
             content = yaml.safe_load(text)
@@ -86,23 +87,23 @@ class RunRecord(SaveConfigCallback):
                 )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write down the size of a batch that was searched for: a resumed run does not search again."""
+        """Save the batch size that was searched for: a resumed run does not search again."""
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-        found = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
-        if found is not None and any(isinstance(callback, BatchSizeFinder) for callback in callbacks):
-            self.config["data"]["init_args"]["batch_size"] = found
+        batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
+        if batch_size is not None and any(isinstance(callback, BatchSizeFinder) for callback in callbacks):
+            self.config["data"]["init_args"]["batch_size"] = batch_size
             if trainer.is_global_zero:
                 self.save_config(trainer, pl_module, "fit")
 
     def _keep_old_config(self) -> None:
-        """Keep the configuration of a run that goes on with other options."""
+        """Keep the old configuration of a run that is resumed with other options."""
         names = (self.run.config.with_suffix(f".{number}.yaml") for number in itertools.count(1))
         self.run.config.rename(next(path for path in names if not path.exists()))
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add experiment, seed, version and the metrics of this moment to a checkpoint."""
+        """Add experiment, seed, version and the present metrics to a checkpoint."""
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val")}
         checkpoint.setdefault(PROVENANCE_KEY, {}).update(
             experiment=self.experiment,
@@ -112,7 +113,7 @@ class RunRecord(SaveConfigCallback):
         )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the results of a validation that is no part of training."""
+        """Write the results of a validation outside training."""
         if trainer.state.fn == "validate":
             self._write_results(trainer, pl_module)
 
@@ -123,7 +124,7 @@ class RunRecord(SaveConfigCallback):
     def _write_results(self, trainer: Trainer, module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        # Lightning has forgotten those of training by now
+        # Lightning has removed those of training
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         results = {
             "stage": "validate" if trainer.validating else "test",
@@ -135,28 +136,28 @@ class RunRecord(SaveConfigCallback):
             file.write(json.dumps(results, indent=2).encode())
 
     def _shortened(self, checkpoint: Path) -> str:
-        """Name a checkpoint of this run from its directory, which may be moved or published."""
+        """Return a checkpoint's path relative to the run's directory, which may be moved or published."""
         checkpoint, folder = checkpoint.absolute(), self.run.path.absolute()
         return str(checkpoint.relative_to(folder) if checkpoint.is_relative_to(folder) else checkpoint)
 
 
 def tested_metrics(results: Mapping[str, Any]) -> dict[str, float]:
-    """Return what a test gave, by name; nothing if ``results.json`` is of a validation."""
+    """Return the metrics of a test by name; none if ``results.json`` is of a validation."""
     if results.get("stage", "test") != "test":
         return {}
     named = results["metrics"]
-    # an older file does not say its stage
+    # older files have no stage
     return {k: v for k, v in named.items() if "stage" in results or k.startswith("test/")}
 
 
 def _described(module: LightningModule) -> dict[str, Any]:
-    """Return what a network is built of; nothing of a module whose own options happen to have such names."""
-    found = {name: module.hparams[name] for name in _NETWORK if name in module.hparams}
+    """Return the options that build a network; none if they are not plain, in a user-defined module."""
+    options = {name: module.hparams[name] for name in _NETWORK if name in module.hparams}
     try:
-        json.dumps(found)
+        json.dumps(options)
     except TypeError:
         return {}
-    return found
+    return options
 
 
 def count_parameters(module: LightningModule) -> dict[str, int]:

@@ -59,7 +59,7 @@ def _show_help(args: list[str]) -> None:
 
 
 def _train(args: list[str]) -> None:
-    from cbam_lightning.cli.trainer_commands import resume_run, run_trainer
+    from cbam_lightning.cli.trainer import resume_run, run_trainer
 
     if args[0] == "resume":
         resume_run(args[1:])

@@ -1,4 +1,4 @@
-"""Which figure decides on the best checkpoint, and whether the figures that are watched exist."""
+"""The metric that selects the best checkpoint, and whether all monitored metrics exist."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from pytorch_lightning.callbacks import BackboneFinetuning
 
 from cbam_lightning.errors import UsageError, unknown_name
 
-AUTO = "auto"  # what the model's class says
+AUTO = "auto"  # as the model's class says
 _LIBRARIES = ("cbam_lightning.", "pytorch_lightning.", "lightning.")
 
 
 def resolve_monitor(config: Any) -> None:
-    """Fill in the figure that decides on the best checkpoint, and whether more or less of it is better.
+    """Fill in the metric that selects the best checkpoint, and whether larger or smaller is better.
 
-    A model's class says so by its attributes ``monitor`` and ``mode`` (left out, it is "max"). Without a
+    They are the attributes ``monitor`` and ``mode`` (default: "max") of the model's class. Without a
     ``monitor``, the checkpoint of the last epoch counts as the best.
 
     Args:
-        config: Of a sub-command, nothing of it made yet; changed in place.
+        config: The parsed configuration of a sub-command; changed in place.
 
     Raises:
-        UsageError: The user names another figure, and not whether more or less of it is better.
+        UsageError: The user names another metric without saying whether larger or smaller is better.
     """
     model_class = pydoc.locate(config["model"]["class_path"])
     own = getattr(model_class, "monitor", None)
@@ -36,14 +36,14 @@ def resolve_monitor(config: Any) -> None:
         if chosen["monitor"] not in (None, own):
             message = (
                 f"--checkpoint.monitor is {chosen['monitor']!r}, not the model's own {own!r}; say what is "
-                "better with it: --checkpoint.mode min or --checkpoint.mode max."
+                "better: --checkpoint.mode min or --checkpoint.mode max."
             )
             raise UsageError(message)
         chosen["mode"] = getattr(model_class, "mode", "max")
 
 
 class TrainingStart(Callback):
-    """Look at what only a trainer that is about to train can tell.
+    """Check what is known only when training is about to start.
 
     Attributes:
         has_trained: Whether a training step is done.
@@ -53,32 +53,32 @@ class TrainingStart(Callback):
         self.has_trained = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse what the trainer would divide by.
+        """Refuse a number of accumulated batches by which the trainer cannot divide.
 
         Raises:
-            UsageError: No batch makes a step.
+            UsageError: It is below 1.
         """
         if trainer.accumulate_grad_batches < 1:
             message = f"accumulate_grad_batches is {trainer.accumulate_grad_batches}; allowed: 1 or more."
             raise UsageError(message)
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse to wait for a figure that neither training nor validation logs.
+        """Refuse to monitor a metric that neither training nor validation logs.
 
         Raises:
-            UsageError: Names the figures that there are.
+            UsageError: Lists the metrics that are logged.
         """
         known = getattr(pl_module, "train_keys", None)
         if known is None or not _all_ours([pl_module, *trainer.callbacks]):  # type: ignore[attr-defined]
-            return  # others may log what they like in training
+            return  # user-defined parts may log anything in training
         logged = {*trainer.callback_metrics, *known}
         for owner, key in _watched(trainer):
             if key not in logged:
-                kind = f"figure to watch, by {owner},"
+                kind = f"metric to monitor, by {owner},"
                 raise unknown_name(kind, key, logged)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Unfreeze a backbone that was trained when the run stopped, which ``BackboneFinetuning`` forgets."""
+        """Unfreeze a backbone that a resumed run had unfrozen, which ``BackboneFinetuning`` forgets."""
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
         waits = any(not parameter.requires_grad for group in groups for parameter in group["params"])
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -87,7 +87,7 @@ class TrainingStart(Callback):
                 callback.make_trainable(pl_module.backbone)
 
     def on_train_batch_end(self, *args: Any) -> None:
-        """Note that there is something to keep from now on."""
+        """Note that the run has results to keep."""
         self.has_trained = True
 
 
@@ -96,7 +96,7 @@ def _all_ours(parts: list[Any]) -> bool:
 
 
 def _watched(trainer: Trainer) -> Iterator[tuple[str, str]]:
-    """Return what is waited for, each with who does so."""
+    """Return the monitored metrics, each with the name of what monitors it."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         key = getattr(callback, "monitor", None)
         if key is not None and getattr(callback, "strict", True):

@@ -86,7 +86,7 @@ def export(run_or_ckpt: str, out: _Out) -> None:
         run_or_ckpt: A run directory (its best checkpoint is taken) or a .ckpt file.
         out: File to write.
     """
-    from cbam_lightning.runs.export import export_weights
+    from cbam_lightning.runs.export_weights import export_weights
 
     print(f"{export_weights(run_or_ckpt, out).describe()}\nWritten: {out}")
 

@@ -131,6 +131,8 @@ class BaseDataModule(LightningDataModule, ABC):
             "predict": ("predict",),
             None: ("train", "val", "test", "predict"),
         }
+        if stage == "fit":
+            self._seed = None  # another run may have another one
         for split in needed[stage]:
             self.split_set(split)
 

@@ -1,1 +1,1 @@
-"""What ``torchmetrics`` lacks: a mean loss that is the same on any number of devices, average precision."""
+"""Metrics that torchmetrics lacks: an exact mean loss on any number of devices, VOC's average precision."""

@@ -1,4 +1,4 @@
-"""The mean loss over a split, the same to the last bit however its images are dealt out."""
+"""The mean loss over a split, equal to the last bit on any number of devices."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _UNITS = 2.0**24
 
 
 class MeanLoss(Metric):
-    """Mean of the losses of single images.
+    """Mean of the losses of images.
 
     A sum of floating-point numbers depends on its order, and so on the batch size and the number of
     devices. Whole multiples of 2^-24 do not: up to 5e11 in all, they add up exactly.
@@ -36,6 +36,6 @@ class MeanLoss(Metric):
         self.not_finite += (~finite).sum()
 
     def compute(self) -> Tensor:
-        """Return the mean, float32; NaN if any loss was not finite or there was none."""
+        """Return the mean, float32; NaN if any loss was not finite, or if there was none."""
         mean = self.total / self.count / _UNITS
         return mean.where(self.not_finite == 0, torch.nan)

@@ -1,4 +1,4 @@
-"""What a step of a classifier refuses of the user's own parts: labels, a loss, metrics."""
+"""Checks of user-defined labels, losses and metrics in the steps of a classifier."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cbam_lightning.errors import UsageError
 
 
 def check_labels(labels: Tensor, num_classes: int, source: str) -> None:
-    """Refuse labels that name no class.
+    """Refuse labels that are not classes.
 
     Args:
-        labels: (N,), on the CPU, where looking at them costs nothing; or (N, K) probabilities.
-        num_classes: Of the network.
-        source: What gave them.
+        labels: (N,), on the CPU, where reading them costs nothing; or (N, K) probabilities.
+        num_classes: Number of classes of the network.
+        source: Name of the class that gave the labels.
 
     Raises:
         UsageError: A label is below 0, or too large.
@@ -35,14 +35,14 @@ def check_labels(labels: Tensor, num_classes: int, source: str) -> None:
 
 
 def checked_loss(loss: Any, task: Any) -> Tensor:
-    """Return the loss of a task as a tensor without dimensions.
+    """Return the loss of a task as a scalar tensor.
 
     Args:
-        loss: What ``task.loss`` returned.
+        loss: Return value of ``task.loss``.
         task: A ``Classifier``.
 
     Raises:
-        UsageError: It is not one number, or training cannot change it.
+        UsageError: It is not a single number, or does not depend on the weights.
     """
     is_number = isinstance(loss, Tensor) and loss.numel() == 1
     if isinstance(loss, Tensor) and is_number and (loss.requires_grad or not task.training):
@@ -56,10 +56,10 @@ def checked_loss(loss: Any, task: Any) -> Tensor:
 
 
 def named_metrics(metrics: Mapping[str, Metric] | Sequence[Metric] | Metric) -> dict[str, Metric]:
-    """Give the metrics of a list the names of their classes; those of a mapping keep theirs.
+    """Return metrics by name: that of their class in a list, their key in a mapping.
 
     Raises:
-        UsageError: Two of the list are of one class.
+        UsageError: A list has two metrics of one class.
     """
     if isinstance(metrics, Mapping):
         return dict(metrics)
@@ -75,12 +75,12 @@ def update_metrics(metrics: MetricCollection, logits: Tensor, labels: Tensor) ->
     """Update metrics with a batch.
 
     Args:
-        metrics: Of a split.
+        metrics: The metrics of a split.
         logits: (N, K).
         labels: (N,), class indices.
 
     Raises:
-        UsageError: A metric does not take these.
+        UsageError: A metric does not accept these.
     """
     for name, metric in metrics.items(keep_base=True):
         try:

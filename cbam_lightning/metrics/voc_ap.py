@@ -2,8 +2,8 @@
 
 Everingham, Van Gool, Williams, Winn and Zisserman, IJCV 2010, section 4.2
 (https://doi.org/10.1007/s11263-009-0275-4), and VOCevaldet.m of the kit
-(http://host.robots.ox.ac.uk/pascal/VOC/voc2007/). COCO's rules, which libraries implement, differ: they know
-no difficult objects, and let a detection match the next best object when its best one is taken.
+(http://host.robots.ox.ac.uk/pascal/VOC/voc2007/). COCO's rules, which libraries implement, differ: they have
+no difficult objects, and let a detection match the second-best object if the best is already matched.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ def voc_average_precision(
     Args:
         detections: For each image ``boxes`` (D, 4), ``scores`` (D,) and ``labels`` (D,).
         targets: For each image ``boxes`` (T, 4), ``labels`` (T,) and, where some are, ``difficult`` (T,).
-            Boxes are x1, y1, x2, y2 with x2 - x1 the full width: the ``+ 1`` of the kit, whose corners are
-            pixels, is in them already.
-        num_classes: Without the background; labels are 1 to ``num_classes``.
-        rule: ``2007`` takes the mean of the best precision at recalls of at least 0, 0.1, ..., 1; ``2010``,
-            the rule since then, the area under the curve that never rises.
+            Boxes are x1, y1, x2, y2 with x2 - x1 the full width: they include the ``+ 1`` of the kit, whose
+            corners are pixels.
+        num_classes: Number of classes, without the background; labels are 1 to ``num_classes``.
+        rule: ``2007`` is the mean of the best precision at recalls of at least 0, 0.1, ..., 1; ``2010``, the
+            rule since then, is the area under the curve made non-increasing.
 
     Returns:
-        float64 (num_classes,) in [0, 1]; not a number for a class without an object that is not difficult.
+        float64 (num_classes,) in [0, 1]; NaN for a class whose objects are all difficult, or that has none.
     """
     empty = torch.zeros(0)
     scores, labels, hits = [empty], [empty.long()], [empty.bool()]
     num_objects = torch.zeros(num_classes + 1, dtype=torch.int64)
-    for found, truth in zip(detections, targets, strict=True):
+    for boxes, truth in zip(detections, targets, strict=True):
         difficult = truth.get("difficult", torch.zeros_like(truth["labels"])).bool()
         num_objects += torch.bincount(truth["labels"][~difficult], minlength=num_classes + 1)
-        hit, counts = match(found, truth, difficult)
-        scores.append(found["scores"][counts])
-        labels.append(found["labels"][counts])
+        hit, counts = match(boxes, truth, difficult)
+        scores.append(boxes["scores"][counts])
+        labels.append(boxes["labels"][counts])
         hits.append(hit[counts])
     order = torch.cat(scores).argsort(descending=True, stable=True)
     label, hit = torch.cat(labels)[order], torch.cat(hits)[order]
@@ -56,30 +56,30 @@ def voc_average_precision(
 
 
 def match(
-    found: Mapping[str, Tensor], truth: Mapping[str, Tensor], difficult: Tensor
+    boxes: Mapping[str, Tensor], truth: Mapping[str, Tensor], difficult: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Tell which detections of an image are hits, and which count at all.
+    """Return which detections of an image are hits, and which count at all.
 
-    A detection belongs to the object of its class that it overlaps most, if by at least 0.5. The one with the
-    highest score hits it, all further ones are false; those of a difficult object are neither.
+    A detection belongs to the object of its class with which it overlaps most, if by at least 0.5. The one
+    with the highest score is a hit, all others are false; those of a difficult object are ignored.
 
     Args:
-        found: ``boxes`` (D, 4), ``scores`` (D,) and ``labels`` (D,).
+        boxes: ``boxes`` (D, 4), ``scores`` (D,) and ``labels`` (D,).
         truth: ``boxes`` (T, 4) and ``labels`` (T,).
         difficult: bool (T,).
 
     Returns:
         Hits and counts, bool (D,) each.
     """
-    hits = torch.zeros_like(found["labels"], dtype=torch.bool)
+    hits = torch.zeros_like(boxes["labels"], dtype=torch.bool)
     if not len(hits) or not len(difficult):
         return hits, torch.ones_like(hits)
-    overlaps = box_iou(found["boxes"].double(), truth["boxes"].double())  # (D, T)
-    overlaps[found["labels"][:, None] != truth["labels"]] = -1
+    overlaps = box_iou(boxes["boxes"].double(), truth["boxes"].double())  # (D, T)
+    overlaps[boxes["labels"][:, None] != truth["labels"]] = -1
     best, owner = overlaps.max(1)
     belongs = best >= _MIN_OVERLAP
     taken: set[int] = set()
-    for detection in found["scores"].argsort(descending=True, stable=True).tolist():
+    for detection in boxes["scores"].argsort(descending=True, stable=True).tolist():
         if belongs[detection] and int(owner[detection]) not in taken:
             taken.add(int(owner[detection]))
             hits[detection] = True

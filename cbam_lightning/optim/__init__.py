@@ -1,4 +1,4 @@
-"""What ``torch.optim`` lacks: parameter groups and learning-rate schedules."""
+"""Parameter groups and learning-rate schedules, which torch.optim lacks."""
 
 from cbam_lightning.optim.schedules import Constant, MultiStep, Schedule, TorchSchedule, WarmupCosine
 

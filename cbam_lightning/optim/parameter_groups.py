@@ -1,4 +1,4 @@
-"""Which parameters are decayed, which are trained at all, and the learning rate for the batch size."""
+"""Weight decay and freezing by kind of parameter, and the learning rate for the batch size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def parameter_groups(module: nn.Module, decay_norm_and_bias: bool) -> list[dict[
     """Return the trainable parameters as optimiser groups.
 
     Args:
-        module: Frozen parameters are left out.
+        module: The module; frozen parameters are left out.
         decay_norm_and_bias: If false, vectors and scalars (weights and biases of normalisation layers, all
             other biases, learned scales) form a second group with a weight decay of 0
             (https://arxiv.org/abs/1812.01187, section 3.1).
@@ -28,7 +28,7 @@ def parameter_groups(module: nn.Module, decay_norm_and_bias: bool) -> list[dict[
     """
     trainable = [p for p in module.parameters() if p.requires_grad]
     if not trainable:
-        message = "every parameter is frozen, so there is nothing to train; narrow --model.freeze."
+        message = "all parameters are frozen, so there is nothing to train; narrow --model.freeze."
         raise UsageError(message)
     if decay_norm_and_bias:
         return [{"params": trainable}]
@@ -40,19 +40,19 @@ def parameter_groups(module: nn.Module, decay_norm_and_bias: bool) -> list[dict[
 
 
 def freeze(network: nn.Module, pattern: str) -> list[nn.Module]:
-    """Stop the training of some modules.
+    """Freeze some modules.
 
     Args:
-        network: Changed in place: the chosen modules' parameters no longer require a gradient.
+        network: Changed in place: the parameters of the chosen modules no longer require a gradient.
         pattern: ``"backbone"`` for everything but the classifier, or a shell pattern of module names such as
             ``"layer[12]*"``.
 
     Returns:
         The frozen modules. The caller has to keep them in evaluation mode, or else the running statistics of
-        their normalisation layers go on changing.
+        their normalisation layers change.
 
     Raises:
-        UsageError: The pattern fits no module.
+        UsageError: The pattern matches no module.
     """
     if pattern == "backbone":
         frozen = [inner for module in backbone_modules(network) for inner in module.modules()]
@@ -61,7 +61,8 @@ def freeze(network: nn.Module, pattern: str) -> list[nn.Module]:
     if not frozen:
         names = ", ".join(name for name, _ in network.named_children())
         message = (
-            f"freeze={pattern!r} fits no module. Allowed: 'backbone', or a pattern of names such as {names}."
+            f"freeze={pattern!r} matches no module. Allowed: 'backbone', or a pattern of names such as "
+            f"{names}."
         )
         raise UsageError(message)
     for parameter in _parameters(frozen):
@@ -70,15 +71,15 @@ def freeze(network: nn.Module, pattern: str) -> list[nn.Module]:
 
 
 def backbone_modules(network: nn.Module) -> list[nn.Module]:
-    """Return the largest modules of a network that neither are, nor are in, nor hold its classifier."""
+    """Return the largest modules of a network that do not overlap with its classifier."""
     named = {name: module for name, module in network.named_modules() if name}
     taken = set(named.get(classifier_name(network), nn.Identity()).modules())
-    found: list[nn.Module] = []
+    backbone: list[nn.Module] = []
     for module in named.values():
         if taken.isdisjoint(module.modules()):
-            found.append(module)
+            backbone.append(module)
             taken.update(module.modules())
-    return found
+    return backbone
 
 
 def _parameters(modules: Iterable[nn.Module]) -> Iterable[nn.Parameter]:
@@ -86,13 +87,13 @@ def _parameters(modules: Iterable[nn.Module]) -> Iterable[nn.Parameter]:
 
 
 def global_batch_size(trainer: Trainer) -> int:
-    """Return the number of images behind one optimiser step, over all devices and accumulated batches.
+    """Return the number of images per optimiser step, over all devices and accumulated batches.
 
     Args:
-        trainer: With its data attached.
+        trainer: The trainer, with its data attached.
 
     Raises:
-        UsageError: The data do not say how large their batches are.
+        UsageError: The data have no batch size.
     """
     data = getattr(trainer, "datamodule", None) or trainer.fit_loop._data_source.dataloader()
     data = getattr(data, "iterables", data)  # a combination of one
@@ -109,9 +110,9 @@ def scale_learning_rate(optimizer: Optimizer, trainer: Trainer, lr_batch_size: i
     https://arxiv.org/abs/1706.02677, section 2.1.
 
     Args:
-        optimizer: Its rates are meant for ``lr_batch_size``.
-        trainer: Knows the number of devices and the data.
-        lr_batch_size: Images a step; ``None`` leaves the rates alone.
+        optimizer: The optimiser, with rates meant for ``lr_batch_size``.
+        trainer: The trainer, with its data attached.
+        lr_batch_size: Images per step; ``None``: the rates stay.
     """
     if lr_batch_size is None:
         return

@@ -1,8 +1,8 @@
 """Learning-rate schedules as pure functions of training progress, measured in epochs.
 
-A schedule knows nothing of the trainer. How long an epoch is comes from the data loader's own length
-(``steps_per_epoch``): reading ``trainer.estimated_stepping_batches`` would build the loaders early and make
-Lightning forget their state on resume (https://github.com/Lightning-AI/pytorch-lightning/issues/20550).
+A schedule does not know the trainer. The length of an epoch is that of the data loader (``steps_per_epoch``):
+reading ``trainer.estimated_stepping_batches`` would build the loaders early, and Lightning would forget their
+state on resume (https://github.com/Lightning-AI/pytorch-lightning/issues/20550).
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from cbam_lightning.errors import UsageError
 
 
 class Schedule(ABC):
-    """What the learning rate does while training goes on."""
+    """Base class of the learning-rate schedules."""
 
     @abstractmethod
     def build(self, optimizer: Optimizer, steps_per_epoch: float, max_epochs: float) -> dict[str, Any]:
         """Attach the schedule to an optimiser.
 
         Args:
-            optimizer: Its learning rates are the peak.
-            steps_per_epoch: Optimiser steps in one epoch; ``inf`` if the data do not say.
-            max_epochs: Length of the whole training in epochs; ``inf`` if it is open.
+            optimizer: The optimiser; its learning rates are the peak.
+            steps_per_epoch: Optimiser steps in one epoch; ``inf`` if unknown.
+            max_epochs: Length of the run in epochs; ``inf`` if it has no end.
 
         Returns:
             Lightning's ``lr_scheduler`` configuration.
@@ -42,7 +42,7 @@ class Schedule(ABC):
 
 
 class _FactorLR(LambdaLR):
-    """A ``LambdaLR`` that leaves alone the groups of parameters that an optimiser gets later."""
+    """A ``LambdaLR`` that does not change parameter groups that an optimiser gets later."""
 
     def get_lr(self) -> list[float | Tensor]:
         """Return the learning rate of each group."""
@@ -51,7 +51,7 @@ class _FactorLR(LambdaLR):
 
 
 class _FactorSchedule(Schedule):
-    """The peak learning rate times a factor that depends on the number of epochs done."""
+    """The peak learning rate times a factor that depends on the number of completed epochs."""
 
     def __init__(
         self, warmup_epochs: float, warmup_factor: float, interval: Literal["step", "epoch"]
@@ -71,11 +71,11 @@ class _FactorSchedule(Schedule):
         """Return the factor in [0, 1] after warm-up."""
 
     def factor(self, epoch: float, max_epochs: float) -> float:
-        """Return what the peak learning rate is multiplied with.
+        """Return the factor of the peak learning rate.
 
         Args:
-            epoch: Epochs done, fractions included.
-            max_epochs: Length of the training in epochs.
+            epoch: Completed epochs, including fractions.
+            max_epochs: Length of the run in epochs.
 
         Returns:
             A factor in [0, 1]: linear from ``warmup_factor`` to 1 during warm-up, then the decay.
@@ -85,16 +85,16 @@ class _FactorSchedule(Schedule):
         return self._decay(epoch, max_epochs)
 
     def build(self, optimizer: Optimizer, steps_per_epoch: float, max_epochs: float) -> dict[str, Any]:
-        """Attach the schedule as a ``LambdaLR``, whose state is the count of its steps alone.
+        """Attach the schedule as a ``LambdaLR``, whose only state is its number of steps.
 
         Raises:
-            UsageError: It changes after every step by the share of the epoch, and nobody knows the epoch.
+            UsageError: The rate changes after every step, and the length of an epoch is unknown.
         """
         changes = not isinstance(self, Constant) or self.warmup_epochs
         if self.interval == "step" and changes and math.isinf(steps_per_epoch):
             message = (
-                f"{type(self).__name__} counts in epochs, and the data do not say how long one is: set "
-                "--trainer.limit_train_batches to a number of batches, or take --model.schedule Constant."
+                f"{type(self).__name__} counts in epochs, and the data have no length: set "
+                "--trainer.limit_train_batches to a number of batches, or use --model.schedule Constant."
             )
             raise UsageError(message)
         unit = steps_per_epoch if self.interval == "step" else 1
@@ -107,8 +107,8 @@ class WarmupCosine(_FactorSchedule):
 
     Args:
         warmup_epochs: Length of the warm-up, fractions allowed.
-        warmup_factor: Where warm-up starts, as a part of the peak learning rate.
-        final_factor: Where the cosine ends, as a part of the peak learning rate.
+        warmup_factor: Initial learning rate of the warm-up, as a fraction of the peak.
+        final_factor: Learning rate at the end of the cosine, as a fraction of the peak.
         interval: Whether the rate changes after every optimiser step or after every epoch.
     """
 
@@ -123,13 +123,15 @@ class WarmupCosine(_FactorSchedule):
         self.final_factor = final_factor
 
     def build(self, optimizer: Optimizer, steps_per_epoch: float, max_epochs: float) -> dict[str, Any]:
-        """Attach the schedule; it has to know where training ends.
+        """Attach the schedule.
 
         Raises:
-            UsageError: The training has no end.
+            UsageError: The run has no end.
         """
         if math.isinf(max_epochs):
-            message = "WarmupCosine ends with the training: set --trainer.max_epochs or --trainer.max_steps."
+            message = (
+                "WarmupCosine needs the length of the run: set --trainer.max_epochs or --trainer.max_steps."
+            )
             raise UsageError(message)
         return super().build(optimizer, steps_per_epoch, max_epochs)
 
@@ -140,13 +142,13 @@ class WarmupCosine(_FactorSchedule):
 
 
 class MultiStep(_FactorSchedule):
-    """The learning rate times ``gamma`` at each milestone: the authors' recipe with its defaults.
+    """The learning rate times ``gamma`` at each milestone; the defaults are the authors' recipe.
 
     Args:
-        milestones_epochs: Rising numbers of epochs.
+        milestones_epochs: Numbers of epochs.
         gamma: The factor at each milestone.
-        warmup_epochs: Length of a linear warm-up before, fractions allowed.
-        warmup_factor: Where warm-up starts, as a part of the peak learning rate.
+        warmup_epochs: Length of the linear warm-up, fractions allowed.
+        warmup_factor: Initial learning rate of the warm-up, as a fraction of the peak.
         interval: Whether the rate changes after every optimiser step or after every epoch.
     """
 
@@ -167,11 +169,11 @@ class MultiStep(_FactorSchedule):
 
 
 class Constant(_FactorSchedule):
-    """The same learning rate throughout, after a linear warm-up if asked for.
+    """A constant learning rate, optionally after a linear warm-up.
 
     Args:
         warmup_epochs: Length of the warm-up, fractions allowed.
-        warmup_factor: Where warm-up starts, as a part of the peak learning rate.
+        warmup_factor: Initial learning rate of the warm-up, as a fraction of the peak.
     """
 
     def __init__(self, warmup_epochs: float = 0.0, warmup_factor: float = 0.01) -> None:
@@ -185,9 +187,9 @@ class TorchSchedule(Schedule):
     """Any learning-rate scheduler of ``torch.optim.lr_scheduler``.
 
     Args:
-        scheduler: A scheduler class and its options; the optimiser is filled in.
+        scheduler: A scheduler class and its options, without the optimiser.
         interval: Whether to step it after every optimiser step or after every epoch.
-        monitor: The metric that ``ReduceLROnPlateau`` watches.
+        monitor: The metric that ``ReduceLROnPlateau`` monitors.
     """
 
     def __init__(
@@ -201,7 +203,7 @@ class TorchSchedule(Schedule):
         self.monitor = monitor
 
     def build(self, optimizer: Optimizer, steps_per_epoch: float, max_epochs: float) -> dict[str, Any]:
-        """Attach the scheduler, which counts its own steps."""
+        """Attach the scheduler."""
         scheduler = self.scheduler(optimizer)
         configuration: dict[str, Any] = {"scheduler": scheduler, "interval": self.interval}
         if isinstance(scheduler, ReduceLROnPlateau):
@@ -210,18 +212,18 @@ class TorchSchedule(Schedule):
 
 
 def steps_per_epoch(trainer: Trainer) -> float:
-    """Return how many optimiser steps one epoch takes on this process.
+    """Return the number of optimiser steps in an epoch, on this process.
 
     Args:
-        trainer: With its data attached, as in ``configure_optimizers``.
+        trainer: The trainer, with its data attached, as in ``configure_optimizers``.
 
     Returns:
-        At least 1; the longest loader's length divided over the processes, limited by
-        ``limit_train_batches`` and divided by ``accumulate_grad_batches``. ``inf`` where a loader has no
-        length and no number of batches is its limit.
+        At least 1: the length of the longest loader divided by the number of processes, limited by
+        ``limit_train_batches``, and divided by ``accumulate_grad_batches``; ``inf`` if a loader has no length
+        and ``limit_train_batches`` is not a number of batches.
     """
-    found = trainer.fit_loop._data_source.dataloader()
-    loaders = (found if isinstance(found, CombinedLoader) else CombinedLoader(found)).flattened
+    data = trainer.fit_loop._data_source.dataloader()
+    loaders = (data if isinstance(data, CombinedLoader) else CombinedLoader(data)).flattened
     batches = max(_num_batches(loader, trainer.world_size) for loader in loaders)
     limit = trainer.limit_train_batches
     if isinstance(limit, int):
@@ -233,27 +235,27 @@ def steps_per_epoch(trainer: Trainer) -> float:
 
 
 def _num_batches(loader: Any, world_size: int) -> float:
-    """Return the batches of this process."""
+    """Return the number of batches on this process."""
     length = sized_len(loader)
     if length is None:
         return math.inf
     if isinstance(getattr(loader, "sampler", None), DistributedSampler):
         return length
-    # the sampler that Lightning puts in gives each process ceil(M / world_size) samples
+    # the sampler that Lightning inserts gives each process ceil(M / world_size) samples
     if getattr(loader, "drop_last", False) and sized_len(loader.sampler) is not None:
         return int(math.ceil(len(loader.sampler) / world_size) // loader.batch_size)
     return math.ceil(length / world_size)
 
 
 def max_epochs(trainer: Trainer, steps: float) -> float:
-    """Return the length of the training in epochs, whichever of ``max_epochs`` and ``max_steps`` comes first.
+    """Return the length of the run in epochs, by whichever of ``max_epochs`` and ``max_steps`` comes first.
 
     Args:
-        trainer: Says where training ends.
+        trainer: The trainer.
         steps: Optimiser steps in one epoch.
 
     Returns:
-        Epochs, fractions included; ``inf`` if the training has no end.
+        Epochs, including fractions; ``inf`` if the run has no end.
     """
     epochs = math.inf if trainer.max_epochs in (None, -1) else float(trainer.max_epochs or 0)
     return epochs if trainer.max_steps == -1 or math.isinf(steps) else min(epochs, trainer.max_steps / steps)

@@ -1,4 +1,4 @@
-"""One directory a run: where everything it leaves behind has its place."""
+"""The layout of a run's directory."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ try:
 except ModuleNotFoundError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
-_OPEN_FILES: list[IO[str]] = []  # a lock ends when its file is closed
+_OPEN_FILES: list[IO[str]] = []  # closing a file releases its lock
 
-# Processes that Lightning starts for further devices learn the directory from the first one.
+# Tells the directory to the processes that Lightning starts for further devices.
 _ENVIRONMENT_NAME = "CBAM_LIGHTNING_RUN"
 
 
@@ -32,10 +32,10 @@ class RunOptions:
 
     Args:
         root: Folder of all runs.
-        experiment: Folder below ``root``; left out, it is the path of the first ``--config`` file below
-            ``experiments/`` without its ending, or ``default``.
-        name: The run's own folder below ``experiment``; a training of that name that is there already goes
-            on. Left out, it is the time and a random number.
+        experiment: Folder below ``root``. Default: the path of the first ``--config`` file below
+            ``experiments/`` without its suffix, or ``default``.
+        name: The run's own folder below ``experiment``; if it exists already, its run is resumed. Default:
+            the time and a random number.
         test_after_fit: Whether training ends with a test of the best checkpoint.
     """
 
@@ -47,7 +47,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The layout of a run's directory.
+    """A run's directory, with the paths of everything in it.
 
     Attributes:
         path: The directory itself, ``<root>/<experiment>/<time>-<id>``.
@@ -65,8 +65,8 @@ class RunDirectory:
         return self.path / ".wandb-id"
 
     def _keep_id(self, name: str | None) -> None:
-        """Write down the id of the W&B run if it is not the directory's name."""
-        # the agent of a W&B sweep chooses it, and wandb.init takes no other one
+        """Save the id of the W&B run if it is not the directory's name."""
+        # the agent of a W&B sweep chooses the id, and wandb.init accepts no other
         swept = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
         if (swept or name) and not self._id_file.is_file():
             with atomic_write(self._id_file) as file:
@@ -84,12 +84,12 @@ class RunDirectory:
 
     @property
     def last(self) -> Path:
-        """The checkpoint that ``resume`` goes on from."""
+        """The checkpoint from which ``resume`` continues."""
         return self.checkpoints / "last.ckpt"
 
     @property
     def best(self) -> Path:
-        """The checkpoint with the highest ``val/top1``."""
+        """The checkpoint with the best value of the monitored metric."""
         return self.checkpoints / "best.ckpt"
 
     @property
@@ -99,17 +99,17 @@ class RunDirectory:
 
     @property
     def history(self) -> Path:
-        """What was sent to W&B, one point a line; pictures are in the folder of the same name."""
+        """The metrics that were sent to W&B, one point per line."""
         return self.path / "history.jsonl"
 
     @property
     def divergence(self) -> Path:
-        """Where a training ended whose loss was no number any more, as JSON."""
+        """Where a run ended whose loss became NaN or Inf, as JSON."""
         return self.path / "divergence.json"
 
     @property
     def results(self) -> Path:
-        """Metrics of the last validation or test, with the checkpoint they belong to, as JSON."""
+        """Metrics of the last validation or test, and the evaluated checkpoint, as JSON."""
         return self.path / "results.json"
 
     @property
@@ -124,19 +124,19 @@ class RunDirectory:
 
     @property
     def raw_predictions(self) -> Path:
-        """What a module of the user's own predicted, batch by batch, for ``torch.load``."""
+        """Predictions of a user-defined module, batch by batch, for ``torch.load``."""
         return self.path / "predictions.pt"
 
     @property
     def detections(self) -> Path:
-        """Detections as COCO's results, JSON."""
+        """Detections as COCO results, JSON."""
         return self.path / "detections.json"
 
     @classmethod
     def create(cls, root: str, experiment: str, name: str | None = None) -> RunDirectory:
-        """Make a directory that no other run has, or that of a name.
+        """Make a new directory, or one with the given name.
 
-        Only the first of several processes makes one; the others are told, or never use theirs.
+        Only the first of several processes makes it; the others learn its path, or never use theirs.
 
         Raises:
             OSError: The folder cannot be made.
@@ -157,38 +157,38 @@ class RunDirectory:
         os.environ[_ENVIRONMENT_NAME] = str(self.path.absolute())
 
     def occupy(self) -> None:
-        """Keep other processes from training in this directory, until this one ends in whatever way.
+        """Keep other processes from training in this directory until this one ends, in whatever way.
 
         Raises:
-            UsageError: Another process trains in it.
+            UsageError: Another process is training in it.
         """
         if fcntl is None or getattr(rank_zero_only, "rank", 0) != 0:
             return
         file = (self.path / ".occupied").open("w")
         _OPEN_FILES.append(file)
         try:
-            # unlike flock, nothing that worker processes inherit and keep when this one is killed
+            # unlike flock, worker processes do not inherit it, and so do not keep it when this one is killed
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            message = f"another process is training in {self.path}; let it end, or stop it, first."
+            message = f"another process is training in {self.path}; stop it first, or wait for its end."
             raise UsageError(message) from None
 
     @classmethod
     def open(cls, path: str | Path) -> RunDirectory:
-        """Find the run at a path.
+        """Return the run at a path.
 
         Raises:
-            UsageError: There is no finished or running run at this path.
+            UsageError: There is no run at this path.
         """
         run = cls(Path(path))
         if not run.config.is_file():
-            message = f"{path} is no run directory: it has no config.yaml."
+            message = f"{path} is not a run directory: it has no config.yaml."
             raise UsageError(message)
         return run
 
 
 def experiment_name(configs: Sequence[str | Path]) -> str:
-    """Return the name that a run gets from its first configuration file.
+    """Return the name of the experiment of a run, from its first configuration file.
 
     ``experiments/cifar10/resnet20_cbam.yaml`` gives ``cifar10/resnet20_cbam``, ``mine/a.yaml`` gives
     ``a``, and no file gives ``default``.

@@ -1,4 +1,4 @@
-"""The folders of a run that came to nothing."""
+"""Removing the folders of a run that never began."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pytorch_lightning.utilities import rank_zero_only
 
 
 class NewFolders:
-    """Remember which folders a run is going to make, to be able to take them back.
+    """Remembers which folders a run will make, to be able to remove them.
 
     Args:
-        path: Where the run, or its folder of a random name, is going to be.
+        path: The future folder of the run, or the one in which it gets a random name.
     """
 
     def __init__(self, path: Path) -> None:
@@ -22,11 +22,11 @@ class NewFolders:
 
     @rank_zero_only
     def take_back(self, run: Path) -> None:
-        """Remove the run's folder, and those above it that were made for it and are empty."""
+        """Remove the run's folder, and its parents if they were made for it and are empty."""
         if run in self._known:
             return
         shutil.rmtree(run, ignore_errors=True)
-        with contextlib.suppress(OSError):  # another run came into it meanwhile
+        with contextlib.suppress(OSError):  # another run was started in it
             for folder in self._missing:
                 if folder.exists():
                     folder.rmdir()

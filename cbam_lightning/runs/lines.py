@@ -1,4 +1,4 @@
-"""Files that grow by whole lines, and can be cut back to what a checkpoint knows of."""
+"""Files to which whole lines are appended, and which can be truncated to the state of a checkpoint."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from cbam_lightning.files import atomic_write
 
 
 class LineFile:
-    """A text file to which lines are appended; what a full disk refuses waits for the next attempt.
+    """A text file to which lines are appended; lines that a full disk refuses wait for the next attempt.
 
     Args:
         path: The file, which need not exist.
-        keep: Lines at its beginning that stay; whatever follows is cut off.
+        keep: Number of lines to keep; later ones are removed.
     """
 
     def __init__(self, path: Path, keep: int = 0) -> None:
         self.path = path
         self._waiting: list[str] = []
         self._warned = False
-        found = self._read()[:keep]
-        if len(found) < keep:
-            warnings.warn(f"{path} has {len(found)} lines, where {keep} were written.", stacklevel=2)
-        if found:
-            self.replace(found)
+        kept = self._read()[:keep]
+        if len(kept) < keep:
+            warnings.warn(f"{path} has {len(kept)} lines; {keep} were written.", stacklevel=2)
+        if kept:
+            self.replace(kept)
         else:
             path.unlink(missing_ok=True)
 
@@ -36,11 +36,11 @@ class LineFile:
             return file.read().splitlines()
 
     def lines(self) -> list[str]:
-        """Return all lines, those that wait included."""
+        """Return all lines, including those that wait."""
         return self._read() + self._waiting
 
     def append(self, line: str) -> None:
-        """Add a line; if the disk is full, say so once and keep the line for later."""
+        """Append a line; if the disk is full, warn once and keep the line for later."""
         self._waiting.append(line)
         try:
             append_whole(self.path, "".join(f"{waiting}\n" for waiting in self._waiting).encode())
@@ -51,27 +51,27 @@ class LineFile:
             self._warned = True
 
     def replace(self, lines: list[str]) -> None:
-        """Replace the content, at once.
+        """Replace the content atomically.
 
         Raises:
-            OSError: The disk is full and the like; the file is unchanged.
+            OSError: The disk is full or the like; the file is unchanged.
         """
         with atomic_write(self.path) as file:
             file.write("".join(f"{line}\n" for line in lines).encode())
         self._waiting = []
 
     def sync(self) -> None:
-        """Wait until the lines are on the disk, so that even a power cut leaves them."""
+        """Wait until the lines are on the disk, so that they survive a power cut."""
         if self.path.is_file():
             with self.path.open("rb") as file:
                 os.fsync(file.fileno())
 
 
 def append_whole(path: Path, content: bytes) -> None:
-    """Append to a file all of the content or nothing.
+    """Append all of the content to a file, or nothing.
 
     Raises:
-        OSError: The disk is full and the like; the file is unchanged.
+        OSError: The disk is full or the like; the file is unchanged.
     """
     with path.open("ab", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size

@@ -1,4 +1,4 @@
-"""Values that a checkpoint may hold: tensors and plain Python only, since reading one runs no code."""
+"""Values that a checkpoint may hold: tensors and plain Python only, so that reading one runs no code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def plain_copy(value: Any) -> Any:
     """Return a copy on the CPU of tensors, numbers, text, and lists, tuples and dictionaries of them.
 
     Raises:
-        TypeError: There is something else in it.
+        TypeError: The value contains something else; the message is its class.
     """
     if isinstance(value, Tensor):
         return value.detach().as_subclass(Tensor).cpu().clone()

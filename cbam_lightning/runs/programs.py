@@ -1,4 +1,4 @@
-"""How to call an installed program from where the user stands."""
+"""How to call an installed program from the current folder."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 
 def program(name: str) -> str:
-    """Return what to type for a program of this environment: its name if the shell finds it, else its path.
+    """Return the command for a program of this environment: its name if the shell finds it, else its path.
 
     Args:
         name: For example ``cbam-lightning`` or ``wandb``.
     """
-    ours = Path(sys.executable).with_name(name)
-    found = shutil.which(name)
-    if not ours.exists() or (found and Path(found).absolute() == ours.absolute()):
+    path = Path(sys.executable).with_name(name)
+    on_path = shutil.which(name)
+    if not path.exists() or (on_path and Path(on_path).absolute() == path.absolute()):
         return name
-    return shlex.quote(os.path.relpath(ours))
+    return shlex.quote(os.path.relpath(path))

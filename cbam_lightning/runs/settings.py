@@ -1,4 +1,4 @@
-"""A resolved configuration as a flat table, in which two of them can be compared."""
+"""Configurations as flat tables, to compare them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 Settings = dict[str, Any]
 
-# How a run is filed, watched and saved, not what it computes.
+# Where a run is stored, and how it is tracked and saved: not what it computes.
 _FILING = (
     "config",
     "run",
@@ -24,13 +24,13 @@ _FILING = (
 
 
 def flatten(config: Mapping[str, Any]) -> Settings:
-    """Return every single setting under its dotted name, as the command line has it.
+    """Return every setting under its dotted name, as on the command line.
 
     ``{"data": {"class_path": "CIFAR10", "init_args": {"batch_size": 64}}}`` gives ``{"data": "CIFAR10",
     "data.batch_size": 64}``. An empty dictionary sets nothing.
 
     Args:
-        config: Of a sub-command, from YAML or JSON.
+        config: The configuration of a sub-command, from YAML or JSON.
     """
     settings: Settings = {}
     for key, value in config.items():
@@ -51,31 +51,31 @@ def _add(settings: Settings, key: str, value: Any) -> None:
 
 
 def is_below(key: str, names: Iterable[str]) -> bool:
-    """Say whether a setting is one of the named ones, or part of one."""
+    """Return whether a setting is one of the named ones, or part of one."""
     return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def without_filing(settings: Settings) -> Settings:
-    """Leave out where a run is kept, how it is watched and how often it is saved."""
+    """Leave out where a run is stored, and how it is tracked and saved."""
     return {key: value for key, value in settings.items() if not is_below(key, _FILING)}
 
 
-def same_value(given: Any, resolved: Any) -> bool:
-    """Say whether a setting as somebody writes it is the one that a run resolved it to.
+def same_value(written: Any, resolved: Any) -> bool:
+    """Return whether a setting that a user wrote equals the one that a run resolved.
 
     A class may be named without its module, and YAML reads ``1e-4`` as text.
 
     Args:
-        given: From a YAML file or an option.
+        written: From a YAML file or an option.
         resolved: From a run's ``config.yaml``.
     """
-    if given == resolved:
+    if written == resolved:
         return True
-    if isinstance(given, str) and isinstance(resolved, str):
-        return resolved.endswith(f".{given}")
-    if isinstance(given, str) and isinstance(resolved, (int, float)):
+    if isinstance(written, str) and isinstance(resolved, str):
+        return resolved.endswith(f".{written}")
+    if isinstance(written, str) and isinstance(resolved, (int, float)):
         try:
-            return float(given) == resolved
+            return float(written) == resolved
         except ValueError:
             return False
     return False

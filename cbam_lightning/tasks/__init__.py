@@ -1,4 +1,4 @@
-"""LightningModules: a classifier and a detector. No network is defined here."""
+"""The tasks, LightningModules around plain networks: classification and detection."""
 
 from importlib import import_module
 from typing import Any

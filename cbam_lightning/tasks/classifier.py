@@ -1,8 +1,9 @@
-"""The LightningModule that trains a classifier: step, loss, metrics and optimiser around a plain network."""
+"""The task of classification: steps, loss and metrics around a plain network."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from cbam_lightning.attention.registry import option_names
+from cbam_lightning.callbacks.class_pictures import ClassPictures
+from cbam_lightning.callbacks.class_predictions import ClassPredictions
 from cbam_lightning.data.batch import as_batch
 from cbam_lightning.data.classification import ImageDataModule
 from cbam_lightning.errors import UsageError
@@ -22,49 +25,51 @@ from cbam_lightning.metrics.mean_loss import MeanLoss
 from cbam_lightning.metrics.step_checks import check_labels, checked_loss, named_metrics, update_metrics
 from cbam_lightning.models import BuiltNetwork, build_network
 from cbam_lightning.optim.schedules import Schedule
-from cbam_lightning.tasks.base import ImageTask
+from cbam_lightning.runs.directory import RunDirectory
+from cbam_lightning.runs.next_steps import fine_tuning
+from cbam_lightning.tasks.image_task import ImageTask
 from cbam_lightning.user_code.class_paths import import_class_path
 
-# Of no use over a whole epoch of training, and it costs.
+# Not computed in training: it costs time and says little about a whole epoch.
 _NOT_TRAINED = ("top5",)
 
 
 class Classifier(ImageTask):
-    """A network with attention, trained to tell classes apart.
+    """A network with attention that classifies images.
 
     A batch has ``images`` (N, C, H, W), normalised floats, and ``labels``: (N,) class indices, or (N, K)
-    probabilities where mixup or cutmix is on. A plain ``(images, labels)`` of any data module becomes one.
-    A subclass changes what it needs of ``loss`` and ``configure_metrics``.
+    probabilities with mixup or cutmix. A plain ``(images, labels)`` of any data module is converted.
+    Subclasses override ``loss`` and ``configure_metrics``.
 
     Args:
-        network: Name for ``create_model``, or the import path of a class; left out, it is what ``weights``
-            were made with.
-        attention: Name for ``create_attention``, or the import path of a class; left out, it is that of
-            ``weights``, or ``none``.
+        network: Name for ``create_model``, or import path of a class. Default: that of ``weights``.
+        attention: Name for ``create_attention``, or import path of a class. Default: that of ``weights``, or
+            ``none``.
         attention_options: Keyword arguments of every attention module, such as ``{"reduction": 8}``.
         network_options: Further keyword arguments of the network.
-        num_classes: Classes of the data (the command fills it in).
-        in_channels: Channels of an image (the command fills it in).
-        weights: What to start from: a ``.safetensors`` or ``.ckpt`` file, one of ``cbam-lightning weights
-            list``, or torchvision's name of its ImageNet weights (``IMAGENET1K_V1``, ``DEFAULT``). Where its
-            classes differ from the data's, the classifier starts anew. Weights of a plain network fit one
-            with attention, too; with the gate ``identity`` it then starts from their accuracy.
-        strict_weights: Whether everything but the classifier has to fit ``weights``.
+        num_classes: Number of classes (the command fills it in).
+        in_channels: Number of channels of an image (the command fills it in).
+        weights: Weights to start from: a ``.safetensors`` or ``.ckpt`` file, a name from ``cbam-lightning
+            weights list``, or torchvision's name of its ImageNet weights (``IMAGENET1K_V1``, ``DEFAULT``). If
+            their classes differ from those of the data, the classifier is initialised anew. Weights of a
+            plain network also fit one with attention; with the gate ``identity``, their accuracy is kept.
+        strict_weights: Whether everything but the classifier must match ``weights``.
         freeze: ``backbone`` to train the classifier only, or a pattern of modules such as ``layer[12]*``.
         optimizer: Any optimiser class of torch and its options.
-        schedule: What the learning rate does; left out, it is ``WarmupCosine()``.
-        lr_batch_size: The global batch size that the learning rate is meant for; with another one the rate
-            changes in proportion (https://arxiv.org/abs/1706.02677, section 2.1). Left out, it stays.
-        decay_norm_and_bias: Whether weight decay applies to normalisation layers and biases, too.
+        schedule: The learning-rate schedule. Default: ``WarmupCosine()``.
+        lr_batch_size: The global batch size that the learning rate is meant for; with another one the rate is
+            scaled in proportion (https://arxiv.org/abs/1706.02677, section 2.1). Default: no scaling.
+        decay_norm_and_bias: Whether weight decay also applies to normalisation layers and biases.
         label_smoothing: Share of the target spread over all classes in training, in [0, 1).
-        metrics: Further metrics of torchmetrics or your own: by name, or one, or a list, where a class gives
-            its name. They are updated with logits (N, K) and labels (N,), in training, validation and test.
-        channels_last: Whether to lay out images and weights channels last, which is often faster.
+        metrics: Further metrics, of torchmetrics or your own: a dictionary by name, or one metric or a list,
+            named by class. They are updated with logits (N, K) and labels (N,) in training, validation and
+            test.
+        channels_last: Whether images and weights use the channels-last layout, which is often faster.
         compile: Whether to compile the network for training (``torch.compile``).
         class_names: Names in the order of the logits (the command fills it in).
         size_px: Height and width of the images (the command fills it in).
         mean: Per channel, of pixel values in [0, 1] (the command fills it in).
-        std: As ``mean`` (the command fills it in).
+        std: Per channel, as ``mean`` (the command fills it in).
         dataset: Name of the data set (the command fills it in).
 
     Raises:
@@ -101,7 +106,7 @@ class Classifier(ImageTask):
     ) -> None:
         super().__init__(optimizer, schedule, lr_batch_size, decay_norm_and_bias)
         if not 0 <= label_smoothing < 1:
-            message = f"label_smoothing is {label_smoothing}; allowed: from 0 up to, not including, 1."
+            message = f"label_smoothing is {label_smoothing}; allowed: 0 or more, and less than 1."
             raise UsageError(message)
         # logged with the run's configuration, which says more
         self.save_hyperparameters(logger=False)
@@ -141,26 +146,26 @@ class Classifier(ImageTask):
         self.val_loss, self.test_loss = MeanLoss(), MeanLoss()
 
     def configure_metrics(self) -> Mapping[str, Metric]:
-        """Return the metrics by name, for training, validation and test; to be overridden.
+        """Return the metrics by name, for training, validation and test. Override it to change them.
 
         Returns:
-            ``top1``, ``top5`` and those of the option ``metrics``; each split gets copies, logged under its
-            own name, such as ``val/top1``. ``monitor`` is one of them.
+            ``top1``, ``top5`` and those of the option ``metrics``. Each split gets copies, logged with the
+            name of the split, such as ``val/top1``; ``monitor`` must be one of these.
         """
         top_k = {"top1": 1, "top5": min(5, self.num_classes)}
-        ours = {
+        accuracies = {
             name: MulticlassAccuracy(self.num_classes, top_k=k, average="micro") for name, k in top_k.items()
         }
-        return {**ours, **named_metrics(self._more_metrics)}
+        return {**accuracies, **named_metrics(self._more_metrics)}
 
     def monitored_metric(self) -> Metric:
         """Return a new metric of logits (N, K) and labels (N,) whose value is ``monitor``."""
         return MulticlassAccuracy(self.num_classes, average="micro")
 
     def loss(self, logits: Tensor, batch: Any) -> Tensor:
-        """Return the loss to minimise, one number: the mean cross-entropy; to be overridden.
+        """Return the loss to minimise, a scalar: the mean cross-entropy. Override it to change the loss.
 
-        In validation and test it is logged as well, without label smoothing: ``self.training`` tells.
+        It is also logged in validation and test, where ``self.training`` is false, without label smoothing.
 
         Args:
             logits: (N, K).
@@ -169,9 +174,21 @@ class Classifier(ImageTask):
         smoothing = self.label_smoothing if self.training else 0.0
         return F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
 
+    def picture_callback(self, run: RunDirectory) -> ClassPictures:
+        """Return the callback that draws predictions and the confusion matrix."""
+        return ClassPictures(run)
+
+    def prediction_writer(self, run: RunDirectory) -> ClassPredictions:
+        """Return the callback that writes the predicted class of every image."""
+        return ClassPredictions(run)
+
+    def next_steps(self, run: RunDirectory, checkpoint: Path) -> list[str]:
+        """Return lines for the end of a run: how to share and fine-tune its best checkpoint."""
+        return super().next_steps(run, checkpoint) + fine_tuning(checkpoint, self.hparams)
+
     @property
     def train_keys(self) -> set[str]:
-        """The figures that training logs."""
+        """Names of the metrics that training logs."""
         return {"train/loss", *map(str, self.train_metrics.keys())}
 
     def _report_loading(self, built: BuiltNetwork, weights: str | None) -> None:
@@ -182,14 +199,14 @@ class Classifier(ImageTask):
         if built.report.added and built.names["attention_options"].get("gate") != "identity":
             gated = "gate" in option_names(built.names["attention"])
             rank_zero_info(
-                "  the new attention changes what the network has learned, unless it starts as the identity"
+                "  the new attention changes what the weights compute, unless it starts as the identity"
                 + (": --model.attention_options.gate identity" if gated else ".")
             )
         if built.new_classes:
             rank_zero_info(f"  new classifier: {built.new_classes}")
 
     def setup(self, stage: str) -> None:
-        """Compile for training, which also gives a new classifier its values."""
+        """Compile the network for training."""
         super().setup(stage)
         if stage == "fit" and self.compile_network:
             self.network.compile()
@@ -197,9 +214,9 @@ class Classifier(ImageTask):
     def _apply_batch_transfer_handler(
         self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0
     ) -> Any:
-        """Give the parts of a plain batch their names, for the steps and for all callbacks."""
+        """Convert a plain batch to a ``Batch``, for the steps and for all callbacks."""
         source = type(getattr(self.trainer, "datamodule", None) or self).__name__
-        if not hasattr(batch, "images"):  # nobody has checked the labels, which are on the CPU still
+        if not hasattr(batch, "images"):  # its labels are unchecked, and still on the CPU
             labels = as_batch(batch, source).labels
             if not self.trainer.predicting:
                 check_labels(labels, self.num_classes, source)
@@ -218,17 +235,18 @@ class Classifier(ImageTask):
             return self.no_images()
         logits = self(batch.images)
         loss = checked_loss(self.loss(logits, batch), self)
-        # the class with the largest share stands for a mixed image
+        # a mixed image counts as its class with the largest share
         labels = batch.labels.argmax(1) if batch.labels.ndim == 2 else batch.labels
         update_metrics(self.train_metrics, logits.detach(), labels)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(logits), sync_dist=True)
         return {"loss": loss, "logits": logits}
 
     def on_train_epoch_end(self) -> None:
-        """Log the accuracy over the epoch; a run that is resumed after its last batch comes here, too."""
+        """Log the metrics over the epoch; also called if a run is resumed after its last batch."""
         self.log_dict(self.train_metrics)
 
-    def _evaluation_step(self, batch: Any, split: str) -> dict[str, Tensor] | None:
+    def evaluation_step(self, batch: Any, split: str) -> dict[str, Tensor] | None:
+        """Return loss and logits (N, K) of a batch of validation or test."""
         if not len(batch.images):  # unreadable, or another device has one image more
             return None
         logits = self(batch.images)
@@ -239,30 +257,15 @@ class Classifier(ImageTask):
         return {"loss": losses.mean(), "logits": logits}
 
     def _losses(self, logits: Tensor, batch: Any) -> Tensor:
-        """Return the loss of every image, (N,), as far as it is known: a loss of the user's is their mean."""
+        """Return the loss of every image (N,); of a user-defined loss, the mean for each."""
         if type(self).loss is Classifier.loss:
             return F.cross_entropy(logits, batch.labels, reduction="none")
         return checked_loss(self.loss(logits, batch), self).expand(len(logits))
 
-    def _log_evaluation(self, split: str) -> None:
+    def log_evaluation(self, split: str) -> None:
+        """Log loss and metrics over all images."""
         self.log(f"{split}/loss", getattr(self, f"{split}_loss"), prog_bar=True)
         self.log_dict(getattr(self, f"{split}_metrics"), prog_bar=True)
-
-    def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
-        """Return loss and logits (N, K) of a validation batch."""
-        return self._evaluation_step(batch, "val")
-
-    def on_validation_epoch_end(self) -> None:
-        """Log loss and accuracies over all validation images."""
-        self._log_evaluation("val")
-
-    def test_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
-        """Return loss and logits (N, K) of a test batch."""
-        return self._evaluation_step(batch, "test")
-
-    def on_test_epoch_end(self) -> None:
-        """Log loss and accuracies over all test images."""
-        self._log_evaluation("test")
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return class probabilities (N, K), float32."""

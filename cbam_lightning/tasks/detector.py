@@ -1,8 +1,9 @@
-"""The LightningModule that trains a detector: step, losses, average precision and optimiser."""
+"""The task of object detection: steps, losses and average precision around a plain detector."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,52 +11,56 @@ from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor
 from torch.optim import SGD
 
+from cbam_lightning.callbacks.box_pictures import BoxPictures
+from cbam_lightning.callbacks.box_predictions import BoxPredictions
 from cbam_lightning.data.detection.batch import scale_boxes
 from cbam_lightning.data.detection.module import DetectionDataModule
 from cbam_lightning.metrics.average_precision import Detections, require_backend
 from cbam_lightning.models.detection import create_detector
 from cbam_lightning.models.detection.detector_network import DetectorNetwork
 from cbam_lightning.optim.schedules import Schedule
-from cbam_lightning.tasks.base import ImageTask
+from cbam_lightning.runs.directory import RunDirectory
+from cbam_lightning.runs.next_steps import detecting
+from cbam_lightning.tasks.image_task import ImageTask
 
-_BACKGROUND = 1  # one class more than the data have
+_BACKGROUND = 1  # counts as a class of the network
 _FREEZING = ("trainable_stages", "freeze_batch_norm")
 _FROZEN = "frozen_parameters"  # in a checkpoint
 
 
 class Detector(ImageTask):
-    """A detector with attention, trained to find objects and to tell their classes apart.
+    """A detector with attention that locates and classifies objects.
 
     A batch is a ``DetectionBatch``: images of any size with values in [0, 1], and the boxes in them.
 
     Args:
-        network: Name for ``create_detector``; left out, it is what ``weights`` were made with.
+        network: Name for ``create_detector``. Default: that of ``weights``.
         attention: Name for ``create_attention``: before the heads in SSD and StairNet, in the backbone of
-            Faster R-CNN. Left out, it is that of the weights, or ``none``.
+            Faster R-CNN. Default: that of the weights, or ``none``.
         attention_options: Keyword arguments of every attention module, such as ``{"reduction": 8}``.
         network_options: Further arguments of ``create_detector``, such as ``{"box_nms_thresh": 0.3}``.
-        num_classes: Classes of the data, without the background (the command fills it in).
-        in_channels: Channels of an image (the command fills it in).
-        backbone_weights: What the backbone starts from: a classifier's ``.safetensors`` or ``.ckpt`` file,
-            one of ``cbam-lightning weights list``, or torchvision's name of its ImageNet weights.
-        weights: What the whole detector starts from, a ``.safetensors`` or ``.ckpt`` file; its backbone is in
-            it, so that ``backbone_weights`` are not read. Where it has another number of classes, the
-            prediction of classes starts anew.
-        trainable_stages: How many stages of the backbone are trained; left out, as ``create_detector`` does.
-        freeze_batch_norm: Whether BatchNorms keep their statistics; left out, as ``create_detector`` does.
-        freeze: A pattern of further modules that are not trained, such as ``backbone*``.
-        image_mean: Per channel, of pixel values in [0, 1], with which the network normalises images; left
-            out, that of the weights, else that of the data.
-        image_std: As ``image_mean``.
+        num_classes: Number of classes, without the background (the command fills it in).
+        in_channels: Number of channels of an image (the command fills it in).
+        backbone_weights: Weights of a classifier to start the backbone from: a ``.safetensors`` or ``.ckpt``
+            file, a name from ``cbam-lightning weights list``, or torchvision's name of its ImageNet weights.
+        weights: Weights of a detector to start from, a ``.safetensors`` or ``.ckpt`` file. They include the
+            backbone, so ``backbone_weights`` are ignored. If they have another number of classes, the layer
+            that predicts classes is initialised anew.
+        trainable_stages: Number of stages of the backbone to train. Default: that of ``create_detector``.
+        freeze_batch_norm: Whether BatchNorms keep their statistics. Default: that of ``create_detector``.
+        freeze: A pattern of further modules to freeze, such as ``backbone*``.
+        image_mean: Per channel, of pixel values in [0, 1], with which the network normalises images. Default:
+            that of the weights, else that of the data.
+        image_std: Per channel, as ``image_mean``.
         optimizer: Any optimiser class of torch and its options.
-        schedule: What the learning rate does; left out, it is ``WarmupCosine()``.
-        lr_batch_size: The global batch size that the learning rate is meant for; with another one the rate
-            changes in proportion (https://arxiv.org/abs/1706.02677, section 2.1). Left out, it stays.
-        decay_norm_and_bias: Whether weight decay applies to normalisation layers and biases, too.
-        class_names: Names in the order of the labels, from 1 on (the command fills it in).
-        size_px: Height and width of the images, where all have the same (the command fills it in).
-        mean: Per channel, of the data, of pixel values in [0, 1] (the command fills it in).
-        std: As ``mean`` (the command fills it in).
+        schedule: The learning-rate schedule. Default: ``WarmupCosine()``.
+        lr_batch_size: The global batch size that the learning rate is meant for; with another one the rate is
+            scaled in proportion (https://arxiv.org/abs/1706.02677, section 2.1). Default: no scaling.
+        decay_norm_and_bias: Whether weight decay also applies to normalisation layers and biases.
+        class_names: Names in the order of the labels, starting at 1 (the command fills it in).
+        size_px: Height and width of the images, if all have the same (the command fills it in).
+        mean: Per channel, of the pixel values of the data in [0, 1] (the command fills it in).
+        std: Per channel, as ``mean`` (the command fills it in).
         dataset: Name of the data set (the command fills it in).
 
     Raises:
@@ -111,12 +116,12 @@ class Detector(ImageTask):
             **(network_options or {}),
         )
         self._new_classifier = self.network.new_classes
-        self._remember()
+        self._complete_hyperparameters()
         self.freeze_network(freeze)
         self.detections = Detections(num_classes)
 
-    def _remember(self) -> None:
-        """Say in the hyperparameters what the weights said, since their file may be gone by then."""
+    def _complete_hyperparameters(self) -> None:
+        """Write what the weights' header said to the hyperparameters, since the file may be gone later."""
         header = self.network.header
         names = ("network", "attention", "attention_options", "network_options")
         self.complete_hyperparameters({name: getattr(header, name) for name in names})
@@ -124,13 +129,25 @@ class Detector(ImageTask):
         self.hparams.update(backbone_weights=None, image_mean=mean, image_std=std, mean=mean, std=std)
         self.hparams.update({name: getattr(self.network, name) for name in _FREEZING})
 
+    def picture_callback(self, run: RunDirectory) -> BoxPictures:
+        """Return the callback that draws objects and detections."""
+        return BoxPictures(run)
+
+    def prediction_writer(self, run: RunDirectory) -> BoxPredictions:
+        """Return the callback that writes the detections in every image."""
+        return BoxPredictions(run)
+
+    def next_steps(self, run: RunDirectory, checkpoint: Path) -> list[str]:
+        """Return lines for the end of a run: how to share its best checkpoint and detect objects with it."""
+        return super().next_steps(run, checkpoint) + detecting(run, checkpoint)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write down what is frozen: weights that are loaded say more than the hyperparameters do."""
+        """Save which parameters are frozen, which depends on loaded weights, not on hyperparameters alone."""
         frozen = [name for name, p in self.network.named_parameters() if not p.requires_grad]
         checkpoint[_FROZEN] = frozen
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another network, and freeze what it had frozen.
+        """Refuse a checkpoint of another network, and freeze the parameters that it had frozen.
 
         Raises:
             UsageError: Says what differs.
@@ -141,8 +158,8 @@ class Detector(ImageTask):
 
     def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
         """Return for each image (C, H, W) ``boxes`` (D, 4), ``labels`` and ``scores`` (D,)."""
-        found: list[dict[str, Tensor]] = self.network(images)
-        return found
+        detections: list[dict[str, Tensor]] = self.network(images)
+        return detections
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor] | None:
         """Return the sum of the losses."""
@@ -157,47 +174,33 @@ class Detector(ImageTask):
         return {"loss": loss}
 
     def setup(self, stage: str) -> None:
-        """Refuse data of another task, and a training or test whose result could not be computed."""
+        """Refuse data of another task, and training or tests without the package that computes the metric."""
         super().setup(stage)
         if stage != "predict":
             require_backend()
 
-    def _evaluation_step(self, batch: Any) -> dict[str, Any] | None:
+    def evaluation_step(self, batch: Any, split: str) -> dict[str, Any] | None:
+        """Return the detections in the images of a batch of validation or test."""
         if not len(batch.images):  # unreadable, or another device has one image more
             return None
-        found = self(batch.images)
-        self.detections.add(batch.indices, found, batch.targets)
-        return {"detections": found}
+        detections = self(batch.images)
+        self.detections.add(batch.indices, detections, batch.targets)
+        return {"detections": detections}
 
-    def _log_evaluation(self, split: str) -> None:
+    def log_evaluation(self, split: str) -> None:
+        """Log the average precision over all images."""
         scores = self.detections.average_precision()
         self.log_dict({f"{split}/{name}": value for name, value in scores.items()}, prog_bar=True)
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the detections of the last time."""
+        """Discard the detections of the last pass."""
         self.detections.clear()
 
     on_test_epoch_start = on_validation_epoch_start
 
-    def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Any] | None:
-        """Return the detections in the images of a validation batch."""
-        return self._evaluation_step(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the average precision over all validation images."""
-        self._log_evaluation("val")
-
-    def test_step(self, batch: Any, batch_idx: int) -> dict[str, Any] | None:
-        """Return the detections in the images of a test batch."""
-        return self._evaluation_step(batch)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the average precision over all test images."""
-        self._log_evaluation("test")
-
     def predict_step(self, batch: Any, batch_idx: int) -> list[dict[str, Tensor]]:
         """Return the detections in the images of a batch, in pixels of the images as stored."""
-        found = self(batch.images) if len(batch.images) else []
-        for image, one, size in zip(batch.images, found, batch.original_sizes.tolist(), strict=True):
-            one["boxes"] = scale_boxes(one["boxes"], tuple(image.shape[1:]), tuple(size))
-        return found
+        detections = self(batch.images) if len(batch.images) else []
+        for image, boxes, size in zip(batch.images, detections, batch.original_sizes.tolist(), strict=True):
+            boxes["boxes"] = scale_boxes(boxes["boxes"], tuple(image.shape[1:]), tuple(size))
+        return detections

@@ -7,18 +7,21 @@ from typing import Any
 
 from cbam_lightning.errors import UsageError, first_names
 from cbam_lightning.user_code.class_paths import find_class, import_class_path, is_class_path
-from cbam_lightning.weights import Header, read_training_state
+from cbam_lightning.weights import Header
 
 # Hyperparameters whose values may be import paths of classes.
 _NAMES = ("class_path", "network", "attention", "backbone_attention")
 _SAME = ("network", "network_options", "attention", "attention_options", "num_classes", "in_channels")
 
 
-def model_of_checkpoint(path: str, options: Mapping[str, Any], default_class: str) -> dict[str, Any]:
+def model_of_checkpoint(
+    state: Mapping[str, Any], path: str, options: Mapping[str, Any], default_class: str
+) -> dict[str, Any]:
     """Return the class and the options of the model that a training checkpoint was saved from.
 
     Args:
-        path: A ``.ckpt`` of Lightning's trainer.
+        state: Content of a ``.ckpt`` of Lightning's trainer.
+        path: Path of the file.
         options: The user's options of the model; classes that they name are imported.
         default_class: Class of the model if the checkpoint does not name one.
 
@@ -28,7 +31,6 @@ def model_of_checkpoint(path: str, options: Mapping[str, Any], default_class: st
     Raises:
         UsageError: The file is not a training checkpoint, or names a class whose module is not imported.
     """
-    state = read_training_state(path)
     if "pytorch-lightning_version" not in state:
         message = f"{path} was not written by Lightning's trainer; pass it as --model.weights."
         raise UsageError(message)

@@ -23,7 +23,7 @@ from cbam_lightning.errors import UsageError
 from cbam_lightning.files import atomic_write
 from cbam_lightning.models.factory import rebuild
 from cbam_lightning.runs.directory import RunDirectory
-from cbam_lightning.runs.export import export_weights
+from cbam_lightning.runs.export_weights import export_weights
 from cbam_lightning.studies.compare import FinishedRun, by_seed, find_runs, require_same
 from cbam_lightning.weights import load_checkpoint, save_checkpoint
 from cbam_lightning.weights.checkpoint_registry import card_path, files_folder

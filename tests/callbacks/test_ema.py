@@ -75,7 +75,7 @@ def evaluate(state, data):
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, 1.5])
 def test_a_decay_out_of_range_is_refused(decay):
-    with pytest.raises(UsageError, match="allowed: from 0 up to, not including, 1"):
+    with pytest.raises(UsageError, match="allowed: 0 or more, and less than 1"):
         EMA(decay)
 
 

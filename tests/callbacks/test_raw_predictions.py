@@ -5,7 +5,7 @@ import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.demos.boring_classes import BoringDataModule, BoringModel
 
-from cbam_lightning.callbacks.raw_predictions import RawPredictionWriter
+from cbam_lightning.callbacks.raw_predictions import RawPredictions
 from cbam_lightning.runs.directory import RunDirectory
 
 
@@ -24,7 +24,7 @@ def predict(module):
     trainer = Trainer(
         logger=False,
         accelerator="cpu",
-        callbacks=[RawPredictionWriter(run)],
+        callbacks=[RawPredictions(run)],
         enable_progress_bar=False,
         limit_predict_batches=5,
     )
@@ -44,7 +44,7 @@ def test_the_batches_of_several_processes_take_turns(tmp_path):
     parts = [tmp_path / "0", tmp_path / "1"]
     for part, batches in zip(parts, ([0, 2, 4], [1, 3]), strict=True):
         torch.save([torch.tensor(batch) for batch in batches], part)
-    RawPredictionWriter(run).join(parts)
+    RawPredictions(run).join(parts)
     assert [int(batch) for batch in torch.load(run.raw_predictions)] == [0, 1, 2, 3, 4]
 
 

@@ -62,7 +62,7 @@ def test_a_group_without_parameters_is_left_out():
 
 def test_nothing_to_train_is_refused():
     module = network().requires_grad_(False)
-    with pytest.raises(UsageError, match=r"every parameter is frozen.*--model\.freeze"):
+    with pytest.raises(UsageError, match=r"all parameters are frozen.*--model\.freeze"):
         parameter_groups(module, decay_norm_and_bias=True)
 
 
@@ -139,7 +139,7 @@ def test_freezing_by_pattern_takes_just_what_fits(pattern, prefixes):
 @pytest.mark.parametrize("pattern", ["layer9*", "", "Backbone", "layer1.0.nothing"])
 def test_a_pattern_that_fits_nothing_is_refused_and_names_are_given(pattern):
     module = network()
-    with pytest.raises(UsageError, match=r"fits no module.*'backbone'.*layer1, layer2, layer3"):
+    with pytest.raises(UsageError, match=r"matches no module.*'backbone'.*layer1, layer2, layer3"):
         freeze(module, pattern)
     assert all(parameter.requires_grad for parameter in module.parameters())
 
@@ -168,7 +168,7 @@ def test_a_network_without_linear_layer_can_be_frozen_by_pattern():
     assert freeze(network, "0") == [network[0]]
     assert [p.requires_grad for p in network.parameters()] == [False, False, True, True]
     freeze(network, "backbone")
-    with pytest.raises(UsageError, match="every parameter is frozen"):
+    with pytest.raises(UsageError, match="all parameters are frozen"):
         parameter_groups(network, decay_norm_and_bias=True)
 
 

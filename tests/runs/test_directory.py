@@ -53,7 +53,7 @@ def test_two_processes_do_not_train_in_one_directory(tmp_path):
         [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert other.stdout.readline() == "in\n"
-    with pytest.raises(UsageError, match=r"another process is training in .*; let it end, or stop it, first"):
+    with pytest.raises(UsageError, match=r"another process is training in .*; stop it first"):
         run.occupy()
     other.kill()
     other.wait()

@@ -31,7 +31,7 @@ def test_lines_are_appended_and_cut_back(tmp_path):
 def test_lines_that_are_missing_are_told(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("one\n")
-    with pytest.warns(UserWarning, match="a.txt has 1 lines, where 3 were written"):
+    with pytest.warns(UserWarning, match="a.txt has 1 lines; 3 were written"):
         assert LineFile(path, keep=3).lines() == ["one"]
 
 

@@ -117,7 +117,9 @@ def test_evaluation_losses_are_not_smoothed():
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0, 1.5])
 def test_a_label_smoothing_out_of_range_is_refused(smoothing):
-    with pytest.raises(UsageError, match=rf"label_smoothing is {smoothing}; allowed: from 0 up to"):
+    with pytest.raises(
+        UsageError, match=rf"label_smoothing is {smoothing}; allowed: 0 or more, and less than 1"
+    ):
         classifier(label_smoothing=smoothing)
 
 

@@ -209,7 +209,7 @@ def test_what_is_no_batch(given, expected):
 
 def test_data_without_a_length_train_once_a_length_is_given():
     stream = DataLoader(Endless(), batch_size=4)
-    with pytest.raises(UsageError, match="do not say how long one is: set --trainer"):
+    with pytest.raises(UsageError, match="the data have no length: set --trainer"):
         trainer().fit(classifier(schedule=WarmupCosine()), stream)
     model = classifier(schedule=WarmupCosine(warmup_epochs=0))
     runner = trainer(limit_train_batches=3)

@@ -15,7 +15,7 @@ from cbam_lightning.cli.main import main
 
 PROGRAMS = {"cbam-lightning": main, "pytest": pytest.console_main}
 HEAVY = (
-    "cbam_lightning.cli.trainer_commands",
+    "cbam_lightning.cli.trainer",
     "cbam_lightning.studies.compare",
     "cbam_lightning.explain.networks",
 )

@@ -192,7 +192,7 @@ def test_a_module_of_ones_own(project):
     expected = json.loads((whole / "results.json").read_text())["metrics"]
     assert results(project, "again") == expected
     told = project.run(f"cbam-lightning predict {BEST} predicted")
-    assert "Distiller is no Classifier: its pictures, `weights export` and `explain` are left out" in told
+    assert "Distiller is not a Classifier: no pictures, no `weights export`, no `explain`" in told
     (predictions,) = (project.folder / "runs/predicted").glob("*/predictions.pt")
     assert str(predictions.relative_to(project.folder)) in told
     found = torch.load(predictions, weights_only=True)

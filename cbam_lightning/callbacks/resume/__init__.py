@@ -1,1 +1,1 @@
-"""Exact resume: save the whole state of a training, heed signals, and continue in mid-epoch."""
+"""Exact resume: save the complete state of a run, stop on signals, and continue in mid-epoch."""

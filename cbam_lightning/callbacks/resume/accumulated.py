@@ -1,4 +1,4 @@
-"""What a training has accumulated at a moment, beside what Lightning saves: metrics, averages, gradients."""
+"""State that a run has accumulated and Lightning does not save: metrics, averages, gradients."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from cbam_lightning.runs.plain import plain_copy
 
 
 class Accumulated:
-    """Reads it for a checkpoint, and sets it back.
+    """Reads the accumulated state for a checkpoint.
 
-    A validation that is broken off begins again: while one is under way, the metrics are those of before.
+    An interrupted validation is repeated from the start: during one, the metrics are those from before it.
     """
 
     def __init__(self) -> None:
         self._before: States | None = None
 
     def note(self, pl_module: LightningModule) -> None:
-        """Keep the states of the metrics, as a validation begins."""
+        """Keep the states of the metrics at the start of a validation."""
         self._before = read_metrics(pl_module)
 
     def forget(self) -> None:
-        """Free what was kept, when the validation is over."""
+        """Free the kept states at the end of the validation."""
         self._before = None
 
     def read(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Return everything as a checkpoint can hold it; all processes have to come here."""
+        """Return the state as a checkpoint can hold it; must be called on all processes."""
         states = read_metrics(pl_module) if self._before is None else self._before
-        mine = {"metrics": plain_metrics(states), "results": plain_copy(read_results(trainer))}
-        return {"processes": gather(trainer, mine), "gradients": _gradients(pl_module)}
+        own = {"metrics": plain_metrics(states), "results": plain_copy(read_results(trainer))}
+        return {"processes": gather(trainer, own), "gradients": _gradients(pl_module)}
 
 
 def load_accumulated(trainer: Trainer, pl_module: LightningModule, saved: dict[str, Any]) -> None:
-    """Set everything to what it was in a checkpoint.
+    """Restore the accumulated state of a checkpoint.
 
     Args:
-        trainer: Of the training that goes on.
-        pl_module: What is trained.
-        saved: State of the callback that was saved.
+        trainer: The trainer of the resumed run.
+        pl_module: The trained module.
+        saved: The saved state of the callback.
 
     Raises:
-        UsageError: There are more or fewer processes than before, and a metric cannot be shared out anew.
+        UsageError: The number of processes has changed, and a metric cannot be redistributed.
     """
     processes = saved["processes"] if "processes" in saved else [_of_older_versions(saved)]
     metrics = [process["metrics"] for process in processes]
@@ -57,14 +57,14 @@ def load_accumulated(trainer: Trainer, pl_module: LightningModule, saved: dict[s
 
 
 def _gradients(pl_module: LightningModule) -> dict[str, Any]:
-    """Return the gradients of a module that steps its optimisers itself, perhaps not after every batch."""
+    """Return the gradients if the module steps its optimisers itself, perhaps not after every batch."""
     if pl_module.automatic_optimization:
         return {}
     return {n: plain_copy(p.grad) for n, p in pl_module.named_parameters() if p.grad is not None}
 
 
 def _of_older_versions(saved: dict[str, Any]) -> dict[str, Any]:
-    """Return the counts that version 0.1 kept, of a classifier's accuracy only."""
+    """Return the state saved by version 0.1, which has only the counts of a classifier's accuracy."""
     states = {
         f"train_metrics.{name.removeprefix('train/')}": {"updates": 1, "state": state}
         for name, state in saved.get("train_metrics", {}).items()

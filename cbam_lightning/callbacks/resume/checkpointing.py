@@ -1,10 +1,11 @@
-"""Checkpoints on the disk: whole or absent, and how often."""
+"""How checkpoints are written, completely or not at all, and how often."""
 
 from __future__ import annotations
 
 import io
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -12,16 +13,17 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from cbam_lightning.errors import UsageError
 from cbam_lightning.files import atomic_write
+from cbam_lightning.weights import read_training_state
 
 
 @dataclass
 class SaveOptions:
-    """How often to save what ``resume`` goes on from; after every epoch and at the end in any case.
+    """How often to save the checkpoint for ``resume``, besides after every epoch and at the end.
 
     Args:
         every_minutes: Minutes of training between two checkpoints within an epoch; null for none.
-        every_steps: Optimiser steps between two; null for none. With both, whichever is over first.
-        on_error: What to do when a checkpoint cannot be written: train on with the one before, or stop.
+        every_steps: Optimiser steps between two; null for none. With both, whichever comes first.
+        on_error: If a checkpoint cannot be written: continue with the previous one, or stop.
     """
 
     every_minutes: float | None = 10.0
@@ -37,10 +39,10 @@ class SaveOptions:
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint beside the one it replaces, then rename it; a write that fails ends no training.
+    """Write a checkpoint next to the one it replaces, then rename it; a failed write does not end the run.
 
-    Lightning writes through the system's folder for temporary files, so that replacing is a copy over the old
-    file wherever that folder is another file system: a full disk would damage the last good checkpoint.
+    Lightning writes through the system's folder for temporary files. If that is on another file system, it
+    copies over the old file, and a full disk would damage the last good checkpoint.
 
     Attributes:
         failure: Why the last write failed, if it did.
@@ -50,13 +52,30 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         super().__init__()
         self.failure: OSError | None = None
         self._unwritten: set[str] = set()
+        self._read: dict[Path, dict[str, Any]] = {}
+
+    def read(self, path: str | Path) -> dict[str, Any]:
+        """Return the content of a checkpoint, and keep it for the trainer, which then need not read it again.
+
+        Raises:
+            UsageError: The file is not a checkpoint, is damaged, or holds more than plain values.
+        """
+        key = Path(path).resolve()
+        if key not in self._read:
+            self._read[key] = read_training_state(path)
+        return self._read[key]
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return the content of a checkpoint for the trainer, which changes it."""
+        kept = self._read.pop(Path(path).resolve(), None)
+        return super().load_checkpoint(path, *args, **kwargs) if kept is None else kept
 
     def is_current(self, path: Any) -> bool:
-        """Say whether a checkpoint is what was last to be written there."""
+        """Return whether the last write of a checkpoint succeeded."""
         return str(path) not in self._unwritten
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Save the checkpoint; if that fails, what stood there stays, and ``failure`` says why."""
+        """Save the checkpoint; if that fails, the old file stays, and ``failure`` has the reason."""
         try:
             self._save(checkpoint, path, storage_options)
             self.failure = None
@@ -65,9 +84,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             self.failure = error
             self._unwritten.add(str(path))
             reason = error.strerror or str(error)
-            warnings.warn(
-                f"{path} could not be written ({reason}); what was there before stays.", stacklevel=2
-            )
+            warnings.warn(f"{path} could not be written ({reason}); the previous one stays.", stacklevel=2)
 
     def _save(self, checkpoint: dict[str, Any], path: Any, storage_options: Any) -> None:
         if "://" in str(path):  # an object store, whose writes are atomic
@@ -79,6 +96,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             file.write(buffer.getbuffer())
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Remove a checkpoint, unless the one that replaces it could not be written."""
+        """Remove a checkpoint, unless the last write failed."""
         if self.failure is None:
             super().remove_checkpoint(path)

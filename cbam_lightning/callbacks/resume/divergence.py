@@ -1,4 +1,4 @@
-"""Watching the loss, without making a GPU wait for it."""
+"""Detecting a loss of NaN or Inf, without making a GPU wait."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NAMES_SHOWN = 3
 
 
 class LossWatch:
-    """Keeps the loss of the last batch, to look at it when the next one is there."""
+    """Keeps the loss of the last batch until the next one is ready, and then checks it."""
 
     def __init__(self) -> None:
         self._loss: Tensor | None = None
@@ -29,7 +29,7 @@ class LossWatch:
         self._place: dict[str, int] = {}
 
     def note(self, trainer: Trainer, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Take down a batch of training."""
+        """Keep the loss and the place of a training batch."""
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         self._loss = loss.detach() if isinstance(loss, Tensor) else None
         indices = getattr(batch, "indices", None)
@@ -37,15 +37,15 @@ class LossWatch:
         self._place = {"step": trainer.global_step, "epoch": trainer.current_epoch, "batch": batch_idx}
 
     def is_finite(self) -> bool:
-        """Say whether the loss of the last batch is a number."""
+        """Return whether the loss of the last batch is finite."""
         return self._loss is None or bool(torch.isfinite(self._loss).all())
 
     def stop(self, trainer: Trainer, run: RunDirectory) -> RunStopped:
-        """Write down where loss or weights were lost, and return the error that says so.
+        """Write where the run diverged to ``divergence.json``, and return the error that says so.
 
         Args:
-            trainer: Of the training; all of its processes have to come here.
-            run: Its ``divergence.json`` gets the images of the batch, of all devices.
+            trainer: The trainer; must be called on all processes.
+            run: Its ``divergence.json`` names the images of the batch, of all devices.
         """
         names = [name for names in gather(trainer, self._names(trainer)) for name in names]
         if not trainer.is_global_zero:
@@ -54,20 +54,20 @@ class LossWatch:
         report = {**self._place, "loss": str(loss), "images": names}
         with atomic_write(run.divergence) as file:
             file.write(json.dumps(report, indent=2).encode())
-        lost = loss is not None and not math.isfinite(loss)
-        what = f"the loss is no number any more ({loss})" if lost else "weights are no numbers any more"
+        is_loss = loss is not None and not math.isfinite(loss)
+        what = f"the loss became NaN or Inf ({loss})" if is_loss else "weights became NaN or Inf"
         shown = ", ".join(names[:_NAMES_SHOWN]) + (", …" if len(names) > _NAMES_SHOWN else "")
         images = f": {shown}. All images of the batch are in {run.divergence}" if names else ""
-        last = run.last if run.last.is_file() else "none was written yet"
+        last = run.last if run.last.is_file() else "none was written"
         message = (
             f"{what} at step {self._place['step']}, epoch {self._place['epoch']}, batch "
             f"{self._place['batch']}{images}. Last good checkpoint: {last}. Lower the learning rate "
-            "(--model.optimizer.lr), or look at the images."
+            "(--model.optimizer.lr), or check the images."
         )
         return RunStopped(message, EXIT_DIVERGED)
 
     def _names(self, trainer: Trainer) -> list[str]:
-        """Return the names of the images in the last batch of this device."""
+        """Return the names of the images in the last batch on this device."""
         data = getattr(trainer, "datamodule", None)
         if self._indices is None or not hasattr(data, "sample_name"):
             return []
@@ -75,6 +75,6 @@ class LossWatch:
 
 
 def has_finite_weights(module: nn.Module) -> bool:
-    """Say whether all weights are numbers; with a finite loss whose gradient was not, some are none."""
-    found = [p.detach().isfinite().all() for p in module.parameters()]
-    return not found or bool(torch.stack(found).all())
+    """Return whether all weights are finite; a finite loss may have a gradient that is not."""
+    finite = [p.detach().isfinite().all() for p in module.parameters()]
+    return not finite or bool(torch.stack(finite).all())

@@ -1,4 +1,4 @@
-"""What ``self.log`` has gathered in an epoch so far, which Lightning leaves out of its checkpoints."""
+"""Averages of ``self.log`` over an unfinished epoch, which Lightning leaves out of its checkpoints."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric, _Sync
 from torch import Tensor
 
-Results = dict[str, dict[str, Any]]  # by Lightning's key: how it is logged, and its values
+Results = dict[str, dict[str, Any]]  # by Lightning's key: options and values
 
-# All that Lightning allows; a user may give Python's own or torch's.
+# All that Lightning allows: Python's own or torch's.
 _REDUCTIONS: dict[str, Callable[..., Any]] = {
     **{f"torch.{kind}": getattr(torch, kind) for kind in ("mean", "sum", "max", "min")},
     **{f"python.{kind.__name__}": kind for kind in (sum, max, min)},
@@ -33,7 +33,7 @@ _VALUES = ("value", "cumulated_batch_size", "_forward_cache")
 
 
 class _SavedMetadata(_Metadata):
-    """How something was logged; how it is shared, the next call of ``self.log`` says, as it does at first."""
+    """Options of ``self.log``, except for the synchronisation, which its next call sets."""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, _Metadata):
@@ -44,7 +44,7 @@ class _SavedMetadata(_Metadata):
 
 
 def read_results(trainer: Trainer) -> Results:
-    """Return what the training steps of the epoch have logged, as a checkpoint can hold it."""
+    """Return the averages of the epoch so far, as a checkpoint can hold them."""
     logged = trainer.fit_loop.epoch_loop._results
     return {key: _read(metric) for key, metric in logged.items() if not metric.has_reset}
 
@@ -65,13 +65,13 @@ def _read(metric: _ResultMetric) -> dict[str, Any]:
 
 
 def load_results(trainer: Trainer, saved: list[Results]) -> None:
-    """Set what the training steps have logged to what it was in a checkpoint.
+    """Restore the averages of a checkpoint.
 
-    With another number of processes than before, the first ones take over what the others had.
+    If there are fewer processes than before, each also takes over those of missing ones.
 
     Args:
-        trainer: Goes on in the middle of an epoch.
-        saved: Of every process that there was.
+        trainer: The trainer, in the middle of an epoch.
+        saved: The averages of every former process.
     """
     logged = trainer.fit_loop.epoch_loop._results
     logged.clear()
@@ -83,7 +83,7 @@ def load_results(trainer: Trainer, saved: list[Results]) -> None:
 
 
 def _rebuilt(trainer: Trainer, saved: dict[str, Any]) -> _ResultMetric | None:
-    """Return what Lightning would have made of the same calls of ``self.log``."""
+    """Return the object that Lightning makes in ``self.log``."""
     module = trainer.lightning_module
     meta = _SavedMetadata(**saved["options"], reduce_fx=_REDUCTIONS[saved["reduction"]])
     shares = saved["sync"] and trainer.world_size > 1
@@ -92,7 +92,7 @@ def _rebuilt(trainer: Trainer, saved: dict[str, Any]) -> _ResultMetric | None:
     if not metric.is_tensor:
         try:
             metric.value = module.get_submodule(meta.metric_attribute or "")
-        except AttributeError:  # the user has taken it out
+        except AttributeError:  # the user has removed it
             return None
     for name, value in saved["values"].items():
         setattr(metric, name, value.to(trainer.strategy.root_device))

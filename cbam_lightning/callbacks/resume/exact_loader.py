@@ -1,4 +1,4 @@
-"""Data of any kind, read so that a training can go on exactly in the middle of an epoch."""
+"""Loaders of any kind, read so that a run can be resumed exactly in the middle of an epoch."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _LONG_S = 5.0
 
 @dataclass
 class Place:
-    """Where in the training something is read.
+    """The place in the run at which data are read.
 
     Args:
-        trainer: Of the training.
+        trainer: The trainer.
         seed: Returns the run's seed.
-        stream: Says what is read.
+        stream: Which data are read.
     """
 
     trainer: Trainer
@@ -41,7 +41,7 @@ class Place:
 
     @property
     def epoch(self) -> int:
-        """The epoch; current before ``trainer.current_epoch`` is, while a training is resumed."""
+        """The epoch; while a run is being resumed, ``trainer.current_epoch`` is not up to date."""
         progress: Any = self.trainer.fit_loop.epoch_progress.current
         return int(progress.processed)
 
@@ -50,26 +50,26 @@ class Place:
         return self.seed(), self.epoch if trains else self.trainer.global_step
 
     def seed_batch(self, number: int) -> None:
-        """Seed what is drawn for a batch; with the first one that is the order, the same on all devices."""
+        """Seed the reading of a batch; the first one includes the order, which is the same on all devices."""
         rank = self.trainer.global_rank if number else 0
         seed_all(derive_seed(self.stream, *self._of_pass(), number, rank))
 
     def seed_generators(self, loaders: list[Any]) -> None:
-        """Seed the generators that the loaders bring along."""
+        """Seed the generators inside the loaders."""
         self.generators.seed(loaders, *self._of_pass())
 
 
 class ExactLoader(CombinedLoader):
-    """Lightning's combination of loaders, whose random numbers are a function of the place in the training.
+    """Lightning's combination of loaders, with random numbers that depend on the place in the run only.
 
-    In the middle of an epoch it goes on by reading, and leaving out, what was trained on already; loaders
-    that can go on by themselves (``state_dict`` and ``load_state_dict``, and a length) do so. Nothing is read
-    before the first batch is asked for. Of all others, worker processes live for one pass, even if they were
-    to persist: nobody can seed them anew.
+    To resume in mid-epoch, it reads and skips the batches that were trained on; loaders with a length,
+    ``state_dict`` and ``load_state_dict`` resume by themselves. Nothing is read before the first batch is
+    requested. Worker processes of other loaders live for one pass, even if persistent: they cannot be seeded
+    again.
 
     Args:
-        loaders: What a data module returned.
-        place: Where it is read.
+        loaders: The loaders of a data module.
+        place: The place at which they are read.
     """
 
     def __init__(self, loaders: CombinedLoader, place: Place) -> None:
@@ -80,8 +80,8 @@ class ExactLoader(CombinedLoader):
         self._epoch, self._read = 0, 0
 
     @property
-    def _goes_on_itself(self) -> bool:
-        # of a loader without a length, Lightning has always read one batch ahead of the state
+    def _resumes_itself(self) -> bool:
+        # if a loader has no length, Lightning reads one batch ahead of its state
         return all(isinstance(x, _Stateful) and sized_len(x) is not None for x in self.flattened)
 
     def __iter__(self) -> ExactLoader:
@@ -100,7 +100,7 @@ class ExactLoader(CombinedLoader):
     def _begin(self) -> None:
         self._begun, self._epoch, self._read = True, self._place.epoch, 0
         state, self._state = self._state, {}
-        if not self._goes_on_itself:
+        if not self._resumes_itself:
             self._place.seed_generators(self.flattened)
             for loader in self.flattened:
                 _set_sampler_epoch(loader, self._epoch)
@@ -112,18 +112,18 @@ class ExactLoader(CombinedLoader):
             return
         iter(self._iterator)  # type: ignore[arg-type]
         if state.get("epoch") == self._epoch:
-            self._leave_out(state["batches"])
+            self._skip(state["batches"])
 
-    def _leave_out(self, batches: int) -> None:
-        start, told = time.monotonic(), False
+    def _skip(self, batches: int) -> None:
+        start, is_announced = time.monotonic(), False
         for number in range(batches):
             next(self)
-            if not told and time.monotonic() - start > _LONG_S:
-                rank_zero_info(f"Reading {batches} batches again to go on after them; {number + 1} are done.")
-                told = True
+            if not is_announced and time.monotonic() - start > _LONG_S:
+                rank_zero_info(f"Reading {batches} batches again to resume after them: {number + 1} done.")
+                is_announced = True
 
     def _state_dicts(self) -> list[dict[str, Any]]:
-        if self._goes_on_itself:
+        if self._resumes_itself:
             return super()._state_dicts()
         loop = self._place.trainer.fit_loop
         ahead = len(getattr(loop._data_fetcher, "batches", ()))
@@ -131,7 +131,7 @@ class ExactLoader(CombinedLoader):
         return [{"epoch": self._epoch, "batches": self._read - ahead, "done": done}]
 
     def _load_state_dicts(self, states: list[dict[str, Any]]) -> None:
-        if self._goes_on_itself:
+        if self._resumes_itself:
             super()._load_state_dicts(states)
         else:
             self._state = states[0] if states else {}
@@ -150,13 +150,13 @@ class _ExactSource(_DataLoaderSource):
 
 
 def read_exactly(trainer: Trainer, seed: Callable[[], int]) -> None:
-    """Let a training read all its data, and those of its validations, through ``ExactLoader``.
+    """Read all data for training and its validations through ``ExactLoader``.
 
-    Lightning takes a ``CombinedLoader`` as it is, and puts into it the loaders that it has made ready for
-    several devices; to be called in ``setup``, when the sources are known and nothing is read yet.
+    Lightning keeps a ``CombinedLoader`` as it is, and puts into it the loaders that it has prepared for
+    several devices. Call it in ``setup``, when the sources are known and nothing has been read.
 
     Args:
-        trainer: That is about to train.
+        trainer: The trainer, before training.
         seed: Returns the run's seed, once a checkpoint is loaded.
     """
     loop = trainer.fit_loop

@@ -1,9 +1,10 @@
-"""The callback that lets a training survive: it saves, heeds signals, and goes on exactly."""
+"""The callback of exact resume: it saves, stops on signals, and restores the complete state of a run."""
 
 from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -23,49 +24,45 @@ from cbam_lightning.callbacks.resume.moments import (
 from cbam_lightning.callbacks.resume.processes import agree
 from cbam_lightning.callbacks.resume.signals import StopSignals, requeue
 from cbam_lightning.callbacks.resume.typed_options import take_typed_options
+from cbam_lightning.callbacks.step_seeds import StepSeeds
 from cbam_lightning.errors import RunStopped
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.programs import program
-from cbam_lightning.seeding import Stream, derive_seed, run_seed, seed_all
-from cbam_lightning.weights import read_training_state
 
-# What checkpoints call the state of ``ExactResume``: the name that the class had when the first were written.
+# Key of the state of ``ExactResume`` in a checkpoint: the class's first name.
 STATE_KEY = "Survival"
-# What the processes agree on at a moment: the largest of what each of them wants.
+# What the processes agree on at a moment: the largest of their wishes.
 _GO_ON, _SAVE, _SIGNAL, _FAILED, _DIVERGED = 0, 1, 128, 900, 1000
 
 
-def read_points(run: RunDirectory) -> dict[str, int]:
-    """Return how many points of each logger the last checkpoint of a run knows of; none without a checkpoint.
-
-    Raises:
-        UsageError: The checkpoint is damaged.
-    """
-    if not run.last.is_file():
-        return {}
-    callbacks = read_training_state(run.last).get("callbacks")
+def read_points(checkpoint: Mapping[str, Any]) -> dict[str, int]:
+    """Return how many points of each logger a checkpoint knows of, by class name."""
+    callbacks = checkpoint.get("callbacks")
     state = callbacks.get(STATE_KEY) if isinstance(callbacks, dict) else None
     points = state.get("points") if isinstance(state, dict) else None
     return {name: int(count) for name, count in points.items()} if isinstance(points, dict) else {}
 
 
 class ExactResume(Callback):
-    """Save the whole state of the training, stop when asked to, and restore what Lightning does not.
+    """Save the complete state of a run, stop on signals, and restore what Lightning does not.
 
     Args:
         run: Its ``checkpoints/last.ckpt`` holds the state.
         options: How often to save.
         checkpoint_io: Knows whether a checkpoint could not be written.
+        seeds: Has the seed of the run; the trainer's next callback, so that steps are seeded after saving.
     """
 
-    def __init__(self, run: RunDirectory, options: SaveOptions, checkpoint_io: AtomicCheckpointIO) -> None:
+    def __init__(
+        self, run: RunDirectory, options: SaveOptions, checkpoint_io: AtomicCheckpointIO, seeds: StepSeeds
+    ) -> None:
         self.run = run
         self.options = options
         self.checkpoint_io = checkpoint_io
+        self.seeds = seeds
         self._signals = StopSignals()
         self._losses = LossWatch()
         self._accumulated = Accumulated()
-        self._seed = 0
         self._moment: Moment | None = None
         self._restored: dict[str, Any] | None = None
         self._loader_states: list[dict[str, Any]] = []
@@ -77,13 +74,12 @@ class ExactResume(Callback):
         return STATE_KEY
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Know the seed before anything is saved, and read the data so that a batch can be read again."""
-        self._seed = run_seed()
+        """Read the data so that any batch can be read again."""
         if stage == "fit":
-            read_exactly(trainer, lambda: self._seed)
+            read_exactly(trainer, lambda: self.seeds.seed)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Finish loading, and listen to signals."""
+        """Finish loading, and install the signal handlers."""
         self._signals.install(trainer)
         self._saved_at_s = time.monotonic()
         if self._restored is None:
@@ -96,7 +92,7 @@ class ExactResume(Callback):
         take_typed_options(trainer, pl_module, self._restored["optimizer"])
 
     def _restore(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set what was accumulated, which a module may have reset in its own ``on_train_start``."""
+        """Restore the accumulated state, which a module may have reset in its own ``on_train_start``."""
         if self._restored is not None:
             load_accumulated(trainer, pl_module, self._restored)
             if self._restored["moment"] == Moment.BATCH:
@@ -104,30 +100,25 @@ class ExactResume(Callback):
         self._restored = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save after an epoch, when its last point is logged."""
+        """Save after an epoch, once its last point is logged."""
         self._restore(trainer, pl_module)
         if trainer.current_epoch:
             self._pause(trainer, Moment.EPOCH)
-        self._draw_anew(trainer, Stream.EPOCH, trainer.current_epoch)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Save within an epoch; then seed what the step draws, such as dropout."""
+        """Save within an epoch."""
         self._restore(trainer, pl_module)
         self._accumulated.forget()
-        # in between, gradients are accumulated, which no checkpoint holds
+        # in between there are accumulated gradients, which no checkpoint holds
         if batch_idx and batch_idx % trainer.accumulate_grad_batches == 0:
             self._pause(trainer, Moment.BATCH)
-        self._draw_anew(trainer, Stream.STEP, trainer.current_epoch, batch_idx)
-
-    def _draw_anew(self, trainer: Trainer, stream: Stream, *place: int) -> None:
-        seed_all(derive_seed(stream, self._seed, *place, trainer.global_rank))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Take down the loss, and how far the data are."""
+        """Keep the loss and the state of the loaders."""
         self._losses.note(trainer, outputs, batch, batch_idx)
         loader = trainer.fit_loop._combined_loader
         self._loader_states = loader._state_dicts() if loader is not None else []
@@ -138,7 +129,6 @@ class ExactResume(Callback):
             self._restore(trainer, pl_module)
             self._accumulated.note(pl_module)
             self._pause_to_validate(trainer)
-            self._draw_anew(trainer, Stream.VALIDATION, trainer.global_step)
 
     def _pause_to_validate(self, trainer: Trainer) -> None:
         if not trainer.fit_loop._should_accumulate():
@@ -152,25 +142,25 @@ class ExactResume(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Heed a signal during a validation, which begins again when the training goes on."""
+        """Stop on a signal during a validation, which starts again when the run is resumed."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._pause_to_validate(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let ``ReduceLROnPlateau`` see the epoch that a resumed validation has ended, as any other."""
+        """Let ``ReduceLROnPlateau`` see an epoch that ends with a resumed validation like any other."""
         self._accumulated.forget()
         trainer.fit_loop._restarting = False
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the end."""
+        """Save the final state."""
         self._pause(trainer, Moment.END)
 
     def _pause(self, trainer: Trainer, moment: Moment) -> None:
-        """Save and stop, as far as any process wants to.
+        """Save or stop if any process wants to.
 
         Raises:
-            RunStopped: A signal came, or the loss is no number any more.
-            OSError: A checkpoint could not be written, and that is to end the training.
+            RunStopped: A signal came, or the loss became NaN or Inf.
+            OSError: A checkpoint could not be written, and ``on_error`` is "stop" or the run has ended.
         """
         code = agree(trainer, self._wish(trainer, moment))
         if code == _DIVERGED:
@@ -179,7 +169,7 @@ class ExactResume(Callback):
             raise self._failed(trainer)
         if code != _GO_ON:
             self._save(trainer, moment)
-            # nothing comes after the end that could make up for it
+            # after the end, no later checkpoint can make up for it
             is_final = moment is Moment.END or self.options.on_error == "stop"
             if is_final and agree(trainer, _FAILED * (self.checkpoint_io.failure is not None)):
                 raise self._failed(trainer)
@@ -220,8 +210,8 @@ class ExactResume(Callback):
         if self.checkpoint_io.failure is None:  # the first process could not write
             return RunStopped("", 0)
         return OSError(
-            f"a checkpoint could not be written ({self.checkpoint_io.failure}); what was there before stays, "
-            f"and `{_resume_command(self.run)}` goes on from it."
+            f"a checkpoint could not be written ({self.checkpoint_io.failure}); the previous one stays, and "
+            f"`{_resume_command(self.run)}` continues from it."
         )
 
     def _stopped(self, trainer: Trainer, code: int) -> RunStopped:
@@ -230,13 +220,13 @@ class ExactResume(Callback):
         if self._signals.asks_to_requeue:
             requeue()
         return RunStopped(
-            f"stopped after step {trainer.global_step}, with everything saved. Go on: "
+            f"stopped after step {trainer.global_step}, with everything saved. Continue with: "
             f"{_resume_command(self.run)}",
             code,
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the moment; the rest of the state follows in ``on_save_checkpoint``."""
+        """Return the moment; ``on_save_checkpoint`` adds the rest of the state."""
         return {"moment": None if self._moment is None else str(self._moment)}
 
     def on_save_checkpoint(
@@ -244,24 +234,22 @@ class ExactResume(Callback):
     ) -> None:
         """Add what Lightning leaves out."""
         state = checkpoint["callbacks"][self.state_key]
-        state["seed"] = self._seed
         state["logged_steps"] = logged_steps(trainer)
         state["points"] = {type(x).__name__: x.points for x in trainer.loggers if hasattr(x, "points")}
         state.update(self._accumulated.read(trainer, pl_module))
-        found = trainer._logger_connector._callback_metrics
-        state["callback_metrics"] = {name: value.cpu() for name, value in found.items()}
+        metrics = trainer._logger_connector._callback_metrics
+        state["callback_metrics"] = {name: value.cpu() for name, value in metrics.items()}
         if self._moment is not None:
             write_progress(checkpoint["loops"]["fit_loop"], self._moment, self._loader_states)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep what has to wait until training starts."""
+        """Keep the state until training starts."""
         state = checkpoint.get("callbacks", {}).get(self.state_key)
         if trainer.state.fn == "fit" and state is not None:
             options = checkpoint.get("hyper_parameters", {}).get("optimizer")
             self._restored = {**state, "optimizer": options}
-            self._seed = state["seed"]
 
 
 def _resume_command(run: RunDirectory) -> str:

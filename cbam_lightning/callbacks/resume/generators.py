@@ -1,4 +1,4 @@
-"""The generators of random numbers that a user's loaders bring along."""
+"""Random number generators inside a user's loaders."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import torch
 
 from cbam_lightning.seeding import Stream, derive_seed
 
-_PARTS = ("sampler", "batch_sampler", "dataset", "_sampler")  # the last one is inside Lightning's wrapper
+_PARTS = ("sampler", "batch_sampler", "dataset", "_sampler")  # `_sampler` is inside Lightning's wrapper
 _KINDS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
 
 class OwnGenerators:
-    """Sets the generators of loaders, samplers and data sets to what they are at a place of the training.
+    """Seeds the generators of loaders, samplers and data sets by the place in the run.
 
-    A generator that was seeded otherwise draws otherwise: its first state counts as well as the place.
+    The seed also depends on the generator's first state, so that a user's own seed has an effect.
     """
 
     def __init__(self) -> None:
@@ -30,8 +30,8 @@ class OwnGenerators:
         """Seed every generator that is an attribute of a loader or of a part of it.
 
         Args:
-            loaders: Of one stage.
-            *place: The run's seed and the epoch, say; 0 or more each.
+            loaders: The loaders of one stage.
+            *place: Numbers such as the run's seed and the epoch, 0 or more each.
         """
         for generator in _find(loaders):
             known = self._known.setdefault(id(generator), (generator, _fingerprint(generator)))
@@ -39,9 +39,9 @@ class OwnGenerators:
 
 
 def _find(loaders: Iterable[Any]) -> Iterator[Any]:
-    """Return the generators of loaders and of their parts, each once, always in the same order."""
+    """Return the generators of loaders and of their parts, each once, in a fixed order."""
     holders, seen = list(loaders), set()
-    for holder in holders:  # grows on the way
+    for holder in holders:  # grows meanwhile
         if id(holder) in seen:
             continue
         seen.add(id(holder))

@@ -1,4 +1,4 @@
-"""The states of all torchmetrics of a module, which its state dict leaves out."""
+"""The states of all torchmetrics of a module, which are not in its state dict."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from torchmetrics.utilities.data import dim_zero_cat, dim_zero_max, dim_zero_min
 from cbam_lightning.errors import UsageError
 from cbam_lightning.runs.plain import plain_copy
 
-States = dict[str, dict[str, Any]]  # by the metric's attribute: its states, and how many updates are in them
+States = dict[str, dict[str, Any]]  # by the metric's attribute: state and number of updates
 
 
 def read_metrics(module: LightningModule) -> States:
-    """Return copies of the states of all metrics that were updated, on their own device."""
+    """Return copies of the states of all updated metrics, on their own device."""
     return {
         name: {"updates": metric._update_count, "state": metric._copy_state_dict()}
         for name, metric in _metrics(module)
@@ -28,47 +28,47 @@ def read_metrics(module: LightningModule) -> States:
 
 
 def plain_metrics(states: States) -> States:
-    """Return the states as a checkpoint can hold them; a line tells of a metric whose states it cannot."""
+    """Return the states that a checkpoint can hold, with a warning about all others."""
     kept = {}
     for name, state in states.items():
         try:
             kept[name] = plain_copy(state)
         except TypeError as error:
             warnings.warn(
-                f"the metric {name} keeps a {error}, which no checkpoint holds; a break empties it.",
+                f"the state of the metric {name} has a {error}, which is not saved: a resumed run resets it.",
                 stacklevel=2,
             )
     return kept
 
 
 def load_metrics(module: LightningModule, saved: list[States], rank: int, world_size: int) -> None:
-    """Set the metrics to their states in a checkpoint.
+    """Restore the metrics' states from a checkpoint.
 
     Args:
-        module: Has the metrics.
-        saved: States of every process that there was.
-        rank: Of this process.
-        world_size: Number of processes that there are.
+        module: The module with the metrics.
+        saved: The states of every former process.
+        rank: Rank of this process.
+        world_size: Present number of processes.
 
     Raises:
-        UsageError: There are others than before, and a state cannot be shared out anew.
+        UsageError: The number of processes has changed, and a state cannot be redistributed.
     """
     for name, metric in _metrics(module):
-        found = [states[name] for states in saved if name in states]
-        if not found:
+        former = [states[name] for states in saved if name in states]
+        if not former:
             continue
         if world_size != len(saved):
             _require_shareable(name, metric, len(saved), world_size)
-        for mine in [states[name] for states in saved[rank::world_size] if name in states]:
-            _add(metric, mine["state"])
-        # what has no update yet warns when it is computed
-        metric._update_count = max(state["updates"] for state in found)
+        for state in [states[name] for states in saved[rank::world_size] if name in states]:
+            _add(metric, state["state"])
+        # a metric without updates warns when it is computed
+        metric._update_count = max(state["updates"] for state in former)
 
 
 def _metrics(module: LightningModule) -> Iterator[tuple[str, Metric]]:
     for part in module.modules():
         if isinstance(part, MetricCollection):
-            part.values(copy_state=False)  # metrics that share their states have them again
+            part.values(copy_state=False)  # restores the states of metrics that share them
     for name, part in module.named_modules():
         if isinstance(part, Metric):
             yield name, part
@@ -77,14 +77,14 @@ def _metrics(module: LightningModule) -> Iterator[tuple[str, Metric]]:
 def _require_shareable(name: str, metric: Metric, before: int, now: int) -> None:
     if not all(kind in _MERGED for kind in metric._reductions.values()):
         message = (
-            f"the metric {name} cannot be shared out: the checkpoint was written by {before} processes, and "
-            f"there are {now} now. Resume with {before} devices (--trainer.devices)."
+            f"the metric {name} cannot be redistributed: the checkpoint was written by {before} processes, "
+            f"and there are {now} now. Resume with {before} devices (--trainer.devices)."
         )
         raise UsageError(message)
 
 
 def _add(metric: Metric, state: dict[str, Any]) -> None:
-    """Add states of a checkpoint to those of a metric, which are the initial ones at first."""
+    """Add the states of a checkpoint to those of a metric."""
     fresh = not metric._update_count
     for attribute, value in state.items():
         if attribute not in metric._defaults:

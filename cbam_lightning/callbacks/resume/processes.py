@@ -1,4 +1,4 @@
-"""What the processes of a training tell each other; one alone waits for nobody, nor for its GPU."""
+"""Communication between the processes of a run; a single process waits for nothing, not even its GPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def agree(trainer: Trainer, code: int) -> int:
 
 
 def gather(trainer: Trainer, value: Any) -> list[Any]:
-    """Return what every process has, in their order."""
+    """Return the values of all processes, in order of rank."""
     if trainer.world_size == 1:
         return [value]
     gathered: list[Any] = [None] * trainer.world_size

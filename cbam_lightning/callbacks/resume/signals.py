@@ -1,4 +1,4 @@
-"""Signals that ask a training to stop: they are noted, and heeded when the batch is done."""
+"""Signals that ask a run to stop: they are recorded, and take effect when the batch is done."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
 
 
 class StopSignals:
-    """Notes SIGTERM, SIGINT, SIGUSR1 and SLURM's requeue signal; a second SIGINT stops at once.
+    """Records SIGTERM, SIGINT, SIGUSR1 and SLURM's requeue signal; a second SIGINT stops at once.
 
     Attributes:
-        received: The first signal that came.
+        received: The first signal that was received.
     """
 
     def __init__(self) -> None:
@@ -31,9 +31,9 @@ class StopSignals:
         self._requeue: signal.Signals | None = None
 
     def install(self, trainer: Trainer) -> None:
-        """Take over from Lightning's handlers, which save in the middle of a batch, or not at all.
+        """Replace Lightning's handlers, which save in the middle of a batch, or not at all.
 
-        Lightning itself sets back what was there before when the training ends.
+        Lightning itself restores the previous handlers when training ends.
         """
         if threading.current_thread() is not threading.main_thread():
             return
@@ -55,16 +55,16 @@ class StopSignals:
 
     @property
     def asks_to_requeue(self) -> bool:
-        """Whether the signal was SLURM's, which wants the job to be queued again."""
+        """Whether the signal was SLURM's request to requeue the job."""
         return self.received is not None and self.received == self._requeue
 
 
 def requeue() -> None:
-    """Queue this SLURM job again; it has to be one that may be."""
+    """Queue this SLURM job again; it must be requeueable."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     job = f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID", "")
     if not re.fullmatch(r"\d+(_\d+)?", job):
-        warnings.warn(f"cannot queue the job again: SLURM's job id is {job!r}.", stacklevel=2)
+        warnings.warn(f"the job cannot be queued again: SLURM's job id is {job!r}.", stacklevel=2)
         return
     done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
     if done.returncode:

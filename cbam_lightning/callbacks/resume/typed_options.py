@@ -1,4 +1,4 @@
-"""Options of the optimiser that differ from those of the run that is resumed."""
+"""Options of the optimiser that the user changes when a run is resumed."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch.optim import Optimizer
 
 
 def take_typed_options(trainer: Trainer, pl_module: LightningModule, before: Any) -> None:
-    """Let options that the user has changed win over the state of the optimiser, which holds the old ones.
+    """Let changed options take precedence over the optimiser's saved state, which has the old ones.
 
-    The learning rate keeps its place in the schedule: it changes in proportion to its peak. A module whose
-    hyperparameters name no ``optimizer``, or that has several, goes on with the state of the checkpoint.
+    The learning rate keeps its place in the schedule: it changes in proportion to its peak. Modules without a
+    hyperparameter ``optimizer``, or with several optimisers, continue with the saved state.
 
     Args:
-        trainer: With its optimiser and schedule loaded.
-        pl_module: Its hyperparameters are those of now.
+        trainer: The trainer, with optimiser and schedule loaded.
+        pl_module: The module, with the present hyperparameters.
         before: The optimiser and its options when the checkpoint was written.
     """
     if _plain(pl_module.hparams.get("optimizer")) == _plain(before):
@@ -28,7 +28,7 @@ def take_typed_options(trainer: Trainer, pl_module: LightningModule, before: Any
         return
     (loaded,) = trainer.optimizers
     for group, new in zip(loaded.param_groups, fresh.param_groups, strict=True):
-        # without a schedule, there is no other than the present rate
+        # without a schedule, there is only the present rate
         ratio = new.get("initial_lr", new["lr"]) / group.get("initial_lr", group["lr"])
         kept = {"params": group["params"], "lr": group["lr"] * ratio}
         group.update({**new, **kept})

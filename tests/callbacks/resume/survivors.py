@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 import wandb.sdk.launch  # noqa: F401 - wandb.init imports it, for seconds
 
-import cbam_lightning.cli.trainer_commands  # noqa: F401
+import cbam_lightning.cli.trainer  # noqa: F401
 from cbam_lightning.cli.main import main
 
 TRAINING = (

@@ -31,7 +31,9 @@ def test_a_signal_ends_with_its_exit_code_and_the_command_to_go_on(name, capsys)
     assert code == 128 + getattr(signal, name)
     assert last_step() == 4
     said = capsys.readouterr().err
-    (line,) = re.findall(r"cbam-lightning: (stopped after step 4, with everything saved\. Go on: .*)", said)
+    (line,) = re.findall(
+        r"cbam-lightning: (stopped after step 4, with everything saved\. Continue with: .*)", said
+    )
     assert line.endswith(f"resume {RUN}")
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
@@ -66,7 +68,7 @@ def test_slurm_queues_the_job_again(monkeypatch, tmp_path):
     slurm = {"NTASKS": 1, "PROCID": 0, "LOCALID": 0, "NODEID": 0, "JOB_ID": 77, "JOB_NAME": "job"}
     for name, value in {**slurm, "NODELIST": "localhost"}.items():
         monkeypatch.setenv(f"SLURM_{name}", str(value))
-    fragment = Path(__file__).parents[2] / "experiments" / "with" / "slurm.yaml"
+    fragment = Path(__file__).parents[3] / "experiments" / "with" / "slurm.yaml"
     options = f"--config {fragment} --trainer.accelerator cpu --trainer.devices 1 --trainer.strategy auto"
     assert call("fit", options, TINY, SHORT, at(SendSignal, 0, 2, name="SIGUSR1")) == 138
     assert (tmp_path / "asked").read_text() == "requeue 77\n"
@@ -79,7 +81,7 @@ def test_slurm_queues_the_job_again(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("batch", "what"), [(2, "the loss is no number any more (nan)"), (3, "weights are no numbers any more")]
+    ("batch", "what"), [(2, "the loss became NaN or Inf (nan)"), (3, "weights became NaN or Inf")]
 )
 def test_numbers_that_are_lost_are_told_with_their_images(batch, what, capsys):
     """The loss shows it one batch later than the weights, which are looked at when they are saved."""
@@ -114,12 +116,12 @@ def test_a_full_disk(options, code, steps, saved):
     process = child(words.split(), "run.log")
     assert wait(process) == code, Path("run.log").read_text()
     said = Path("run.log").read_text()
-    assert "last.ckpt could not be written (File too large); what was there before stays" in said
+    assert "last.ckpt could not be written (File too large); the previous one stays" in said
     assert last_step() == saved
     assert not list(RUN.rglob("*.tmp"))
     with (RUN / "metrics.csv").open(newline="") as file:
         assert sum(bool(row["train/loss"]) for row in csv.DictReader(file)) == steps
     if code:
-        assert f"resume {RUN}` goes on from it" in said
+        assert f"resume {RUN}` continues from it" in said
     assert call("resume", RUN) == 0
     assert last_step() == 12

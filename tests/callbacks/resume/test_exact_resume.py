@@ -11,7 +11,7 @@ import pytest
 from tests.callbacks.resume.interrupting import differences
 from tests.runs.recordings import points, read_back
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 ENVIRONMENT = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
 
 

@@ -97,7 +97,7 @@ def test_a_state_that_cannot_be_shared_out_is_refused():
     saved = [plain_metrics(read_metrics(module))]
     load_metrics(fresh := Kept(), saved, rank=0, world_size=1)
     assert fresh.inner["last"].compute() == 2
-    with pytest.raises(UsageError, match=r"metric inner.last cannot be shared out: .* 1 processes.* 2 now"):
+    with pytest.raises(UsageError, match=r"inner.last cannot be redistributed: .* 1 processes.* 2 now"):
         load_metrics(Kept(), saved, rank=0, world_size=2)
     load_metrics(Kept(), [{}], rank=0, world_size=2)  # nothing was in it
 
@@ -109,7 +109,7 @@ def test_what_no_checkpoint_holds_is_told():
     module.mean.update(3.0)
     states = read_metrics(module)
     states["odd"]["state"]["value"] = {1, 2}
-    with pytest.warns(UserWarning, match="the metric odd keeps a set"):
+    with pytest.warns(UserWarning, match="the state of the metric odd has a set"):
         assert list(plain_metrics(states)) == ["mean"]
 
 

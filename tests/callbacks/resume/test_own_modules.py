@@ -15,9 +15,10 @@ from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, BinaryF1Sco
 
 from cbam_lightning.callbacks.resume.checkpointing import AtomicCheckpointIO, SaveOptions
 from cbam_lightning.callbacks.resume.exact_resume import ExactResume
+from cbam_lightning.callbacks.step_seeds import StepSeeds
 from cbam_lightning.errors import RunStopped
 from cbam_lightning.runs.directory import RunDirectory
-from cbam_lightning.runs.loggers import MetricsFile
+from cbam_lightning.runs.metrics_file import MetricsFile
 from tests.callbacks.resume.interrupting import differences
 
 SIZE, BATCH, EPOCHS = 24, 4, 3
@@ -216,13 +217,14 @@ def train(run, module, data, stop=None, **options):
     io = AtomicCheckpointIO()
     last = run.last if run.last.is_file() else None
     points = torch.load(last, weights_only=True)["callbacks"]["Survival"]["points"] if last else {}
-    survival = ExactResume(run, SaveOptions(), io)
+    seeds = StepSeeds()
+    exact_resume = ExactResume(run, SaveOptions(), io, seeds)
     trainer = Trainer(
         max_epochs=EPOCHS,
         accelerator="cpu",
         logger=MetricsFile(run.metrics, points.get("MetricsFile", 0)),
         plugins=[io],
-        callbacks=[survival, *([Break(*stop)] if stop else [])],
+        callbacks=[exact_resume, seeds, *([Break(*stop)] if stop else [])],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -151,7 +151,7 @@ def test_a_run_without_a_checkpoint_begins_anew(whole):
 
 def test_what_cannot_be_resumed_is_told(tmp_path, capsys):
     assert call("resume", tmp_path) == 2
-    assert "is no run directory: it has no config.yaml" in capsys.readouterr().err
+    assert "is not a run directory: it has no config.yaml" in capsys.readouterr().err
     assert call("resume") == 2
     assert "usage: cbam-lightning resume RUN_DIR" in capsys.readouterr().err
     assert call("resume", "--help") == 0

@@ -1,49 +1,10 @@
-import csv
-import math
-
 import numpy as np
 import pytest
 import wandb
 
 from cbam_lightning.runs.directory import RunDirectory
-from cbam_lightning.runs.loggers import MetricsFile
-from cbam_lightning.runs.wandb_options import WandbOptions, build_loggers, finish_wandb
+from cbam_lightning.runs.wandb_setup import WandbOptions, build_loggers, finish_wandb
 from tests.runs.recordings import points, read_back
-
-
-def rows(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def test_metrics_are_rows_and_new_ones_columns(tmp_path):
-    logger = MetricsFile(tmp_path / "run" / "metrics.csv")
-    logger.log_metrics({"a": 0.1}, step=3)
-    logger.log_metrics({"b": math.inf, "a": 1 / 3}, step=4)
-    logger.log_metrics({"c": 1})
-    assert logger.points == 3
-    expected = [
-        {"a": "0.1", "b": "", "c": "", "step": "3"},
-        {"a": repr(1 / 3), "b": "inf", "c": "", "step": "4"},
-        {"a": "", "b": "", "c": "1", "step": "2"},
-    ]
-    assert rows(tmp_path / "run" / "metrics.csv") == expected
-
-
-def test_a_resumed_file_is_what_it_would_have_been(tmp_path):
-    def log(logger, numbers):
-        for n in numbers:
-            logger.log_metrics({"x": n / 7} if n < 6 else {"y": n / 3}, step=n)
-
-    whole, cut = tmp_path / "whole.csv", tmp_path / "cut.csv"
-    log(MetricsFile(whole), range(9))
-    log(MetricsFile(cut), range(8))
-    assert "y" in cut.read_text()
-    resumed = MetricsFile(cut, keep_points=4)
-    log(resumed, [4])
-    assert list(rows(cut)[0]) == ["step", "x"]  # y came after the checkpoint
-    log(resumed, range(5, 9))
-    assert cut.read_bytes() == whole.read_bytes()
 
 
 def journal(run, points=0):
@@ -81,9 +42,11 @@ def test_a_resumed_recording_holds_every_point_once(tmp_path):
         == [1, 1 / 2, None, None, 1 / 4, 1 / 5, 1 / 6]
     )
     assert cut.history.read_text() == whole.history.read_text()
-    assert len(list((folder / "files" / "media").rglob("*.png"))) == 1
-    assert len(list((folder / "files" / "media").rglob("*.table.json"))) == 1
-    assert len(list((cut.path / "wandb" / "superseded").iterdir())) == 1
+    # images and tables stay where they were logged
+    assert not (folder / "files" / "media").exists()
+    (before,) = (cut.path / "wandb" / "superseded").iterdir()
+    for ending in ("*.png", "*.table.json"):
+        assert len(list((before / "files" / "media").rglob(ending))) == 1
 
 
 class Server:

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 
-from cbam_lightning.cli import trainer_parts
+from cbam_lightning.cli import trainer_errors
 from cbam_lightning.models import create_model
 from cbam_lightning.optim.schedules import steps_per_epoch
 from cbam_lightning.runs.half_made import NewFolders
@@ -143,7 +143,7 @@ def test_a_search_finds_learning_rate_and_batch_size_once(caplog):
     (schedule,) = found["lr_schedulers"]
     assert group["initial_lr"] != 0.1
     assert schedule["base_lrs"] == [group["initial_lr"]]
-    assert found["callbacks"]["Survival"]["seed"] == 5
+    assert found["callbacks"]["StepSeeds"]["seed"] == 5
     assert saved("default")["data"]["init_args"]["batch_size"] == 3
     caplog.clear()
     assert call(f"resume {only_run()} --trainer.max_epochs 2") == 0
@@ -226,4 +226,4 @@ def test_a_callback_of_ones_own_that_raises(capsys, monkeypatch, tmp_path):
 def test_a_defect_of_ours_is_no_mistake():
     with pytest.raises(AttributeError) as defect:
         steps_per_epoch(None)
-    assert trainer_parts._is_ours(trainer_parts._calls(defect.value))
+    assert trainer_errors._is_ours(trainer_errors._calls(defect.value))

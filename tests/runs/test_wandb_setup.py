@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 from cbam_lightning.runs.directory import RunDirectory
-from cbam_lightning.runs.wandb_options import WandbOptions, build_loggers, is_offline
+from cbam_lightning.runs.wandb_setup import WandbOptions, build_loggers, is_offline
 from cbam_lightning.tasks import Classifier
 from cbam_lightning.weights import load_checkpoint
 from tests.command import NO_WANDB, SHORT, SMALL, call, only_run
@@ -92,7 +92,7 @@ def test_switched_off_nothing_of_wandb_is_written(tmp_path):
 # wandb keeps what it has found out, so each question has a process of its own
 ASK = """
 import json, os, sys
-from cbam_lightning.runs.wandb_options import is_offline
+from cbam_lightning.runs.wandb_setup import is_offline
 for variables in json.loads(sys.argv[1]):
     if os.fork() == 0:
         os.environ.update(variables)

@@ -1,9 +1,9 @@
-"""What the writers of predictions share: a part for each process, joined at the end."""
+"""Base class of the callbacks that write predictions: one part per process, joined at the end."""
 
 from __future__ import annotations
 
 import itertools
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,14 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from cbam_lightning.runs.directory import RunDirectory
 
 
-class PartWriter(Callback):
-    """Base of the callbacks that write while prediction goes on.
+class PredictionWriter(Callback, ABC):
+    """Write predictions while they are made.
 
     Args:
         run: Where to write.
 
     Attributes:
-        data: The data module whose images are looked at, once prediction starts.
+        data: The data module whose images are predicted, once prediction starts.
     """
 
     def __init__(self, run: RunDirectory) -> None:
@@ -28,40 +28,39 @@ class PartWriter(Callback):
         self._file: Any = None
         self._numbers = itertools.count()
 
-    def open(self, part: Path) -> Any:
-        """Return what ``write`` writes into, and ``close`` puts into the part: a text file."""
-        return part.open("w", newline="", encoding="utf-8")
-
     @property
     @abstractmethod
     def path(self) -> Path:
         """The file that all parts become."""
 
+    def open(self, part: Path) -> Any:
+        """Return the object that ``write`` gets and that is closed at the end: a text file."""
+        return part.open("w", newline="", encoding="utf-8")
+
     @abstractmethod
     def write(self, file: Any, outputs: Any, batch: Any, pl_module: LightningModule) -> None:
-        """Write what was found in a batch into this process's part; ``name_of`` names its images."""
+        """Write the predictions of a batch to this process's part; ``name_of`` names its images."""
 
     @abstractmethod
     def join(self, parts: Sequence[Path]) -> None:
-        """Make one file of the parts of all processes, in their order."""
+        """Make one file of the parts of all processes, in order of rank."""
 
     def name_of(self, index: int) -> str:
         """Return the name of an image by its position, as in ``Batch.indices``.
 
-        A data module of the user's that has no names gets numbers, in the order in which Lightning deals out
-        what is predicted.
+        Images of a data module without names are numbered, in the order in which Lightning distributes them
+        to the processes.
         """
         if hasattr(self.data, "sample_name"):
             name: str = self.data.sample_name("predict", index)
             return name
-        number = next(self._numbers)
-        return f"predict/{number:05d}"
+        return f"predict/{next(self._numbers):05d}"
 
     def _part(self, rank: int) -> Path:
         return self.run.path / f".{type(self).__name__}.{rank}"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let all processes write into the directory of the first, whoever has started them."""
+        """Let all processes write into the directory of the first."""
         self.run = RunDirectory(Path(trainer.strategy.broadcast(str(self.run.path))))
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -85,13 +84,12 @@ class PartWriter(Callback):
             self.write(self._file, outputs, batch, pl_module)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Join the parts of all processes, each of which saw its own images."""
+        """Join the parts of all processes."""
         if self._file is not None:
             self._file.close()
         trainer.strategy.barrier()
-        if not trainer.is_global_zero:
-            return
-        parts = [self._part(rank) for rank in range(trainer.world_size)]
-        self.join(parts)
-        for part in parts:
-            part.unlink()
+        if trainer.is_global_zero:
+            parts = [self._part(rank) for rank in range(trainer.world_size)]
+            self.join(parts)
+            for part in parts:
+                part.unlink()

@@ -1,38 +1,51 @@
-"""What the LightningModules share: what is trained and how fast, and what a checkpoint has to fit."""
+"""Base class of the tasks: optimiser, frozen parts, checkpoints, and what the command adds for a task."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from pytorch_lightning import LightningModule
+from pytorch_lightning import Callback, LightningModule
 from pytorch_lightning.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from cbam_lightning.callbacks.gradual_unfreezing import divide_by_stage
+from cbam_lightning.callbacks.predictions import PredictionWriter
+from cbam_lightning.callbacks.raw_predictions import RawPredictions
+from cbam_lightning.callbacks.step_seeds import StepSeeds
 from cbam_lightning.data.base import BaseDataModule
 from cbam_lightning.errors import UsageError
 from cbam_lightning.optim.parameter_groups import backbone_modules, parameter_groups, scale_learning_rate
 from cbam_lightning.optim.parameter_groups import freeze as freeze_modules
 from cbam_lightning.optim.schedules import Schedule, WarmupCosine, max_epochs, steps_per_epoch
+from cbam_lightning.runs.directory import RunDirectory
+from cbam_lightning.runs.next_steps import sharing
+from cbam_lightning.runs.plain import plain_copy
 from cbam_lightning.user_code.class_paths import importing_nothing
 from cbam_lightning.weights import read_training_state
 from cbam_lightning.weights.compatibility import require_known_classes, require_same_network
 
 
 class ImageTask(LightningModule):
-    """Base of the LightningModules; the arguments are explained where they are taken.
+    """Base of the LightningModules; subclasses document the arguments.
+
+    A new task sets ``monitor`` and ``data_class``, builds ``network``, defines ``training_step``,
+    ``evaluation_step``, ``log_evaluation`` and ``predict_step``, and overrides ``picture_callback``,
+    ``prediction_writer`` and ``next_steps`` as needed.
 
     Attributes:
-        monitor: The figure by which a checkpoint is the best, larger is better.
-        data_class: Of our data modules, those whose batches it can be trained on.
+        monitor: The metric that selects the best checkpoint, larger is better.
+        data_class: Base class of the data modules whose batches the task takes.
+        required_from_data: Options that have no usable default: the data or the user must give them.
         network: The network, once the subclass has built it.
     """
 
     monitor: ClassVar[str]
     data_class: ClassVar[type[BaseDataModule]]
+    required_from_data: ClassVar[tuple[str, ...]] = ("num_classes", "in_channels")
     network: nn.Module
 
     def __init__(
@@ -56,7 +69,7 @@ class ImageTask(LightningModule):
 
     @property
     def lr(self) -> float | None:
-        """What ``LearningRateFinder`` found; it takes the place of the optimiser's own learning rate."""
+        """The learning rate that ``LearningRateFinder`` found; it replaces that of the optimiser."""
         return self._found_lr
 
     @lr.setter
@@ -66,28 +79,28 @@ class ImageTask(LightningModule):
 
     @property
     def backbone(self) -> nn.ModuleList:
-        """Everything but the classifier, as ``BackboneFinetuning`` asks for; registered nowhere else."""
+        """Everything but the classifier, as ``BackboneFinetuning`` expects it; registered nowhere else."""
         return nn.ModuleList(backbone_modules(self.network))
 
     def complete_hyperparameters(self, names: Mapping[str, Any]) -> None:
         """Make the hyperparameters plain and complete, so that a checkpoint needs no other file.
 
         Args:
-            names: What the network came to: its name, its attention, and the options of both.
+            names: The resolved name of the network, its attention, and the options of both.
         """
-        # the values live in the checkpoint from now on; the file they came from may be gone by then
+        # the checkpoint has the values; the file of the weights may be gone when it is loaded
         self.hparams.update(names, weights=None)
-        # options with a class are plain under the command, and objects when called from Python, which no
-        # checkpoint may hold
+        # options that are classes are plain under the command; from Python they are objects, which a
+        # checkpoint must not hold
         for name in [name for name, value in self.hparams.items() if not _is_plain(value)]:
             self.hparams.pop(name)
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
-        """Do what Lightning's does, but import nothing that the checkpoint names.
+        """Load a checkpoint as Lightning does, but import nothing that it names.
 
         Raises:
-            UsageError: It names a class whose module is not imported.
+            UsageError: The checkpoint names a class whose module is not imported.
         """
         if isinstance(checkpoint_path, (str, Path)) and Path(checkpoint_path).is_file():
             known = read_training_state(checkpoint_path).get("hyper_parameters", {})
@@ -97,20 +110,37 @@ class ImageTask(LightningModule):
         return loaded
 
     def freeze_network(self, pattern: str | None) -> None:
-        """Stop the training of the modules that a pattern names; ``None`` names none."""
+        """Freeze the modules that match a pattern; ``None``: none."""
         self._frozen = freeze_modules(self.network, pattern) if pattern else []
 
+    def configure_callbacks(self) -> list[Callback]:
+        """Return what seeds every training step, unless the trainer has it already."""
+        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [] if any(isinstance(callback, StepSeeds) for callback in callbacks) else [StepSeeds()]
+
+    def picture_callback(self, run: RunDirectory) -> Callback | None:
+        """Return the callback that draws the task's results in a run of the command, if there is one."""
+        return None
+
+    def prediction_writer(self, run: RunDirectory) -> PredictionWriter:
+        """Return the callback that writes the predictions of ``cbam-lightning predict``."""
+        return RawPredictions(run)
+
+    def next_steps(self, run: RunDirectory, checkpoint: Path) -> list[str]:
+        """Return lines for the end of a run: what to do with its best checkpoint."""
+        return sharing(run, checkpoint, self.hparams)
+
     def setup(self, stage: str) -> None:
-        """Refuse data of another task; a training gives a new classifier its values.
+        """Refuse data of another task.
 
         Raises:
-            UsageError: The data have boxes and the network classifies, or the other way round.
+            UsageError: The data have boxes and the network classifies, or vice versa.
         """
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, BaseDataModule) and not isinstance(data, self.data_class):
             message = (
                 f"{type(self).__name__} takes the batches of a {self.data_class.__name__}, and "
-                f"{type(data).__name__} is none: --model Detector is for data with boxes, "
+                f"{type(data).__name__} is not one: --model Detector is for data with boxes, "
                 "--model Classifier for images with one class each."
             )
             raise UsageError(message)
@@ -118,11 +148,11 @@ class ImageTask(LightningModule):
             self._new_classifier = None
 
     def on_validation_start(self) -> None:
-        """Refuse to evaluate a classifier that was never trained; a checkpoint is loaded by now.
+        """Refuse to evaluate a classifier that was never trained; checkpoints are loaded before.
 
         Raises:
-            UsageError: The weights' classes differ from the data's and neither training nor a checkpoint
-                came since.
+            UsageError: The classes of the weights differ from those of the data, and the classifier was
+                neither trained nor loaded since.
         """
         if self._new_classifier:
             message = f"{self._new_classifier}: fine-tune it first (`cbam-lightning fit --model.weights …`)."
@@ -141,31 +171,55 @@ class ImageTask(LightningModule):
         self._new_classifier = None
 
     def on_train_start(self) -> None:
-        """Put frozen modules into evaluation mode; the trainer keeps the mode it finds them in."""
+        """Put frozen modules into evaluation mode, in which the trainer then keeps them."""
         for module in self._frozen:
             module.eval()
-        if self._found_lr is not None:  # which Lightning has just set, whatever the schedule starts with
+        if self._found_lr is not None:  # Lightning has just set it, whatever the schedule starts with
             for config in self.trainer.lr_scheduler_configs:
                 scheduler = config.scheduler
                 for group, lr in zip(scheduler.optimizer.param_groups, scheduler.get_last_lr(), strict=True):
                     group["lr"] = lr
 
     def train(self, mode: bool = True) -> Self:
-        """Switch to training, except for frozen modules, whose running statistics have to stay."""
+        """Switch to training mode, except for frozen modules, whose running statistics must not change."""
         super().train(mode)
         for module in self._frozen:
             module.eval()
         return self
 
+    @abstractmethod
+    def evaluation_step(self, batch: Any, split: str) -> dict[str, Any] | None:
+        """Evaluate a batch; ``split`` is ``val`` or ``test``. Returns what callbacks see as ``outputs``."""
+
+    @abstractmethod
+    def log_evaluation(self, split: str) -> None:
+        """Log the metrics of a split, ``val`` or ``test``, once all its batches are evaluated."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        """Evaluate a validation batch."""
+        return self.evaluation_step(batch, "val")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of the validation."""
+        self.log_evaluation("val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> Any:
+        """Evaluate a test batch."""
+        return self.evaluation_step(batch, "test")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of the test."""
+        self.log_evaluation("test")
+
     def no_images(self) -> dict[str, Tensor] | None:
-        """Skip a batch of unreadable images; other devices still wait for this one's gradients."""
+        """Skip a batch without readable images; other devices still wait for the gradients of this one."""
         if self.trainer.world_size == 1:
             return None
         parameters = [p.sum() for p in self.network.parameters() if p.requires_grad]
         return {"loss": 0 * torch.stack(parameters).sum()}
 
     def configure_optimizers(self) -> Any:
-        """Build the optimiser over what is not frozen, and the schedule over the length of the training."""
+        """Build the optimiser of what is not frozen, and the schedule over the length of the run."""
         optimizer = self.optimizer(parameter_groups(self.network, self.decay_norm_and_bias))
         if self._found_lr is None:
             scale_learning_rate(optimizer, self.trainer, self.lr_batch_size)
@@ -182,9 +236,9 @@ class ImageTask(LightningModule):
 
 
 def _is_plain(value: Any) -> bool:
-    """Tell whether a checkpoint may hold a value: numbers, texts and tensors, in lists and dictionaries."""
-    if isinstance(value, Mapping):
-        return all(_is_plain(key) and _is_plain(item) for key, item in value.items())
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return all(_is_plain(item) for item in value)
-    return value is None or isinstance(value, (bool, int, float, str, Tensor))
+    """Return whether a checkpoint may hold a value."""
+    try:
+        plain_copy(value)
+    except TypeError:
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""Where metrics go: a CSV file always, Weights & Biases unless it is switched off."""
+"""The loggers of a run: a CSV file always, Weights & Biases unless it is switched off."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from cbam_lightning.runs.directory import RunDirectory
-from cbam_lightning.runs.loggers import MetricsFile, WandbJournal
+from cbam_lightning.runs.metrics_file import MetricsFile
 from cbam_lightning.runs.programs import program
+from cbam_lightning.runs.wandb_journal import WandbJournal
 
 
 @dataclass
@@ -22,13 +23,13 @@ class WandbOptions:
     """Weights & Biases.
 
     Args:
-        enabled: Whether to track the run there. Without an API key it is recorded offline.
+        enabled: Whether to track the run. Without an API key it is recorded offline.
         project: Name of the project.
-        entity: User or team; left out, the key's own.
-        group: Runs of one group are shown together; left out, it is the experiment.
-        tags: Words to find the run by.
-        notes: A text about the run.
-        log_model: Whether to upload the checkpoints when training has ended (online only).
+        entity: User or team; default: that of the API key.
+        group: Group that W&B shows together; default: the experiment.
+        tags: Tags of the run.
+        notes: Description of the run.
+        log_model: Whether to upload the checkpoints when training ends (online only).
     """
 
     enabled: bool = True
@@ -41,7 +42,7 @@ class WandbOptions:
 
 
 def is_offline() -> bool:
-    """Say whether W&B has to record offline: ``WANDB_MODE`` decides, else whether there is a key."""
+    """Return whether W&B records offline: as ``WANDB_MODE`` says, else if there is no API key."""
     mode = os.environ.get("WANDB_MODE")
     if mode:
         return mode in ("offline", "dryrun")
@@ -58,12 +59,12 @@ def build_loggers(
     """Return the loggers of a run.
 
     Args:
-        run: Everything is written inside it.
-        experiment: Name shown in W&B.
-        options: How to use W&B.
+        run: Where to write.
+        experiment: Name of the run in W&B.
+        options: Options of W&B.
         job_type: The sub-command.
-        points: How many points of each logger stay, by the class's name; the rest was logged after the
-            checkpoint of the run that is resumed.
+        points: Number of points of each logger, by class name, that the checkpoint of a resumed run knows
+            of; later ones are removed.
     """
     keep = dict(points or {})
     loggers: list[Logger] = []
@@ -106,7 +107,7 @@ def _wandb_logger(
 
 @rank_zero_only
 def _set_aside_recordings(run: RunDirectory) -> None:
-    """Leave one recording to upload: the new one gets all points of those before."""
+    """Leave one recording to upload: the new one repeats all points of those before."""
     wandb_folder = run.path / "wandb"
     for recording in wandb_folder.glob("offline-run-*"):
         target = wandb_folder / "superseded" / recording.name
@@ -115,7 +116,7 @@ def _set_aside_recordings(run: RunDirectory) -> None:
 
 
 def wandb_lines(loggers: list[Logger]) -> list[str]:
-    """Return where the W&B run is, and how to upload it if it is offline."""
+    """Return where the W&B run is, and the command that uploads it if it is offline."""
     lines = []
     for logger in loggers:
         if isinstance(logger, WandbLogger):
@@ -129,10 +130,10 @@ def wandb_lines(loggers: list[Logger]) -> list[str]:
 
 
 def finish_wandb(exit_code: int) -> None:
-    """End the W&B run if there is one, so that another one in this process is a run of its own.
+    """End the W&B run, if any, so that the next one in this process is a new run.
 
     Args:
-        exit_code: What W&B shows of the run: 0 for success.
+        exit_code: Exit code that W&B shows: 0 for success.
     """
     if wandb.run is not None:
         wandb.finish(exit_code=exit_code)

@@ -1,14 +1,12 @@
-"""Whose fault an error is: that of a part which the configuration names, or a defect of ours.
+"""Whose fault an error is: the user's, with the option that names the failing part, or a defect of ours.
 
-What is named in YAML or on the command line, such as a callback, a logger, a profiler or an optimiser, is
-built here, so that its errors can say which option it stands for.
+Every class that YAML or the command line names, such as a callback, a logger, a profiler or an optimiser, is
+instantiated through ``Parts``, so that its errors can name the option.
 """
 
 from __future__ import annotations
 
-import pydoc
-from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import wraps
 from itertools import dropwhile
 from pathlib import Path
@@ -21,34 +19,35 @@ from lightning_fabric.plugins import CheckpointIO
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 
+from cbam_lightning.cli.config_classes import named_classes
 from cbam_lightning.errors import RunStopped, UsageError
 from cbam_lightning.user_code.tracebacks import describe_error, is_user_file, user_line
 
 _OWN = str(Path(__file__).parent.parent)
 _LIGHTNING = str(Path(pytorch_lightning.__file__).parent)
-# Their text is a sentence for people; that of others, such as a KeyError, needs their name.
+# Their text is a sentence; that of others, such as a KeyError, needs the name of the error.
 _SPOKEN = (ImportError, ValueError, RuntimeError, MisconfigurationException)
-# A failure of the machine, or an end that was asked for.
+# Errors that are explained already, failures of the machine, and requested ends.
 _NO_MISTAKES = (UsageError, RunStopped, OSError, torch.OutOfMemoryError)
 
 
 class Parts:
-    """What a configuration names by class, each with its option.
+    """The objects that a configuration names by class, each with its option.
 
     Args:
-        config: Of the sub-command, nothing of it made yet.
+        config: The parsed configuration of the sub-command.
 
     Attributes:
-        failure: Why the last part that could not be made could not.
+        failure: The error of the last object that could not be made.
     """
 
     def __init__(self, config: Any) -> None:
-        self._places = dict(_classes(config))
+        self._places = dict(named_classes(config))
         self._made: list[tuple[Any, str]] = []
         self.failure: UsageError | None = None
 
     def watched(self, instantiator: Callable[..., Any]) -> Callable[..., Any]:
-        """Return an instantiator of jsonargparse whose errors say which option names the class."""
+        """Wrap an instantiator of jsonargparse so that its errors say which option names the class."""
 
         @wraps(instantiator)
         def make(class_type: type, *args: Any, **kwargs: Any) -> Any:
@@ -68,12 +67,12 @@ class Parts:
 
     def _option(self, class_type: type) -> str:
         places = (option for option, known in self._places.items() if known is class_type)
-        return next(places, "checkpoint")  # the one group that is a class of Lightning's by itself
+        return next(places, "checkpoint")  # the one option group that is itself a class of Lightning
 
     def mistake(self, error: Exception, trainer: Trainer) -> UsageError | None:
-        """Return the error as that of the part of a library whose method raised it.
+        """Return an error that a method of one of the objects raised, with the option of that object.
 
-        ``None`` if it is no part's.
+        ``None`` if it came from elsewhere.
         """
         if isinstance(error, _NO_MISTAKES):
             return None
@@ -84,12 +83,12 @@ class Parts:
                 break
             if id(owner) in known:
                 return _mistake(*known[id(owner)], error)
-        # Lightning's own word for a mistake of the user
+        # Lightning's class for mistakes of the user
         return UsageError(str(error)) if isinstance(error, MisconfigurationException) else None
 
 
 def as_mistake(error: Exception) -> UsageError | None:
-    """Return an error about the trainer's options as the user's; ``None`` if it was not the trainer's."""
+    """Return an error of the trainer about its options as the user's; ``None`` if it came from elsewhere."""
     inner = list(dropwhile(_is_own, _calls(error)))
     if not inner or not _file(inner[0]).startswith(_LIGHTNING):
         return None
@@ -97,13 +96,21 @@ def as_mistake(error: Exception) -> UsageError | None:
 
 
 def own_mistake(error: Exception) -> UsageError | None:
-    """Return an error of the user's own code with its file and line; ``None`` if none of it took part."""
+    """Return an error of user-defined code with its file and line; ``None`` if it came from elsewhere."""
     line = None if isinstance(error, _NO_MISTAKES) else user_line(error)
     return None if line is None else UsageError(f"{line}. --debug shows the whole traceback.")
 
 
+def wrapped_usage_error(error: BaseException) -> UsageError | None:
+    """Return the ``UsageError`` that jsonargparse wraps in an error about types when it makes a class."""
+    inner: BaseException | None = error
+    while inner is not None and not isinstance(inner, UsageError):
+        inner = inner.__cause__ or inner.__context__
+    return inner
+
+
 def refuse_checkpoint_io(plugins: list[Any]) -> None:
-    """Refuse another way to write checkpoints than the run's own, which ``resume`` relies on.
+    """Refuse plugins that write checkpoints: ``resume`` relies on the run's own.
 
     Raises:
         UsageError: Names the plugin.
@@ -111,14 +118,14 @@ def refuse_checkpoint_io(plugins: list[Any]) -> None:
     for plugin in plugins:
         if isinstance(plugin, CheckpointIO):
             message = (
-                f"--trainer.plugins {type(plugin).__name__}: a run writes its checkpoints in its own way, "
-                "each whole or not at all, so that it can be resumed; leave the plugin out."
+                f"--trainer.plugins {type(plugin).__name__}: a run writes its checkpoints itself, each "
+                "completely or not at all, so that it can be resumed; leave the plugin out."
             )
             raise UsageError(message)
 
 
 def _is_ours(calls: list[TracebackType]) -> bool:
-    """Say whether the innermost line outside the libraries is one of this package."""
+    """Return whether the innermost line outside the libraries is in this package."""
     return next((_is_own(call) for call in reversed(calls) if not _is_library(call)), False)
 
 
@@ -132,7 +139,7 @@ def _said(error: Exception) -> str:
 
 
 def _calls(error: BaseException) -> list[TracebackType]:
-    """Return the calls that an error ended, from the one that catches it to the innermost."""
+    """Return the calls in an error's traceback, from the one that catches it to the innermost."""
     calls, call = [], error.__traceback__
     while call is not None:
         calls.append(call)
@@ -152,23 +159,8 @@ def _is_library(call: TracebackType) -> bool:
     return not _is_own(call) and not is_user_file(_file(call))
 
 
-def _classes(config: Any, option: str = "") -> Iterator[tuple[str, type]]:
-    """Find the classes that a configuration names, each with the option as one types it."""
-    if isinstance(config, (Mapping, Namespace)):
-        items = vars(config) if isinstance(config, Namespace) else config
-        found = pydoc.locate(path) if isinstance(path := items.get("class_path"), str) else None
-        if isinstance(found, type):
-            yield option, found
-        for name, value in items.items():
-            inner = option if name in ("init_args", "dict_kwargs") else f"{option}.{name}".strip(".")
-            yield from _classes(value, inner)
-    elif isinstance(config, (list, tuple)):
-        for value in config:
-            yield from _classes(value, option)
-
-
 def _parts_of(trainer: Trainer) -> Iterator[tuple[Any, str]]:
-    """Return what the trainer made of names, such as ``simple``, and what the model made for it."""
+    """Return objects that the trainer made of names, such as ``simple``, or that the model made for it."""
     yield trainer.strategy, "trainer.strategy"
     yield trainer.precision_plugin, "trainer.precision"
     yield trainer.profiler, "trainer.profiler"  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""From a run to a file to share."""
+"""Writing the weights of a run as a file to share."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ def export_weights(source: str, out: str) -> Header:
     """Write the network of a run or a checkpoint as ``.safetensors``.
 
     Args:
-        source: A run's directory, of which the best checkpoint is taken, or a ``.ckpt`` file.
+        source: A ``.ckpt`` file, or a run's directory for its best checkpoint.
         out: The file to write.
 
     Returns:
-        The header that was written. It holds the metrics of validation, and those of a test of exactly this
-        checkpoint if the run has made one.
+        The header of the file. It has the metrics of validation, and those of a test if the run has tested
+        exactly this checkpoint.
 
     Raises:
-        UsageError: The source is no run and no checkpoint, or ``out`` has another ending.
-        OSError: The file cannot be written; what stood there before is unchanged.
+        UsageError: The source is neither a run nor a checkpoint, or ``out`` has another suffix.
+        OSError: The file cannot be written; an existing file stays unchanged.
     """
     path = RunDirectory.open(source).best if Path(source).is_dir() else Path(source)
     checkpoint = load_checkpoint(path)
@@ -38,6 +38,6 @@ def _tested(checkpoint: Path) -> dict[str, float]:
     results = RunDirectory(checkpoint.absolute().parent.parent).results
     if not results.is_file():
         return {}
-    found = json.loads(results.read_text())
-    same = found.get("checkpoint") and Path(found["checkpoint"]).name == checkpoint.name
-    return dict(found["metrics"]) if same else {}
+    tested = json.loads(results.read_text())
+    same = tested.get("checkpoint") and Path(tested["checkpoint"]).name == checkpoint.name
+    return dict(tested["metrics"]) if same else {}
