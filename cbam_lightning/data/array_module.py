@@ -41,7 +41,7 @@ class ArrayDataModule(ImageDataModule):
 
     def build_split(self, split: Literal["train", "val", "test"]) -> ImageDataset:
         """Make the data set of a split; validation images come from the official training part."""
-        images, own = self._arrays(split), self.own_transform(split)
+        images, own = self._arrays(split), self.user_transform(split)
         return images if own is None else images.changed_by(own)
 
     def _arrays(self, split: Literal["train", "val", "test"]) -> ArrayDataset:

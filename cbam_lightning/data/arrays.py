@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cbam_lightning.data.batch import Batch, Draw, ImageDataset, as_index
-from cbam_lightning.data.own_transforms import OwnTransform
+from cbam_lightning.data.batch import Batch, ImageDataset, SampleRequest, as_index
 from cbam_lightning.data.transformed import TransformedDataset
+from cbam_lightning.data.user_transforms import UserTransform
 
 
 class ArrayDataset(ImageDataset):
@@ -44,9 +44,9 @@ class ArrayDataset(ImageDataset):
         self.hflip = hflip
         self.part = part
 
-    def __getitems__(self, indices: Sequence[int | Draw]) -> Batch:
+    def __getitems__(self, indices: Sequence[int | SampleRequest]) -> Batch:
         """Read, crop and flip a batch."""
-        index = as_index([item.position if isinstance(item, Draw) else item for item in indices])
+        index = as_index([item.position if isinstance(item, SampleRequest) else item for item in indices])
         images = self.images[self.positions[index]]
         if self.pad_px or self.hflip:
             seeds = _seeds(indices)
@@ -58,7 +58,7 @@ class ArrayDataset(ImageDataset):
         """Return the part and the image's place in it, for example ``"fashion_mnist/test/00012"``."""
         return f"{self.part}/{int(self.positions[index]):05d}"
 
-    def changed_by(self, transform: OwnTransform) -> TransformedArrays:
+    def changed_by(self, transform: UserTransform) -> TransformedArrays:
         """Return the same images, changed by the user's transform and by nothing else."""
         return TransformedArrays(self, transform)
 
@@ -71,7 +71,7 @@ class TransformedArrays(TransformedDataset):
         transform: From uint8 (C, H, W) to (C, H, W).
     """
 
-    def __init__(self, source: ArrayDataset, transform: OwnTransform) -> None:
+    def __init__(self, source: ArrayDataset, transform: UserTransform) -> None:
         super().__init__(source.labels, transform, transform.channels, transform.size[0])
         self.source = source
 
@@ -84,11 +84,11 @@ class TransformedArrays(TransformedDataset):
         return self.source.name(index)
 
 
-def _seeds(indices: Sequence[int | Draw]) -> Tensor:
+def _seeds(indices: Sequence[int | SampleRequest]) -> Tensor:
     """Return 63 random bits an image, int64 (N,)."""
     fresh = torch.randint(2**63 - 1, (len(indices),)).tolist()
     pairs = zip(indices, fresh, strict=True)
-    return as_index([item.seed >> 1 if isinstance(item, Draw) else seed for item, seed in pairs])
+    return as_index([item.seed >> 1 if isinstance(item, SampleRequest) else seed for item, seed in pairs])
 
 
 def random_crop(images: Tensor, pad_px: int, seeds: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ def _plain_parts(batch: Any) -> tuple[Tensor, Tensor] | None:
     return (batch[0], batch[1]) if fits and len(batch[0]) == len(batch[1]) else None
 
 
-class Draw(NamedTuple):
+class SampleRequest(NamedTuple):
     """An image to read in training.
 
     Attributes:
@@ -133,12 +133,12 @@ class SplitDataset(Dataset[Any], ABC):
     def __len__(self) -> int:
         """Count the images."""
 
-    def __getitem__(self, index: int | Sequence[int | Draw]) -> Any:
+    def __getitem__(self, index: int | Sequence[int | SampleRequest]) -> Any:
         """Read a batch, or a batch of one image."""
         return self.__getitems__([index] if isinstance(index, int) else index)
 
     @abstractmethod
-    def __getitems__(self, indices: Sequence[int | Draw]) -> Any:
+    def __getitems__(self, indices: Sequence[int | SampleRequest]) -> Any:
         """Read a whole batch; the ``DataLoader`` prefers this method to ``__getitem__``.
 
         Args:
@@ -181,7 +181,7 @@ class ImageDataset(SplitDataset):
         return len(self.labels)
 
     @abstractmethod
-    def __getitems__(self, indices: Sequence[int | Draw]) -> Batch | FileBatch:
+    def __getitems__(self, indices: Sequence[int | SampleRequest]) -> Batch | FileBatch:
         """Read a whole batch.
 
         Args:

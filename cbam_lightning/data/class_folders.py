@@ -10,10 +10,10 @@ from typing import Any, Literal
 from cbam_lightning.checks import require
 from cbam_lightning.data.batch import ImageDataset
 from cbam_lightning.data.classification import ImageDataModule
+from cbam_lightning.data.cropping import EvalTransform, TrainTransform
 from cbam_lightning.data.folders import FolderSource
 from cbam_lightning.data.packed.packed_source import PackedSource, is_packed
 from cbam_lightning.data.sources import ImageSource, LabelledImages
-from cbam_lightning.data.transforms import EvalTransform, TrainTransform
 from cbam_lightning.errors import UsageError
 
 # Of the ImageNet training images: the values that torchvision's and the original ResNet weights expect.
@@ -73,7 +73,7 @@ class ClassFolderModule(ImageDataModule):
         """Make the data set of a split."""
         training = TrainTransform(self.size_px, self.crop_scale, self.hflip)
         usual = training if split == "train" else EvalTransform(self.size_px, self.eval_resize_px)
-        transform = self.own_transform(split) or usual
+        transform = self.user_transform(split) or usual
         dataset = self.list_images(split).dataset(transform, self.in_channels, self.size_px)
         if not len(dataset):
             message = (

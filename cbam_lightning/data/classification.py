@@ -14,14 +14,14 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from cbam_lightning.checks import require
-from cbam_lightning.data.base import BaseDataModule, Split
 from cbam_lightning.data.batch import Batch, FileBatch, ImageDataset, SplitDataset
-from cbam_lightning.data.files import FileDataset, find_predict_files
+from cbam_lightning.data.batch_order import TrainOrder
+from cbam_lightning.data.cropping import EvalTransform
+from cbam_lightning.data.data_module import BaseDataModule, Split
+from cbam_lightning.data.image_files import FileDataset, find_predict_files
 from cbam_lightning.data.mixing import create_mixing
-from cbam_lightning.data.order import TrainOrder
-from cbam_lightning.data.own_transforms import OwnTransform, TransformOption, as_steps
 from cbam_lightning.data.sampled_order import BalancedSampler, SampledOrder
-from cbam_lightning.data.transforms import EvalTransform
+from cbam_lightning.data.user_transforms import TransformOption, UserTransform, as_steps
 from cbam_lightning.seeding import Stream, derive_seed, seed_all
 
 
@@ -91,16 +91,16 @@ class ImageDataModule(BaseDataModule):
         paths = find_predict_files(Path(path))
         labels = torch.full((len(paths),), -1)
         usual = EvalTransform(self.image_size[0], self.eval_resize_px)
-        transform = self.own_transform("predict") or usual
+        transform = self.user_transform("predict") or usual
         return FileDataset(paths, labels, transform, self.in_channels, self.image_size[0])
 
-    def own_transform(self, split: Split) -> OwnTransform | None:
+    def user_transform(self, split: Split) -> UserTransform | None:
         """Return the user's transform for a split, if there is one."""
         option = "train_transform" if split == "train" else "eval_transform"
         steps = getattr(self, option)
         if steps is None:
             return None
-        return OwnTransform(f"--data.{option}", steps, self.in_channels, self.image_size, self.any_float)
+        return UserTransform(f"--data.{option}", steps, self.in_channels, self.image_size, self.any_float)
 
     @property
     def image_size(self) -> tuple[int, int]:

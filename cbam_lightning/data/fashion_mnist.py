@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision import datasets
 
 from cbam_lightning.data.array_module import ArrayDataModule
-from cbam_lightning.data.downloads import download_folder
+from cbam_lightning.data.dataset_download import download_folder
 from cbam_lightning.data.idx import read_idx
 from cbam_lightning.errors import UsageError
 

@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cbam_lightning.data.files import FileDataset, find_files, visible_entries
+from cbam_lightning.data.cropping import Transform
+from cbam_lightning.data.image_files import FileDataset, find_files, visible_entries
 from cbam_lightning.data.sources import ImageSource, LabelledImages
-from cbam_lightning.data.transforms import Transform
 from cbam_lightning.errors import UsageError
 
 PARTS = ("train", "val", "test")

@@ -15,8 +15,8 @@ from cbam_lightning.data.class_folders import (
     ClassFolderModule,
     require_same_classes,
 )
-from cbam_lightning.data.files import visible_entries
 from cbam_lightning.data.folders import FolderSource
+from cbam_lightning.data.image_files import visible_entries
 from cbam_lightning.data.sources import LabelledImages
 from cbam_lightning.data.splits import stratified_split
 from cbam_lightning.errors import UsageError

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from cbam_lightning.data.batch import SplitDataset
-from cbam_lightning.data.order import BatchOrder
+from cbam_lightning.data.batch_order import BatchOrder
 
 
 class BatchLoader(DataLoader[Any]):

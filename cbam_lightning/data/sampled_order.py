@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from cbam_lightning.data.batch import SplitDataset
-from cbam_lightning.data.order import TrainOrder
+from cbam_lightning.data.batch_order import TrainOrder
 from cbam_lightning.errors import UsageError
 from cbam_lightning.seeding import spared_generators
 

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from cbam_lightning.data.batch import ImageDataset
-from cbam_lightning.data.transforms import Transform
+from cbam_lightning.data.cropping import Transform
 
 
 class LabelledImages(ABC):

@@ -13,12 +13,12 @@ from cbam_lightning.checks import require
 from cbam_lightning.data.batch import ImageDataset
 from cbam_lightning.data.class_folders import EVAL_RESIZE_RATIO, channel_statistics, require_crop_scale
 from cbam_lightning.data.classification import ImageDataModule
-from cbam_lightning.data.own_transforms import OwnTransform
+from cbam_lightning.data.cropping import EvalTransform, TrainTransform, Transform
 from cbam_lightning.data.splits import stratified_split
 from cbam_lightning.data.torch_items import TorchItems
 from cbam_lightning.data.torch_split import TorchSplit
 from cbam_lightning.data.transformed import drawing
-from cbam_lightning.data.transforms import EvalTransform, TrainTransform, Transform
+from cbam_lightning.data.user_transforms import UserTransform
 from cbam_lightning.errors import UsageError
 
 Part = Literal["train", "val", "test"]
@@ -113,7 +113,7 @@ class TorchDataset(ImageDataModule):
                 "--data.val a data set of its own."
             )
             raise UsageError(message)
-        transform = self.own_transform(split) or self._usual_transform(split)
+        transform = self.user_transform(split) or self._usual_transform(split)
         first = "--data.size_px is" if self._cuts else f"item 0 of {self._items['train'].title} is"
         return TorchSplit(items, positions, transform, self._size, first, f"{self.dataset_name}/{part}")
 
@@ -178,7 +178,7 @@ class TorchDataset(ImageDataModule):
         with drawing(0, own_code=True):
             image, _ = self._items["train"].read(0)
             if self.eval_transform is not None:
-                image = OwnTransform(
+                image = UserTransform(
                     "--data.eval_transform", self.eval_transform, self.in_channels, (1, 1), self.any_float
                 ).apply(image)
         return image.shape[1], image.shape[2]

@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset, Subset
 from tqdm import tqdm
 
 from cbam_lightning.data.batch import as_index
-from cbam_lightning.data.images import NotAnImageError, allowed_images, as_image
+from cbam_lightning.data.image_conversion import NotAnImageError, allowed_images, as_image
 from cbam_lightning.data.transformed import drawing
 from cbam_lightning.errors import UsageError
 from cbam_lightning.user_code.tracebacks import describe_error

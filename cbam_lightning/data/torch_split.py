@@ -8,10 +8,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from cbam_lightning.data.batch import Batch, Draw, ImageDataset, as_index
+from cbam_lightning.data.batch import Batch, ImageDataset, SampleRequest, as_index
+from cbam_lightning.data.cropping import Transform, stack
 from cbam_lightning.data.torch_items import TorchItems
 from cbam_lightning.data.transformed import MAX_DEFAULT_WORKERS, drawing, usable_cores
-from cbam_lightning.data.transforms import Transform, stack
 from cbam_lightning.errors import UsageError
 
 
@@ -52,13 +52,13 @@ class TorchSplit(ImageDataset):
     def __len__(self) -> int:
         return len(self.positions)
 
-    def __getitems__(self, indices: Sequence[int | Draw]) -> Batch:
+    def __getitems__(self, indices: Sequence[int | SampleRequest]) -> Batch:
         """Read a batch; the user's code draws from the image's own seed."""
         images: list[Tensor] = []
         labels: list[int] = []
         kept: list[int] = []
         for item in indices:
-            index = item.position if isinstance(item, Draw) else item
+            index = item.position if isinstance(item, SampleRequest) else item
             with drawing(item, own_code=True):
                 image, label = self.items.read(int(self.positions[index]))
                 image = image if self.transform is None else self.transform(image)

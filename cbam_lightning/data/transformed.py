@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cbam_lightning.data.batch import BadImage, Draw, FileBatch, ImageDataset, as_index
-from cbam_lightning.data.own_transforms import OwnTransform
-from cbam_lightning.data.transforms import Transform, stack
+from cbam_lightning.data.batch import BadImage, FileBatch, ImageDataset, SampleRequest, as_index
+from cbam_lightning.data.cropping import Transform, stack
+from cbam_lightning.data.user_transforms import UserTransform
 from cbam_lightning.seeding import image_seeds, spared_generator, spared_generators
 
 MAX_DEFAULT_WORKERS = 8
@@ -41,14 +41,14 @@ class TransformedDataset(ImageDataset):
     def read(self, index: int) -> Tensor | BadImage:
         """Read the image at a position: uint8 (C, H, W), or the reason why there is none."""
 
-    def __getitems__(self, indices: Sequence[int | Draw]) -> FileBatch:
+    def __getitems__(self, indices: Sequence[int | SampleRequest]) -> FileBatch:
         """Read a batch; images that fail are left out and listed in ``bad``."""
         images: list[Tensor] = []
         kept: list[int] = []
         bad: list[BadImage] = []
-        own_code = isinstance(self.transform, OwnTransform)
+        own_code = isinstance(self.transform, UserTransform)
         for item in indices:
-            index = item.position if isinstance(item, Draw) else item
+            index = item.position if isinstance(item, SampleRequest) else item
             image = self.read(index)
             if isinstance(image, BadImage):
                 bad.append(image)
@@ -64,7 +64,7 @@ class TransformedDataset(ImageDataset):
 
 
 @contextmanager
-def drawing(item: int | Draw, own_code: bool = False) -> Iterator[None]:
+def drawing(item: int | SampleRequest, own_code: bool = False) -> Iterator[None]:
     """Let torch's global generator give the random numbers of an image, if it was drawn for training.
 
     Args:
@@ -73,10 +73,10 @@ def drawing(item: int | Draw, own_code: bool = False) -> Iterator[None]:
             evaluation those of its position, and none has moved on afterwards.
     """
     if own_code:
-        seed = item.seed if isinstance(item, Draw) else int(image_seeds(0, np.array([item]))[0])
+        seed = item.seed if isinstance(item, SampleRequest) else int(image_seeds(0, np.array([item]))[0])
         with spared_generators(seed):
             yield
-    elif isinstance(item, Draw):
+    elif isinstance(item, SampleRequest):
         with spared_generator() as generator:
             generator.manual_seed(item.seed)
             yield

@@ -14,8 +14,8 @@ from cbam_lightning.checks import require
 from cbam_lightning.data.bad_images import BadImageLog
 from cbam_lightning.data.batch import BadImage, ImageDataset, SplitDataset
 from cbam_lightning.data.class_folders import EVAL_RESIZE_RATIO
-from cbam_lightning.data.files import FileDataset, find_predict_files, read_image
-from cbam_lightning.data.transforms import EvalTransform, Transform
+from cbam_lightning.data.cropping import EvalTransform, Transform
+from cbam_lightning.data.image_files import FileDataset, find_predict_files, read_image
 from cbam_lightning.errors import UsageError
 
 # Networks for images of at most this side are evaluated on whole images, as the data modules of such are.

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cbam_lightning.data.batch import as_index
-from cbam_lightning.data.detection.batch import Objects
-from cbam_lightning.data.files import as_bytes
+from cbam_lightning.data.detection.detection_batch import Objects
+from cbam_lightning.data.image_files import as_bytes
 
 
 @dataclass(frozen=True)

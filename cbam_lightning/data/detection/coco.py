@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cbam_lightning.data.detection.annotations import Annotations
+from cbam_lightning.data.detection.augmentation import Augmentation
 from cbam_lightning.data.detection.coco_files import CocoFile, read_coco
 from cbam_lightning.data.detection.module import DetectionDataModule
-from cbam_lightning.data.detection.transforms import Augmentation
 from cbam_lightning.errors import UsageError
 
 

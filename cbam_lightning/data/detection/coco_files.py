@@ -14,7 +14,7 @@ import torch
 
 from cbam_lightning.data.batch import as_index
 from cbam_lightning.data.detection.annotations import Annotations, annotate, as_objects
-from cbam_lightning.data.detection.boxes import BoxLog, check_boxes
+from cbam_lightning.data.detection.box_checks import BoxLog, check_boxes
 from cbam_lightning.errors import UsageError
 
 MAX_INT64 = 2**63 - 1

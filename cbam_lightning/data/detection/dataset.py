@@ -8,13 +8,13 @@ from typing import Literal
 
 from torch import Tensor
 
-from cbam_lightning.data.batch import BadImage, Draw, SplitDataset, as_index
+from cbam_lightning.data.batch import BadImage, SampleRequest, SplitDataset, as_index
+from cbam_lightning.data.cropping import stack
 from cbam_lightning.data.detection.annotations import Annotations, join_objects
-from cbam_lightning.data.detection.batch import DetectionFileBatch, Objects
-from cbam_lightning.data.detection.transforms import DetectionTransform
-from cbam_lightning.data.files import read_image
+from cbam_lightning.data.detection.augmentation import DetectionTransform
+from cbam_lightning.data.detection.detection_batch import DetectionFileBatch, Objects
+from cbam_lightning.data.image_files import read_image
 from cbam_lightning.data.transformed import MAX_DEFAULT_WORKERS, drawing, usable_cores
-from cbam_lightning.data.transforms import stack
 
 
 class DetectionDataset(SplitDataset):
@@ -40,7 +40,7 @@ class DetectionDataset(SplitDataset):
         """Return the path of the image, or the name of one in memory."""
         return self.annotations.name(index)
 
-    def __getitems__(self, indices: Sequence[int | Draw]) -> DetectionFileBatch:
+    def __getitems__(self, indices: Sequence[int | SampleRequest]) -> DetectionFileBatch:
         """Read a batch; images that fail are left out and listed in ``bad``."""
         images: list[Tensor] = []
         targets: list[Objects] = []
@@ -48,7 +48,7 @@ class DetectionDataset(SplitDataset):
         kept: list[int] = []
         bad: list[BadImage] = []
         for item in indices:
-            index = item.position if isinstance(item, Draw) else item
+            index = item.position if isinstance(item, SampleRequest) else item
             image = self._read_checked(index)
             if isinstance(image, BadImage):
                 bad.append(image)

@@ -12,12 +12,12 @@ from torch import Tensor
 from cbam_lightning.checks import require
 from cbam_lightning.data.batch import BadImage, as_index
 from cbam_lightning.data.detection.annotations import Annotations, annotate, as_objects
+from cbam_lightning.data.detection.augmentation import Augmentation, DetectionTransform
 from cbam_lightning.data.detection.dataset import DetectionDataset, DetectionImages
 from cbam_lightning.data.detection.module import DetectionDataModule
-from cbam_lightning.data.detection.scenes import Pixels, SceneMaker
-from cbam_lightning.data.detection.transforms import Augmentation, DetectionTransform
+from cbam_lightning.data.detection.scene_drawing import Pixels, SceneMaker
 from cbam_lightning.data.fashion_mnist import EMBEDDED_DIR, NUM_CLASSES, FashionMNIST
-from cbam_lightning.data.files import find_files, read_image
+from cbam_lightning.data.image_files import find_files, read_image
 from cbam_lightning.errors import UsageError
 from cbam_lightning.seeding import Stream, derive_seed
 

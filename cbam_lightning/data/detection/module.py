@@ -12,14 +12,14 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from cbam_lightning.checks import require
-from cbam_lightning.data.base import BaseDataModule
 from cbam_lightning.data.class_folders import imagenet_statistics
+from cbam_lightning.data.data_module import BaseDataModule
 from cbam_lightning.data.detection.annotations import Annotations, without_objects
-from cbam_lightning.data.detection.batch import DetectionBatch, DetectionFileBatch
-from cbam_lightning.data.detection.boxes import BoxLog
+from cbam_lightning.data.detection.augmentation import Augmentation, Augmented, DetectionTransform
+from cbam_lightning.data.detection.box_checks import BoxLog
 from cbam_lightning.data.detection.dataset import DetectionDataset, DetectionFiles
-from cbam_lightning.data.detection.transforms import Augmentation, Augmented, DetectionTransform
-from cbam_lightning.data.files import find_predict_files
+from cbam_lightning.data.detection.detection_batch import DetectionBatch, DetectionFileBatch
+from cbam_lightning.data.image_files import find_predict_files
 from cbam_lightning.data.splits import stratified_split
 from cbam_lightning.errors import UsageError
 

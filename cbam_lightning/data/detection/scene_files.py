@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from cbam_lightning.data.detection.annotations import Annotations
-from cbam_lightning.data.detection.batch import Objects
+from cbam_lightning.data.detection.detection_batch import Objects
 from cbam_lightning.data.detection.fashion_scenes import FashionScenes
 from cbam_lightning.errors import UsageError, unknown_name
 

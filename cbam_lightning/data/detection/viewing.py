@@ -10,9 +10,9 @@ from typing import Literal, NamedTuple, cast
 from torch import Tensor
 
 from cbam_lightning.data.detection.annotations import without_objects
+from cbam_lightning.data.detection.augmentation import Augmented
 from cbam_lightning.data.detection.dataset import DetectionDataset, DetectionFiles
-from cbam_lightning.data.detection.transforms import Augmented
-from cbam_lightning.data.files import find_predict_files
+from cbam_lightning.data.image_files import find_predict_files
 from cbam_lightning.data.viewing import read_batches
 
 

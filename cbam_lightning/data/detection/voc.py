@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from cbam_lightning.checks import require
 from cbam_lightning.data.detection.annotations import Annotations
+from cbam_lightning.data.detection.augmentation import Augmentation
 from cbam_lightning.data.detection.module import DetectionDataModule
-from cbam_lightning.data.detection.transforms import Augmentation
 from cbam_lightning.data.detection.voc_files import read_voc
 from cbam_lightning.errors import UsageError
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from cbam_lightning.data.batch import as_index
 from cbam_lightning.data.detection.annotations import Annotations, annotate, as_objects
-from cbam_lightning.data.detection.batch import Objects
-from cbam_lightning.data.detection.boxes import BoxLog, check_boxes
+from cbam_lightning.data.detection.box_checks import BoxLog, check_boxes
+from cbam_lightning.data.detection.detection_batch import Objects
 from cbam_lightning.errors import UsageError, unknown_name
 
 _MAX_SIDE_PX = 2**31  # a size beyond is as good as none

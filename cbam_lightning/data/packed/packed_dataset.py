@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cbam_lightning.data.batch import BadImage
-from cbam_lightning.data.decoding import UndecodableError
+from cbam_lightning.data.cropping import Transform
+from cbam_lightning.data.image_decoding import UndecodableError
 from cbam_lightning.data.packed.shard_order import SHARDS_AT_ONCE, shard_share
 from cbam_lightning.data.packed.shards import (
     DamagedShardError,
@@ -31,7 +32,6 @@ from cbam_lightning.data.packed.shards import (
 )
 from cbam_lightning.data.packed.stores import Store
 from cbam_lightning.data.transformed import TransformedDataset
-from cbam_lightning.data.transforms import Transform
 
 # Of a part's images. A data set of fewer, such as a held-out hundredth, reads each by itself from an object
 # store: nearly every shard has one of them, and fetching the shards would fetch the whole part.

@@ -10,14 +10,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cbam_lightning.data.files import as_bytes
+from cbam_lightning.data.cropping import Transform
+from cbam_lightning.data.image_files import as_bytes
 from cbam_lightning.data.packed.fetching import fetch_bytes
 from cbam_lightning.data.packed.packed_dataset import PackedDataset, PackedFiles
 from cbam_lightning.data.packed.packed_index import PACKED_INDEX, PackedIndex
 from cbam_lightning.data.packed.shards import INDEX_NAME, ShardInfo, damaged_index, read_index
 from cbam_lightning.data.packed.stores import FolderStore, ObjectStore, cache_root, is_url
 from cbam_lightning.data.sources import ImageSource, LabelledImages
-from cbam_lightning.data.transforms import Transform
 from cbam_lightning.errors import UsageError
 
 

@@ -14,13 +14,13 @@ from cbam_lightning.data.class_folders import ClassFolderModule
 from cbam_lightning.data.folders import FolderSource
 from cbam_lightning.data.packed.fetching import litdata_module
 from cbam_lightning.data.packed.packed_index import PACKED_INDEX, Packed, PackedIndex, PackedPart
-from cbam_lightning.data.packed.shard_writer import Stretch, pack_stretches
+from cbam_lightning.data.packed.shard_writer import ImageRange, pack_ranges
 from cbam_lightning.data.packed.shards import DATA_FORMATS, INDEX_NAME, Encoding
 from cbam_lightning.data.splits import shuffled_by_class
 from cbam_lightning.data.transformed import usable_cores
 from cbam_lightning.errors import UsageError, unknown_name
 
-IMAGES_PER_STRETCH = 2048  # about eight raw shards, or one of JPEG
+IMAGES_PER_RANGE = 2048  # about eight raw shards, or one of JPEG
 ORDER_SEED = 0
 PLAN_NAME = "unfinished.json"  # there from before the first shard until after the last index
 
@@ -74,12 +74,12 @@ def pack(
     parts = [_part(data, name) for name in data.part_names]
     plan = _plan(data, parts, encoding, shorter_side_px)
     _open_folder(out, plan)
-    stretches = {
-        part.name: list(_stretches(part, out / part.name, encoding, shorter_side_px, on_bad_image))
+    ranges = {
+        part.name: list(_ranges(part, out / part.name, encoding, shorter_side_px, on_bad_image))
         for part in parts
     }
-    pack_stretches([s for part in stretches.values() for s in part], num_workers or usable_cores())
-    packed = {part.name: _finish_part(part, out / part.name, stretches[part.name]) for part in parts}
+    pack_ranges([s for part in ranges.values() for s in part], num_workers or usable_cores())
+    packed = {part.name: _finish_part(part, out / part.name, ranges[part.name]) for part in parts}
     index = PackedIndex(data.source.name, data.class_names, encoding, shorter_side_px, packed)
     _write_whole(out / PACKED_INDEX, index.to_json())
     for part in parts:
@@ -140,26 +140,26 @@ def _open_folder(out: Path, plan: str) -> None:
     _write_whole(out / PLAN_NAME, plan)
 
 
-def _stretches(
+def _ranges(
     part: Part, folder: Path, encoding: Encoding, shorter_side_px: int, on_bad_image: Literal["raise", "skip"]
-) -> Iterator[Stretch]:
+) -> Iterator[ImageRange]:
     folder.mkdir(exist_ok=True)
-    for number, start in enumerate(range(0, len(part.order), IMAGES_PER_STRETCH)):
-        positions = part.order[start : start + IMAGES_PER_STRETCH]
+    for number, start in enumerate(range(0, len(part.order), IMAGES_PER_RANGE)):
+        positions = part.order[start : start + IMAGES_PER_RANGE]
         paths, labels = [part.paths[p] for p in positions], [part.labels[p] for p in positions]
-        yield Stretch(folder, number, paths, labels, encoding, shorter_side_px, on_bad_image)
+        yield ImageRange(folder, number, paths, labels, encoding, shorter_side_px, on_bad_image)
 
 
-def _finish_part(part: Part, folder: Path, stretches: list[Stretch]) -> PackedPart:
-    """Join the indices of a part's stretches into LitData's index of the part."""
-    indices = [json.loads(stretch.index_path.read_text()) for stretch in stretches]
+def _finish_part(part: Part, folder: Path, ranges: list[ImageRange]) -> PackedPart:
+    """Join the indices of a part's ranges into LitData's index of the part."""
+    indices = [json.loads(image_range.index_path.read_text()) for image_range in ranges]
     chunks = [chunk for index in indices for chunk in index["chunks"]]
     content = json.dumps({"chunks": chunks, "config": indices[0]["config"]}, sort_keys=True)
     _write_whole(folder / INDEX_NAME, content)
     skipped = {
-        part.order[stretch.number * IMAGES_PER_STRETCH + place]: reason
-        for stretch in stretches
-        for place, reason in json.loads(stretch.skipped_path.read_text())
+        part.order[image_range.number * IMAGES_PER_RANGE + place]: reason
+        for image_range in ranges
+        for place, reason in json.loads(image_range.skipped_path.read_text())
     }
     return PackedPart(part.names, part.order, skipped, hashlib.sha256(content.encode()).hexdigest())
 

@@ -1,4 +1,4 @@
-"""Writing a stretch of images as shards, with LitData: the work of one process that packs."""
+"""Writing a image_range of images as shards, with LitData: the work of one process that packs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cbam_lightning.data.batch import BadImage
-from cbam_lightning.data.files import read_image
+from cbam_lightning.data.cropping import resize_shorter_side
+from cbam_lightning.data.image_files import read_image
 from cbam_lightning.data.packed.fetching import litdata_module
 from cbam_lightning.data.packed.shards import INDEX_NAME, Encoding
-from cbam_lightning.data.transforms import resize_shorter_side
 from cbam_lightning.errors import UsageError
 
 SHARD_BYTES = 1 << 26  # LitData's default
@@ -34,12 +34,12 @@ _AGAIN = "run the command again: it continues where it stopped"
 
 
 @dataclass(frozen=True)
-class Stretch:
+class ImageRange:
     """Consecutive images in the order of the shards, which one process packs.
 
     Attributes:
         folder: Of the part that is written.
-        number: Of the stretch, from 0; its shards are called ``chunk-<number>-<count>.bin``.
+        number: Of the image_range, from 0; its shards are called ``chunk-<number>-<count>.bin``.
         paths: The image files.
         labels: The class of each.
         encoding: How to store an image.
@@ -62,41 +62,41 @@ class Stretch:
 
     @property
     def skipped_path(self) -> Path:
-        """What was left out, as a list of [place in the stretch, reason]."""
+        """What was left out, as a list of [place in the image_range, reason]."""
         return self.folder / f"{self.number}.skipped.json"
 
 
-def pack_stretches(stretches: list[Stretch], num_workers: int) -> None:
-    """Write the shards of many stretches.
+def pack_ranges(ranges: list[ImageRange], num_workers: int) -> None:
+    """Write the shards of many ranges.
 
     Args:
-        stretches: What to write.
+        ranges: What to write.
         num_workers: Processes; with 1, this one.
 
     Raises:
         UsageError: A file is no readable image, and is not to be skipped.
         OSError: A file could not be read or written, or a process was killed.
     """
-    total = sum(len(stretch.paths) for stretch in stretches)
+    total = sum(len(image_range.paths) for image_range in ranges)
     with (
         tqdm(total=total, desc="packing", unit="image", leave=False) as progress,
-        closing(_results(stretches, min(num_workers, len(stretches)))) as results,
+        closing(_results(ranges, min(num_workers, len(ranges)))) as results,
     ):
-        for stretch, bad in results:
+        for image_range, bad in results:
             for image in bad:
-                _judge(image, stretch.on_bad_image)
-            progress.update(len(stretch.paths))
+                _judge(image, image_range.on_bad_image)
+            progress.update(len(image_range.paths))
 
 
 def _results(
-    stretches: list[Stretch], num_workers: int
-) -> Generator[tuple[Stretch, list[BadImage]], None, None]:
+    ranges: list[ImageRange], num_workers: int
+) -> Generator[tuple[ImageRange, list[BadImage]], None, None]:
     if num_workers == 1:
-        yield from ((stretch, pack_stretch(stretch)) for stretch in stretches)
+        yield from ((image_range, pack_range(image_range)) for image_range in ranges)
         return
     executor = ProcessPoolExecutor(num_workers, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        futures = {executor.submit(pack_stretch, stretch): stretch for stretch in stretches}
+        futures = {executor.submit(pack_range, image_range): image_range for image_range in ranges}
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BrokenProcessPool as error:
@@ -117,33 +117,33 @@ def _judge(bad: BadImage, on_bad_image: str) -> None:
         raise UsageError(message)
 
 
-def pack_stretch(stretch: Stretch) -> list[BadImage]:
-    """Write the shards of a stretch, unless an earlier attempt has done so.
+def pack_range(image_range: ImageRange) -> list[BadImage]:
+    """Write the shards of a image_range, unless an earlier attempt has done so.
 
     Returns:
         The images left out; nothing was written if the first of them is a reason to stop.
     """
-    if stretch.index_path.exists():
+    if image_range.index_path.exists():
         return []
     bad: dict[int, BadImage] = {}
-    with tempfile.TemporaryDirectory(prefix=f".{stretch.number}-", dir=stretch.folder) as folder:
-        writer = _writer(Path(folder), stretch.number)
-        for place, (path, label) in enumerate(zip(stretch.paths, stretch.labels, strict=True)):
-            image = _encoded(path, stretch.encoding, stretch.shorter_side_px)
+    with tempfile.TemporaryDirectory(prefix=f".{image_range.number}-", dir=image_range.folder) as folder:
+        writer = _writer(Path(folder), image_range.number)
+        for place, (path, label) in enumerate(zip(image_range.paths, image_range.labels, strict=True)):
+            image = _encoded(path, image_range.encoding, image_range.shorter_side_px)
             if isinstance(image, BadImage):
                 bad[place] = image
-                if stretch.on_bad_image == "raise" or image.errno is not None:
+                if image_range.on_bad_image == "raise" or image.errno is not None:
                     return [image]
-                image = b"" if stretch.encoding == "jpeg" else torch.empty((0, 0, 3), dtype=torch.uint8)
+                image = b"" if image_range.encoding == "jpeg" else torch.empty((0, 0, 3), dtype=torch.uint8)
             # A tuple: the rows of a dictionary may become Arrow tables, if pyarrow is installed.
             writer.add_item(place, (image, label))
         writer.done()
-        _add_digests(Path(folder, stretch.index_path.name))
+        _add_digests(Path(folder, image_range.index_path.name))
         reasons = [[place, image.reason] for place, image in bad.items()]
-        Path(folder, stretch.skipped_path.name).write_text(json.dumps(reasons))
+        Path(folder, image_range.skipped_path.name).write_text(json.dumps(reasons))
         written = Path(folder).iterdir()
-        for file in sorted(written, key=lambda file: file.name == stretch.index_path.name):  # the index last
-            file.replace(stretch.folder / file.name)
+        for file in sorted(written, key=lambda file: file.name == image_range.index_path.name):
+            file.replace(image_range.folder / file.name)
     return list(bad.values())
 
 
@@ -176,7 +176,7 @@ def _writer(folder: Path, number: int) -> Any:
     """Make LitData's writer, which names its shards and its index by its rank."""
     writer_class = litdata_module("streaming.writer").BinaryWriter
 
-    class StretchWriter(writer_class):  # type: ignore[misc, valid-type]
+    class RangeWriter(writer_class):  # type: ignore[misc, valid-type]
         rank = number
 
-    return StretchWriter(str(folder), chunk_bytes=SHARD_BYTES)
+    return RangeWriter(str(folder), chunk_bytes=SHARD_BYTES)

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from cbam_lightning.data.decoding import UndecodableError, check_aspect_ratio, decode_image
+from cbam_lightning.data.image_decoding import UndecodableError, check_aspect_ratio, decode_image
 from cbam_lightning.errors import UsageError
 
 Encoding = Literal["raw", "jpeg"]

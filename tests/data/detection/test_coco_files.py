@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from cbam_lightning.data.detection.boxes import BoxLog
+from cbam_lightning.data.detection.box_checks import BoxLog
 from cbam_lightning.data.detection.coco_files import CocoFile, read_coco
 from cbam_lightning.errors import UsageError
 from tests.data.detection.written import HEIGHT, WIDTH, annotation, write_coco

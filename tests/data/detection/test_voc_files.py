@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from cbam_lightning.data.detection.boxes import BoxLog
+from cbam_lightning.data.detection.box_checks import BoxLog
 from cbam_lightning.data.detection.voc_files import read_voc, read_xml
 from cbam_lightning.errors import UsageError
 from tests.data.detection.written import BOX, HEIGHT, SIZE, WIDTH, voc_object, write_voc

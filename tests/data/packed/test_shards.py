@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cbam_lightning.data.decoding import UndecodableError, decode_image
+from cbam_lightning.data.image_decoding import UndecodableError, decode_image
 from cbam_lightning.data.packed.shards import (
     DamagedShardError,
     Shard,

@@ -47,7 +47,7 @@ def seen():
 
 
 def test_two_processes_with_two_workers_see_every_image_once_through_kills(tmp_path, monkeypatch):
-    monkeypatch.setattr(packing, "IMAGES_PER_STRETCH", 3)
+    monkeypatch.setattr(packing, "IMAGES_PER_RANGE", 3)
     write_image_folder(tmp_path / "pets")
     pack(ImageFolder("pets"), "packed", num_workers=1)
     command = f"{TRAINING} --data.root local:{tmp_path / 'packed'}"
@@ -79,7 +79,7 @@ print(count, len(data.train_set.files.shards), resource.getrusage(resource.RUSAG
 
 def write_shards(folder, monkeypatch, count):
     """Pack shards of about 4 MB: 20 images of 256 x 256 x 3 bytes."""
-    monkeypatch.setattr(packing, "IMAGES_PER_STRETCH", 20)
+    monkeypatch.setattr(packing, "IMAGES_PER_RANGE", 20)
     images = patches(4, 256, 256)
     for i in range(count * 20):
         path = folder / "files" / str(i % 2) / f"{i:05d}.jpg"

@@ -6,7 +6,7 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from cbam_lightning.data.transforms import (
+from cbam_lightning.data.cropping import (
     EvalTransform,
     TrainTransform,
     random_box,

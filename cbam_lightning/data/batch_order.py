@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DistributedSampler
 
-from cbam_lightning.data.batch import Draw, SplitDataset
+from cbam_lightning.data.batch import SampleRequest, SplitDataset
 from cbam_lightning.errors import UsageError
 from cbam_lightning.seeding import Stream, derive_seed, image_seeds
 
@@ -93,12 +93,12 @@ class TrainOrder(BatchOrder):
     def __len__(self) -> int:
         return -(-self.num_images // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[SampleRequest]]:
         indices, keys = self.own_share()
         base = derive_seed(Stream.IMAGES, self.run_seed, self.epoch)
         for start in range(self.first_batch * self.batch_size, self.num_images, self.batch_size):
             batch = slice(start, min(start + self.batch_size, self.num_images))
-            yield list(map(Draw, indices[batch].tolist(), image_seeds(base, keys[batch]).tolist()))
+            yield list(map(SampleRequest, indices[batch].tolist(), image_seeds(base, keys[batch]).tolist()))
 
     def own_share(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return this device's part of the epoch.

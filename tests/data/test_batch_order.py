@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from cbam_lightning.data.arrays import ArrayDataset
-from cbam_lightning.data.order import EvalOrder, TrainOrder
+from cbam_lightning.data.batch_order import EvalOrder, TrainOrder
 from cbam_lightning.errors import UsageError
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from cbam_lightning.data.detection.batch import Objects
+from cbam_lightning.data.detection.detection_batch import Objects
 
 Augmentation = Literal["ssd", "flip", "none"]
 DetectionTransform = Callable[[Tensor, Objects], tuple[Tensor, Objects]]

@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
-from cbam_lightning.data.detection.batch import Objects
+from cbam_lightning.data.detection.detection_batch import Objects
 from cbam_lightning.errors import UsageError
 
 # COCO rounds to hundredths of a pixel, and so does its sum of a box's left side and width.

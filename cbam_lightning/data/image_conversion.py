@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from cbam_lightning.data.decoding import UndecodableError, check_aspect_ratio, from_pillow
+from cbam_lightning.data.image_decoding import UndecodableError, check_aspect_ratio, from_pillow
 
 # Resizing floats leaves [0, 1] by rounding.
 _ROUNDING = 1e-4

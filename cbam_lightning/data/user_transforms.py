@@ -9,8 +9,8 @@ from typing import Any, Literal, TypeAlias
 from torch import Tensor
 from torchvision.transforms import v2
 
-from cbam_lightning.data.images import NotAnImageError, allowed_images, as_image
-from cbam_lightning.data.transforms import EvalTransform
+from cbam_lightning.data.cropping import EvalTransform
+from cbam_lightning.data.image_conversion import NotAnImageError, allowed_images, as_image
 from cbam_lightning.errors import UsageError
 from cbam_lightning.user_code.tracebacks import describe_error
 
@@ -21,7 +21,7 @@ TransformOption: TypeAlias = list[OneTransform] | OneTransform | None
 
 
 @dataclass(frozen=True)
-class OwnTransform:
+class UserTransform:
     """One or several transforms of the user's, one after the other, and the check of what they return.
 
     Attributes:

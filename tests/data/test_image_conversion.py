@@ -5,7 +5,7 @@ from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 from torchvision.tv_tensors import Image as ImageTensor
 
-from cbam_lightning.data.images import NotAnImageError, as_image
+from cbam_lightning.data.image_conversion import NotAnImageError, as_image
 from tests.data.generate import patches
 
 PIXELS = patches(1, 20, 24)[0]

@@ -8,8 +8,8 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from cbam_lightning.data import CIFAR10, FashionMNIST, ImageFolder
+from cbam_lightning.data.cropping import EvalTransform
 from cbam_lightning.data.packed.packing import pack
-from cbam_lightning.data.transforms import EvalTransform
 from cbam_lightning.errors import UsageError
 from tests.callbacks.resume.interrupting import Crash, CrashHere, at, differences
 from tests.command import SHORT, SMALL, call, only_run
@@ -138,7 +138,7 @@ def test_floats_of_some_images_do_not_darken_the_others(pets):
         (lambda image: image[:1], r"returned a tensor \(1, 40, 52\) of uint8; .* as in_channels is 3"),
         (
             lambda image: image.nope,
-            r"raised AttributeError: .* \(.*test_own_transforms\.py, line \d+\); ",
+            r"raised AttributeError: .* \(.*test_user_transforms\.py, line \d+\); ",
         ),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cbam_lightning.data.detection.annotations import as_objects
-from cbam_lightning.data.detection.boxes import BoxLog, check_boxes
+from cbam_lightning.data.detection.box_checks import BoxLog, check_boxes
 from cbam_lightning.errors import UsageError
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from cbam_lightning.data.detection.annotations import as_objects
-from cbam_lightning.data.detection.transforms import Augmented
+from cbam_lightning.data.detection.augmentation import Augmented
 
 BLACK = (0.0, 0.0, 0.0)
 

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 from cbam_lightning.checks import require
 from cbam_lightning.data.bad_images import BadImageLog
 from cbam_lightning.data.batch import SplitDataset
+from cbam_lightning.data.batch_order import EvalOrder, TrainOrder
 from cbam_lightning.data.loader import BatchLoader, collated_already
-from cbam_lightning.data.order import EvalOrder, TrainOrder
 from cbam_lightning.seeding import run_seed
 
 Split = Literal["train", "val", "test", "predict"]
