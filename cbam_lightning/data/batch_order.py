@@ -1,4 +1,4 @@
-"""Which images make up the batches of an epoch, on one of several devices."""
+"""The order of the batches of an epoch, on one of several devices."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DistributedSampler
 
-from cbam_lightning.data.batch import SampleRequest, SplitDataset
+from cbam_lightning.data.split_dataset import SampleRequest, SplitDataset
 from cbam_lightning.errors import UsageError
 from cbam_lightning.seeding import Stream, derive_seed, image_seeds
 
 
 class BatchOrder(DistributedSampler[Any]):
-    """The batches of an epoch in their order; a ``DistributedSampler``, which Lightning leaves in place.
+    """The batches of an epoch in order; a ``DistributedSampler``, because Lightning does not replace one.
 
     Args:
         dataset: The images.
-        batch_size: Images in a batch of this device.
+        batch_size: Images per batch on this device.
         num_replicas: Number of devices.
-        rank: Which of them this is.
+        rank: Index of this device.
 
     Attributes:
-        first_batch: The batch to begin the next pass with, when a training is resumed in mid-epoch.
+        first_batch: First batch of the next pass, for a run that is resumed in mid-epoch.
     """
 
     def __init__(self, dataset: SplitDataset, batch_size: int, num_replicas: int = 1, rank: int = 0) -> None:
@@ -36,10 +36,10 @@ class BatchOrder(DistributedSampler[Any]):
 
 
 class EvalOrder(BatchOrder):
-    """All images, each exactly once, in turns over the devices.
+    """All images, each exactly once, round-robin over ranks.
 
-    Every device gets as many batches, since they wait for each other at each; the last ones may be smaller,
-    or empty.
+    All devices get the same number of batches, because they wait for each other at each. The last batches may
+    be smaller, or empty.
     """
 
     def __len__(self) -> int:
@@ -53,18 +53,18 @@ class EvalOrder(BatchOrder):
 
 
 class TrainOrder(BatchOrder):
-    """Another random order every epoch, of which the devices take turns, so that they share global batches.
+    """A new random order every epoch, distributed round-robin over ranks, so that they share global batches.
 
-    The order, and the seed that each image is augmented with, follow from the run's seed and the epoch: a
-    batch of 2N on one device holds what two batches of N on two devices hold. What does not fill a batch is
-    left out, unless there is only one batch.
+    The order and the augmentation seed of each image depend on the run's seed and the epoch alone: a batch of
+    2N on one device has the same content as two batches of N on two devices. An incomplete batch is dropped,
+    unless it is the only one.
 
     Args:
         dataset: The images.
-        batch_size: Images in a batch of this device.
-        seed: Of the run.
+        batch_size: Images per batch on this device.
+        seed: Seed of the run.
         num_replicas: Number of devices.
-        rank: Which of them this is.
+        rank: Index of this device.
 
     Raises:
         UsageError: There are fewer images than devices.
@@ -87,7 +87,7 @@ class TrainOrder(BatchOrder):
 
     @property
     def num_drawn(self) -> int:
-        """Images in an epoch of all devices together."""
+        """Images in an epoch over all devices."""
         return len(self.images)
 
     def __len__(self) -> int:
@@ -104,7 +104,7 @@ class TrainOrder(BatchOrder):
         """Return this device's part of the epoch.
 
         Returns:
-            (K,), at least ``num_images`` positions in the data set; and (K,), what makes the seed of each.
+            (K,), at least ``num_images`` positions in the data set; and (K,), the keys of their seeds.
         """
         generator = torch.Generator().manual_seed(self.order_seed)
         share = self.images.train_share(generator, self.num_replicas, self.rank).numpy()

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: 32 x 32 colour pictures (https://www.cs.toronto.edu/~kriz/cifar.html)."""
+"""CIFAR-10 and CIFAR-100: 32 x 32 colour images (https://www.cs.toronto.edu/~kriz/cifar.html)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from cbam_lightning.data.array_module import ArrayDataModule
+from cbam_lightning.data.arrays import ArrayDataModule
 from cbam_lightning.data.dataset_download import download_folder
 from cbam_lightning.errors import UsageError
 
@@ -17,15 +17,12 @@ from cbam_lightning.errors import UsageError
 class CIFAR10(ArrayDataModule):
     """CIFAR-10: 50,000 training and 10,000 test images.
 
-    The official files are Python pickles. They are read only after torchvision has compared them with the
-    official MD5 sums.
+    The official files are Python pickles. They are read only after torchvision has checked their MD5 sums.
 
     Args:
         root: Folder that holds cifar-10-batches-py, or to which it is downloaded.
-        download: Whether to download the data set if it is not there.
-        crop_padding_px: Zero pixels added on each side before the random crop in training; 0 crops nothing.
-        hflip: Whether training mirrors images left to right with probability 1/2.
-        **kwargs: Options of ``ImageDataModule``.
+        download: Whether to download the data set if it is missing.
+        **kwargs: Options of ``ArrayDataModule``.
     """
 
     num_classes = 10
@@ -36,22 +33,15 @@ class CIFAR10(ArrayDataModule):
     # fmt: on
     in_channels = 3
     size_px = 32
-    # Over all pixels of the 50,000 training images. The std of (0.2023, 0.1994, 0.2010) seen elsewhere is
-    # another quantity: the mean of the images' own standard deviations.
+    # Over all pixels of the 50,000 training images. The std of (0.2023, 0.1994, 0.2010) that is often seen
+    # is something else: the mean of the per-image standard deviations.
     mean = (0.4914, 0.4822, 0.4465)
     std = (0.2470, 0.2435, 0.2616)
     dataset_name = "cifar10"
     reader: ClassVar[Any] = datasets.CIFAR10
 
-    def __init__(
-        self,
-        root: str = "datasets",
-        download: bool = False,
-        crop_padding_px: int = 4,
-        hflip: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(crop_padding_px=crop_padding_px, hflip=hflip, **kwargs)
+    def __init__(self, root: str = "datasets", download: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.root = root
         self.download = download
 
@@ -61,7 +51,7 @@ class CIFAR10(ArrayDataModule):
         return Path(self.root, self.reader.base_folder)
 
     def prepare_data(self) -> None:
-        """Download the data set if that was asked for and it is not there."""
+        """Download the data set if it is missing and ``download`` is true."""
         if self.download and not self._is_complete():
             download_folder(
                 self.folder,
@@ -70,7 +60,7 @@ class CIFAR10(ArrayDataModule):
             )
 
     def load_part(self, train: bool) -> tuple[Tensor, Tensor]:
-        """Read the official training or test images with their labels."""
+        """Read the official training or test images and their labels."""
         try:
             part = self.reader(self.root, train=train)
         except RuntimeError as error:  # torchvision's answer to a missing file or a wrong checksum
@@ -95,10 +85,8 @@ class CIFAR100(CIFAR10):
 
     Args:
         root: Folder that holds cifar-100-python, or to which it is downloaded.
-        download: Whether to download the data set if it is not there.
-        crop_padding_px: Zero pixels added on each side before the random crop in training; 0 crops nothing.
-        hflip: Whether training mirrors images left to right with probability 1/2.
-        **kwargs: Options of ``ImageDataModule``.
+        download: Whether to download the data set if it is missing.
+        **kwargs: Options of ``ArrayDataModule``.
     """
 
     num_classes = 100

@@ -1,4 +1,4 @@
-"""The loader of batches, which knows how far it has come."""
+"""A data loader that keeps track of its position, so that a run can resume in mid-epoch."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from cbam_lightning.data.batch import SplitDataset
 from cbam_lightning.data.batch_order import BatchOrder
+from cbam_lightning.data.split_dataset import SplitDataset
 
 
 class BatchLoader(DataLoader[Any]):
-    """Reads the batches of an order, and can go on where another process stopped.
+    """Reads the batches of an order, and can continue where another process stopped.
 
-    Nothing is read before the first batch is asked for: only then has Lightning told the order its epoch.
+    Nothing is read before the first batch is requested, because Lightning sets the epoch of the order only
+    then.
 
     Args:
         dataset: The images.
-        order: Which of them make up a batch.
+        order: Which images form each batch.
         num_workers: Processes that read; 0 reads in this one.
     """
 
@@ -45,18 +46,18 @@ class BatchLoader(DataLoader[Any]):
         for batch in super().__iter__():
             self._batches += 1
             yield batch
-        self.order.set_epoch(epoch + 1)  # for a plain loop; Lightning sets it itself
+        self.order.set_epoch(epoch + 1)  # for a plain loop; Lightning sets the epoch itself
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the epoch and how many of its batches were handed out."""
+        """Return the epoch and the number of its batches that were returned."""
         return {"epoch": self._epoch, "batches": self._batches}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on, in the next pass, after the batches that were handed out, if that pass is the same epoch."""
+        """Skip the batches that were already returned in the next pass, if that pass is the same epoch."""
         self._epoch, self._batches, self._resumes = state_dict["epoch"], state_dict["batches"], True
         self.order.set_epoch(self._epoch)
 
 
 def collated_already(batch: Any) -> Any:
-    """Pass on what ``SplitDataset.__getitems__`` returned; a function, because workers must pickle it."""
+    """Return the batch of ``SplitDataset.__getitems__`` unchanged; a function, so it can be pickled."""
     return batch

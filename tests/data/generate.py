@@ -20,7 +20,8 @@ from torchvision import datasets
 
 from cbam_lightning.data import CIFAR10, CIFAR100
 from cbam_lightning.data.fashion_mnist import EMBEDDED_DIR
-from cbam_lightning.data.idx import read_idx, write_idx
+from cbam_lightning.data.idx import read_idx
+from experiments.shipping.fashion_mnist_subset import write_idx
 
 WNIDS = ("n01440764", "n01443537", "n01484850")
 

@@ -104,7 +104,7 @@ def test_the_whole_square_is_cut_with_a_scale_of_1():
 
 def test_a_stack_keeps_the_pixels_together():
     images = [photograph(32, 40, seed) for seed in range(3)]
-    batch = stack(images)
+    batch = stack(images, (3, 32, 40))
     assert torch.equal(batch, torch.stack(images))
     assert batch.is_contiguous(memory_format=torch.channels_last)
 

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 from cbam_lightning.data.batch import BadImage
 from cbam_lightning.data.cropping import EvalTransform
 from cbam_lightning.data.image_files import FileDataset, find_files, find_predict_files
-from cbam_lightning.data.transformed import usable_cores
+from cbam_lightning.data.split_dataset import usable_cores
 from cbam_lightning.errors import UsageError
 from tests.data.generate import patches, save_image, write_image_folder
 

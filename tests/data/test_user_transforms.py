@@ -156,7 +156,7 @@ def test_torchvisions_own_complaints_are_one_line(pets):
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        (v2.RandAugment, "train_transform is the class RandAugment; allowed: an object that can be called"),
+        (v2.RandAugment, "train_transform is the class RandAugment; allowed: a callable object"),
         ([5], "train_transform is 5; allowed"),
     ],
 )

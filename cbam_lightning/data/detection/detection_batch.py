@@ -1,4 +1,4 @@
-"""What a detection data set hands to the trainer: images of any sizes, and the objects in them."""
+"""Batches for detection: images of any size, and the objects in them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from cbam_lightning.data.batch import BadImage
 
 
 class Objects(NamedTuple):
-    """Objects of one image, or of many in a row.
+    """Objects of one image, or of several, one image after the other.
 
     Attributes:
-        boxes: float32 (T, 4), left, top, right and bottom in pixels; the first pixel begins at 0, and right
-            and bottom are where the object's last pixels end, so that a box is right - left pixels wide.
+        boxes: float32 (T, 4), left, top, right and bottom in pixels. The first pixel starts at 0, and right
+            and bottom are the ends of the last pixels, so that a box is right - left pixels wide.
         labels: int64 (T,) in 1..K; 0 is the background of torchvision's detectors.
-        difficult: bool (T,), neither learnt nor counted in evaluation (Pascal VOC).
-        crowd: bool (T,), a box around many objects; not learnt, and in evaluation any number of detections
-            may lie in it (COCO's ``iscrowd``).
-        areas: float32 (T,), pixels of the object in the image as stored, by which COCO calls it small, medium
-            or large; from the object's outline where the data have one, else of the box.
+        difficult: bool (T,), neither trained on nor counted in evaluation (Pascal VOC).
+        crowd: bool (T,), a box around many objects. It is not trained on, and in evaluation any number of
+            detections may lie in it (COCO's ``iscrowd``).
+        areas: float32 (T,), area of the object in pixels of the stored image, by which COCO classifies it as
+            small, medium or large; that of the outline where the data have one, else of the box.
     """
 
     boxes: Tensor
@@ -31,23 +31,23 @@ class Objects(NamedTuple):
     areas: Tensor
 
     def select(self, which: Tensor | slice) -> Objects:
-        """Return some objects, by positions, by a mask or by a slice."""
+        """Return the objects of a position tensor, a mask or a slice."""
         return Objects(*(values[which] for values in self))
 
 
 class DetectionBatch(NamedTuple):
     """Images and their objects, as torchvision's detectors take them; Lightning moves it to a device.
 
-    Lightning cannot find out its size: give ``batch_size=len(batch.images)`` to ``self.log``.
+    Lightning cannot infer its size: pass ``batch_size=len(batch.images)`` to ``self.log``.
 
     Attributes:
-        images: N of (C, H, W), each of its own size. uint8 in [0, 255] from the loader; after
-            ``DetectionDataModule.on_after_batch_transfer`` float32 in [0, 1], not normalised. N is 0 if none
-            of the files could be read.
-        targets: For each image the fields of ``Objects`` by name; boxes are in pixels of this image. An image
-            without objects has boxes of shape (0, 4).
-        image_ids: int64 (N,), those of COCO's JSON, or numbers made of the files' names.
-        original_sizes: int64 (N, 2), height and width of the images as stored; see ``scale_boxes``.
+        images: N images (C, H, W) of any size. uint8 in [0, 255] from the loader; float32 in [0, 1], not
+            normalised, after ``DetectionDataModule.on_after_batch_transfer``. N is 0 if no file could be
+            read.
+        targets: For each image, the fields of ``Objects`` by name; boxes are in pixels of this image. An
+            image without objects has boxes of shape (0, 4).
+        image_ids: int64 (N,), the ids in COCO's JSON, or numbers made of the file names.
+        original_sizes: int64 (N, 2), height and width of the stored images; see ``scale_boxes``.
         indices: int64 (N,), positions in the data set of the split.
     """
 
@@ -59,14 +59,15 @@ class DetectionBatch(NamedTuple):
 
 
 class DetectionFileBatch(NamedTuple):
-    """A batch as the worker sends it, together with the files that failed; see ``data.batch.FileBatch``.
+    """A batch as the worker process sends it, with the files that failed; see ``data.batch.FileBatch``.
 
-    Few tensors for all of it: between processes each takes a file descriptor, of which a process has 1,024.
+    It has few tensors, because each one sent between processes takes one of a process's 1,024 file
+    descriptors.
 
     Attributes:
-        images: uint8 (N, C, H, W), or N of (C, H, W) where their sizes differ.
-        objects: Those of all images, one image after the other.
-        counts: int64 (N,), objects of each image.
+        images: uint8 (N, C, H, W), or N images (C, H, W) if their sizes differ.
+        objects: Objects of all images, one image after the other.
+        counts: int64 (N,), number of objects in each image.
         image_ids: int64 (N,).
         original_sizes: int64 (N, 2).
         indices: int64 (N,).
@@ -83,19 +84,19 @@ class DetectionFileBatch(NamedTuple):
 
     @property
     def batch(self) -> DetectionBatch:
-        """The readable images, each with its own objects."""
+        """The readable images, each with its objects."""
         parts = zip(*(values.split_with_sizes(self.counts.tolist()) for values in self.objects), strict=True)
         targets = [Objects(*part)._asdict() for part in parts] if len(self.counts) else []
         return DetectionBatch(list(self.images), targets, self.image_ids, self.original_sizes, self.indices)
 
 
 def scale_boxes(boxes: Tensor, size: tuple[int, int], new_size: tuple[int, int]) -> Tensor:
-    """Move boxes from an image to another size of it, for example from a batch's to the one on disk.
+    """Scale boxes to another size of their image, for example from the batch's to that on disk.
 
     Args:
         boxes: (T, 4), left, top, right, bottom.
-        size: Height and width of the image that the boxes are in.
-        new_size: Height and width of the other.
+        size: Height and width of the image of the boxes.
+        new_size: New height and width.
 
     Returns:
         (T, 4).

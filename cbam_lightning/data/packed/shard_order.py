@@ -1,4 +1,4 @@
-"""The order of training for shards that have to be fetched: random, but few shards at a time."""
+"""The training order for shards that must be fetched: random, but from few shards at a time."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ SHARDS_AT_ONCE = 16  # 1 GB of shards of 64 MiB
 
 
 def shard_share(shard_of: Tensor, generator: torch.Generator, num_replicas: int, rank: int) -> Tensor:
-    """Shuffle the shards, deal them out to the devices, and shuffle each device's images in a moving window.
+    """Shuffle the shards, distribute them over devices, and shuffle each device's images in a moving window.
 
-    An image is moved by a random distance of up to ``SHARDS_AT_ONCE`` shards, so about as many are read at
-    any time, and each is done with soon. A shard holds random images of its part: a window is a fair sample.
+    An image moves by a random distance of up to ``SHARDS_AT_ONCE`` shards, so about that many are read at any
+    time, and each is finished soon. A shard holds random images of its part, so a window is a fair sample.
 
     Args:
         shard_of: int64 (M,), the shard of each image of the data set.
         generator: In the same state on every device.
         num_replicas: Number of devices.
-        rank: Which of them this is.
+        rank: Index of this device.
 
     Returns:
-        int64 (M // num_replicas,), the images of this device in their order; at most ``num_replicas - 1``,
-        others in every epoch, come to none, so that all devices get as many.
+        int64 (M // num_replicas,), the images of this device in their order. Up to ``num_replicas - 1``
+        images, others in every epoch, are dropped, so that all devices get the same number.
     """
     num_shards = int(shard_of.max()) + 1
-    turn = torch.randperm(num_shards, generator=generator)[shard_of]  # when the shard's turn comes
-    order = torch.argsort(turn, stable=True)
+    shard_rank = torch.randperm(num_shards, generator=generator)[shard_of]  # rank of the image's shard
+    order = torch.argsort(shard_rank, stable=True)
     num_own = len(order) // num_replicas
     own = order[rank * num_own :][:num_own]
     window = SHARDS_AT_ONCE * len(order) / num_shards

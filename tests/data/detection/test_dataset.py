@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from cbam_lightning.data.batch import BadImage, SampleRequest
+from cbam_lightning.data.batch import BadImage
 from cbam_lightning.data.detection.annotations import without_objects
 from cbam_lightning.data.detection.augmentation import Augmented
 from cbam_lightning.data.detection.box_checks import BoxLog
 from cbam_lightning.data.detection.dataset import DetectionFiles, DetectionImages
 from cbam_lightning.data.detection.voc_files import read_voc
+from cbam_lightning.data.split_dataset import SampleRequest
 from tests.data.detection.written import HEIGHT, WIDTH, voc_object, write_voc
 from tests.data.generate import patches, save_image
 
