@@ -11,13 +11,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cbam_lightning.checks import require
+from cbam_lightning.checks import require_at_least
 from cbam_lightning.data.batch import Batch
 from cbam_lightning.data.classification import ImageDataModule
 from cbam_lightning.data.data_module import LabelledSplit
-from cbam_lightning.data.split_dataset import ImageDataset, SampleRequest, as_index, position_of
+from cbam_lightning.data.split_dataset import (
+    ImageDataset,
+    SampleRequest,
+    TransformedDataset,
+    as_index,
+    position_of,
+)
 from cbam_lightning.data.splits import stratified_split
-from cbam_lightning.data.transformed import TransformedDataset
 from cbam_lightning.data.user_transforms import UserTransform
 
 
@@ -32,7 +37,7 @@ class ArrayDataModule(ImageDataModule):
 
     def __init__(self, *, crop_padding_px: int = 4, hflip: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        require(crop_padding_px >= 0, "crop_padding_px", crop_padding_px, "0 or more")
+        require_at_least(0, crop_padding_px=crop_padding_px)
         self.crop_padding_px = crop_padding_px
         self.hflip = hflip
         self.eval_resize_px = self.size_px  # evaluation uses whole images

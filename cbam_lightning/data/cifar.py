@@ -52,7 +52,7 @@ class CIFAR10(ArrayDataModule):
 
     def prepare_data(self) -> None:
         """Download the data set if it is missing and ``download`` is true."""
-        if self.download and not self._is_complete():
+        if self.download and self._read(train=False) is None:  # checks the files of both parts
             download_folder(
                 self.folder,
                 lambda folder: self.reader(folder, download=True),
@@ -61,23 +61,22 @@ class CIFAR10(ArrayDataModule):
 
     def load_part(self, train: bool) -> tuple[Tensor, Tensor]:
         """Read the official training or test images and their labels."""
-        try:
-            part = self.reader(self.root, train=train)
-        except RuntimeError as error:  # torchvision's answer to a missing file or a wrong checksum
+        part = self._read(train)
+        if part is None:
             message = (
                 f"{self.folder} is missing, or its files do not have the official checksums. Give the folder "
                 "that holds it with --data.root, or fetch it with --data.download true."
             )
-            raise UsageError(message) from error
+            raise UsageError(message)
         images = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()  # (M, 32, 32, 3) before
         return images, torch.tensor(part.targets, dtype=torch.int64)
 
-    def _is_complete(self) -> bool:
+    def _read(self, train: bool) -> Any:
+        """Return torchvision's data set, or ``None`` if a file is missing or has a wrong checksum."""
         try:
-            self.reader(self.root, train=False)  # checks the files of both parts
+            return self.reader(self.root, train=train)
         except RuntimeError:
-            return False
-        return True
+            return None
 
 
 class CIFAR100(CIFAR10):

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any, Literal
 
-from cbam_lightning.checks import require
+from cbam_lightning.checks import require, require_at_least
 from cbam_lightning.data.classification import ImageDataModule
 from cbam_lightning.data.cropping import EvalTransform, TrainTransform
 from cbam_lightning.data.data_module import LabelledSplit
@@ -49,7 +49,7 @@ class ClassFolderModule(ImageDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        require(size_px >= 1, "size_px", size_px, "1 or more")
+        require_at_least(1, size_px=size_px)
         require_crop_scale(crop_scale)
         self.root = root
         self.size_px = size_px

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +12,12 @@ from torch.utils.data import Dataset, Sampler
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from cbam_lightning.checks import require
+from cbam_lightning.checks import require, require_at_least
 from cbam_lightning.data.batch import Batch, FileBatch
-from cbam_lightning.data.batch_order import TrainOrder
 from cbam_lightning.data.cropping import EvalTransform
-from cbam_lightning.data.data_module import BaseDataModule, LabelledSplit, Split
+from cbam_lightning.data.data_module import BaseDataModule, Split
 from cbam_lightning.data.image_files import FileDataset, find_predict_files
+from cbam_lightning.data.loader import TrainOrder
 from cbam_lightning.data.sampled_order import BalancedSampler, SampledOrder
 from cbam_lightning.data.split_dataset import ImageDataset, SplitDataset
 from cbam_lightning.data.user_transforms import TransformOption, UserTransform, as_steps
@@ -73,18 +72,9 @@ class ImageDataModule(BaseDataModule):
         self.eval_transform = as_steps("eval_transform", eval_transform)
         require(not (balanced and sampler), "balanced", balanced, "false, as the sampler chooses the images")
         self.sampler = BalancedSampler if balanced else sampler
-        require(mixup_alpha >= 0, "mixup_alpha", mixup_alpha, "0 or more")
-        require(cutmix_alpha >= 0, "cutmix_alpha", cutmix_alpha, "0 or more")
+        require_at_least(0, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha)
         self.mixup_alpha = mixup_alpha
         self.cutmix_alpha = cutmix_alpha
-
-    @abstractmethod
-    def build_split(self, split: LabelledSplit) -> ImageDataset:
-        """Build the data set of a split; with a ``val_fraction`` of 0, "val" holds the test images.
-
-        Raises:
-            UsageError: The data are missing or damaged.
-        """
 
     def build_predict_set(self, path: str) -> ImageDataset:
         """Build the data set of an image file, or of the image files in a folder; the classes are unknown."""

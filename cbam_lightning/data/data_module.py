@@ -10,10 +10,9 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from cbam_lightning.checks import require
+from cbam_lightning.checks import require, require_at_least
 from cbam_lightning.data.bad_images import BadImageLog
-from cbam_lightning.data.batch_order import EvalOrder, TrainOrder
-from cbam_lightning.data.loader import BatchLoader, collated_already
+from cbam_lightning.data.loader import BatchLoader, EvalOrder, TrainOrder, collated_already
 from cbam_lightning.data.split_dataset import SplitDataset
 from cbam_lightning.seeding import run_seed
 
@@ -66,14 +65,9 @@ class BaseDataModule(LightningDataModule, ABC):
         on_bad_image: Literal["raise", "skip"] = "raise",
     ) -> None:
         super().__init__()
-        require(batch_size >= 1, "batch_size", batch_size, "1 or more")
-        require(
-            global_batch_size is None or global_batch_size >= 1,
-            "global_batch_size",
-            global_batch_size,
-            "1 or more, or null",
-        )
-        require(num_workers is None or num_workers >= 0, "num_workers", num_workers, "0 or more, or null")
+        require_at_least(1, batch_size=batch_size)
+        require_at_least(1, or_null=True, global_batch_size=global_batch_size)
+        require_at_least(0, or_null=True, num_workers=num_workers)
         require(0 <= val_fraction < 1, "val_fraction", val_fraction, "0 or more, and less than 1")
         self.batch_size = batch_size
         self.global_batch_size = global_batch_size

@@ -40,18 +40,12 @@ class FashionMNIST(ArrayDataModule):
     """
 
     num_classes = NUM_CLASSES
+    # fmt: off
     class_names = (
-        "T-shirt/top",
-        "Trouser",
-        "Pullover",
-        "Dress",
-        "Coat",
-        "Sandal",
-        "Shirt",
-        "Sneaker",
-        "Bag",
+        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
         "Ankle boot",
     )
+    # fmt: on
     in_channels = 1
     size_px = 28
     mean: tuple[float, ...] = (0.2860,)  # over all pixels of the 60,000 training images

@@ -40,7 +40,7 @@ def as_image(value: object, channels: Literal[1, 3], *, any_float: bool = False)
             return from_pillow(value, channels)
         image = _from_array(value) if isinstance(value, np.ndarray) else _from_tensor(value)
         if image.ndim != 3 or image.shape[0] != channels or 0 in image.shape:
-            raise NotAnImageError(_described(value))
+            raise NotAnImageError(described(value))
         check_aspect_ratio(image.shape[2], image.shape[1])
     except UndecodableError as error:
         message = f"an unusable image ({error})"
@@ -63,7 +63,7 @@ def _from_array(array: NDArray[np.generic]) -> Tensor:
     """Copy an array, which may be read-only or byte-swapped, to a tensor (C, H, W)."""
     kinds = {"b": np.bool_, "u": np.int64, "i": np.int64, "f": np.float32}
     if array.dtype.kind not in kinds or array.ndim not in (2, 3):
-        raise NotAnImageError(_described(array))
+        raise NotAnImageError(described(array))
     dtype = np.uint8 if array.dtype == np.uint8 else kinds[array.dtype.kind]
     pixels = torch.from_numpy(np.array(array, dtype, order="C"))
     return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
@@ -71,7 +71,7 @@ def _from_array(array: NDArray[np.generic]) -> Tensor:
 
 def _from_tensor(value: object) -> Tensor:
     if not isinstance(value, Tensor) or value.is_complex():
-        raise NotAnImageError(_described(value))
+        raise NotAnImageError(described(value))
     image = value.detach().cpu().as_subclass(Tensor)
     return image[None] if image.ndim == 2 else image
 
@@ -93,7 +93,8 @@ def _as_pixels(image: Tensor, any_float: bool) -> Tensor:
     return values if is_float else values.to(torch.uint8)
 
 
-def _described(value: object) -> str:
+def described(value: object) -> str:
+    """Describe an object for error messages: its kind, and the shape and dtype of tensors and arrays."""
     if isinstance(value, Tensor | np.ndarray):
         kind = "a tensor" if isinstance(value, Tensor) else "an array"
         return f"{kind} {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"

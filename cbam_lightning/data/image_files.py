@@ -14,7 +14,7 @@ from torch import Tensor
 from cbam_lightning.data.batch import BadImage
 from cbam_lightning.data.cropping import Transform
 from cbam_lightning.data.image_decoding import SUFFIXES, UndecodableError, decode_image
-from cbam_lightning.data.transformed import TransformedDataset
+from cbam_lightning.data.split_dataset import TransformedDataset
 from cbam_lightning.errors import UsageError
 
 # Left behind by the file managers of Windows; those of other systems start with a dot.

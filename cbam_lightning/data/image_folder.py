@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from cbam_lightning.checks import require
+from cbam_lightning.checks import require, require_at_least
 from cbam_lightning.data.class_folders import ClassFolderModule, channel_statistics, require_same_classes
 from cbam_lightning.data.data_module import LabelledSplit
 from cbam_lightning.data.sources import ImageSource, LabelledImages
@@ -52,8 +52,7 @@ class ImageFolder(ClassFolderModule):
         allowed = f"more than 0, and less than 1 - val_fraction = {largest:g}"
         require(0 < test_fraction < largest, "test_fraction", test_fraction, allowed)
         self.test_fraction = test_fraction
-        is_allowed = images_per_class is None or images_per_class >= 1
-        require(is_allowed, "images_per_class", images_per_class, "1 or more, or null")
+        require_at_least(1, or_null=True, images_per_class=images_per_class)
         self.images_per_class = images_per_class
         self.in_channels = in_channels
         self.mean, self.std = channel_statistics(mean, std, in_channels)

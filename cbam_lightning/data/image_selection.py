@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from cbam_lightning.checks import require
+from cbam_lightning.checks import require_at_least
 from cbam_lightning.data.bad_images import BadImageLog
 from cbam_lightning.data.batch import BadImage
 from cbam_lightning.data.class_folders import EVAL_RESIZE_RATIO
@@ -101,7 +101,7 @@ def spread(dataset: SplitDataset, limit: int | None = None) -> ImageSelection:
     Raises:
         UsageError: The limit is below 1.
     """
-    require(limit is None or limit >= 1, "limit", limit, "1 or more")
+    require_at_least(1, limit=limit)
     length = len(dataset)
     count = length if limit is None else min(limit, length)
     return ImageSelection(dataset, [i * length // count for i in range(count)])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from cbam_lightning.data.batch_order import TrainOrder
+from cbam_lightning.data.loader import TrainOrder
 from cbam_lightning.data.split_dataset import SplitDataset
 from cbam_lightning.errors import UsageError
 from cbam_lightning.seeding import spared_generators

@@ -6,14 +6,16 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cbam_lightning.data.batch import BadImage, Batch, FileBatch
+from cbam_lightning.data.batch import BadImage, FileBatch
+from cbam_lightning.data.cropping import Transform, stack
+from cbam_lightning.data.user_transforms import UserTransform
 from cbam_lightning.seeding import image_seeds, spared_generator, spared_generators
 
 MAX_DEFAULT_WORKERS = 8
@@ -97,16 +99,38 @@ class ImageDataset(SplitDataset):
     def __len__(self) -> int:
         return len(self.labels)
 
+
+class TransformedDataset(ImageDataset):
+    """Images that are read and transformed on access; unreadable ones are left out of the batch.
+
+    Args:
+        labels: int64 (M,), the class of each image.
+        transform: From uint8 (C, H, W) of any size to (C, size_px, size_px), uint8 or float32 in [0, 1].
+        channels: C, 1 for greyscale or 3 for RGB.
+        size_px: Height and width after the transform.
+    """
+
+    def __init__(self, labels: Tensor, transform: Transform, channels: Literal[1, 3], size_px: int) -> None:
+        self.labels = labels
+        self.transform = transform
+        self.channels: Literal[1, 3] = channels
+        self.size_px = size_px
+
     @abstractmethod
-    def __getitems__(self, requests: Sequence[int | SampleRequest]) -> Batch | FileBatch:
-        """Read a whole batch.
+    def read(self, index: int) -> Tensor | BadImage:
+        """Read the image at a position: uint8 (C, H, W), or the reason why it cannot be read."""
 
-        Args:
-            requests: As in ``SplitDataset``.
+    def __getitems__(self, requests: Sequence[int | SampleRequest]) -> FileBatch:
+        """Read a batch; images that fail are left out and listed in ``bad``."""
+        runs_user_code = isinstance(self.transform, UserTransform)
+        positions, images, bad = load_each(requests, self._load, runs_user_code)
+        index = as_index(positions)
+        shape = (self.channels, self.size_px, self.size_px)
+        return FileBatch(stack(images, shape), self.labels[index], index, bad)
 
-        Returns:
-            uint8 images (N, C, H, W) with their labels and indices.
-        """
+    def _load(self, index: int) -> Tensor | BadImage:
+        image = self.read(index)
+        return image if isinstance(image, BadImage) else self.transform(image)
 
 
 def load_each(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cbam_lightning.checks import require
+from cbam_lightning.checks import require, require_at_least
 from cbam_lightning.data.class_folders import EVAL_RESIZE_RATIO, channel_statistics, require_crop_scale
 from cbam_lightning.data.classification import ImageDataModule
 from cbam_lightning.data.cropping import EvalTransform, TrainTransform, Transform
@@ -71,7 +71,7 @@ class TorchDataset(ImageDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        require(size_px is None or size_px >= 1, "size_px", size_px, "1 or more, or null")
+        require_at_least(1, or_null=True, size_px=size_px)
         require_crop_scale(crop_scale)
         has_held_out = bool(self.val_fraction) or val is not None or test is not None
         require(has_held_out, "val_fraction", 0, "more than 0, as there is neither data.val nor data.test")
@@ -163,7 +163,7 @@ class TorchDataset(ImageDataModule):
         names = names or getattr(items.whole, "classes", None)
         if names is None:
             count = int(items.labels.max()) + 1 if number is None else number
-            require(count >= 2, "num_classes", count, "2 or more")
+            require_at_least(2, num_classes=count)
             return tuple(str(label) for label in range(count))
         require(number in (None, len(names)), "num_classes", number, f"{len(names)}, as many as class names")
         require(len(names) >= 2, "class_names", list(names), "2 or more")

@@ -42,9 +42,9 @@ class TorchItems:
         self.num_classes: int | None = None
         self.title = f"{option} {_class_path(dataset)}"
         self._require_map_style()
-        self.places = np.arange(len(dataset))  # positions of the items in the whole
+        self.positions = np.arange(len(dataset))  # positions of the items in the whole
         while isinstance(self.whole, Subset):
-            self.places, self.whole = np.asarray(self.whole.indices)[self.places], self.whole.dataset
+            self.positions, self.whole = np.asarray(self.whole.indices)[self.positions], self.whole.dataset
         self.title = f"{option} {_class_path(self.whole)}"
 
     def __len__(self) -> int:
@@ -84,7 +84,7 @@ class TorchItems:
             except (ValueError, TypeError):
                 continue
             if listed.dtype.kind in "iu" and listed.shape == (len(self.whole),):
-                return torch.from_numpy(listed[self.places].astype(np.int64))
+                return torch.from_numpy(listed[self.positions].astype(np.int64))
         return None
 
     @cached_property
@@ -116,7 +116,7 @@ class TorchItems:
         for name in ("samples", "imgs"):
             listed = getattr(self.whole, name, None)
             if isinstance(listed, Sequence) and len(listed) == len(self.whole):
-                sample = listed[self.places[index]]
+                sample = listed[self.positions[index]]
                 path = sample[0] if isinstance(sample, tuple | list) else sample
                 return path if isinstance(path, str) else None
         return None

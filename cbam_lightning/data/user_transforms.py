@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from cbam_lightning.data.cropping import EvalTransform
-from cbam_lightning.data.image_conversion import NotAnImageError, allowed_images, as_image
+from cbam_lightning.data.image_conversion import NotAnImageError, allowed_images, as_image, described
 from cbam_lightning.errors import UsageError
 from cbam_lightning.user_code.tracebacks import describe_error
 
@@ -68,7 +68,7 @@ class UserTransform:
                 changed = step(changed)
             except Exception as error:
                 what = describe_error(error)
-                message = f"{self._title(step)} raised {what}; its input was {_described(changed)}."
+                message = f"{self._title(step)} raised {what}; its input was {described(changed)}."
                 raise UsageError(message) from error
         try:
             return as_image(changed, self.channels, any_float=self.any_float)
@@ -100,9 +100,3 @@ def as_steps(option: str, value: TransformOption) -> tuple[Callable[[Any], Any],
             message = f"--data.{option} is {what}; allowed: a callable object, or a list of them."
             raise UsageError(message)
     return steps
-
-
-def _described(value: object) -> str:
-    if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
-    return type(value).__name__

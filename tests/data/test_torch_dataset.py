@@ -171,7 +171,10 @@ def test_grey_images_and_a_set_as_it_came_from_fashion_mnist():
         (items(0, -1), "item 1 has the label -1; allowed"),
         (items(0, torch.zeros(2)), r"item 1 has the label tensor\(\[0\., 0\.\]\); allowed"),
         (Items([("a.png", 0)]), "item 0 has an object of type str as its image; allowed: a PIL image, an"),
-        (Items([(patches(1, 8, 8)[0][..., 0], 0)]), r"an array \(8, 8\) of uint8 as its image; .* as in_channels is 3"),
+        (
+            Items([(patches(1, 8, 8)[0][..., 0], 0)]),
+            r"an array \(8, 8\) of uint8 as its image; .* as in_channels is 3",
+        ),
         (Items([KeyError("x")]), r"item 0 raised KeyError: 'x' \(.*own\.py, line \d+\)\."),
         (Items([]), "Items is empty; allowed: a map-style torch.utils.data.Dataset"),
         (Stream(), r"Stream has no item numbers \(IterableDataset\); allowed: a map-style"),

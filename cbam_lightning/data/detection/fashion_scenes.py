@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cbam_lightning.checks import require
+from cbam_lightning.checks import require, require_at_least
 from cbam_lightning.data.batch import BadImage
 from cbam_lightning.data.detection.annotations import Annotations, annotate, as_objects
 from cbam_lightning.data.detection.augmentation import DetectionTransform
@@ -65,13 +65,12 @@ class FashionScenes(DetectionDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(size_px=size_px, **kwargs)
-        require(size_px >= 32, "size_px", size_px, "32 or more")
-        require(num_images >= 1, "num_images", num_images, "1 or more")
-        require(num_test_images >= 1, "num_test_images", num_test_images, "1 or more")
+        require_at_least(32, size_px=size_px)
+        require_at_least(1, num_images=num_images, num_test_images=num_test_images)
+        require_at_least(0, scene_seed=scene_seed)
         fewest, most = num_garments
         is_allowed = 0 <= fewest <= most and most > 0
         require(is_allowed, "num_garments", num_garments, "two ascending numbers from 0")
-        require(scene_seed >= 0, "scene_seed", scene_seed, "0 or more")
         self.scene_px = size_px
         self.num_images = num_images
         self.num_test_images = num_test_images

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from cbam_lightning.checks import require
+from cbam_lightning.checks import require, require_at_least
 from cbam_lightning.data.class_folders import imagenet_statistics
 from cbam_lightning.data.data_module import BaseDataModule, LabelledSplit
 from cbam_lightning.data.detection.annotations import Annotations, without_objects
@@ -58,7 +58,7 @@ class DetectionDataModule(BaseDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(batch_size=batch_size, **kwargs)
-        require(size_px is None or size_px >= 1, "size_px", size_px, "1 or more, or null")
+        require_at_least(1, or_null=True, size_px=size_px)
         require(in_channels in (1, 3), "in_channels", in_channels, "1 or 3")
         require(augmentation in ("ssd", "flip", "none"), "augmentation", augmentation, "ssd, flip or none")
         resizes = size_px is not None or augmentation != "ssd"
@@ -111,21 +111,21 @@ class DetectionDataModule(BaseDataModule):
 
     @cached_property
     def _test_part(self) -> Annotations:
-        part = self.load_part(train=False)
-        self._report_boxes()
-        return part
+        return self._load_reported(train=False)
 
     @cached_property
     def _train_part(self) -> tuple[Annotations, list[Tensor]]:
         """The official training part, and the positions of its images for training and validation."""
-        part = self.load_part(train=True)
-        self._report_boxes()
+        part = self._load_reported(train=True)
         one_class = torch.zeros(len(part), dtype=torch.int64)
         return part, stratified_split(one_class, [self.val_fraction], self.split_seed)
 
-    def _report_boxes(self) -> None:
+    def _load_reported(self, train: bool) -> Annotations:
+        """Read a part and warn of the boxes that were corrected."""
+        part = self.load_part(train)
         self.box_log.report()
         self.box_log = BoxLog()
+        return part
 
     def on_before_batch_transfer(
         self, batch: DetectionFileBatch | DetectionBatch, dataloader_idx: int

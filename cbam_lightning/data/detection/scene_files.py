@@ -109,14 +109,8 @@ def _coco_json(annotations: Annotations, scenes: FashionScenes) -> dict[str, Any
     for i, (image_id, (height, width)) in enumerate(zip(annotations.image_ids.tolist(), sizes, strict=True)):
         file_name = f"{image_id:012d}.jpg"
         images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
-        objects = annotations.of_image(i)
-        for (left, top, right, bottom), label, ignore, area in zip(
-            objects.boxes.tolist(),
-            objects.labels.tolist(),
-            objects.difficult.tolist(),
-            objects.areas.tolist(),
-            strict=True,
-        ):
+        rows = zip(*(values.tolist() for values in annotations.of_image(i)), strict=True)
+        for (left, top, right, bottom), label, ignore, _, area in rows:
             box = [left, top, right - left, bottom - top]
             place = {
                 "id": len(coco_objects) + 1,

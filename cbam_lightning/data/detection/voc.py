@@ -12,28 +12,12 @@ from cbam_lightning.data.detection.module import DetectionDataModule
 from cbam_lightning.data.detection.voc_files import read_voc
 from cbam_lightning.errors import UsageError
 
+# fmt: off
 VOC_CLASSES = (
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )
+# fmt: on
 YEARS = (2007, 2012)
 TEST_YEAR = 2007  # the annotations of later test images are not public
 

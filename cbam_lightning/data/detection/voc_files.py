@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -23,11 +23,13 @@ class VocObject(NamedTuple):
     """An object as in its file.
 
     Attributes:
+        where: Its file and place, for error messages.
         name: Name of the class.
         box: Left, top, right and bottom, counting pixels from 1 and including the last ones.
         difficult: Whether it is marked as difficult.
     """
 
+    where: str
     name: str
     box: tuple[float, float, float, float]
     difficult: bool
@@ -46,26 +48,19 @@ def read_voc(folders: Sequence[Path], image_set: str, class_names: Sequence[str]
         UsageError: A file is missing or damaged, or an object is of an unknown class.
     """
     listed = [(folder, stem) for folder in folders for stem in _stems(folder, image_set)]
-    sizes: list[int] = []
-    voc_objects: list[VocObject] = []
-    places: list[tuple[int, int]] = []  # per object: position of its image, and its number there from 1
-    for i, (folder, stem) in enumerate(listed):
-        size, of_image = _read_image(folder, stem)
-        sizes += size
-        voc_objects += of_image
-        places += [(i, number) for number in range(1, len(of_image) + 1)]
-
-    def describe(index: int) -> str:
-        i, number = places[index]
-        return f"{_xml_path(*listed[i])}: object {number} ({voc_objects[index].name!r})"
-
-    size_px = as_index(sizes).reshape(-1, 2)
-    image_of_object = as_index([i for i, _ in places])
-    objects = _as_objects(voc_objects, class_names, describe)
-    objects, kept = check_boxes(objects, size_px[image_of_object], describe, log)
+    images = [_read_image(folder, stem) for folder, stem in listed]
+    sizes = as_index([side for size, _ in images for side in size]).reshape(-1, 2)
+    voc_objects = [voc_object for _, of_image in images for voc_object in of_image]
+    image_of_object = as_index([i for i, (_, of_image) in enumerate(images) for _ in of_image])
+    objects, kept = check_boxes(
+        _as_objects(voc_objects, class_names),
+        sizes[image_of_object],
+        lambda index: voc_objects[index].where,
+        log,
+    )
     paths = [str(_image_path(folder, stem)) for folder, stem in listed]
     ids = _numbers([stem for _, stem in listed])
-    return annotate(paths, ids, size_px, objects, image_of_object[kept])
+    return annotate(paths, ids, sizes, objects, image_of_object[kept])
 
 
 def read_xml(path: Path) -> tuple[tuple[int, int] | None, list[VocObject]]:
@@ -89,12 +84,11 @@ def read_xml(path: Path) -> tuple[tuple[int, int] | None, list[VocObject]]:
         if not name:
             message = f"{where} has no name; add the name of its class, or remove the object."
             raise UsageError(message)
-        left, top, right, bottom = (
-            _number(element, f"bndbox/{side}", f"{where} ({name!r})") for side in _SIDES
-        )
+        where = f"{where} ({name!r})"
+        left, top, right, bottom = (_number(element, f"bndbox/{side}", where) for side in _SIDES)
         has_mark = element.find("difficult") is not None
-        difficult = has_mark and bool(_number(element, "difficult", f"{where} ({name!r})"))
-        objects.append(VocObject(name, (left, top, right, bottom), difficult))
+        difficult = has_mark and bool(_number(element, "difficult", where))
+        objects.append(VocObject(where, name, (left, top, right, bottom), difficult))
     return size, objects
 
 
@@ -171,17 +165,16 @@ def _numbers(stems: Sequence[str]) -> Sequence[int]:
     return range(1, len(stems) + 1)
 
 
-def _as_objects(
-    voc_objects: Sequence[VocObject], class_names: Sequence[str], describe: Callable[[int], str]
-) -> Objects:
+def _as_objects(voc_objects: Sequence[VocObject], class_names: Sequence[str]) -> Objects:
     """Convert coordinates that count from 1 and include the last pixel to edges that count from 0."""
     label_of = {name: label for label, name in enumerate(class_names, 1)}
-    for index, voc_object in enumerate(voc_objects):
+    for voc_object in voc_objects:
         if voc_object.name not in label_of:
             problem = unknown_name(kind="class", given=voc_object.name, allowed=class_names)
-            message = f"{describe(index)}: {problem} Give other classes with --data.class_names."
+            message = f"{voc_object.where}: {problem} Give other classes with --data.class_names."
             raise UsageError(message)
-    boxes = [(left - 1, top - 1, right, bottom) for _, (left, top, right, bottom), _ in voc_objects]
+    sides = [voc_object.box for voc_object in voc_objects]
+    boxes = [(left - 1, top - 1, right, bottom) for left, top, right, bottom in sides]
     areas = [(right - left) * (bottom - top) for left, top, right, bottom in boxes]
     difficult = [voc_object.difficult for voc_object in voc_objects]
     labels = [label_of[voc_object.name] for voc_object in voc_objects]

@@ -7,7 +7,8 @@ import os
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -19,7 +20,6 @@ from torch import Tensor
 from cbam_lightning.data.batch import BadImage
 from cbam_lightning.data.cropping import Transform
 from cbam_lightning.data.image_decoding import UndecodableError
-from cbam_lightning.data.packed.shard_order import SHARDS_AT_ONCE, shard_share
 from cbam_lightning.data.packed.shards import (
     DamagedShardError,
     Encoding,
@@ -31,7 +31,9 @@ from cbam_lightning.data.packed.shards import (
     map_file,
 )
 from cbam_lightning.data.packed.stores import Store
-from cbam_lightning.data.transformed import TransformedDataset
+from cbam_lightning.data.split_dataset import TransformedDataset
+
+SHARDS_AT_ONCE = 16  # read at any time in training; 1 GB of shards of 64 MiB
 
 # A data set with a smaller share of a part's images, such as a held-out hundredth, reads single images from
 # an object store: nearly every shard has one of them, so fetching the shards would fetch the whole part.
@@ -52,7 +54,6 @@ class PackedFiles:
         shards: The shards.
         names: Names of the images with the prefix, in the order of the folder that they were packed from.
         slots: int64 (M,), position of each image in the concatenated shards.
-        starts: Slot of the first image of each shard.
     """
 
     store: Store
@@ -61,11 +62,11 @@ class PackedFiles:
     shards: Sequence[ShardInfo]
     names: NDArray[np.bytes_]
     slots: Tensor
-    starts: list[int] = field(init=False)
 
-    def __post_init__(self) -> None:
-        counts = [shard.num_images for shard in self.shards]
-        object.__setattr__(self, "starts", [0, *accumulate(counts)][:-1])
+    @cached_property
+    def starts(self) -> list[int]:
+        """Slot of the first image of each shard."""
+        return [0, *accumulate(shard.num_images for shard in self.shards)][:-1]
 
     def name(self, position: int) -> str:
         """Return the path of an image in the folder that it was packed from."""
@@ -150,3 +151,29 @@ class PackedDataset(TransformedDataset):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_shards": OrderedDict()}  # a spawned worker maps them again
+
+
+def shard_share(shard_of: Tensor, generator: torch.Generator, num_replicas: int, rank: int) -> Tensor:
+    """Shuffle the shards, distribute them over devices, and shuffle each device's images in a moving window.
+
+    An image moves by a random distance of up to ``SHARDS_AT_ONCE`` shards, so about that many are read at any
+    time, and each is finished soon. A shard holds random images of its part, so a window is a fair sample.
+
+    Args:
+        shard_of: int64 (M,), the shard of each image of the data set.
+        generator: In the same state on every device.
+        num_replicas: Number of devices.
+        rank: Index of this device.
+
+    Returns:
+        int64 (M // num_replicas,), the images of this device in their order. Up to ``num_replicas - 1``
+        images, others in every epoch, are dropped, so that all devices get the same number.
+    """
+    num_shards = int(shard_of.max()) + 1
+    shard_rank = torch.randperm(num_shards, generator=generator)[shard_of]  # rank of the image's shard
+    order = torch.argsort(shard_rank, stable=True)
+    num_own = len(order) // num_replicas
+    own = order[rank * num_own :][:num_own]
+    window = SHARDS_AT_ONCE * len(order) / num_shards
+    shift = window * torch.rand(num_own, generator=generator, dtype=torch.float64)
+    return own[torch.argsort(torch.arange(num_own) + shift)]

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from cbam_lightning.data.class_folders import ClassFolderModule
 from cbam_lightning.data.packed.fetching import litdata_module
@@ -74,10 +74,8 @@ def pack(
     source = _checked_source(data, encoding, shorter_side_px, on_bad_image, num_workers)
     parts = [_part(data, source, name) for name in data.part_names]
     _open_folder(out, _plan(data, parts, encoding, shorter_side_px))
-    ranges = {
-        part.name: list(_ranges(part, out / part.name, encoding, shorter_side_px, on_bad_image))
-        for part in parts
-    }
+    options = encoding, shorter_side_px, on_bad_image
+    ranges = {part.name: list(_ranges(part, out / part.name, *options)) for part in parts}
     pack_ranges([r for of_part in ranges.values() for r in of_part], num_workers or usable_cores())
     packed = {part.name: _finish_part(part, out / part.name, ranges[part.name]) for part in parts}
     index = PackedIndex(source.name, data.class_names, encoding, shorter_side_px, packed)
@@ -140,14 +138,12 @@ def _open_folder(out: Path, plan: str) -> None:
     _write(out / PLAN_NAME, plan)
 
 
-def _ranges(
-    part: Part, folder: Path, encoding: Encoding, shorter_side_px: int, on_bad_image: Literal["raise", "skip"]
-) -> Iterator[ImageRange]:
+def _ranges(part: Part, folder: Path, *options: Any) -> Iterator[ImageRange]:
     folder.mkdir(exist_ok=True)
     for number, start in enumerate(range(0, len(part.order), IMAGES_PER_RANGE)):
         positions = part.order[start : start + IMAGES_PER_RANGE]
         paths, labels = [part.paths[p] for p in positions], [part.labels[p] for p in positions]
-        yield ImageRange(folder, number, paths, labels, encoding, shorter_side_px, on_bad_image)
+        yield ImageRange(folder, number, paths, labels, *options)
 
 
 def _finish_part(part: Part, folder: Path, ranges: list[ImageRange]) -> PackedPart:
