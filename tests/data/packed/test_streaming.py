@@ -14,7 +14,7 @@ from cbam_lightning.data.packed import packing
 from cbam_lightning.data.packed.packing import pack
 from tests.data.generate import patches, save_image, write_image_folder
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 TRAINING = (
     "fit --data ImageFolder --data.size_px 24 --data.batch_size 3 --data.num_workers 2 "
     "--model.network resnet20 --model.network_options.depths [1,1,1] "
