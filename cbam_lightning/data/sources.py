@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from cbam_lightning.data.cropping import Transform
 from cbam_lightning.data.image_files import FileDataset, find_files, visible_entries
-from cbam_lightning.data.split_dataset import ImageDataset
+from cbam_lightning.data.split_dataset import ImageDataset, as_index
 from cbam_lightning.errors import UsageError
 
 PARTS = ("train", "val", "test")
@@ -104,11 +105,7 @@ class FolderSource(ImageSource):
     def images(self, part: str, class_names: tuple[str, ...]) -> LabelledImages:
         """List the files below each class folder."""
         paths, labels = self.files(part, class_names)
-
-        def open_files(positions: Tensor, labels: Tensor, *options: Any) -> FileDataset:
-            return FileDataset([paths[position] for position in positions.tolist()], labels, *options)
-
-        return LabelledImages(torch.arange(len(paths)), torch.tensor(labels, dtype=torch.int64), open_files)
+        return LabelledImages(torch.arange(len(paths)), as_index(labels), partial(_open_files, paths))
 
     def files(self, part: str, class_names: tuple[str, ...]) -> tuple[list[str], list[int]]:
         """Return the files below each class folder, and their labels.
@@ -131,3 +128,7 @@ class FolderSource(ImageSource):
     def where(self, part: str) -> str:
         """Return the path of the part's folder."""
         return str(self.root / part)
+
+
+def _open_files(paths: list[str], positions: Tensor, labels: Tensor, *options: Any) -> FileDataset:
+    return FileDataset([paths[position] for position in positions.tolist()], labels, *options)

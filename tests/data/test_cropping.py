@@ -18,7 +18,7 @@ from tests.data.generate import patches
 
 
 def photograph(height=300, width=400, seed=0):
-    """As decoders return it: (3, H, W) with the values of a pixel side by side."""
+    """As decoders return it: (3, H, W) with the channels of a pixel side by side."""
     return torch.from_numpy(patches(1, height, width, seed)[0]).permute(2, 0, 1)
 
 

@@ -20,7 +20,7 @@ def dataset(paths, channels=3):
 
 @pytest.fixture
 def files(tmp_path):
-    """Four images; the second is a text file, the third is cut short, the fifth has a strange name."""
+    """Four images; the second is a text file, the third is truncated, the fifth has an unusual name."""
     write_image_folder(tmp_path, ["a"], 4)
     paths = sorted((tmp_path / "a").iterdir())
     paths[1].write_text("no image")

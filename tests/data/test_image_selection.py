@@ -1,4 +1,4 @@
-"""Images to look at: which ones, with which classes, cut how."""
+"""Selected images: which ones, with which classes, and how they are cropped."""
 
 from pathlib import Path
 

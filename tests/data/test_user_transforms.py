@@ -32,7 +32,7 @@ def folder(path, transform, **options):
 
 
 def literally(image, seed, steps):
-    """Apply transforms to an image, with all generators seeded as they are for it."""
+    """Apply transforms to an image, with all generators seeded for it."""
     random.seed(seed)
     np.random.seed(seed >> 32)  # noqa: NPY002
     torch.manual_seed(seed)  # as torch.Generator.manual_seed

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from cbam_lightning.data.cropping import Transform
 from cbam_lightning.data.image_files import as_bytes
 from cbam_lightning.data.packed.fetching import fetch_bytes
 from cbam_lightning.data.packed.packed_dataset import PackedDataset, PackedFiles
@@ -17,6 +17,7 @@ from cbam_lightning.data.packed.packed_index import PACKED_INDEX, PackedIndex
 from cbam_lightning.data.packed.shards import INDEX_NAME, ShardInfo, damaged_index, read_index
 from cbam_lightning.data.packed.stores import FolderStore, ObjectStore, cache_root, is_url
 from cbam_lightning.data.sources import ImageSource, LabelledImages
+from cbam_lightning.data.split_dataset import as_index
 from cbam_lightning.errors import UsageError
 
 
@@ -66,24 +67,13 @@ class PackedSource(ImageSource):
             problem = f"its shards do not hold the {len(packed.names)} images of {PACKED_INDEX}"
             raise damaged_index(self._store.where(prefix + INDEX_NAME), problem)
         names = as_bytes([prefix + name for name in packed.names])
-        slots = torch.tensor(packed.order, dtype=torch.int64).argsort()
+        slots = as_index(packed.order).argsort()
         files = PackedFiles(self._store, prefix, self._index.encoding, shards, names, slots)
         if isinstance(self._store, FolderStore):
             _check_lengths(self._store, files.sizes())
         readable = torch.tensor([i not in packed.skipped for i in range(len(names))], dtype=torch.bool)
-
-        def open_packed(
-            positions: Tensor, labels: Tensor, transform: Transform, channels: Literal[1, 3], size_px: int
-        ) -> PackedDataset:
-            # Skipped images are left out only here, so that the splits are those of the folder.
-            kept = readable[positions]
-            dataset = PackedDataset(files, positions[kept], labels[kept], transform, channels, size_px)
-            if isinstance(files.store, ObjectStore) and not dataset.is_sparse:
-                files.store.check_room(files.sizes())
-            return dataset
-
-        labels = torch.tensor(packed.labels(class_names), dtype=torch.int64)
-        return LabelledImages(torch.arange(len(labels)), labels, open_packed)
+        labels = as_index(packed.labels(class_names))
+        return LabelledImages(torch.arange(len(labels)), labels, partial(_open_packed, files, readable))
 
     def where(self, part: str) -> str:
         """Return the path or URL of the part's folder."""
@@ -98,6 +88,17 @@ class PackedSource(ImageSource):
         if hashlib.sha256(content).hexdigest() != sha256:
             raise damaged_index(where, f"it is not the one that {PACKED_INDEX} was written with")
         return read_index(content, self._index.encoding, where)
+
+
+def _open_packed(
+    files: PackedFiles, readable: Tensor, positions: Tensor, labels: Tensor, *options: Any
+) -> PackedDataset:
+    """Build the data set of some images; those skipped in packing still count in the splits, and go here."""
+    kept = readable[positions]
+    dataset = PackedDataset(files, positions[kept], labels[kept], *options)
+    if isinstance(files.store, ObjectStore) and not dataset.is_sparse:
+        files.store.check_room(files.sizes())
+    return dataset
 
 
 def _check_lengths(store: FolderStore, sizes: dict[str, int]) -> None:

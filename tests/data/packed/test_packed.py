@@ -190,7 +190,7 @@ def test_a_pickle_in_a_strangers_set_is_refused_and_not_run(tmp_path):
 
 
 def replace_index(index):
-    """Replace LitData's index by a stranger's, who writes the matching checksum."""
+    """Replace LitData's index with a hostile one that has the matching checksum."""
     import hashlib
 
     content = json.dumps(index)

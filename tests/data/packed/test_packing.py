@@ -124,7 +124,7 @@ def test_an_interrupted_packing_goes_on(pets, monkeypatch):
 
 @pytest.fixture
 def damaged(pets):
-    """One file is no image, one has lost its end."""
+    """One file is not an image, one is truncated."""
     (pets / "cat" / "001.jpg").write_text("no image")
     content = (pets / "fox" / "002.jpg").read_bytes()
     (pets / "fox" / "002.jpg").write_bytes(content[: len(content) // 2])

@@ -22,12 +22,12 @@ LABEL = struct.pack("<q", 7)
 
 
 def raw(pixels):
-    """LitData's tensor of uint8 (H, W, 3), written down literally."""
+    """LitData's format of a uint8 tensor (H, W, 3), built literally."""
     return struct.pack(">5I", 11, 3, *pixels.shape) + pixels.tobytes()
 
 
 def shard_bytes(images):
-    """LitData's chunk, written down literally: the count, where items start, the items."""
+    """LitData's chunk, built literally: the count, the starts of the items, the items."""
     items = [struct.pack("<2I", len(image), len(LABEL)) + image + LABEL for image in images]
     starts = [4 * (len(items) + 2)]
     for item in items:

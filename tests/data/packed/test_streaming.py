@@ -36,7 +36,7 @@ def start(words, tmp_path):
 
 
 def seen():
-    """Return {epoch: {(rank, batch): images}}; a batch that was seen twice has to be the same."""
+    """Return {epoch: {(rank, batch): images}}; a batch that was seen twice must be the same."""
     found = defaultdict(dict)
     for rank in (0, 1):
         path = Path(f"seen-{rank}.jsonl")
