@@ -31,7 +31,9 @@ def open_classification(inputs: ExplainInputs) -> tuple[list[ExplainedNetwork], 
     header = networks[0].header
     target_of(inputs.target, networks[0])
     if inputs.images is not None:
-        dataset = open_image_files(inputs.images, size_of(header), header.in_channels, networks[0].class_names)
+        dataset = open_image_files(
+            inputs.images, size_of(header), header.in_channels, networks[0].class_names
+        )
     else:
         module_class = _module_class(inputs, data.ImageDataModule)
         accepted = inspect.signature(module_class).parameters
