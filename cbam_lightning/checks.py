@@ -28,6 +28,22 @@ def check_choice(option: str, value: str, allowed: Iterable[str]) -> None:
         raise unknown_name(option, str(value), allowed)
 
 
+def require_at_least(least: int, *, or_null: bool = False, **options: float | None) -> None:
+    """Refuse values of options below a bound; ``None`` is always allowed.
+
+    Args:
+        least: Smallest allowed value.
+        or_null: Whether the message shall offer null.
+        **options: Values by the names of the options.
+
+    Raises:
+        UsageError: A value is too small.
+    """
+    allowed = f"{least} or more" + (", or null" if or_null else "")
+    for name, value in options.items():
+        require(value is None or value >= least, name, value, allowed)
+
+
 def require(condition: bool, name: str, given: object, allowed: str) -> None:
     """Raise unless a condition on a data option holds.
 

@@ -21,11 +21,11 @@ from cbam_lightning.benchmarks.options import ReadingOptions
 from cbam_lightning.benchmarks.timing import alternate
 from cbam_lightning.data.batch import BadImage
 from cbam_lightning.data.class_folders import EVAL_RESIZE_RATIO, IMAGENET_MEAN, IMAGENET_STD
-from cbam_lightning.data.files import find_files, read_image
+from cbam_lightning.data.cropping import EvalTransform, TrainTransform
+from cbam_lightning.data.image_files import find_files, read_image
 from cbam_lightning.data.image_folder import ImageFolder
 from cbam_lightning.data.packed.packing import pack
 from cbam_lightning.data.packed.shards import DATA_FORMATS
-from cbam_lightning.data.transforms import EvalTransform, TrainTransform
 from cbam_lightning.errors import UsageError
 
 SIZE_PX = 224

@@ -12,7 +12,7 @@ from cbam_lightning.cli.command_line import Folder, Group
 from cbam_lightning.errors import UsageError
 
 if TYPE_CHECKING:
-    from cbam_lightning.data.viewing import ImagesToView
+    from cbam_lightning.data.image_selection import ImageSelection
     from cbam_lightning.explain.explanations import ExplainedImage
     from cbam_lightning.explain.networks import ExplainedNetwork
 
@@ -144,7 +144,7 @@ def tally(key: _KeyFile, votes: Sequence[_VoteFile], *, out: Annotated[Path, "DI
 def _explanations(
     inputs: ExplainInputs,
     networks: list[ExplainedNetwork],
-    images: ImagesToView,
+    images: ImageSelection,
     steps: int = 0,
     masks: str | None = None,
 ) -> Iterator[ExplainedImage]:
@@ -152,7 +152,7 @@ def _explanations(
     from tqdm import tqdm
 
     from cbam_lightning.cli.explain_inputs import size_of, target_of
-    from cbam_lightning.data.viewing import read_mask
+    from cbam_lightning.data.image_selection import read_mask
     from cbam_lightning.explain.explanations import InputImage, explain_images
 
     size = size_of(networks[0].header)
@@ -160,7 +160,7 @@ def _explanations(
     target = target_of(inputs.target, networks[0])
     with tqdm(total=len(images), unit="image", disable=None) as bar:
         for batch in images.batches(inputs.batch_size):
-            shown = [InputImage(*one, mask=mask(one.name)) for one in batch]
+            shown = [InputImage(one.name, one.image, one.label, mask=mask(one.name)) for one in batch]
             yield from explain_images(networks, shown, target, steps)
             bar.update(len(batch))
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cbam_lightning import data
 from cbam_lightning.benchmarks.machine import choose_device
 from cbam_lightning.checks import check_choice, check_positive
-from cbam_lightning.data.detection.viewing import ScenesToView, scene_files
-from cbam_lightning.data.viewing import ImagesToView, evenly, image_files, spread
+from cbam_lightning.data.image_selection import ImageSelection, open_image_files, open_scene_files, spread
 from cbam_lightning.errors import UsageError
 from cbam_lightning.explain.detections import NamedDetector, open_detectors
 from cbam_lightning.explain.gradcam import PREDICTED
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from cbam_lightning.cli.explain_commands import ExplainInputs
 
 
-def open_classification(inputs: ExplainInputs) -> tuple[list[ExplainedNetwork], ImagesToView]:
+def open_classification(inputs: ExplainInputs) -> tuple[list[ExplainedNetwork], ImageSelection]:
     """Return classifiers and images, both checked before anything is computed.
 
     Raises:
@@ -32,7 +31,9 @@ def open_classification(inputs: ExplainInputs) -> tuple[list[ExplainedNetwork], 
     header = networks[0].header
     target_of(inputs.target, networks[0])
     if inputs.images is not None:
-        dataset = image_files(inputs.images, size_of(header), header.in_channels, networks[0].class_names)
+        dataset = open_image_files(
+            inputs.images, size_of(header), header.in_channels, networks[0].class_names
+        )
     else:
         module_class = _module_class(inputs, data.ImageDataModule)
         accepted = inspect.signature(module_class).parameters
@@ -43,7 +44,7 @@ def open_classification(inputs: ExplainInputs) -> tuple[list[ExplainedNetwork], 
     return networks, spread(dataset, inputs.limit)
 
 
-def open_detection(inputs: ExplainInputs, masks: str | None) -> tuple[list[NamedDetector], ScenesToView]:
+def open_detection(inputs: ExplainInputs, masks: str | None) -> tuple[list[NamedDetector], ImageSelection]:
     """Return detectors and images, both checked before anything is computed.
 
     Raises:
@@ -58,7 +59,7 @@ def open_detection(inputs: ExplainInputs, masks: str | None) -> tuple[list[Named
     detectors = open_detectors(inputs.checkpoints, choose_device(inputs.device))
     header = detectors[0].network.header
     if inputs.images is not None:
-        dataset: Any = scene_files(inputs.images, header.in_channels)
+        dataset: Any = open_scene_files(inputs.images, header.in_channels)
     else:
         module_class = _module_class(inputs, data.DetectionDataModule)
         options: dict[str, Any] = {"in_channels": header.in_channels, "augmentation": "none"}
@@ -67,7 +68,7 @@ def open_detection(inputs: ExplainInputs, masks: str | None) -> tuple[list[Named
         if module_class is data.FashionScenes and header.size_px:
             options["size_px"] = header.size_px
         dataset = _split(inputs, module_class, options, header, ("in_channels", "num_classes"))
-    return detectors, ScenesToView(dataset, evenly(len(dataset), inputs.limit))
+    return detectors, spread(dataset, inputs.limit)
 
 
 def _check(inputs: ExplainInputs) -> None:

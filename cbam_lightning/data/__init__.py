@@ -1,11 +1,11 @@
 """Data sets as LightningDataModules; the models know nothing of them, and they nothing of the models."""
 
-from cbam_lightning.data.base import BaseDataModule
 from cbam_lightning.data.batch import Batch
 from cbam_lightning.data.cifar import CIFAR10, CIFAR100
 from cbam_lightning.data.classification import ImageDataModule
-from cbam_lightning.data.detection.batch import DetectionBatch
+from cbam_lightning.data.data_module import BaseDataModule
 from cbam_lightning.data.detection.coco import CocoDetection
+from cbam_lightning.data.detection.detection_batch import DetectionBatch
 from cbam_lightning.data.detection.fashion_scenes import FashionScenes
 from cbam_lightning.data.detection.module import DetectionDataModule
 from cbam_lightning.data.detection.voc import VOCDetection

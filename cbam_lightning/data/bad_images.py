@@ -1,4 +1,4 @@
-"""What becomes of image files that cannot be read: an error, or a count and a warning."""
+"""Handling of unreadable image files: an error, or a count and a warning."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ MAX_PATHS_SHOWN = 3
 
 
 class BadImageLog:
-    """Acts on bad images as they are met, in the main process.
+    """Raises on unreadable images or collects them, in the main process.
 
     Args:
-        policy: "raise" to stop at the first one, "skip" to remember it.
+        policy: "raise" to stop at the first one, "skip" to collect them.
     """
 
     def __init__(self, policy: Literal["raise", "skip"]) -> None:
@@ -25,15 +25,15 @@ class BadImageLog:
 
     @property
     def paths(self) -> list[str]:
-        """The files skipped so far, each once, in the order they were met."""
+        """The files skipped so far, each once, in the order in which they were found."""
         return list(self._reasons)
 
     def add(self, bad: BadImage) -> None:
-        """Stop because of a bad image, or remember it.
+        """Raise because of an unreadable image, or remember it.
 
         Raises:
             UsageError: The file is not an image and the policy is "raise".
-            OSError: The file could not be read, whatever the policy: a disk that fails is not a bad image.
+            OSError: The file could not be read. This ignores the policy: a failing disk is not a bad image.
         """
         if bad.errno is not None:
             raise OSError(bad.errno, bad.reason, bad.path)
@@ -46,7 +46,7 @@ class BadImageLog:
         self._reasons.setdefault(bad.path, bad.reason)
 
     def report(self) -> None:
-        """Warn of the skipped files if there are new ones since the last report."""
+        """Warn of the skipped files if there are new ones since the last warning."""
         count = len(self._reasons)
         if count == self._num_reported:
             return

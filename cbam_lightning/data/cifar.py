@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: 32 x 32 colour pictures (https://www.cs.toronto.edu/~kriz/cifar.html)."""
+"""CIFAR-10 and CIFAR-100: 32 x 32 colour images (https://www.cs.toronto.edu/~kriz/cifar.html)."""
 
 from __future__ import annotations
 
@@ -9,23 +9,20 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from cbam_lightning.data.array_module import ArrayDataModule
-from cbam_lightning.data.downloads import download_folder
+from cbam_lightning.data.arrays import ArrayDataModule
+from cbam_lightning.data.dataset_download import download_folder
 from cbam_lightning.errors import UsageError
 
 
 class CIFAR10(ArrayDataModule):
     """CIFAR-10: 50,000 training and 10,000 test images.
 
-    The official files are Python pickles. They are read only after torchvision has compared them with the
-    official MD5 sums.
+    The official files are Python pickles. They are read only after torchvision has checked their MD5 sums.
 
     Args:
         root: Folder that holds cifar-10-batches-py, or to which it is downloaded.
-        download: Whether to download the data set if it is not there.
-        crop_padding_px: Zero pixels added on each side before the random crop in training; 0 crops nothing.
-        hflip: Whether training mirrors images left to right with probability 1/2.
-        **kwargs: Options of ``ImageDataModule``.
+        download: Whether to download the data set if it is missing.
+        **kwargs: Options of ``ArrayDataModule``.
     """
 
     num_classes = 10
@@ -36,22 +33,15 @@ class CIFAR10(ArrayDataModule):
     # fmt: on
     in_channels = 3
     size_px = 32
-    # Over all pixels of the 50,000 training images. The std of (0.2023, 0.1994, 0.2010) seen elsewhere is
-    # another quantity: the mean of the images' own standard deviations.
+    # Over all pixels of the 50,000 training images. The std of (0.2023, 0.1994, 0.2010) that is often seen
+    # is something else: the mean of the per-image standard deviations.
     mean = (0.4914, 0.4822, 0.4465)
     std = (0.2470, 0.2435, 0.2616)
     dataset_name = "cifar10"
     reader: ClassVar[Any] = datasets.CIFAR10
 
-    def __init__(
-        self,
-        root: str = "datasets",
-        download: bool = False,
-        crop_padding_px: int = 4,
-        hflip: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(crop_padding_px=crop_padding_px, hflip=hflip, **kwargs)
+    def __init__(self, root: str = "datasets", download: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.root = root
         self.download = download
 
@@ -61,8 +51,8 @@ class CIFAR10(ArrayDataModule):
         return Path(self.root, self.reader.base_folder)
 
     def prepare_data(self) -> None:
-        """Download the data set if that was asked for and it is not there."""
-        if self.download and not self._is_complete():
+        """Download the data set if it is missing and ``download`` is true."""
+        if self.download and self._read(train=False) is None:  # checks the files of both parts
             download_folder(
                 self.folder,
                 lambda folder: self.reader(folder, download=True),
@@ -70,24 +60,23 @@ class CIFAR10(ArrayDataModule):
             )
 
     def load_part(self, train: bool) -> tuple[Tensor, Tensor]:
-        """Read the official training or test images with their labels."""
-        try:
-            part = self.reader(self.root, train=train)
-        except RuntimeError as error:  # torchvision's answer to a missing file or a wrong checksum
+        """Read the official training or test images and their labels."""
+        part = self._read(train)
+        if part is None:
             message = (
                 f"{self.folder} is missing, or its files do not have the official checksums. Give the folder "
                 "that holds it with --data.root, or fetch it with --data.download true."
             )
-            raise UsageError(message) from error
+            raise UsageError(message)
         images = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()  # (M, 32, 32, 3) before
         return images, torch.tensor(part.targets, dtype=torch.int64)
 
-    def _is_complete(self) -> bool:
+    def _read(self, train: bool) -> Any:
+        """Return torchvision's data set, or ``None`` if a file is missing or has a wrong checksum."""
         try:
-            self.reader(self.root, train=False)  # checks the files of both parts
+            return self.reader(self.root, train=train)
         except RuntimeError:
-            return False
-        return True
+            return None
 
 
 class CIFAR100(CIFAR10):
@@ -95,10 +84,8 @@ class CIFAR100(CIFAR10):
 
     Args:
         root: Folder that holds cifar-100-python, or to which it is downloaded.
-        download: Whether to download the data set if it is not there.
-        crop_padding_px: Zero pixels added on each side before the random crop in training; 0 crops nothing.
-        hflip: Whether training mirrors images left to right with probability 1/2.
-        **kwargs: Options of ``ImageDataModule``.
+        download: Whether to download the data set if it is missing.
+        **kwargs: Options of ``ArrayDataModule``.
     """
 
     num_classes = 100

@@ -1,4 +1,4 @@
-"""The base of the data modules whose images are sorted by class, as files or packed."""
+"""Base of the data modules that read images sorted into class folders, as files or packed."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any, Literal
 
-from cbam_lightning.checks import require
-from cbam_lightning.data.batch import ImageDataset
+from cbam_lightning.checks import require, require_at_least
 from cbam_lightning.data.classification import ImageDataModule
-from cbam_lightning.data.folders import FolderSource
+from cbam_lightning.data.cropping import EvalTransform, TrainTransform
+from cbam_lightning.data.data_module import LabelledSplit
 from cbam_lightning.data.packed.packed_source import PackedSource, is_packed
-from cbam_lightning.data.sources import ImageSource, LabelledImages
-from cbam_lightning.data.transforms import EvalTransform, TrainTransform
+from cbam_lightning.data.sources import FolderSource, ImageSource, LabelledImages
+from cbam_lightning.data.split_dataset import ImageDataset
 from cbam_lightning.errors import UsageError
 
 # Of the ImageNet training images: the values that torchvision's and the original ResNet weights expect.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-EVAL_RESIZE_RATIO = 256 / 224  # of the ten-crop evaluation in https://arxiv.org/abs/1409.1556 and since
+EVAL_RESIZE_RATIO = 256 / 224  # usual since the evaluation in https://arxiv.org/abs/1409.1556
 
 
 class ClassFolderModule(ImageDataModule):
     """Base of the data modules that read class folders, or what was packed from them.
 
     Args:
-        root: Folder of the data set, or what ``cbam-lightning data pack`` made of it: a folder, or a URL such
-            as ``s3://bucket/imagenet``. What comes from a URL is kept in the folder that the environment
-            variable ``LITDATA_CACHE_DIR`` names, by default ``~/.lightning/chunks``.
+        root: Folder of the data set, or the output of ``cbam-lightning data pack``: a folder, or a URL such
+            as ``s3://bucket/imagenet``. Files from a URL are cached in the folder that the environment
+            variable ``LITDATA_CACHE_DIR`` names. Default: ``~/.lightning/chunks``.
         size_px: Height and width of the network's input.
-        crop_scale: Smallest and largest part of an image's area that training cuts out.
+        crop_scale: Smallest and largest fraction of an image's area that training crops.
         hflip: Whether training mirrors images left to right with probability 1/2.
         **kwargs: Options of ``ImageDataModule``.
 
@@ -40,10 +40,16 @@ class ClassFolderModule(ImageDataModule):
     """
 
     def __init__(
-        self, *, root: str, size_px: int, crop_scale: tuple[float, float], hflip: bool, **kwargs: Any
+        self,
+        root: str,
+        *,
+        size_px: int = 224,
+        crop_scale: tuple[float, float] = (0.08, 1.0),
+        hflip: bool = True,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        require(size_px >= 1, "size_px", size_px, "1 or more")
+        require_at_least(1, size_px=size_px)
         require_crop_scale(crop_scale)
         self.root = root
         self.size_px = size_px
@@ -66,14 +72,14 @@ class ClassFolderModule(ImageDataModule):
         """The parts of the source that the splits are made of; see ``ImageSource``."""
 
     @abstractmethod
-    def list_images(self, split: Literal["train", "val", "test"]) -> LabelledImages:
+    def list_images(self, split: LabelledSplit) -> LabelledImages:
         """List the images of a split with their labels."""
 
-    def build_split(self, split: Literal["train", "val", "test"]) -> ImageDataset:
-        """Make the data set of a split."""
+    def build_split(self, split: LabelledSplit) -> ImageDataset:
+        """Build the data set of a split."""
         training = TrainTransform(self.size_px, self.crop_scale, self.hflip)
         usual = training if split == "train" else EvalTransform(self.size_px, self.eval_resize_px)
-        transform = self.own_transform(split) or usual
+        transform = self.user_transform(split) or usual
         dataset = self.list_images(split).dataset(transform, self.in_channels, self.size_px)
         if not len(dataset):
             message = (
@@ -85,17 +91,18 @@ class ClassFolderModule(ImageDataModule):
 
 
 def require_crop_scale(crop_scale: tuple[float, float]) -> None:
-    """Refuse parts of an image's area that are none.
+    """Check the smallest and largest fraction of an image's area to crop.
 
     Raises:
         UsageError: They are not in ascending order, or out of range.
     """
     smallest, largest = crop_scale
-    require(0 < smallest <= largest <= 1, "crop_scale", crop_scale, "two ascending parts of 1, more than 0")
+    allowed = "two ascending fractions, more than 0 and at most 1"
+    require(0 < smallest <= largest <= 1, "crop_scale", crop_scale, allowed)
 
 
 def imagenet_statistics(channels: Literal[1, 3]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and std of the ImageNet training images; for one channel the averages of the three."""
+    """Return mean and std of the ImageNet training images; for one channel, the average over the three."""
     if channels == 3:
         return IMAGENET_MEAN, IMAGENET_STD
     return (sum(IMAGENET_MEAN) / 3,), (sum(IMAGENET_STD) / 3,)
@@ -104,30 +111,30 @@ def imagenet_statistics(channels: Literal[1, 3]) -> tuple[tuple[float, ...], tup
 def channel_statistics(
     mean: tuple[float, ...] | None, std: tuple[float, ...] | None, channels: Literal[1, 3]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the mean and std that the user gave, or those of ImageNet.
+    """Return the given mean and std, with those of ImageNet for ``None``.
 
     Raises:
-        UsageError: They do not fit the number of channels, a std is not positive, or that
-            number is neither 1 nor 3.
+        UsageError: They do not fit the number of channels, a std is not positive, or the number of channels
+            is neither 1 nor 3.
     """
     require(channels in (1, 3), "in_channels", channels, "1 or 3")
     usual_mean, usual_std = imagenet_statistics(channels)
     mean = usual_mean if mean is None else tuple(mean)
     std = usual_std if std is None else tuple(std)
-    for name, given in {"mean": mean, "std": std}.items():
-        require(len(given) == channels, name, given, f"one value for each of the {channels} channels")
+    for name, values in {"mean": mean, "std": std}.items():
+        require(len(values) == channels, name, values, f"one value for each of the {channels} channels")
     require(min(std) > 0, "std", std, "values more than 0")
     return mean, std
 
 
 def require_same_classes(source: ImageSource, part: str, expected: tuple[str, ...], expected_in: str) -> None:
-    """Refuse a part whose classes are not those of another.
+    """Check that a part has the same classes as another.
 
     Raises:
         UsageError: The classes differ.
     """
-    found = source.classes(part)
-    missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    classes = source.classes(part)
+    missing, extra = sorted(set(expected) - set(classes)), sorted(set(classes) - set(expected))
     if missing or extra:
         message = (
             f"the class folders of {source.where(part)} differ from those of {source.where(expected_in)}: "

@@ -1,56 +1,55 @@
-"""What the data modules of classification share: the way of a batch to the device, and mixing its images."""
+"""Base class of the data modules for classification: normalising a batch on its device, mixup and cutmix."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch.utils.data import Dataset, Sampler
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from cbam_lightning.checks import require
-from cbam_lightning.data.base import BaseDataModule, Split
-from cbam_lightning.data.batch import Batch, FileBatch, ImageDataset, SplitDataset
-from cbam_lightning.data.files import FileDataset, find_predict_files
-from cbam_lightning.data.mixing import create_mixing
-from cbam_lightning.data.order import TrainOrder
-from cbam_lightning.data.own_transforms import OwnTransform, TransformOption, as_steps
+from cbam_lightning.checks import require, require_at_least
+from cbam_lightning.data.batch import Batch, FileBatch
+from cbam_lightning.data.cropping import EvalTransform
+from cbam_lightning.data.data_module import BaseDataModule, Split
+from cbam_lightning.data.image_files import FileDataset, find_predict_files
+from cbam_lightning.data.loader import TrainOrder
 from cbam_lightning.data.sampled_order import BalancedSampler, SampledOrder
-from cbam_lightning.data.transforms import EvalTransform
+from cbam_lightning.data.split_dataset import ImageDataset, SplitDataset
+from cbam_lightning.data.user_transforms import TransformOption, UserTransform, as_steps
 from cbam_lightning.seeding import Stream, derive_seed, seed_all
 
 
 class ImageDataModule(BaseDataModule):
-    """Base of the data modules of classification; ``val_fraction`` holds out a part of each class.
+    """Base of the data modules for classification; ``val_fraction`` applies to each class.
 
     Args:
         train_transform: A transform of ``torchvision.transforms.v2``, any other class with ``__call__``, or a
-            list of them, instead of this module's own cropping and flipping, whose options then do nothing.
-            It gets the decoded image, a uint8 tensor (C, H, W), and returns such a tensor, or floats in
-            [0, 1]; normalising comes afterwards. What is not of the network's size then is resized, and its
-            centre cut. Random numbers of torch, NumPy and Python follow from the seed, the epoch and the
+            list of them. It replaces the random crop and flip of this module, whose options then have no
+            effect. It gets the decoded image, a uint8 tensor (C, H, W), and returns such a tensor or floats
+            in [0, 1]; normalisation follows. A result of another size than the network's input is resized and
+            centre-cropped. Random numbers from torch, NumPy and Python depend on the seed, the epoch and the
             image.
-        eval_transform: The same for validation, test and prediction, instead of resizing and cutting there.
-        balanced: Whether to draw the images of an epoch with replacement, so that all classes are seen
-            equally often: first a class, then an image of it. An epoch stays as long as it is.
-        sampler: Class of a ``torch.utils.data.Sampler`` that says which images an epoch has, and in which
-            order. It is built for every epoch, from the training data, which have ``labels``; random numbers
-            come from the global generators, which are seeded, and ``set_epoch`` is called if it has that.
-        mixup_alpha: Parameter of mixup's Beta distribution (https://arxiv.org/abs/1710.09412); 0 turns it
-            off.
-        cutmix_alpha: The same for cutmix (https://arxiv.org/abs/1905.04899); with both on, each batch gets
-            one of them at random.
+        eval_transform: The same for validation, test and prediction, in place of resizing and cropping.
+        balanced: Whether to draw the images of an epoch with replacement, first a class and then an image of
+            it, so that all classes are seen equally often. The length of an epoch does not change.
+        sampler: Class of a ``torch.utils.data.Sampler`` that chooses the images of an epoch and their order.
+            It is built for every epoch from the training data, which have ``labels``. The global random
+            number generators are seeded, and ``set_epoch`` is called if it exists.
+        mixup_alpha: Parameter of mixup's Beta distribution (https://arxiv.org/abs/1710.09412); 0 disables
+            mixup.
+        cutmix_alpha: Parameter of cutmix's Beta distribution (https://arxiv.org/abs/1905.04899); 0 disables
+            cutmix. With both, each batch gets one of them at random.
         **kwargs: Options of ``BaseDataModule``.
 
     Attributes:
         size_px: Height and width of the network's input.
-        eval_resize_px: Length to which evaluation resizes the shorter side before it cuts the centre.
-        any_float: Whether floats of the user's may have any value, because they are normalised already.
+        eval_resize_px: Length to which evaluation resizes the shorter side before the centre crop.
+        any_float: Whether user-supplied floats may have any value, because they are already normalised.
     """
 
     size_px: int
@@ -73,52 +72,43 @@ class ImageDataModule(BaseDataModule):
         self.eval_transform = as_steps("eval_transform", eval_transform)
         require(not (balanced and sampler), "balanced", balanced, "false, as the sampler chooses the images")
         self.sampler = BalancedSampler if balanced else sampler
-        require(mixup_alpha >= 0, "mixup_alpha", mixup_alpha, "0 or more")
-        require(cutmix_alpha >= 0, "cutmix_alpha", cutmix_alpha, "0 or more")
+        require_at_least(0, mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha)
         self.mixup_alpha = mixup_alpha
         self.cutmix_alpha = cutmix_alpha
 
-    @abstractmethod
-    def build_split(self, split: Literal["train", "val", "test"]) -> ImageDataset:
-        """Make the data set of a split; with a ``val_fraction`` of 0 that of "val" holds the test images.
-
-        Raises:
-            UsageError: The data are missing or damaged.
-        """
-
     def build_predict_set(self, path: str) -> ImageDataset:
-        """Make the data set of an image file, or of the image files in a folder; no class is known."""
+        """Build the data set of an image file, or of the image files in a folder; the classes are unknown."""
         paths = find_predict_files(Path(path))
         labels = torch.full((len(paths),), -1)
         usual = EvalTransform(self.image_size[0], self.eval_resize_px)
-        transform = self.own_transform("predict") or usual
+        transform = self.user_transform("predict") or usual
         return FileDataset(paths, labels, transform, self.in_channels, self.image_size[0])
 
-    def own_transform(self, split: Split) -> OwnTransform | None:
-        """Return the user's transform for a split, if there is one."""
+    def user_transform(self, split: Split) -> UserTransform | None:
+        """Return the user-defined transform for a split, if there is one."""
         option = "train_transform" if split == "train" else "eval_transform"
         steps = getattr(self, option)
         if steps is None:
             return None
-        return OwnTransform(f"--data.{option}", steps, self.in_channels, self.image_size, self.any_float)
+        return UserTransform(f"--data.{option}", steps, self.in_channels, self.image_size, self.any_float)
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of the images that the network gets."""
+        """Height and width of the network's input."""
         return self.size_px, self.size_px
 
     def train_order(self, dataset: SplitDataset) -> TrainOrder:
-        """Return the order of training: that of the sampler, or else every image once."""
+        """Return the training order: that of the sampler, or else every image once."""
         if self.sampler is None:
             return super().train_order(dataset)
         return SampledOrder(dataset, self.device_batch_size, self.seed, *self._devices, sampler=self.sampler)
 
     def on_before_batch_transfer(self, batch: Batch | FileBatch, dataloader_idx: int) -> Batch:
-        """Take the unreadable files out of a batch and deal with them here, in the main process.
+        """Handle the unreadable files of a batch, in the main process.
 
         Raises:
             UsageError: A file is not an image and ``on_bad_image`` is "raise".
-            OSError: A file could not be read, whatever ``on_bad_image`` is.
+            OSError: A file could not be read, regardless of ``on_bad_image``.
         """
         if isinstance(batch, Batch):
             return batch
@@ -127,13 +117,13 @@ class ImageDataModule(BaseDataModule):
         return Batch(batch.images, batch.labels, batch.indices)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Normalise a batch on its device and, in training, mix its images.
+        """Normalise a batch on its device and, in training, apply mixup or cutmix.
 
         Returns:
-            ``(images / 255 - mean) / std`` in float32 or, with a reduced-precision trainer, in its type; see
+            ``(images / 255 - mean) / std`` in float32, or in the dtype of a reduced-precision trainer; see
             ``Batch`` for the labels.
         """
-        # Decoders write the values of a pixel side by side; networks expect them a channel at a time.
+        # Decoders write the channels of a pixel side by side; networks expect one channel after the other.
         images = F.to_dtype(batch.images.contiguous(), torch.float32, scale=True)
         images = F.normalize(images, self.mean, self.std)
         batch = batch._replace(images=images)
@@ -145,9 +135,29 @@ class ImageDataModule(BaseDataModule):
             seed_all(derive_seed(Stream.MIXING, *place))
             images, labels = self._mix(batch.images, batch.labels)
             batch = Batch(images, labels, batch.indices)
-        # Lightning converts to the type of, say, "bf16-true" before this hook, while the images are uint8.
+        # Lightning converts to the dtype of, say, "bf16-true" before this hook, while the images are uint8.
         return cast(Batch, self.trainer.precision_plugin.convert_input(batch))
 
     @cached_property
     def _mix(self) -> v2.Transform | None:
         return create_mixing(self.mixup_alpha, self.cutmix_alpha, self.num_classes)
+
+
+def create_mixing(mixup_alpha: float, cutmix_alpha: float, num_classes: int) -> v2.Transform | None:
+    """Create the transform that mixes each image and its label with those of its neighbour in the batch.
+
+    Args:
+        mixup_alpha: As in ``ImageDataModule``.
+        cutmix_alpha: As in ``ImageDataModule``.
+        num_classes: Number of classes.
+
+    Returns:
+        From float images (N, C, H, W) and int64 labels (N,) to images (N, C, H, W) and float labels
+        (N, num_classes) whose rows sum to 1; or ``None`` if both are disabled.
+    """
+    choices: list[v2.Transform] = []
+    if mixup_alpha:
+        choices.append(v2.MixUp(alpha=mixup_alpha, num_classes=num_classes))
+    if cutmix_alpha:
+        choices.append(v2.CutMix(alpha=cutmix_alpha, num_classes=num_classes))
+    return v2.RandomChoice(choices) if choices else None

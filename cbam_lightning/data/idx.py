@@ -1,7 +1,8 @@
 """The idx format of MNIST and its successors: one array of bytes, plain or gzip-compressed.
 
-A file is a four-byte magic number (0, 0, type code, number of axes), the length of each axis as a big-endian
-32-bit integer, then the values, last axis fastest. Source: http://yann.lecun.com/exdb/mnist/, at the end.
+A file holds a four-byte magic number (0, 0, type code, number of axes), the length of each axis as a
+big-endian 32-bit integer, then the values, last axis fastest. Source: end of
+http://yann.lecun.com/exdb/mnist/.
 """
 
 from __future__ import annotations
@@ -18,21 +19,21 @@ from numpy.typing import NDArray
 from cbam_lightning.errors import UsageError
 
 UINT8_CODE = 0x08
-MAX_BYTES = 1 << 30  # of an array; the largest of these sets, EMNIST ByClass, has 638,000,000
+MAX_BYTES = 1 << 30  # per array; the largest of these data sets, EMNIST ByClass, has 638,000,000
 
 
 def read_idx(path: Path, num_axes: int) -> NDArray[np.uint8]:
     """Read an idx file of bytes.
 
     Args:
-        path: The file; one whose name ends in ``.gz`` is decompressed.
-        num_axes: The number of axes the array must have.
+        path: The file; it is decompressed if its name ends in ``.gz``.
+        num_axes: Number of axes that the array must have.
 
     Returns:
         uint8 array with ``num_axes`` axes.
 
     Raises:
-        UsageError: The file is not such an array, is not complete, or has more than ``MAX_BYTES``.
+        UsageError: The file is not such an array, is incomplete, or has more than ``MAX_BYTES``.
     """
     opener = gzip.open if path.suffix == ".gz" else open
     try:
@@ -40,24 +41,13 @@ def read_idx(path: Path, num_axes: int) -> NDArray[np.uint8]:
             header = file.read(4 + 4 * num_axes)
             shape = _shape(path, header, num_axes)
             expected = math.prod(shape)
-            values = file.read(expected + 1)  # one more, to notice a file that is too long
+            values = file.read(expected + 1)  # one more, to detect a file that is too long
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise _damaged(path, f"its gzip stream is damaged or cut short ({error})") from error
     if len(values) != expected:
         found = f"{len(values)} follow" if len(values) < expected else "more follow"
         raise _damaged(path, f"its header announces {' x '.join(map(str, shape))} bytes, but {found}")
     return np.frombuffer(values, dtype=np.uint8).reshape(shape)
-
-
-def write_idx(path: Path, array: NDArray[np.uint8]) -> None:
-    """Write a gzip-compressed idx file; the same array always gives the same bytes.
-
-    Args:
-        path: The file to write.
-        array: uint8 values.
-    """
-    header = struct.pack(f">HBB{array.ndim}I", 0, UINT8_CODE, array.ndim, *array.shape)
-    path.write_bytes(gzip.compress(header + array.tobytes(), compresslevel=9, mtime=0))
 
 
 def _shape(path: Path, header: bytes, num_axes: int) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Any images sorted into one folder a class."""
+"""Images sorted into one folder per class."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from cbam_lightning.checks import require
-from cbam_lightning.data.class_folders import (
-    ClassFolderModule,
-    channel_statistics,
-    require_same_classes,
-)
+from cbam_lightning.checks import require, require_at_least
+from cbam_lightning.data.class_folders import ClassFolderModule, channel_statistics, require_same_classes
+from cbam_lightning.data.data_module import LabelledSplit
 from cbam_lightning.data.sources import ImageSource, LabelledImages
 from cbam_lightning.data.splits import choose_per_class, stratified_split
 from cbam_lightning.errors import UsageError
@@ -21,47 +18,41 @@ from cbam_lightning.errors import UsageError
 class ImageFolder(ClassFolderModule):
     """Images in ``root/<class>/...``, or in ``root/train/<class>/...`` with optional ``val`` and ``test``.
 
-    Without ``test``, the images of ``val`` are both. Without ``val``, a part of ``train`` is held out;
-    without either, or with the class folders directly in ``root``, two parts are. Each class keeps at
-    least one image to train on.
+    Without ``test``, the images of ``val`` serve for both. Without ``val``, a fraction of ``train`` is held
+    out for validation. Without either, or with the class folders directly in ``root``, a fraction is held out
+    for each. Each class keeps at least one image to train on.
 
     Args:
-        root: Folder of the images; or what ``cbam-lightning data pack`` made of it, a folder or a URL such as
-            ``s3://bucket/pets``. What comes from a URL is kept in the folder that the environment variable
-            ``LITDATA_CACHE_DIR`` names, by default ``~/.lightning/chunks``.
-        size_px: Height and width of the network's input.
-        in_channels: 3 to read images as RGB, 1 as grey values.
-        mean: Mean of each channel, of values in [0, 1]; by default that of ImageNet, for one channel the
-            average of its three.
-        std: Standard deviation of each channel, likewise.
-        crop_scale: Smallest and largest part of an image's area that training cuts out.
-        hflip: Whether training mirrors images left to right with probability 1/2.
-        test_fraction: Part of the images of each class held out for the test, if they have no folder.
-        images_per_class: How many images of each class to train on, chosen by ``split_seed`` from those that
-            are not held out; what is held out stays the same. Left out, all of them.
-        **kwargs: Options of ``ImageDataModule``.
+        root: Folder of the images, or the output of ``cbam-lightning data pack``: a folder, or a URL such as
+            ``s3://bucket/pets``. Files from a URL are cached in the folder that the environment variable
+            ``LITDATA_CACHE_DIR`` names. Default: ``~/.lightning/chunks``.
+        in_channels: 3 to read images as RGB, 1 as greyscale.
+        mean: Mean of each channel, of values in [0, 1]. Default: that of ImageNet; for one channel, the
+            average over its three.
+        std: Standard deviation of each channel. Default: as for ``mean``.
+        test_fraction: Fraction of the images of each class held out for testing if there is no test folder.
+        images_per_class: Images of each class to train on, chosen by ``split_seed`` from those that are not
+            held out. The held-out images do not depend on it. Default: all.
+        **kwargs: Options of ``ClassFolderModule``.
     """
 
     def __init__(
         self,
         root: str,
-        size_px: int = 224,
+        *,
         in_channels: Literal[1, 3] = 3,
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
-        crop_scale: tuple[float, float] = (0.08, 1.0),
-        hflip: bool = True,
         test_fraction: float = 0.1,
         images_per_class: int | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(root=root, size_px=size_px, crop_scale=crop_scale, hflip=hflip, **kwargs)
+        super().__init__(root, **kwargs)
         largest = 1 - self.val_fraction
         allowed = f"more than 0, and less than 1 - val_fraction = {largest:g}"
         require(0 < test_fraction < largest, "test_fraction", test_fraction, allowed)
         self.test_fraction = test_fraction
-        given = images_per_class is None or images_per_class >= 1
-        require(given, "images_per_class", images_per_class, "1 or more, or null")
+        require_at_least(1, or_null=True, images_per_class=images_per_class)
         self.images_per_class = images_per_class
         self.in_channels = in_channels
         self.mean, self.std = channel_statistics(mean, std, in_channels)
@@ -78,7 +69,7 @@ class ImageFolder(ClassFolderModule):
         """The part to train on, and those of the other splits that have one."""
         return tuple(dict.fromkeys([self._train, *self._held_out.values()]))
 
-    def list_images(self, split: Literal["train", "val", "test"]) -> LabelledImages:
+    def list_images(self, split: LabelledSplit) -> LabelledImages:
         """List the images of a split with their labels."""
         if split in self._held_out:
             return self.source.images(self._held_out[split], self.class_names)
@@ -87,10 +78,10 @@ class ImageFolder(ClassFolderModule):
 
     @cached_property
     def _train_part(self) -> tuple[LabelledImages, dict[str, Tensor]]:
-        """The images of the part to train on, and the positions in them of each split."""
+        """The images of the training part, and the positions of each split in them."""
         images = self.source.images(self._train, self.class_names)
         fractions = {"val": self.val_fraction, "test": self.test_fraction}
-        held_out = [0.0 if split in self._held_out else part for split, part in fractions.items()]
+        held_out = [0.0 if split in self._held_out else share for split, share in fractions.items()]
         shares = stratified_split(images.labels, held_out, self.split_seed)
         if self.images_per_class is not None:
             shares[0] = self._choose(images.labels, shares[0], self.images_per_class)
@@ -108,7 +99,7 @@ class ImageFolder(ClassFolderModule):
         return positions[choose_per_class(labels[positions], count, self.split_seed)]
 
     def _find_held_out(self) -> dict[str, str]:
-        """Return the parts that hold the validation and the test images, as far as there are any."""
+        """Return the parts that hold the validation and the test images, where they exist."""
         if not self._train:
             return {}
         parts: dict[str, str] = {part: part for part in self.source.parts if part != "train"}
@@ -124,7 +115,7 @@ def _class_names(source: ImageSource, part: str) -> tuple[str, ...]:
     if len(names) < 2 or set(names) <= {"train", "val", "test"}:
         message = (
             f"{source.where(part)} has {len(names)} class folders ({', '.join(names) or 'none'}); needed are "
-            "two or more, each named by its class and holding its images, in --data.root or in its folder "
+            "two or more, each with the name and the images of one class, in --data.root or in its folder "
             "train."
         )
         raise UsageError(message)

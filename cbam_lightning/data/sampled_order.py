@@ -1,4 +1,4 @@
-"""The order of training where a sampler chooses the images of an epoch, some of them several times."""
+"""The training order with a sampler, which may choose an image several times per epoch."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from cbam_lightning.data.batch import SplitDataset
-from cbam_lightning.data.order import TrainOrder
+from cbam_lightning.data.loader import TrainOrder
+from cbam_lightning.data.split_dataset import SplitDataset
 from cbam_lightning.errors import UsageError
 from cbam_lightning.seeding import spared_generators
 
 
 class BalancedSampler(Sampler[int]):
-    """As many draws as there are images, with replacement: first a class, then an image of it, uniformly.
+    """Draws with replacement: first a class, then an image of it, both uniformly.
 
-    The random numbers come from torch's global generator.
+    An epoch has as many draws as there are images. The random numbers come from torch's global generator.
 
     Args:
-        images: The training images, with ``labels``; a class without any is not drawn.
+        images: The training images, with ``labels``. A class without images is not drawn.
     """
 
     def __init__(self, images: Any) -> None:
@@ -43,22 +43,22 @@ class BalancedSampler(Sampler[int]):
 
 
 class SampledOrder(TrainOrder):
-    """The images that a sampler gives, of which the devices take turns.
+    """The images that a sampler chooses, distributed round-robin over ranks.
 
-    What the sampler gives follows from the run's seed and the epoch: it is made for every epoch, after the
-    global generators were seeded. An image that is drawn twice is augmented in two ways, because its seed
-    follows from the place in the epoch.
+    The choice depends on the run's seed and the epoch alone: the sampler is built anew for every epoch, after
+    the global generators were seeded. An image that is drawn twice is augmented in two ways, because its seed
+    depends on the position in the epoch.
 
     Args:
         dataset: The images.
-        batch_size: Images in a batch of this device.
-        seed: Of the run.
+        batch_size: Images per batch on this device.
+        seed: Seed of the run.
         num_replicas: Number of devices.
-        rank: Which of them this is.
-        sampler: Makes the sampler from the data set.
+        rank: Index of this device.
+        sampler: Builds the sampler from the data set.
 
     Raises:
-        UsageError: The images come from an object store, shard by shard.
+        UsageError: The images are streamed from an object store, shard by shard.
     """
 
     def __init__(
@@ -83,16 +83,16 @@ class SampledOrder(TrainOrder):
 
     @property
     def num_drawn(self) -> int:
-        """Images that the sampler gives in this epoch."""
+        """Images that the sampler chooses in this epoch."""
         return len(self._positions())
 
     def own_share(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return this device's part of the epoch, and the places of its images in the whole."""
+        """Return this device's part of the epoch, and the positions of its images in the whole epoch."""
         drawn = self._positions()
         return drawn[self.rank :: self.num_replicas], np.arange(self.rank, len(drawn), self.num_replicas)
 
     def _positions(self) -> NDArray[np.int64]:
-        """Return what the sampler gives in this epoch, on all devices together."""
+        """Return what the sampler chooses in this epoch, over all devices."""
         if self._drawn is None or self._drawn[0] != self.epoch:
             self._drawn = self.epoch, self._draw()
         return self._drawn[1]
@@ -102,12 +102,12 @@ class SampledOrder(TrainOrder):
             sampler: Any = self.make_sampler(self.images)
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(self.epoch)
-            given = list(sampler)
+            chosen = list(sampler)
         title = f"--data.sampler {type(sampler).__name__}"
-        if len(given) < self.num_replicas:
-            message = f"{title} gave {len(given)} images; allowed: at least one for each device."
+        if len(chosen) < self.num_replicas:
+            message = f"{title} gave {len(chosen)} images; allowed: at least one for each device."
             raise UsageError(message)
-        return np.array([_position(item, len(self.images), title) for item in given], dtype=np.int64)
+        return np.array([_position(item, len(self.images), title) for item in chosen], dtype=np.int64)
 
 
 def _position(item: object, num_images: int, title: str) -> int:

@@ -1,4 +1,4 @@
-"""Dividing one set of labelled images into parts, the same way on every machine and in every release."""
+"""Reproducible splits of labelled images: the same on every machine and in every release."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from torch import Tensor
 
 
 def shuffled_by_class(labels: Sequence[int], seed: int) -> dict[int, list[int]]:
-    """Put the positions of each class in a random order that depends on ``seed`` alone.
+    """Shuffle the positions of each class in an order that depends on ``seed`` alone.
 
     Python guarantees that ``random.Random(seed).random()`` gives the same sequence in every version
-    (https://docs.python.org/3/library/random.html#notes-on-reproducibility). Neither torch nor NumPy promise
-    that of their permutations, and a run resumed after an upgrade must not train on its validation images.
+    (https://docs.python.org/3/library/random.html#notes-on-reproducibility). Neither torch nor NumPy
+    promises this for its permutations, and a run resumed after an upgrade must not train on its validation
+    images.
 
     Args:
         labels: The class of each image.
         seed: Seed of the order.
 
     Returns:
-        For each class, in ascending order, its positions in ``labels``.
+        The positions in ``labels`` of each class; classes are in ascending order.
     """
     generator = random.Random(seed)
     keys = [generator.random() for _ in labels]
@@ -33,18 +34,18 @@ def shuffled_by_class(labels: Sequence[int], seed: int) -> dict[int, list[int]]:
 
 
 def stratified_split(labels: Tensor, fractions: Sequence[float], seed: int) -> list[Tensor]:
-    """Split off the given fractions of every class.
+    """Hold out fractions of every class.
 
-    Of a class with n images a fraction takes ``round(n * fraction)``, at least one unless the fraction is 0,
-    but the remainder always keeps at least one image; so a class of one image is in the remainder only.
+    Of a class with n images, a fraction takes ``round(n * fraction)`` and at least one, unless it is 0. The
+    remainder always keeps at least one image, so a class with one image is in the remainder only.
 
     Args:
         labels: int64 (M,), the class of each image.
-        fractions: The part of each class that goes to each split, each in [0, 1).
+        fractions: Fraction of each class that goes to each split, each in [0, 1).
         seed: Seed of the choice; nothing else influences it.
 
     Returns:
-        The remainder, then one split for each fraction: disjoint int64 positions in ascending order.
+        The remainder, then one split per fraction: disjoint int64 positions in ascending order.
     """
     parts: list[list[int]] = [[] for _ in range(len(fractions) + 1)]
     for positions in shuffled_by_class(labels.tolist(), seed).values():
@@ -59,11 +60,13 @@ def stratified_split(labels: Tensor, fractions: Sequence[float], seed: int) -> l
 
 
 def choose_per_class(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Choose as many images of every class; fewer ones are among more ones, with the same seed.
+    """Choose the same number of images from every class.
+
+    With the same seed, a smaller choice is a subset of a larger one.
 
     Args:
         labels: int64 (M,), the class of each image.
-        count: Images of each class; of a smaller class all.
+        count: Images per class; all images of a smaller class.
         seed: Seed of the choice; nothing else influences it.
 
     Returns:

@@ -9,52 +9,48 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cbam_lightning.checks import require
-from cbam_lightning.data.batch import ImageDataset
+from cbam_lightning.checks import require, require_at_least
 from cbam_lightning.data.class_folders import EVAL_RESIZE_RATIO, channel_statistics, require_crop_scale
 from cbam_lightning.data.classification import ImageDataModule
-from cbam_lightning.data.own_transforms import OwnTransform
+from cbam_lightning.data.cropping import EvalTransform, TrainTransform, Transform
+from cbam_lightning.data.data_module import LabelledSplit
+from cbam_lightning.data.split_dataset import ImageDataset, seeded
 from cbam_lightning.data.splits import stratified_split
 from cbam_lightning.data.torch_items import TorchItems
 from cbam_lightning.data.torch_split import TorchSplit
-from cbam_lightning.data.transformed import drawing
-from cbam_lightning.data.transforms import EvalTransform, TrainTransform, Transform
+from cbam_lightning.data.user_transforms import UserTransform
 from cbam_lightning.errors import UsageError
-
-Part = Literal["train", "val", "test"]
 
 
 class TorchDataset(ImageDataModule):
     """Map-style data sets whose items are pairs (image, label).
 
     An image is a PIL image of any mode, an array (H, W) or (H, W, C), or a tensor (H, W) or (C, H, W), of
-    integers in [0, 255], floats in [0, 1], or bool. A label is an integer from 0. What a data set draws at
-    random while an item is read, from torch, NumPy or Python, follows from the seed, the epoch and the image.
-    An item that cannot be read ends the run, whatever ``on_bad_image`` says.
+    integers in [0, 255], floats in [0, 1], or bool. A label is an integer from 0. Random numbers that a data
+    set draws from torch, NumPy or Python while it reads an item depend on the seed, the epoch and the image.
+    An item that cannot be read ends the run, regardless of ``on_bad_image``.
 
     Args:
         train: Data set to train on.
-        val: Data set to validate with; by default ``val_fraction`` of ``train``. Where ``train`` changes its
-            images at random, give one that does not.
-        test: Data set to test with; by default the validation images are both.
-        class_names: Names of the classes in the order of the labels; by default ``train.classes``, else
+        val: Data set to validate with. Default: ``val_fraction`` of ``train``. If ``train`` augments its
+            images at random, give a data set that does not.
+        test: Data set to test with. Default: the validation images.
+        class_names: Names of the classes in the order of the labels. Default: ``train.classes``, else
             numbers.
-        num_classes: Number of classes; by default as many as there are names, else 1 + the largest label of
-            ``train``, all of which is read for it unless it lists them in ``targets`` or ``labels``.
-        size_px: Height and width of the network's input, cut as in ``ImageFolder``. Left out, the images are
-            taken whole, and all need the same size.
-        in_channels: 3 for RGB, 1 for grey values.
-        mean: Mean of each channel, of values in [0, 1]; by default that of ImageNet, for one channel the
-            average of its three. With 0 and a ``std`` of 1, floats are taken as they are, whatever they are.
-        std: Standard deviation of each channel, likewise.
-        crop_scale: Smallest and largest part of an image's area that training cuts out; without ``size_px``
-            it cuts nothing.
-        hflip: Whether training mirrors images left to right with probability 1/2; without ``size_px`` it
-            mirrors nothing.
+        num_classes: Number of classes. Default: the number of names, else 1 + the largest label of ``train``.
+            To find it, all of ``train`` is read, unless it lists its labels in ``targets`` or ``labels``.
+        size_px: Height and width of the network's input; images are cropped as in ``ImageFolder``. Default:
+            whole images, which must all have the same size.
+        in_channels: 3 for RGB, 1 for greyscale.
+        mean: Mean of each channel, of values in [0, 1]. Default: that of ImageNet; for one channel, the
+            average over its three. With 0 and a ``std`` of 1, floats of any range are passed on unchanged.
+        std: Standard deviation of each channel. Default: as for ``mean``.
+        crop_scale: Smallest and largest fraction of an image's area that training crops; needs ``size_px``.
+        hflip: Whether training mirrors images left to right with probability 1/2; needs ``size_px``.
         **kwargs: Options of ``ImageDataModule``.
 
     Raises:
-        UsageError: A data set is none of this kind, is empty, or its first item is no image with a label.
+        UsageError: A data set is of another kind or empty, or its first item is not an image with a label.
     """
 
     size_px: int | None  # type: ignore[assignment]
@@ -75,7 +71,7 @@ class TorchDataset(ImageDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        require(size_px is None or size_px >= 1, "size_px", size_px, "1 or more, or null")
+        require_at_least(1, or_null=True, size_px=size_px)
         require_crop_scale(crop_scale)
         has_held_out = bool(self.val_fraction) or val is not None or test is not None
         require(has_held_out, "val_fraction", 0, "more than 0, as there is neither data.val nor data.test")
@@ -84,10 +80,10 @@ class TorchDataset(ImageDataModule):
         self.crop_scale = crop_scale
         self.hflip = hflip
         self.any_float = mean is not None and not any(self.mean) and set(self.std) == {1}
-        given = {"train": train, "val": val, "test": test}
+        datasets = {"train": train, "val": val, "test": test}
         self._items = {
             part: TorchItems(dataset, f"--data.{part}", in_channels, self.any_float)
-            for part, dataset in given.items()
+            for part, dataset in datasets.items()
             if dataset is not None
         }
         self.class_names = self._find_class_names(class_names, num_classes)
@@ -96,32 +92,32 @@ class TorchDataset(ImageDataModule):
         for items in self._items.values():
             items.num_classes = self.num_classes
             items.check_known_labels()
-            with drawing(0, own_code=True):
+            with seeded(0, runs_user_code=True):
                 items.read(0)
-        self._cuts = size_px is not None
+        self._crops = size_px is not None
         self._size = (size_px, size_px) if size_px is not None else self._common_size()
         self.size_px = self._size[0] if self._size[0] == self._size[1] else None
-        self.eval_resize_px = round(self._size[0] * EVAL_RESIZE_RATIO) if self._cuts else self._size[0]
+        self.eval_resize_px = round(self._size[0] * EVAL_RESIZE_RATIO) if self._crops else self._size[0]
 
-    def build_split(self, split: Part) -> ImageDataset:
-        """Make the data set of a split."""
+    def build_split(self, split: LabelledSplit) -> ImageDataset:
+        """Build the data set of a split."""
         part, positions = self._share(split)
         items = self._items[part]
         if not len(positions):
             message = (
                 f"{items.title}: no item is left for {split}, as no class has enough to share; give "
-                "--data.val a data set of its own."
+                "--data.val its own data set."
             )
             raise UsageError(message)
-        transform = self.own_transform(split) or self._usual_transform(split)
-        first = "--data.size_px is" if self._cuts else f"item 0 of {self._items['train'].title} is"
+        transform = self.user_transform(split) or self._usual_transform(split)
+        first = "--data.size_px is" if self._crops else f"item 0 of {self._items['train'].title} is"
         return TorchSplit(items, positions, transform, self._size, first, f"{self.dataset_name}/{part}")
 
     def build_predict_set(self, path: str) -> ImageDataset:
-        """Make the data set of an image file, or of the image files in a folder; no class is known.
+        """Build the data set of an image file, or of the image files in a folder; the classes are unknown.
 
         Raises:
-            UsageError: There are none, or the size that they shall have is unknown.
+            UsageError: There are no files, or the size of the network's input is unknown.
         """
         if self.size_px is None and self.eval_transform is None:
             height, width = self._size
@@ -134,19 +130,19 @@ class TorchDataset(ImageDataModule):
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width of the images that the network gets."""
+        """Height and width of the network's input."""
         return self._size
 
-    def _usual_transform(self, split: Part) -> Transform | None:
-        if not self._cuts:
+    def _usual_transform(self, split: LabelledSplit) -> Transform | None:
+        if not self._crops:
             return None
         size_px = self._size[0]
         if split == "train":
             return TrainTransform(size_px, self.crop_scale, self.hflip)
         return EvalTransform(size_px, self.eval_resize_px)
 
-    def _share(self, split: Part) -> tuple[str, Tensor]:
-        """Return the data set that a split is made of, and which of its items."""
+    def _share(self, split: LabelledSplit) -> tuple[str, Tensor]:
+        """Return the data set of a split, and the positions of its items in it."""
         if split not in self._items:
             if split == "test":
                 return self._share("val")
@@ -159,7 +155,7 @@ class TorchDataset(ImageDataModule):
 
     @cached_property
     def _train_shares(self) -> list[Tensor]:
-        """Which items of the training data are trained on, and which are held out."""
+        """Positions of the training data to train on, and those that are held out."""
         return stratified_split(self._items["train"].labels, [self.val_fraction], self.split_seed)
 
     def _find_class_names(self, names: list[str] | None, number: int | None) -> tuple[str, ...]:
@@ -167,18 +163,18 @@ class TorchDataset(ImageDataModule):
         names = names or getattr(items.whole, "classes", None)
         if names is None:
             count = int(items.labels.max()) + 1 if number is None else number
-            require(count >= 2, "num_classes", count, "2 or more")
+            require_at_least(2, num_classes=count)
             return tuple(str(label) for label in range(count))
         require(number in (None, len(names)), "num_classes", number, f"{len(names)}, as many as class names")
         require(len(names) >= 2, "class_names", list(names), "2 or more")
         return tuple(str(name) for name in names)
 
     def _common_size(self) -> tuple[int, int]:
-        """Return height and width of the first training image, as evaluation sees it."""
-        with drawing(0, own_code=True):
+        """Return height and width of the first training image, as in evaluation."""
+        with seeded(0, runs_user_code=True):
             image, _ = self._items["train"].read(0)
             if self.eval_transform is not None:
-                image = OwnTransform(
+                image = UserTransform(
                     "--data.eval_transform", self.eval_transform, self.in_channels, (1, 1), self.any_float
                 ).apply(image)
         return image.shape[1], image.shape[2]

@@ -1,4 +1,4 @@
-"""Items of a user's ``torch.utils.data.Dataset``, checked as they are read."""
+"""Items of a user-defined ``torch.utils.data.Dataset``, checked as they are read."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, Subset
 from tqdm import tqdm
 
-from cbam_lightning.data.batch import as_index
-from cbam_lightning.data.images import NotAnImageError, allowed_images, as_image
-from cbam_lightning.data.transformed import drawing
+from cbam_lightning.data.image_conversion import NotAnImageError, allowed_images, as_image
+from cbam_lightning.data.split_dataset import as_index, seeded
 from cbam_lightning.errors import UsageError
 from cbam_lightning.user_code.tracebacks import describe_error
 
@@ -24,16 +23,16 @@ class TorchItems:
     """A map-style data set of (image, label).
 
     Args:
-        dataset: The data set; ``torch.utils.data.Subset`` hands on what is known of the whole.
-        option: Of the command that names it, for messages.
+        dataset: The data set; of a ``torch.utils.data.Subset``, names and labels come from the whole.
+        option: Option of the command that names it, for error messages.
         channels: C of the images.
-        any_float: As for ``as_image``.
+        any_float: As in ``as_image``.
 
     Attributes:
-        num_classes: Labels are less; ``None`` as long as that is unknown.
+        num_classes: Labels are less than this; ``None`` while unknown.
 
     Raises:
-        UsageError: It is no such data set, or it is empty.
+        UsageError: It is not such a data set, or it is empty.
     """
 
     def __init__(self, dataset: Any, option: str, channels: Literal[1, 3], any_float: bool) -> None:
@@ -43,9 +42,9 @@ class TorchItems:
         self.num_classes: int | None = None
         self.title = f"{option} {_class_path(dataset)}"
         self._require_map_style()
-        self.places = np.arange(len(dataset))  # of the items in the whole
+        self.positions = np.arange(len(dataset))  # positions of the items in the whole
         while isinstance(self.whole, Subset):
-            self.places, self.whole = np.asarray(self.whole.indices)[self.places], self.whole.dataset
+            self.positions, self.whole = np.asarray(self.whole.indices)[self.positions], self.whole.dataset
         self.title = f"{option} {_class_path(self.whole)}"
 
     def __len__(self) -> int:
@@ -58,7 +57,7 @@ class TorchItems:
             (C, H, W), uint8 or float32; and its class.
 
         Raises:
-            UsageError: The data set raises, or the item is no image with a label.
+            UsageError: The data set raises, or the item is not an image with a label.
         """
         try:
             item = self.dataset[index]
@@ -72,38 +71,38 @@ class TorchItems:
         try:
             return as_image(image, self.channels, any_float=self.any_float), self._label(index, label)
         except NotAnImageError as error:
-            raise self._wrong(index, f"has as image {error}", allowed_images(self.channels)) from None
+            raise self._wrong(index, f"has {error} as its image", allowed_images(self.channels)) from None
 
     @cached_property
     def known_labels(self) -> Tensor | None:
-        """The labels as the data set lists them in ``targets`` or ``labels``, if it does."""
+        """The labels that the data set lists in ``targets`` or ``labels``, if it does."""
         if getattr(self.whole, "target_transform", None) is not None:
-            return None  # items have other labels
+            return None  # the items have other labels
         for name in ("targets", "labels"):
             try:
                 listed = np.asarray(getattr(self.whole, name, None))
             except (ValueError, TypeError):
                 continue
             if listed.dtype.kind in "iu" and listed.shape == (len(self.whole),):
-                return torch.from_numpy(listed[self.places].astype(np.int64))
+                return torch.from_numpy(listed[self.positions].astype(np.int64))
         return None
 
     @cached_property
     def labels(self) -> Tensor:
-        """int64 (M,); a data set that does not list them is read once for it."""
+        """int64 (M,); a data set that does not list its labels is read once to find them."""
         if self.known_labels is not None:
             return self.known_labels
         labels = []
         for index in tqdm(range(len(self)), f"labels of {self.title}", leave=False, disable=None):
-            with drawing(index, own_code=True):
+            with seeded(index, runs_user_code=True):
                 labels.append(self.read(index)[1])
         return as_index(labels)
 
     def check_known_labels(self) -> None:
-        """Refuse listed labels that are out of range.
+        """Check the range of the listed labels.
 
         Raises:
-            UsageError: Says which one.
+            UsageError: A label is out of range.
         """
         if self.known_labels is None or self.num_classes is None:
             return
@@ -113,31 +112,31 @@ class TorchItems:
             self._label(index, int(self.known_labels[index]))
 
     def name(self, index: int) -> str | None:
-        """Return the path of an item, where the data set lists it as those of torchvision do."""
+        """Return the path of an item, if the data set lists paths as those of torchvision do."""
         for name in ("samples", "imgs"):
             listed = getattr(self.whole, name, None)
             if isinstance(listed, Sequence) and len(listed) == len(self.whole):
-                sample = listed[self.places[index]]
+                sample = listed[self.positions[index]]
                 path = sample[0] if isinstance(sample, tuple | list) else sample
                 return path if isinstance(path, str) else None
         return None
 
-    def _label(self, index: int, given: Any) -> int:
+    def _label(self, index: int, value: Any) -> int:
         try:
-            label = operator.index(given)
-        except TypeError:  # torch says so, too, of more than one element
+            label = operator.index(value)
+        except TypeError:  # torch raises it for tensors of more than one element
             label = -1
         if label < 0 or label >= (self.num_classes or np.inf):
             allowed = "0, 1, 2, …" if self.num_classes is None else f"0 to {self.num_classes - 1}"
             many = "" if self.num_classes is None else f", as num_classes is {self.num_classes}"
-            raise self._wrong(index, f"has the label {given!r:.80}", f"an integer from {allowed}{many}")
+            raise self._wrong(index, f"has the label {value!r:.80}", f"an integer from {allowed}{many}")
         return label
 
     def _require_map_style(self) -> None:
         if isinstance(self.dataset, IterableDataset):
-            problem = "has items without numbers (IterableDataset)"
+            problem = "has no item numbers (IterableDataset)"
         elif isinstance(self.dataset, type) or not hasattr(self.dataset, "__getitem__"):
-            problem = "is no data set"
+            problem = "is not a data set"
         elif not hasattr(self.dataset, "__len__"):
             problem = "has no length (__len__)"
         elif not len(self.dataset):
@@ -145,8 +144,8 @@ class TorchItems:
         else:
             return
         message = (
-            f"{self.title} {problem}; allowed: a map-style torch.utils.data.Dataset of (image, label), or a "
-            "LightningDataModule of your own with --data."
+            f"{self.title} {problem}; allowed: a map-style torch.utils.data.Dataset of (image, label), or "
+            "your own LightningDataModule with --data."
         )
         raise UsageError(message)
 

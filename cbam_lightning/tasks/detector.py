@@ -13,7 +13,7 @@ from torch.optim import SGD
 
 from cbam_lightning.callbacks.box_pictures import BoxPictures
 from cbam_lightning.callbacks.box_predictions import BoxPredictions
-from cbam_lightning.data.detection.batch import scale_boxes
+from cbam_lightning.data.detection.detection_batch import scale_boxes
 from cbam_lightning.data.detection.module import DetectionDataModule
 from cbam_lightning.metrics.average_precision import Detections, require_backend
 from cbam_lightning.models.detection import create_detector

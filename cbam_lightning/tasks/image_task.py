@@ -16,7 +16,7 @@ from cbam_lightning.callbacks.gradual_unfreezing import divide_by_stage
 from cbam_lightning.callbacks.predictions import PredictionWriter
 from cbam_lightning.callbacks.raw_predictions import RawPredictions
 from cbam_lightning.callbacks.step_seeds import StepSeeds
-from cbam_lightning.data.base import BaseDataModule
+from cbam_lightning.data.data_module import BaseDataModule
 from cbam_lightning.errors import UsageError
 from cbam_lightning.optim.parameter_groups import backbone_modules, parameter_groups, scale_learning_rate
 from cbam_lightning.optim.parameter_groups import freeze as freeze_modules

@@ -1,4 +1,4 @@
-"""Makes the part of Fashion-MNIST that is shipped with this package.
+"""Creates the subset of Fashion-MNIST that is shipped with this package.
 
     python -m experiments.shipping.fashion_mnist_subset SOURCE_DIR OUT_DIR
 
@@ -9,9 +9,14 @@ Python and of the libraries; the compressed bytes may differ with the version of
 from __future__ import annotations
 
 import argparse
+import gzip
+import struct
 from pathlib import Path
 
-from cbam_lightning.data.idx import read_idx, write_idx
+import numpy as np
+from numpy.typing import NDArray
+
+from cbam_lightning.data.idx import UINT8_CODE, read_idx
 from cbam_lightning.data.splits import shuffled_by_class
 
 SEED = 0
@@ -23,7 +28,7 @@ def write_subset(source_dir: Path, out_dir: Path) -> None:
 
     Args:
         source_dir: Folder of the original four files.
-        out_dir: Folder to write four files of the same names to; it is made if it does not exist.
+        out_dir: Folder for four files of the same names; it is created if it does not exist.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     for part, per_class in IMAGES_PER_CLASS.items():
@@ -36,8 +41,19 @@ def write_subset(source_dir: Path, out_dir: Path) -> None:
         write_idx(out_dir / labels_name, labels[chosen])
 
 
+def write_idx(path: Path, array: NDArray[np.uint8]) -> None:
+    """Write a gzip-compressed idx file; the same array always gives the same bytes.
+
+    Args:
+        path: The file to write.
+        array: uint8 values.
+    """
+    header = struct.pack(f">HBB{array.ndim}I", 0, UINT8_CODE, array.ndim, *array.shape)
+    path.write_bytes(gzip.compress(header + array.tobytes(), compresslevel=9, mtime=0))
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Write the part of Fashion-MNIST that the package ships.")
+    parser = argparse.ArgumentParser(description="Write the subset of Fashion-MNIST that the package ships.")
     parser.add_argument("source_dir", type=Path)
     parser.add_argument("out_dir", type=Path)
     write_subset(**vars(parser.parse_args()))

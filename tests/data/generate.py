@@ -1,4 +1,4 @@
-"""Small data sets in the real formats, made of real pictures, for the tests of the whole project."""
+"""Small data sets in the real formats, made of real images, for the tests of the whole project."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from torchvision import datasets
 
 from cbam_lightning.data import CIFAR10, CIFAR100
 from cbam_lightning.data.fashion_mnist import EMBEDDED_DIR
-from cbam_lightning.data.idx import read_idx, write_idx
+from cbam_lightning.data.idx import read_idx
+from experiments.shipping.fashion_mnist_subset import write_idx
 
 WNIDS = ("n01440764", "n01443537", "n01484850")
 
@@ -32,7 +33,7 @@ def photographs() -> tuple[NDArray[np.uint8], ...]:
 
 
 def patches(count: int, height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Cut windows out of the photographs: uint8 (count, height, width, 3)."""
+    """Crop windows from the photographs: uint8 (count, height, width, 3)."""
     generator = np.random.default_rng(seed)
     cuts = []
     for i in range(count):
@@ -44,7 +45,7 @@ def patches(count: int, height: int, width: int, seed: int = 0) -> NDArray[np.ui
 
 
 def write_cifar10(root: Path, images_per_class: int = 5) -> Path:
-    """Write cifar-10-batches-py below ``root``; each of the six batches holds that many of each class."""
+    """Write cifar-10-batches-py below ``root``; each of the six batches holds that many images per class."""
     folder = root / "cifar-10-batches-py"
     folder.mkdir(parents=True)
     for seed, name in enumerate([f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]):
@@ -100,7 +101,7 @@ def write_image_folder(
     images_per_class: int = 10,
     suffix: str = ".jpg",
 ) -> Path:
-    """Write ``root/<class>/<number><suffix>``, pictures of 40 x 52 pixels."""
+    """Write ``root/<class>/<number><suffix>``, images of 40 x 52 pixels."""
     for seed, name in enumerate(classes):
         (root / name).mkdir(parents=True)
         for i, pixels in enumerate(patches(images_per_class, 40, 52, seed)):

@@ -1,4 +1,4 @@
-"""What a user writes: data sets, transforms and samplers, as their own module would hold them."""
+"""User-defined data sets, transforms and samplers, as in a user's module."""
 
 import random
 
@@ -10,7 +10,7 @@ from tests.data.generate import patches
 
 
 class Photos(Dataset):
-    """Cuts of photographs, (20, 24, 3) unless told otherwise; image i is of class i % 3."""
+    """Crops of photographs, by default (20, 24, 3); image i is of class i % 3."""
 
     def __init__(self, count: int = 30, width: int = 24, height: int = 20):
         self.images = patches(count, height, width)
@@ -37,7 +37,7 @@ class Noisy(Photos):
 
 
 class Items(Dataset):
-    """The items it is given; counts how often one is read."""
+    """Given items; counts the reads."""
 
     def __init__(self, items, **attributes):
         self.items, self.reads = items, 0
@@ -55,7 +55,7 @@ class Items(Dataset):
 
 
 class Faulty(Photos):
-    """Has no label, a wrong one, or raises, from a position on; ``width`` changes there, too."""
+    """Has no label, a wrong label, or raises, starting at a position; ``width`` changes there."""
 
     def __init__(self, fault: str, position: int = 5):
         super().__init__(30, 20, 20)
@@ -84,7 +84,7 @@ class Stream(IterableDataset):
 
 
 class Solarise:
-    """Invert what is bright."""
+    """Invert bright pixels."""
 
     def __init__(self, threshold: int = 128):
         self.threshold = threshold
@@ -105,7 +105,7 @@ class Speckle:
 
 
 class Returns:
-    """Whatever it is given."""
+    """Returns a given value."""
 
     def __init__(self, value):
         self.value = value
@@ -115,14 +115,14 @@ class Returns:
 
 
 class Text:
-    """No image."""
+    """Not an image."""
 
     def __call__(self, image):
         return "an image"
 
 
 class Some(Sampler):
-    """As many images as told, at random, from the generator of Python."""
+    """A given number of random images, drawn with Python's generator."""
 
     def __init__(self, images, count: int = 20):
         self.images, self.count = images, count
@@ -136,7 +136,7 @@ class Some(Sampler):
 
 
 class Wild(Sampler):
-    """Positions that there are not."""
+    """Positions that do not exist."""
 
     def __init__(self, images, given: str = "10 ** 9"):
         self.given = eval(given)

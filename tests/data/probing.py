@@ -1,4 +1,4 @@
-"""A model that keeps what the data modules give it, and its trainer."""
+"""A model that keeps the batches it gets, and its trainer."""
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
@@ -7,7 +7,7 @@ from torchmetrics import MeanMetric
 
 
 class Probe(LightningModule):
-    """Keeps the batches it is given."""
+    """Keeps the batches it gets."""
 
     def __init__(self, channels, num_classes):
         super().__init__()

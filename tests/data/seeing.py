@@ -1,4 +1,4 @@
-"""A callback that writes down which images a process trained on."""
+"""A callback that records the images that a process trains on."""
 
 import json
 from pathlib import Path

@@ -4,7 +4,7 @@ import struct
 import numpy as np
 import pytest
 
-from cbam_lightning.data.idx import read_idx, write_idx
+from cbam_lightning.data.idx import read_idx
 from cbam_lightning.errors import UsageError
 
 VALUES = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
@@ -18,13 +18,6 @@ def test_reads_plain_and_compressed_files(tmp_path):
         array = read_idx(tmp_path / name, num_axes=3)
         assert array.dtype == np.uint8
         assert np.array_equal(array, VALUES)
-
-
-def test_writes_the_format_reproducibly(tmp_path):
-    write_idx(tmp_path / "a.gz", VALUES)
-    write_idx(tmp_path / "b.gz", VALUES)
-    assert gzip.decompress((tmp_path / "a.gz").read_bytes()) == PLAIN
-    assert (tmp_path / "a.gz").read_bytes() == (tmp_path / "b.gz").read_bytes()
 
 
 @pytest.mark.parametrize(

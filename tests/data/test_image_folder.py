@@ -144,7 +144,7 @@ def test_surface_is_known_before_setup(tmp_path):
         ({"mean": (0.5,)}, r"mean is \(0.5,\); allowed: one value for each of the 3 channels"),
         ({"std": (1.0, 0.0, 1.0)}, "std is .*allowed: values more than 0"),
         ({"size_px": 0}, "size_px is 0; allowed: 1 or more"),
-        ({"crop_scale": (0.5, 0.2)}, "crop_scale is .*two ascending parts"),
+        ({"crop_scale": (0.5, 0.2)}, "crop_scale is .*two ascending fractions"),
         ({"in_channels": 2}, "in_channels is 2; allowed: 1 or 3"),
         ({"images_per_class": 0}, "images_per_class is 0; allowed: 1 or more, or null"),
     ],

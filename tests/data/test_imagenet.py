@@ -81,7 +81,7 @@ def test_unsorted_validation_images_are_explained(tmp_path):
     (tmp_path / "val").mkdir()
     (tmp_path / "val" / "ILSVRC2012_val_00000001.JPEG").touch()
     with pytest.raises(
-        UsageError, match="val holds files that are not sorted into one folder a class; delete it and"
+        UsageError, match="val holds files that are not sorted into one folder per class; delete it and"
     ):
         ImageNet(str(tmp_path)).setup("test")
 

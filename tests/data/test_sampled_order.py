@@ -11,7 +11,7 @@ from tests.data.own import Some, Wild
 
 
 def unequal(*sizes):
-    """Images of as many classes, so many of each, in an order that mixes them."""
+    """Images of the given number of each class, in mixed order."""
     labels = torch.cat([torch.full((size,), label) for label, size in enumerate(sizes)])
     labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
     return ArrayDataset(torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8), labels)

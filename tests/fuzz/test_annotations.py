@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cbam_lightning.data.detection.boxes import BoxLog
+from cbam_lightning.data.detection.box_checks import BoxLog
 from cbam_lightning.data.detection.coco_files import CocoFile, read_coco
 from cbam_lightning.data.detection.voc_files import read_voc
 from cbam_lightning.errors import UsageError

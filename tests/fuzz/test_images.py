@@ -12,9 +12,9 @@ from PIL import Image
 
 from cbam_lightning.data import ImageFolder
 from cbam_lightning.data.batch import BadImage
-from cbam_lightning.data.decoding import SUFFIXES, UndecodableError, decode_image
-from cbam_lightning.data.files import FileDataset, read_image
-from cbam_lightning.data.transforms import EvalTransform
+from cbam_lightning.data.cropping import EvalTransform
+from cbam_lightning.data.image_decoding import SUFFIXES, UndecodableError, decode_image
+from cbam_lightning.data.image_files import FileDataset, read_image
 from cbam_lightning.errors import UsageError
 from tests.data.generate import patches, write_image_folder
 from tests.fuzz.damage import at_most, damaged, fuzz, lengths

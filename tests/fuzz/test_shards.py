@@ -12,9 +12,10 @@ import torch
 from hypothesis import strategies as st
 
 from cbam_lightning.data import CIFAR10, FashionMNIST, ImageFolder
-from cbam_lightning.data.decoding import UndecodableError
+from cbam_lightning.data.cropping import EvalTransform
 from cbam_lightning.data.fashion_mnist import FILE_STEMS
 from cbam_lightning.data.idx import read_idx
+from cbam_lightning.data.image_decoding import UndecodableError
 from cbam_lightning.data.packed.packed_index import PACKED_INDEX, PackedIndex
 from cbam_lightning.data.packed.packing import pack
 from cbam_lightning.data.packed.shards import (
@@ -26,7 +27,6 @@ from cbam_lightning.data.packed.shards import (
     map_file,
     read_index,
 )
-from cbam_lightning.data.transforms import EvalTransform
 from cbam_lightning.errors import UsageError
 from tests.data.generate import (
     accept_checksums,

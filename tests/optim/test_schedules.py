@@ -11,8 +11,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, DistributedSampler
 
 from cbam_lightning.data.arrays import ArrayDataset
-from cbam_lightning.data.loader import BatchLoader
-from cbam_lightning.data.order import TrainOrder
+from cbam_lightning.data.loader import BatchLoader, TrainOrder
 from cbam_lightning.errors import UsageError
 from cbam_lightning.optim import Constant, MultiStep, TorchSchedule, WarmupCosine
 from cbam_lightning.optim.schedules import max_epochs, steps_per_epoch

@@ -1,1 +1,1 @@
-"""Detection data: images with boxes, from the formats of Pascal VOC and COCO or drawn on the spot."""
+"""Detection data: images with boxes, in the formats of Pascal VOC and COCO or synthetic."""

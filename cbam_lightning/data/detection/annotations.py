@@ -1,4 +1,4 @@
-"""The objects of all images of a part, in few tensors, and which of them are worth learning."""
+"""The annotations of all images of a part, stored in few tensors."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cbam_lightning.data.batch import as_index
-from cbam_lightning.data.detection.batch import Objects
-from cbam_lightning.data.files import as_bytes
+from cbam_lightning.data.detection.detection_batch import Objects
+from cbam_lightning.data.image_files import as_bytes
+from cbam_lightning.data.split_dataset import as_index
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """Images by name with their objects.
+    """Names of images with their objects.
 
-    Tensors instead of a list an image, because reading an object of Python changes its reference count, and
-    so copies its memory page into every worker process.
+    Tensors instead of one list per image, because reading a Python object changes its reference count, which
+    copies its memory page into every worker process.
 
     Attributes:
-        names: (M,), the files, or names such as "fashion_scenes/test/00012" of images in memory.
+        names: (M,), the files, or names such as "fashion_scenes/test/00012" for images in memory.
         image_ids: int64 (M,).
-        sizes: int64 (M, 2), height and width of each image; 0 where they are unknown.
-        objects: Those of all images, one image after the other.
-        starts: int64 (M + 1,); the objects of image i are those from ``starts[i]`` up to ``starts[i + 1]``.
+        sizes: int64 (M, 2), height and width of each image; 0 where unknown.
+        objects: Objects of all images, one image after the other.
+        starts: int64 (M + 1,); image i has the objects ``starts[i]`` to ``starts[i + 1] - 1``.
     """
 
     names: NDArray[np.bytes_]
@@ -50,23 +50,23 @@ class Annotations:
 
     def select(self, images: Tensor) -> Annotations:
         """Return some images, int64 (K,) in ascending order, with their objects."""
-        place = torch.full((len(self),), -1)
-        place[images] = torch.arange(len(images))
-        place_of_object = place.repeat_interleave(self.starts.diff())
-        kept = place_of_object >= 0
+        new_position = torch.full((len(self),), -1)
+        new_position[images] = torch.arange(len(images))
+        position_of_object = new_position.repeat_interleave(self.starts.diff())
+        kept = position_of_object >= 0
         return Annotations(
             self.names[images.numpy()],
             self.image_ids[images],
             self.sizes[images],
             self.objects.select(kept),
-            starts_of(place_of_object[kept], len(images)),
+            starts_of(position_of_object[kept], len(images)),
         )
 
     def to_learn(self, keep_negatives: bool) -> Annotations:
-        """Return what training uses: no difficult objects, and no crowds.
+        """Return the annotations for training, without difficult objects and crowds.
 
         Args:
-            keep_negatives: Whether to keep images in which no object is left.
+            keep_negatives: Whether to keep images without any object left.
         """
         image_of_object = torch.arange(len(self)).repeat_interleave(self.starts.diff())
         learnt = ~(self.objects.difficult | self.objects.crowd)
@@ -78,14 +78,14 @@ class Annotations:
 def annotate(
     names: Sequence[str], image_ids: Sequence[int], sizes: Tensor, objects: Objects, image_of_object: Tensor
 ) -> Annotations:
-    """Sort objects by their images.
+    """Build annotations by sorting objects by their images.
 
     Args:
-        names: Of the M images.
-        image_ids: Of the M images.
-        sizes: int64 (M, 2), height and width; 0 where they are unknown.
-        objects: T of them; those of an image stay in their order.
-        image_of_object: int64 (T,), position of the image of each.
+        names: Names of the M images.
+        image_ids: Ids of the M images.
+        sizes: int64 (M, 2), height and width; 0 where unknown.
+        objects: T objects; those of one image keep their order.
+        image_of_object: int64 (T,), position of each object's image.
     """
     order = image_of_object.argsort(stable=True)
     starts = starts_of(image_of_object, len(names))
@@ -93,7 +93,7 @@ def annotate(
 
 
 def without_objects(names: Sequence[str]) -> Annotations:
-    """Make the annotations of images of which nothing is known."""
+    """Build annotations of images whose objects are unknown."""
     sizes = torch.zeros((len(names), 2), dtype=torch.int64)
     nothing = as_index([])
     return annotate(names, range(len(names)), sizes, as_objects([], [], [], [], []), nothing)
@@ -106,7 +106,7 @@ def as_objects(
     crowd: Sequence[bool],
     areas: Sequence[float],
 ) -> Objects:
-    """Turn values of Python into tensors; the boxes stay in float64, until they are checked."""
+    """Convert Python values to tensors; boxes are float64 until they are checked."""
     return Objects(
         torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4),
         as_index(labels),
@@ -117,13 +117,13 @@ def as_objects(
 
 
 def join_objects(parts: Sequence[Objects]) -> Objects:
-    """Put the objects of several images into a row, with boxes in float32."""
+    """Concatenate the objects of several images, with boxes in float32."""
     nothing = as_objects([], [], [], [], [])
     joined = Objects(*(torch.cat(values) for values in zip(nothing, *parts, strict=True)))
     return joined._replace(boxes=joined.boxes.float())
 
 
 def starts_of(image_of_object: Tensor, num_images: int) -> Tensor:
-    """Return where the objects of each image start, and the end: int64 (num_images + 1,)."""
+    """Return the first object of each image, and the end: int64 (num_images + 1,)."""
     counts = image_of_object.bincount(minlength=num_images)
     return torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])

@@ -1,44 +1,37 @@
-"""COCO 2017 (https://cocodataset.org): 80 classes of things on photographs."""
+"""COCO 2017 (https://cocodataset.org): 80 classes of photographed objects."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from cbam_lightning.data.detection.annotations import Annotations
 from cbam_lightning.data.detection.coco_files import CocoFile, read_coco
 from cbam_lightning.data.detection.module import DetectionDataModule
-from cbam_lightning.data.detection.transforms import Augmentation
 from cbam_lightning.errors import UsageError
 
 
 class CocoDetection(DetectionDataModule):
-    """COCO, trained on train2017 and tested on val2017, whose AP papers report; or other data in this format.
+    """COCO, trained on train2017 and tested on val2017, as in papers; or other data in this format.
 
-    The images and annotations_trainval2017.zip, from https://cocodataset.org/#download, are unpacked into one
+    Unpack the images and annotations_trainval2017.zip, from https://cocodataset.org/#download, into one
     folder, which then holds::
 
         train2017/000000000009.jpg    annotations/instances_train2017.json
         val2017/000000000139.jpg      annotations/instances_val2017.json
 
-    The classes are those of the JSON files. Their numbers there, of COCO 1 to 90 with gaps, become the labels
-    1..K in ascending order; ``category_ids[label - 1]`` leads back. Annotations with a true "ignore" count as
-    difficult.
+    The classes are those of the JSON files. Their ids (in COCO 1 to 90, with gaps) become the labels 1..K in
+    ascending order; ``category_ids[label - 1]`` is the id of a label. Annotations with a true "ignore" count
+    as difficult.
 
     Args:
         root: Folder that holds train2017, val2017 and annotations.
-        size_px: Height and width that all images are resized to, whatever their aspect ratio; null leaves
-            them as they are, for a detector that resizes them itself.
-        in_channels: 3 to read images as RGB, 1 as grey values.
-        augmentation: What training changes at random: "ssd" for colours, zooming out, cutting and mirroring,
-            "flip" for mirroring only, "none" for nothing.
-        keep_negatives: Whether to train on images without any object to learn, too.
-        val_fraction: Part of train2017 held out for validation, by which checkpoints are chosen. With 0 none
-            is, and validation shows val2017, as the test does.
+        val_fraction: Fraction of train2017 held out for validation, by which checkpoints are chosen. With 0,
+            validation uses val2017, as testing does.
         **kwargs: Options of ``DetectionDataModule``.
 
     Attributes:
-        categories: The names of the classes by their numbers in the files.
+        categories: Names of the classes by their ids in the files.
     """
 
     dataset_name = "coco2017"
@@ -46,21 +39,11 @@ class CocoDetection(DetectionDataModule):
     def __init__(
         self,
         root: str = "datasets/coco",
-        size_px: int | None = None,
-        in_channels: Literal[1, 3] = 3,
-        augmentation: Augmentation = "flip",
-        keep_negatives: bool = False,
+        *,
         val_fraction: float = 0.02,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            size_px=size_px,
-            in_channels=in_channels,
-            augmentation=augmentation,
-            keep_negatives=keep_negatives,
-            val_fraction=val_fraction,
-            **kwargs,
-        )
+        super().__init__(val_fraction=val_fraction, **kwargs)
         self.root = root
         self.categories = self._file(train=False).categories
         self.category_ids = tuple(self.categories)
@@ -68,7 +51,7 @@ class CocoDetection(DetectionDataModule):
         self.num_classes = len(self.categories)
 
     def load_part(self, train: bool) -> Annotations:
-        """Read the annotations of train2017 or of val2017."""
+        """Read the annotations of train2017 or val2017."""
         file = self._file(train)
         if file.categories != self.categories:
             message = f"the categories of {file.path} differ from those of val2017; copy both files again."

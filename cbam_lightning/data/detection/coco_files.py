@@ -1,4 +1,4 @@
-"""Reading COCO's JSON files of annotations, which are simple enough to need no other library."""
+"""Reading COCO's JSON annotation files, which are simple enough to need no other library."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from typing import Any
 
 import torch
 
-from cbam_lightning.data.batch import as_index
 from cbam_lightning.data.detection.annotations import Annotations, annotate, as_objects
-from cbam_lightning.data.detection.boxes import BoxLog, check_boxes
+from cbam_lightning.data.detection.box_checks import BoxLog, check_boxes
+from cbam_lightning.data.split_dataset import as_index
 from cbam_lightning.errors import UsageError
 
 MAX_INT64 = 2**63 - 1
 
 
 class CocoFile:
-    """A file of annotations.
+    """An annotation file.
 
     Args:
         path: The file.
 
     Raises:
-        UsageError: It is no whole JSON, or not of this kind.
+        UsageError: It is not a complete JSON file, or not in this format.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,7 +36,7 @@ class CocoFile:
             with path.open("rb") as file:
                 content = json.loads(file.read(), object_hook=_without_outline)
         except (ValueError, RecursionError) as error:
-            message = f"{path} is no whole JSON file: {error}. Replace it with a fresh copy."
+            message = f"{path} is not a complete JSON file: {error}. Replace it with a fresh copy."
             raise UsageError(message) from None
         for key in ("images", "annotations", "categories"):
             listed = content.get(key) if isinstance(content, dict) else None
@@ -47,7 +47,7 @@ class CocoFile:
 
     @cached_property
     def categories(self) -> dict[int, str]:
-        """The names of the classes by their numbers, in ascending order."""
+        """Names of the classes by their ids, in ascending order."""
         names = {self.integer("category", c, "id"): str(c.get("name", "")) for c in self.listed("categories")}
         if not names or len(set(names.values()) - {""}) != len(self.listed("categories")):
             message = f"{self.path} has no categories, or two of one id or name, or one without a name."
@@ -59,14 +59,14 @@ class CocoFile:
         return self._content[key]
 
     def describe(self, kind: str, item: dict[str, Any]) -> str:
-        """Return the file and the place of an image, an annotation or a category, for messages."""
+        """Return the file and the place of an image, annotation or category, for messages."""
         return f"{self.path}: {kind} {item.get('id')!r}"
 
     def integer(self, kind: str, item: dict[str, Any], key: str, least: int = 0) -> int:
-        """Return an integer of an image, an annotation or a category.
+        """Return an integer of an image, annotation or category.
 
         Raises:
-            UsageError: It is missing or something else.
+            UsageError: It is missing, or not an integer from ``least``.
         """
         value = item.get(key)
         if type(value) is not int or not least <= value <= MAX_INT64:
@@ -76,7 +76,7 @@ class CocoFile:
 
 
 def _without_outline(item: dict[str, Any]) -> dict[str, Any]:
-    """Forget outlines as they are read: they are three quarters of the file, and boxes are enough here."""
+    """Drop outlines while reading: they are three quarters of the file, and only boxes are needed."""
     item.pop("segmentation", None)
     return item
 
@@ -85,12 +85,12 @@ def read_coco(file: CocoFile, folder: Path, log: BoxLog) -> Annotations:
     """Read all annotations of a part.
 
     Args:
-        file: Of the part.
-        folder: Of its images.
-        log: Gets the boxes that were corrected.
+        file: Annotation file of the part.
+        folder: Folder of its images.
+        log: Log of the boxes that were corrected.
 
     Raises:
-        UsageError: An image is missing, or an annotation is damaged or of no known class or image.
+        UsageError: An image is missing, or an annotation is damaged or of an unknown class or image.
     """
     images, annotations = file.listed("images"), file.listed("annotations")
     ids = [file.integer("image", image, "id") for image in images]
@@ -122,7 +122,8 @@ def read_coco(file: CocoFile, folder: Path, log: BoxLog) -> Annotations:
 def _image_path(file: CocoFile, image: dict[str, Any], folder: Path) -> str:
     path = folder / str(image.get("file_name", ""))
     if not path.is_file():
-        message = f"{file.describe('image', image)} is to be {str(path)!r}, which is no file; copy it again."
+        where = file.describe("image", image)
+        message = f"{where} should be {str(path)!r}, which does not exist; copy it again."
         raise UsageError(message)
     return str(path)
 
@@ -144,16 +145,16 @@ def _box(file: CocoFile, annotation: dict[str, Any]) -> list[float]:
 
 
 def _area(file: CocoFile, annotation: dict[str, Any]) -> float:
-    """Return the pixels of the object, or of its box where the file has no area."""
+    """Return the area of the object in pixels, or that of its box if the file has none."""
     if "area" in annotation:
         return _numbers(file, annotation, "area", [annotation["area"]], 1)[0]
     _, _, width, height = _box(file, annotation)
     return width * height
 
 
-def _numbers(file: CocoFile, annotation: dict[str, Any], key: str, given: Any, count: int) -> list[float]:
+def _numbers(file: CocoFile, annotation: dict[str, Any], key: str, value: Any, count: int) -> list[float]:
     try:
-        values = [float(value) for value in given] if isinstance(given, list) else []
+        values = [float(number) for number in value] if isinstance(value, list) else []
     except (TypeError, ValueError, OverflowError):
         values = []
     if len(values) != count or not all(map(math.isfinite, values)):
@@ -168,5 +169,5 @@ def _numbers(file: CocoFile, annotation: dict[str, Any], key: str, given: Any, c
 def _refuse_twice(file: CocoFile, kind: str, ids: Sequence[int]) -> None:
     number, times = Counter(ids).most_common(1)[0] if ids else (0, 1)
     if times > 1:
-        message = f"{file.path}: {times} images have the id {number}; ids have to differ. Correct the file."
+        message = f"{file.path}: {times} images have the id {number}; ids must be unique. Correct the file."
         raise UsageError(message)

@@ -8,21 +8,21 @@ from typing import Literal
 
 from torch import Tensor
 
-from cbam_lightning.data.batch import BadImage, Draw, SplitDataset, as_index
+from cbam_lightning.data.batch import BadImage
+from cbam_lightning.data.cropping import stack
 from cbam_lightning.data.detection.annotations import Annotations, join_objects
-from cbam_lightning.data.detection.batch import DetectionFileBatch, Objects
-from cbam_lightning.data.detection.transforms import DetectionTransform
-from cbam_lightning.data.files import read_image
-from cbam_lightning.data.transformed import MAX_DEFAULT_WORKERS, drawing, usable_cores
-from cbam_lightning.data.transforms import stack
+from cbam_lightning.data.detection.augmentation import DetectionTransform
+from cbam_lightning.data.detection.detection_batch import DetectionFileBatch, Objects
+from cbam_lightning.data.image_files import read_image
+from cbam_lightning.data.split_dataset import SampleRequest, SplitDataset, as_index, load_each
 
 
 class DetectionDataset(SplitDataset):
-    """Images with objects; those that cannot be read are left out of the batch.
+    """Images with objects; unreadable images are left out of the batch.
 
     Args:
-        annotations: Of the images.
-        transform: From an image and its objects to those that a detector gets.
+        annotations: Annotations of the images.
+        transform: From an image and its objects to those for the detector.
     """
 
     def __init__(self, annotations: Annotations, transform: DetectionTransform) -> None:
@@ -31,7 +31,7 @@ class DetectionDataset(SplitDataset):
 
     @abstractmethod
     def read(self, index: int) -> Tensor | BadImage:
-        """Read the image at a position: uint8 (C, H, W), or the reason why there is none."""
+        """Read the image at a position: uint8 (C, H, W), or the reason why it cannot be read."""
 
     def __len__(self) -> int:
         return len(self.annotations)
@@ -40,60 +40,44 @@ class DetectionDataset(SplitDataset):
         """Return the path of the image, or the name of one in memory."""
         return self.annotations.name(index)
 
-    def __getitems__(self, indices: Sequence[int | Draw]) -> DetectionFileBatch:
+    def __getitems__(self, requests: Sequence[int | SampleRequest]) -> DetectionFileBatch:
         """Read a batch; images that fail are left out and listed in ``bad``."""
-        images: list[Tensor] = []
-        targets: list[Objects] = []
-        sizes: list[int] = []
-        kept: list[int] = []
-        bad: list[BadImage] = []
-        for item in indices:
-            index = item.position if isinstance(item, Draw) else item
-            image = self._read_checked(index)
-            if isinstance(image, BadImage):
-                bad.append(image)
-                if image.errno is not None:
-                    break  # the run ends with this one
-                continue
-            with drawing(item):
-                changed, objects = self.transform(image, self.annotations.of_image(index))
-            images.append(changed)
-            targets.append(objects)
-            sizes += image.shape[1:]
-            kept.append(index)
-        place = as_index(kept)
+        positions, samples, bad = load_each(requests, self._load, runs_user_code=False)
+        index = as_index(positions)
+        images = [image for image, _, _ in samples]
+        targets = [objects for _, objects, _ in samples]
         return DetectionFileBatch(
-            _stacked(images),
+            stack(images, images[0].shape) if len({image.shape for image in images}) == 1 else images,
             join_objects(targets),
             as_index([len(objects.labels) for objects in targets]),
-            self.annotations.image_ids[place],
-            as_index(sizes).reshape(-1, 2),
-            place,
-            tuple(bad),
+            self.annotations.image_ids[index],
+            as_index([side for _, _, size in samples for side in size]).reshape(-1, 2),
+            index,
+            bad,
         )
 
-    def _read_checked(self, index: int) -> Tensor | BadImage:
-        """Read an image, and refuse it if its boxes were drawn on another size of it."""
+    def _load(self, index: int) -> tuple[Tensor, Objects, tuple[int, ...]] | BadImage:
+        """Read and transform an image: the image, its objects, and its height and width as stored.
+
+        An image is refused if its boxes were drawn on another size of it.
+        """
         image = self.read(index)
-        height, width = self.annotations.sizes[index].tolist()
-        if isinstance(image, BadImage) or not height or image.shape[1:] == (height, width):
+        if isinstance(image, BadImage):
             return image
-        found = f"it has {image.shape[2]} x {image.shape[1]} pixels"
-        return BadImage(self.name(index), f"{found}, its annotation is for {width} x {height}")
-
-
-def _stacked(images: list[Tensor]) -> Tensor | list[Tensor]:
-    """Put images of one size into one tensor."""
-    return stack(images) if len({image.shape for image in images}) == 1 else images
+        height, width = self.annotations.sizes[index].tolist()
+        if height and image.shape[1:] != (height, width):
+            stored = f"it has {image.shape[2]} x {image.shape[1]} pixels"
+            return BadImage(self.name(index), f"{stored}, its annotation is for {width} x {height}")
+        return *self.transform(image, self.annotations.of_image(index)), tuple(image.shape[1:])
 
 
 class DetectionFiles(DetectionDataset):
     """Image files with objects.
 
     Args:
-        annotations: Of the files.
-        transform: From an image and its objects to those that a detector gets.
-        channels: 1 for grey values, 3 for RGB.
+        annotations: Annotations of the files.
+        transform: From an image and its objects to those for the detector.
+        channels: 1 for greyscale, 3 for RGB.
     """
 
     def __init__(
@@ -101,12 +85,10 @@ class DetectionFiles(DetectionDataset):
     ) -> None:
         super().__init__(annotations, transform)
         self.channels: Literal[1, 3] = channels
-        self.default_num_workers = min(MAX_DEFAULT_WORKERS, usable_cores())
 
     def read(self, index: int) -> Tensor | BadImage:
         """Decode a file."""
-        found = read_image(self.name(index), self.channels)
-        return found if isinstance(found, BadImage) else found[0]
+        return read_image(self.name(index), self.channels)
 
 
 class DetectionImages(DetectionDataset):
@@ -114,8 +96,8 @@ class DetectionImages(DetectionDataset):
 
     Args:
         images: uint8 (M, C, H, W).
-        annotations: Of the images.
-        transform: From an image and its objects to those that a detector gets.
+        annotations: Annotations of the images.
+        transform: From an image and its objects to those for the detector.
     """
 
     default_num_workers = 0

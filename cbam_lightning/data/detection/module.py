@@ -1,4 +1,4 @@
-"""What the detection data modules share: the images of a split, and the way of a batch to the device."""
+"""Base class of the data modules for detection: the images of a split, and the batch on its device."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from cbam_lightning.checks import require
-from cbam_lightning.data.base import BaseDataModule
+from cbam_lightning.checks import require, require_at_least
 from cbam_lightning.data.class_folders import imagenet_statistics
+from cbam_lightning.data.data_module import BaseDataModule, LabelledSplit
 from cbam_lightning.data.detection.annotations import Annotations, without_objects
-from cbam_lightning.data.detection.batch import DetectionBatch, DetectionFileBatch
-from cbam_lightning.data.detection.boxes import BoxLog
+from cbam_lightning.data.detection.augmentation import Augmentation, Augmented, DetectionTransform
+from cbam_lightning.data.detection.box_checks import BoxLog
 from cbam_lightning.data.detection.dataset import DetectionDataset, DetectionFiles
-from cbam_lightning.data.detection.transforms import Augmentation, Augmented, DetectionTransform
-from cbam_lightning.data.files import find_predict_files
+from cbam_lightning.data.detection.detection_batch import DetectionBatch, DetectionFileBatch
+from cbam_lightning.data.image_files import find_predict_files
 from cbam_lightning.data.splits import stratified_split
 from cbam_lightning.errors import UsageError
 
 
 class DetectionDataModule(BaseDataModule):
-    """Base of the detection data modules.
+    """Base of the data modules for detection.
 
-    Training leaves out difficult objects and crowds; evaluation has them, marked.
+    Training leaves out difficult objects and crowds; evaluation keeps and marks them.
 
     Args:
-        size_px: Height and width that all images are resized to, whatever their aspect ratio; null leaves
-            them as they are, for a detector that resizes them itself.
-        in_channels: 3 to read images as RGB, 1 as grey values.
-        augmentation: What training changes at random: "ssd" for colours, zooming out, cutting and mirroring,
-            "flip" for mirroring only, "none" for nothing.
-        keep_negatives: Whether to train on images without any object to learn, too.
-        batch_size: Images in a batch, on each device.
+        size_px: Height and width to which all images are resized, regardless of their aspect ratio; null
+            keeps the sizes, for a detector that resizes images itself.
+        in_channels: 3 to read images as RGB, 1 as greyscale.
+        augmentation: Random augmentation in training: "ssd" for colour distortion, zooming out, cropping and
+            mirroring, "flip" for mirroring only, "none" for nothing.
+        keep_negatives: Whether to train on images without any object to learn.
+        batch_size: Images per batch on each device.
         **kwargs: Options of ``BaseDataModule``.
 
     Attributes:
         num_classes: Number of classes K, without the background; labels are 1..K.
-        class_names: Their names; that of label l is ``class_names[l - 1]``.
-        category_ids: The number of each class in the data set's own files, in the same order.
+        class_names: Names of the classes; that of label l is ``class_names[l - 1]``.
+        category_ids: Id of each class in the data set's own files, in the same order.
     """
 
     category_ids: tuple[int, ...]
@@ -50,19 +50,19 @@ class DetectionDataModule(BaseDataModule):
     def __init__(
         self,
         *,
-        size_px: int | None,
-        in_channels: Literal[1, 3],
-        augmentation: Augmentation,
-        keep_negatives: bool,
+        size_px: int | None = None,
+        in_channels: Literal[1, 3] = 3,
+        augmentation: Augmentation = "flip",
+        keep_negatives: bool = False,
         batch_size: int = 32,
         **kwargs: Any,
     ) -> None:
         super().__init__(batch_size=batch_size, **kwargs)
-        require(size_px is None or size_px >= 1, "size_px", size_px, "1 or more, or null")
+        require_at_least(1, or_null=True, size_px=size_px)
         require(in_channels in (1, 3), "in_channels", in_channels, "1 or 3")
         require(augmentation in ("ssd", "flip", "none"), "augmentation", augmentation, "ssd, flip or none")
         resizes = size_px is not None or augmentation != "ssd"
-        require(resizes, "size_px", size_px, "1 or more with the augmentation ssd, which cuts and enlarges")
+        require(resizes, "size_px", size_px, "1 or more with the augmentation ssd, which crops and zooms")
         self.size_px = size_px
         self.in_channels = in_channels
         self.augmentation = augmentation
@@ -79,63 +79,63 @@ class DetectionDataModule(BaseDataModule):
         """
 
     def open_images(self, annotations: Annotations, transform: DetectionTransform) -> DetectionDataset:
-        """Make the data set that reads some images of a part."""
+        """Build the data set that reads some images of a part."""
         return DetectionFiles(annotations, transform, self.in_channels)
 
-    def build_split(self, split: Literal["train", "val", "test"]) -> DetectionDataset:
-        """Make the data set of a split; validation images come from the official training part."""
+    def build_split(self, split: LabelledSplit) -> DetectionDataset:
+        """Build the data set of a split; validation images come from the official training part."""
         if split == "test" or not (split == "train" or self.val_fraction):
             return self.open_images(self._test_part, self._transform("none"))
         part, (train, val) = self._train_part
         if split == "val":
-            return self.open_images(self._some(part.select(val), split), self._transform("none"))
-        learnt = part.select(train).to_learn(self.keep_negatives)
-        return self.open_images(self._some(learnt, split), self._transform(self.augmentation))
+            return self.open_images(self._require_any(part.select(val), split), self._transform("none"))
+        train_part = self._require_any(part.select(train).to_learn(self.keep_negatives), split)
+        return self.open_images(train_part, self._transform(self.augmentation))
 
     def build_predict_set(self, path: str) -> DetectionDataset:
-        """Make the data set of an image file, or of the image files in a folder; no object is known."""
+        """Build the data set of an image file, or of the image files in a folder; the objects are unknown."""
         annotations = without_objects(find_predict_files(Path(path)))
         return DetectionFiles(annotations, self._transform("none"), self.in_channels)
 
     def _transform(self, augmentation: Augmentation) -> DetectionTransform:
         return Augmented(augmentation, self.size_px, self.mean)
 
-    def _some(self, annotations: Annotations, split: str) -> Annotations:
+    def _require_any(self, annotations: Annotations, split: str) -> Annotations:
         if not len(annotations):
             message = (
-                f"{self.dataset_name} has no image left for {split}: give it more images with objects, or "
-                "another --data.val_fraction, or set --data.keep_negatives true."
+                f"{self.dataset_name} has no image left for {split}: add images with objects, change "
+                "--data.val_fraction, or set --data.keep_negatives true."
             )
             raise UsageError(message)
         return annotations
 
     @cached_property
     def _test_part(self) -> Annotations:
-        part = self.load_part(train=False)
-        self._report_boxes()
-        return part
+        return self._load_reported(train=False)
 
     @cached_property
     def _train_part(self) -> tuple[Annotations, list[Tensor]]:
-        """The official training part, and which of its images train and validate."""
-        part = self.load_part(train=True)
-        self._report_boxes()
+        """The official training part, and the positions of its images for training and validation."""
+        part = self._load_reported(train=True)
         one_class = torch.zeros(len(part), dtype=torch.int64)
         return part, stratified_split(one_class, [self.val_fraction], self.split_seed)
 
-    def _report_boxes(self) -> None:
+    def _load_reported(self, train: bool) -> Annotations:
+        """Read a part and warn of the boxes that were corrected."""
+        part = self.load_part(train)
         self.box_log.report()
         self.box_log = BoxLog()
+        return part
 
     def on_before_batch_transfer(
         self, batch: DetectionFileBatch | DetectionBatch, dataloader_idx: int
     ) -> DetectionBatch:
-        """Take the unreadable files out of a batch and deal with them here, in the main process.
+        """Handle the unreadable files of a batch, in the main process.
 
         Raises:
-            UsageError: A file is not an image, or not of the size that its boxes are for, and
+            UsageError: A file is not an image, or its size is not that of its annotation, and
                 ``on_bad_image`` is "raise".
-            OSError: A file could not be read, whatever ``on_bad_image`` is.
+            OSError: A file could not be read, regardless of ``on_bad_image``.
         """
         if isinstance(batch, DetectionBatch):
             return batch
@@ -144,17 +144,17 @@ class DetectionDataModule(BaseDataModule):
         return batch.batch
 
     def on_after_batch_transfer(self, batch: DetectionBatch, dataloader_idx: int) -> DetectionBatch:
-        """Turn the images of a batch on its device to floating point; detectors normalise them.
+        """Convert the images of a batch to floating point on its device; detectors normalise them.
 
         Returns:
-            Images in [0, 1], float32 or in the type of the trainer's precision, and boxes in float32 or, if
-            that is more precise, in the same type.
+            Images in [0, 1], in float32 or the dtype of the trainer's precision; boxes in the same dtype, but
+            at least float32.
         """
         images = [F.to_dtype(image.contiguous(), torch.float32, scale=True) for image in batch.images]
         if self.trainer is None or not images:
             return batch._replace(images=images)
         images = self.trainer.precision_plugin.convert_input(images)
-        # bfloat16 has 8 bits: beyond 256 it knows every second pixel only
+        # bfloat16 has 8 significant bits: above 256 it represents only every second pixel
         dtype = torch.promote_types(torch.float32, images[0].dtype)
         targets = [target | {"boxes": target["boxes"].to(dtype)} for target in batch.targets]
         return batch._replace(images=images, targets=targets)

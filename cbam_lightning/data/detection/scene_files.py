@@ -1,4 +1,4 @@
-"""Writing scenes as files, in the formats of Pascal VOC and of COCO."""
+"""Writing scenes to files, in the formats of Pascal VOC and COCO."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from cbam_lightning.data.detection.annotations import Annotations
-from cbam_lightning.data.detection.batch import Objects
+from cbam_lightning.data.detection.detection_batch import Objects
 from cbam_lightning.data.detection.fashion_scenes import FashionScenes
 from cbam_lightning.errors import UsageError, unknown_name
 
@@ -22,21 +22,21 @@ JPEG_QUALITY = 95
 def write_scenes(
     root: str | Path, layout: Literal["voc", "coco"], num_images: int = 1000, seed: int = 0, **options: Any
 ) -> Path:
-    """Write the scenes of ``FashionScenes`` as JPEG files with annotations.
+    """Write scenes of ``FashionScenes`` as JPEG files with annotations.
 
     Args:
         root: New or empty folder; ``CocoDetection(root)`` or
             ``VOCDetection(root, years=(2007,), class_names=FashionScenes.class_names)`` reads it.
         layout: "voc" for trainval and test of VOC2007, "coco" for train2017 and val2017.
-        num_images: Training scenes.
-        seed: Of the scenes.
-        **options: Others of ``FashionScenes``.
+        num_images: Number of training scenes.
+        seed: Seed of the scenes.
+        **options: Other options of ``FashionScenes``.
 
     Returns:
         ``root``.
 
     Raises:
-        UsageError: There is something in the folder, or no such layout.
+        UsageError: The folder is not empty, or the layout is unknown.
     """
     layouts: dict[str, Callable[[Path, FashionScenes], None]] = {"voc": _write_voc, "coco": _write_coco}
     if layout not in layouts:
@@ -69,7 +69,7 @@ def _write_voc(root: Path, scenes: FashionScenes) -> None:
 def _voc_xml(
     stem: str, image: Tensor, objects: Objects, class_names: tuple[str, ...]
 ) -> ElementTree.ElementTree:
-    """Describe a scene (C, H, W); VOC counts pixels from 1, and its boxes include the last ones."""
+    """Build the XML of a scene (C, H, W); VOC counts pixels from 1 and includes the last ones."""
     channels, height, width = image.shape
     root = ElementTree.Element("annotation")
     _add(root, folder="VOC2007", filename=f"{stem}.jpg")
@@ -102,31 +102,25 @@ def _write_coco(root: Path, scenes: FashionScenes) -> None:
 
 
 def _coco_json(annotations: Annotations, scenes: FashionScenes) -> dict[str, Any]:
-    """Describe the scenes of a part; "ignore" has what VOC calls difficult."""
+    """Build the JSON of a part; "ignore" corresponds to VOC's "difficult"."""
     images: list[dict[str, Any]] = []
-    found: list[dict[str, Any]] = []
+    coco_objects: list[dict[str, Any]] = []
     sizes = annotations.sizes.tolist()
     for i, (image_id, (height, width)) in enumerate(zip(annotations.image_ids.tolist(), sizes, strict=True)):
         file_name = f"{image_id:012d}.jpg"
         images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
-        objects = annotations.of_image(i)
-        for (left, top, right, bottom), label, ignore, area in zip(
-            objects.boxes.tolist(),
-            objects.labels.tolist(),
-            objects.difficult.tolist(),
-            objects.areas.tolist(),
-            strict=True,
-        ):
+        rows = zip(*(values.tolist() for values in annotations.of_image(i)), strict=True)
+        for (left, top, right, bottom), label, ignore, _, area in rows:
             box = [left, top, right - left, bottom - top]
             place = {
-                "id": len(found) + 1,
+                "id": len(coco_objects) + 1,
                 "image_id": image_id,
                 "category_id": scenes.category_ids[label - 1],
             }
-            found.append(place | {"bbox": box, "area": area, "iscrowd": 0, "ignore": int(ignore)})
+            coco_objects.append(place | {"bbox": box, "area": area, "iscrowd": 0, "ignore": int(ignore)})
     named = zip(scenes.category_ids, scenes.class_names, strict=True)
     categories = [{"id": number, "name": name, "supercategory": "clothes"} for number, name in named]
-    return {"images": images, "annotations": found, "categories": categories}
+    return {"images": images, "annotations": coco_objects, "categories": categories}
 
 
 def _drawn(scenes: FashionScenes, part: str) -> tuple[Annotations, Tensor]:
@@ -135,7 +129,7 @@ def _drawn(scenes: FashionScenes, part: str) -> tuple[Annotations, Tensor]:
 
 
 def _save(image: Tensor, path: Path) -> None:
-    """Write uint8 (C, H, W) as JPEG, whose colours are as fine as its brightness."""
+    """Write uint8 (C, H, W) as JPEG without chroma subsampling."""
     pixels = image.permute(1, 2, 0).numpy()
     Image.fromarray(pixels if len(image) == 3 else pixels[:, :, 0]).save(
         path, quality=JPEG_QUALITY, subsampling=0

@@ -1,39 +1,23 @@
-"""Pascal VOC 2007 and 2012 (http://host.robots.ox.ac.uk/pascal/VOC/): 20 classes of things on photographs."""
+"""Pascal VOC 2007 and 2012 (http://host.robots.ox.ac.uk/pascal/VOC/): 20 classes of photographed objects."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from cbam_lightning.checks import require
 from cbam_lightning.data.detection.annotations import Annotations
+from cbam_lightning.data.detection.augmentation import Augmentation
 from cbam_lightning.data.detection.module import DetectionDataModule
-from cbam_lightning.data.detection.transforms import Augmentation
 from cbam_lightning.data.detection.voc_files import read_voc
 from cbam_lightning.errors import UsageError
 
+# fmt: off
 VOC_CLASSES = (
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )
+# fmt: on
 YEARS = (2007, 2012)
 TEST_YEAR = 2007  # the annotations of later test images are not public
 
@@ -41,9 +25,9 @@ TEST_YEAR = 2007  # the annotations of later test images are not public
 class VOCDetection(DetectionDataModule):
     """Pascal VOC, trained on the trainval images of one or both years and tested on the test images of 2007.
 
-    The official archives VOCtrainval_06-Nov-2007.tar, VOCtest_06-Nov-2007.tar and
-    VOCtrainval_11-May-2012.tar, from http://host.robots.ox.ac.uk/pascal/VOC/, are unpacked into one folder,
-    which then holds::
+    Unpack the official archives VOCtrainval_06-Nov-2007.tar, VOCtest_06-Nov-2007.tar and
+    VOCtrainval_11-May-2012.tar, from http://host.robots.ox.ac.uk/pascal/VOC/, into one folder, which then
+    holds::
 
         VOCdevkit/VOC2007/Annotations/000005.xml       VOCdevkit/VOC2012/Annotations/2007_000027.xml
         VOCdevkit/VOC2007/JPEGImages/000005.jpg        VOCdevkit/VOC2012/JPEGImages/2007_000027.jpg
@@ -51,20 +35,17 @@ class VOCDetection(DetectionDataModule):
         VOCdevkit/VOC2007/ImageSets/Main/test.txt
 
     Coordinates in the files count pixels from 1 and include the last one. Here they count from 0, and right
-    and bottom are where the last pixels end, so that boxes have the width and the height that VOC's own
-    evaluation gives them.
+    and bottom are the ends of the last pixels, so that widths and heights are those of VOC's own evaluation.
 
     Args:
         root: Folder that holds VOCdevkit.
-        years: 2007, 2012 or both, the "07+12" of papers.
-        class_names: Names of the classes, in the order of the labels, of other data in this format; by
-            default the 20 of VOC.
-        size_px: Height and width that all images are resized to, whatever their aspect ratio; null leaves
-            them as they are, for a detector that resizes them itself.
-        in_channels: 3 to read images as RGB, 1 as grey values.
-        augmentation: What training changes at random: "ssd" for colours, zooming out, cutting and mirroring,
-            "flip" for mirroring only, "none" for nothing.
-        keep_negatives: Whether to train on images without any object to learn, too.
+        years: 2007, 2012 or both (the "07+12" of papers).
+        class_names: Names of the classes in the order of the labels, for other data in this format. Default:
+            the 20 of VOC.
+        size_px: Height and width to which all images are resized, regardless of their aspect ratio; null
+            keeps the sizes, for a detector that resizes images itself.
+        augmentation: Random augmentation in training: "ssd" for colour distortion, zooming out, cropping and
+            mirroring, "flip" for mirroring only, "none" for nothing.
         **kwargs: Options of ``DetectionDataModule``.
     """
 
@@ -73,23 +54,16 @@ class VOCDetection(DetectionDataModule):
         root: str = "datasets",
         years: tuple[int, ...] = YEARS,
         class_names: tuple[str, ...] = VOC_CLASSES,
+        *,
         size_px: int | None = 300,
-        in_channels: Literal[1, 3] = 3,
         augmentation: Augmentation = "ssd",
-        keep_negatives: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            size_px=size_px,
-            in_channels=in_channels,
-            augmentation=augmentation,
-            keep_negatives=keep_negatives,
-            **kwargs,
-        )
+        super().__init__(size_px=size_px, augmentation=augmentation, **kwargs)
         known = bool(years) and set(years) <= set(YEARS) and len(set(years)) == len(years)
         require(known, "years", list(years), "[2007], [2012] or [2007, 2012]")
         distinct = bool(class_names) and len(set(class_names)) == len(class_names)
-        require(distinct, "class_names", list(class_names), "one name or more, each once")
+        require(distinct, "class_names", list(class_names), "one or more names, each once")
         self.root = root
         self.years = tuple(sorted(years))
         self.class_names = tuple(class_names)
@@ -98,7 +72,7 @@ class VOCDetection(DetectionDataModule):
         self.dataset_name = "voc" + "+".join(f"{year % 100:02d}" for year in self.years)
 
     def load_part(self, train: bool) -> Annotations:
-        """Read the annotations of trainval, or of the test images of 2007."""
+        """Read the annotations of trainval, or those of the test images of 2007."""
         image_set = "trainval" if train else "test"
         folders = [self._folder(year) for year in (self.years if train else (TEST_YEAR,))]
         return read_voc(folders, image_set, self.class_names, self.box_log)

@@ -1,33 +1,35 @@
-"""Reading the files of Pascal VOC: lists of images, and an XML file with the objects of each."""
+"""Reading the files of Pascal VOC: lists of images, and one XML file per image with its objects."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from PIL import Image
 
-from cbam_lightning.data.batch import as_index
 from cbam_lightning.data.detection.annotations import Annotations, annotate, as_objects
-from cbam_lightning.data.detection.batch import Objects
-from cbam_lightning.data.detection.boxes import BoxLog, check_boxes
+from cbam_lightning.data.detection.box_checks import BoxLog, check_boxes
+from cbam_lightning.data.detection.detection_batch import Objects
+from cbam_lightning.data.split_dataset import as_index
 from cbam_lightning.errors import UsageError, unknown_name
 
-_MAX_SIDE_PX = 2**31  # a size beyond is as good as none
+_MAX_SIDE_PX = 2**31  # larger sizes are treated as missing
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
 class VocObject(NamedTuple):
-    """An object as its file has it.
+    """An object as in its file.
 
     Attributes:
-        name: Of its class.
-        box: Left, top, right and bottom, counting pixels from 1, the last ones included.
+        where: Its file and place, for error messages.
+        name: Name of the class.
+        box: Left, top, right and bottom, counting pixels from 1 and including the last ones.
         difficult: Whether it is marked as difficult.
     """
 
+    where: str
     name: str
     box: tuple[float, float, float, float]
     difficult: bool
@@ -39,43 +41,36 @@ def read_voc(folders: Sequence[Path], image_set: str, class_names: Sequence[str]
     Args:
         folders: Such as VOCdevkit/VOC2007.
         image_set: Name of the list in ImageSets/Main, without ending.
-        class_names: In the order of the labels, which start from 1.
-        log: Gets the boxes that were corrected.
+        class_names: Names of the classes in the order of the labels, which start at 1.
+        log: Log of the boxes that were corrected.
 
     Raises:
-        UsageError: A file is missing or damaged, or an object is of no known class.
+        UsageError: A file is missing or damaged, or an object is of an unknown class.
     """
     listed = [(folder, stem) for folder in folders for stem in _stems(folder, image_set)]
-    sizes: list[int] = []
-    found: list[VocObject] = []
-    places: list[tuple[int, int]] = []  # of each object: position of its image, and its number there from 1
-    for i, (folder, stem) in enumerate(listed):
-        size, of_image = _read_image(folder, stem)
-        sizes += size
-        found += of_image
-        places += [(i, number) for number in range(1, len(of_image) + 1)]
-
-    def describe(index: int) -> str:
-        i, number = places[index]
-        return f"{_xml_path(*listed[i])}: object {number} ({found[index].name!r})"
-
-    size_px = as_index(sizes).reshape(-1, 2)
-    image_of_object = as_index([i for i, _ in places])
-    objects = _as_objects(found, class_names, describe)
-    objects, kept = check_boxes(objects, size_px[image_of_object], describe, log)
+    images = [_read_image(folder, stem) for folder, stem in listed]
+    sizes = as_index([side for size, _ in images for side in size]).reshape(-1, 2)
+    voc_objects = [voc_object for _, of_image in images for voc_object in of_image]
+    image_of_object = as_index([i for i, (_, of_image) in enumerate(images) for _ in of_image])
+    objects, kept = check_boxes(
+        _as_objects(voc_objects, class_names),
+        sizes[image_of_object],
+        lambda index: voc_objects[index].where,
+        log,
+    )
     paths = [str(_image_path(folder, stem)) for folder, stem in listed]
     ids = _numbers([stem for _, stem in listed])
-    return annotate(paths, ids, size_px, objects, image_of_object[kept])
+    return annotate(paths, ids, sizes, objects, image_of_object[kept])
 
 
 def read_xml(path: Path) -> tuple[tuple[int, int] | None, list[VocObject]]:
-    """Read one file of annotations.
+    """Read one annotation file.
 
     Returns:
-        Height and width of the image, if the file has them, and its objects.
+        Height and width of the image, if the file has them, and the objects.
 
     Raises:
-        UsageError: The file is no whole XML, or something of an object is missing or no number.
+        UsageError: The file is not complete XML, or a value of an object is missing or not a number.
     """
     root = _parse(path)
     size = None
@@ -87,19 +82,18 @@ def read_xml(path: Path) -> tuple[tuple[int, int] | None, list[VocObject]]:
         where = f"{path}: object {number}"
         name = (element.findtext("name") or "").strip()
         if not name:
-            message = f"{where} has no name; add the name of its class, or remove it."
+            message = f"{where} has no name; add the name of its class, or remove the object."
             raise UsageError(message)
-        left, top, right, bottom = (
-            _number(element, f"bndbox/{side}", f"{where} ({name!r})") for side in _SIDES
-        )
+        where = f"{where} ({name!r})"
+        left, top, right, bottom = (_number(element, f"bndbox/{side}", where) for side in _SIDES)
         has_mark = element.find("difficult") is not None
-        difficult = has_mark and bool(_number(element, "difficult", f"{where} ({name!r})"))
-        objects.append(VocObject(name, (left, top, right, bottom), difficult))
+        difficult = has_mark and bool(_number(element, "difficult", where))
+        objects.append(VocObject(where, name, (left, top, right, bottom), difficult))
     return size, objects
 
 
 class _NoDoctype(ElementTree.TreeBuilder):
-    """Refuses document types: VOC needs none, and a few lines of entities can expand to gigabytes."""
+    """Refuses document types, which VOC does not need: a few lines of entities can expand to gigabytes."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
         message = "it has a document type, which can hold an entity bomb"
@@ -112,10 +106,10 @@ def _parse(path: Path) -> ElementTree.Element:
         parser: Any = ElementTree.XMLParser(target=_NoDoctype())
         return ElementTree.fromstring(content, parser)
     except FileNotFoundError:
-        message = f"there is no {path}, which ought to have the objects of a listed image; copy it again."
+        message = f"there is no {path}, the annotation of a listed image; copy it again."
         raise UsageError(message) from None
-    except (ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: no such encoding
-        message = f"{path} is no whole XML file: {error}. Replace it with a fresh copy."
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: unknown encoding
+        message = f"{path} is not a complete XML file: {error}. Replace it with a fresh copy."
         raise UsageError(message) from None
 
 
@@ -138,7 +132,7 @@ def _read_image(folder: Path, stem: str) -> tuple[tuple[int, int], list[VocObjec
 
 
 def _stored_size(path: Path) -> tuple[int, int]:
-    """Read the size of an image from its header; a file that is no image is found when it is decoded."""
+    """Read the size of an image from its header; a damaged image is found when it is decoded."""
     try:
         with Image.open(path, formats=("JPEG",)) as image:
             return image.height, image.width
@@ -148,7 +142,7 @@ def _stored_size(path: Path) -> tuple[int, int]:
 
 
 def _stems(folder: Path, image_set: str) -> list[str]:
-    """Read a list of images, of which each line starts with a name."""
+    """Read a list of images; each line starts with a name."""
     path = folder / "ImageSets" / "Main" / f"{image_set}.txt"
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -163,7 +157,7 @@ def _stems(folder: Path, image_set: str) -> list[str]:
 
 
 def _numbers(stems: Sequence[str]) -> Sequence[int]:
-    """Make a number of each name, 2007_000027 to 2007000027, or count where that does not work."""
+    """Convert each name to a number, 2007_000027 to 2007000027, or number the names if that fails."""
     if all(stem.replace("_", "").isdecimal() and len(stem) <= 18 for stem in stems):
         numbers = [int(stem.replace("_", "")) for stem in stems]
         if len(set(numbers)) == len(numbers):
@@ -171,21 +165,20 @@ def _numbers(stems: Sequence[str]) -> Sequence[int]:
     return range(1, len(stems) + 1)
 
 
-def _as_objects(
-    found: Sequence[VocObject], class_names: Sequence[str], describe: Callable[[int], str]
-) -> Objects:
-    """Turn coordinates that count from 1 and include the last pixel into edges that count from 0."""
-    known = {name: label for label, name in enumerate(class_names, 1)}
-    for index, voc_object in enumerate(found):
-        if voc_object.name not in known:
+def _as_objects(voc_objects: Sequence[VocObject], class_names: Sequence[str]) -> Objects:
+    """Convert coordinates that count from 1 and include the last pixel to edges that count from 0."""
+    label_of = {name: label for label, name in enumerate(class_names, 1)}
+    for voc_object in voc_objects:
+        if voc_object.name not in label_of:
             problem = unknown_name(kind="class", given=voc_object.name, allowed=class_names)
-            message = f"{describe(index)}: {problem} Name other classes with --data.class_names."
+            message = f"{voc_object.where}: {problem} Give other classes with --data.class_names."
             raise UsageError(message)
-    boxes = [(left - 1, top - 1, right, bottom) for _, (left, top, right, bottom), _ in found]
+    sides = [voc_object.box for voc_object in voc_objects]
+    boxes = [(left - 1, top - 1, right, bottom) for left, top, right, bottom in sides]
     areas = [(right - left) * (bottom - top) for left, top, right, bottom in boxes]
-    difficult = [voc_object.difficult for voc_object in found]
-    labels = [known[voc_object.name] for voc_object in found]
-    return as_objects(boxes, labels, difficult, [False] * len(found), areas)
+    difficult = [voc_object.difficult for voc_object in voc_objects]
+    labels = [label_of[voc_object.name] for voc_object in voc_objects]
+    return as_objects(boxes, labels, difficult, [False] * len(voc_objects), areas)
 
 
 def _xml_path(folder: Path, stem: str) -> Path:

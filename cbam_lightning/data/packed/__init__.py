@@ -1,1 +1,1 @@
-"""Packed images: shards that are read many times faster than files, from a folder or an object store."""
+"""Packed images: shards in a folder or an object store, which are read many times faster than files."""

@@ -1,4 +1,4 @@
-"""Fetching files of object stores, with LitData's downloaders."""
+"""Fetching files from object stores with LitData's downloaders."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from cbam_lightning.errors import UsageError
 
 
 def fetch_file(url: str, target: Path) -> None:
-    """Fetch a file; ``target`` appears once all of it is there.
+    """Fetch a file; ``target`` appears only when it is complete.
 
     Args:
-        url: Of the file.
-        target: Path in a folder that exists; only one process at a time may fetch to it.
+        url: URL of the file.
+        target: Path in an existing folder; only one process at a time may fetch to it.
 
     Raises:
-        UsageError: LitData is not installed, or what it needs for this kind of store.
+        UsageError: LitData, or a package that it needs for this kind of store, is not installed.
         OSError: The file could not be fetched.
     """
     downloader = _downloader(url.rpartition("/")[0], os.getpid())
     unfinished = target.with_name(f".{target.name}.unfinished")
     with _reported(url):
         if type(downloader).download_fileobj is _downloading("Downloader").download_fileobj:
-            downloader.download_file(url, str(unfinished))  # LitData's `local:` and `hf:` have nothing else
+            downloader.download_file(url, str(unfinished))  # the only way for LitData's `local:` and `hf:`
         else:
-            # For S3, download_file would take obstore, which refuses stores without TLS, such as a cluster's
-            # own, and starts threads that worker processes cannot inherit.
+            # For S3, download_file would use obstore, which refuses stores without TLS, such as those inside
+            # a cluster, and starts threads that worker processes cannot inherit.
             with unfinished.open("wb") as file:
                 downloader.download_fileobj(url, file)
         unfinished.replace(target)
 
 
 def fetch_range(url: str, start: int, end: int, scratch: Path) -> bytes:
-    """Return a part of a file.
+    """Read a range of bytes of a file.
 
     Args:
-        url: Of the file.
-        start: Of the first byte.
-        end: Of the byte after the last.
-        scratch: Where the whole file goes if LitData cannot read less of this kind of store.
+        url: URL of the file.
+        start: Position of the first byte.
+        end: Position after the last byte.
+        scratch: Path for the whole file if LitData cannot read ranges from this kind of store.
 
     Raises:
-        UsageError: LitData is not installed, or what it needs for this kind of store.
+        UsageError: LitData, or a package that it needs for this kind of store, is not installed.
         OSError: The file could not be fetched.
     """
     downloader = _downloader(url.rpartition("/")[0], os.getpid())
@@ -57,10 +57,10 @@ def fetch_range(url: str, start: int, end: int, scratch: Path) -> bytes:
 
 
 def fetch_bytes(url: str) -> bytes:
-    """Return the content of a small file, which nothing keeps.
+    """Return the content of a small file, without caching it.
 
     Raises:
-        UsageError: LitData is not installed, or what it needs for this kind of store.
+        UsageError: LitData, or a package that it needs for this kind of store, is not installed.
         OSError: The file could not be fetched.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -87,7 +87,7 @@ def litdata_module(name: str) -> Any:
 
 @lru_cache
 def _downloader(folder: str, process: int) -> Any:
-    """Make LitData's downloader, one in each process: their connections cannot be shared."""
+    """Create LitData's downloader, one per process, because connections cannot be shared."""
     with _reported(folder):
         return _downloading("get_downloader")(folder, tempfile.gettempdir(), [])
 
@@ -102,10 +102,10 @@ def _reported(url: str) -> Iterator[None]:
         yield
     except UsageError:
         raise
-    except ModuleNotFoundError as error:  # of what LitData needs for some stores
+    except ModuleNotFoundError as error:  # a package that LitData needs for some stores
         message = f"{url} cannot be read: {_first_line(error)}"
         raise UsageError(message) from error
-    except Exception as error:  # those of boto3, google.cloud, azure, … have no base in common
+    except Exception as error:  # the errors of boto3, google.cloud, azure, … have no common base
         message = (
             f"could not fetch {url}: {_first_line(error)}. Check the address, the keys and the connection."
         )

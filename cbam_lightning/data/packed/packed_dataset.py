@@ -1,4 +1,4 @@
-"""The data set of packed images: shards are fetched and opened as their images are asked for."""
+"""The data set of packed images: shards are fetched and opened when their images are requested."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import os
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -17,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cbam_lightning.data.batch import BadImage
-from cbam_lightning.data.decoding import UndecodableError
-from cbam_lightning.data.packed.shard_order import SHARDS_AT_ONCE, shard_share
+from cbam_lightning.data.cropping import Transform
+from cbam_lightning.data.image_decoding import UndecodableError
 from cbam_lightning.data.packed.shards import (
     DamagedShardError,
     Encoding,
@@ -30,29 +31,29 @@ from cbam_lightning.data.packed.shards import (
     map_file,
 )
 from cbam_lightning.data.packed.stores import Store
-from cbam_lightning.data.transformed import TransformedDataset
-from cbam_lightning.data.transforms import Transform
+from cbam_lightning.data.split_dataset import TransformedDataset
 
-# Of a part's images. A data set of fewer, such as a held-out hundredth, reads each by itself from an object
-# store: nearly every shard has one of them, and fetching the shards would fetch the whole part.
+SHARDS_AT_ONCE = 16  # read at any time in training; 1 GB of shards of 64 MiB
+
+# A data set with a smaller share of a part's images, such as a held-out hundredth, reads single images from
+# an object store: nearly every shard has one of them, so fetching the shards would fetch the whole part.
 SPARSE_SHARE = 1 / 8
 
-# Shards that one process has mapped into memory, of up to 64 MiB each. More than are read at any time.
+# Shards of up to 64 MiB that one process keeps mapped into memory; more than are read at any time.
 OPEN_SHARDS = 4 * SHARDS_AT_ONCE
 
 
 @dataclass(frozen=True)
 class PackedFiles:
-    """A part as its indices describe it.
+    """The files of a part, as its indices describe them.
 
     Attributes:
-        store: Of the shards.
-        prefix: Of everything in the store that belongs to the part.
-        encoding: How the shards hold an image.
+        store: Store of the shards.
+        prefix: Prefix of all names in the store that belong to the part.
+        encoding: How the shards store an image.
         shards: The shards.
-        names: Of the images, in the order of the folder that they were packed from, with the prefix.
-        places: int64 (M,), the place of each image in the shards, counted through all of them.
-        starts: The place of the first image of each shard.
+        names: Names of the images with the prefix, in the order of the folder that they were packed from.
+        slots: int64 (M,), position of each image in the concatenated shards.
     """
 
     store: Store
@@ -60,12 +61,12 @@ class PackedFiles:
     encoding: Encoding
     shards: Sequence[ShardInfo]
     names: NDArray[np.bytes_]
-    places: Tensor
-    starts: list[int] = field(init=False)
+    slots: Tensor
 
-    def __post_init__(self) -> None:
-        counts = [shard.num_images for shard in self.shards]
-        object.__setattr__(self, "starts", [0, *accumulate(counts)][:-1])
+    @cached_property
+    def starts(self) -> list[int]:
+        """Slot of the first image of each shard."""
+        return [0, *accumulate(shard.num_images for shard in self.shards)][:-1]
 
     def name(self, position: int) -> str:
         """Return the path of an image in the folder that it was packed from."""
@@ -76,21 +77,21 @@ class PackedFiles:
         return {self.prefix + shard.name: shard.num_bytes for shard in self.shards}
 
     def find(self, position: int) -> tuple[int, int]:
-        """Return the shard of an image, and its place in the shard."""
-        place = int(self.places[position])
-        shard = bisect_right(self.starts, place) - 1
-        return shard, place - self.starts[shard]
+        """Return the shard of an image, and its position in the shard."""
+        slot = int(self.slots[position])
+        shard = bisect_right(self.starts, slot) - 1
+        return shard, slot - self.starts[shard]
 
 
 class PackedDataset(TransformedDataset):
     """Packed images, decoded and transformed on access.
 
     Args:
-        files: The part.
-        positions: int64 (M,), which of the part's images make up this data set.
-        labels: int64 (M,), the class of each of them.
+        files: Files of the part.
+        positions: int64 (M,), which of the part's images belong to this data set.
+        labels: int64 (M,), the class of each image.
         transform: From uint8 (C, H, W) of any size to uint8 (C, size_px, size_px).
-        channels: C, 1 for grey values or 3 for RGB.
+        channels: C, 1 for greyscale or 3 for RGB.
         size_px: Height and width after the transform.
     """
 
@@ -106,15 +107,15 @@ class PackedDataset(TransformedDataset):
         super().__init__(labels, transform, channels, size_px)
         self.files = files
         self.positions = positions
-        self.is_sparse = len(positions) < SPARSE_SHARE * len(files.places)
+        self.is_sparse = len(positions) < SPARSE_SHARE * len(files.slots)
         self.is_streamed = files.store.is_remote and not self.is_sparse
-        self._shards: OrderedDict[int, Shard] = OrderedDict()  # the longest unused first
+        self._shards: OrderedDict[int, Shard] = OrderedDict()  # least recently used first
 
     def read(self, index: int) -> Tensor | BadImage:
         """Decode an image: uint8 (C, H, W)."""
-        shard, place = self.files.find(int(self.positions[index]))
+        shard, offset = self.files.find(int(self.positions[index]))
         try:
-            return decode(self._open(shard).image(place), self.files.encoding, self.channels)
+            return decode(self._open(shard).image(offset), self.files.encoding, self.channels)
         except (DamagedShardError, UndecodableError) as error:
             name = self.files.prefix + self.files.shards[shard].name
             return BadImage(self.name(index), f"in {self.files.store.where(name)}, {error}")
@@ -126,11 +127,11 @@ class PackedDataset(TransformedDataset):
         return self.files.name(int(self.positions[index]))
 
     def train_share(self, generator: torch.Generator, num_replicas: int, rank: int) -> Tensor:
-        """Return an order that reads few shards at a time, if they have to be fetched or are many."""
+        """Return an order that reads few shards at a time, if they must be fetched or are many."""
         if not self.files.store.is_remote and len(self.files.shards) <= OPEN_SHARDS:
             return super().train_share(generator, num_replicas, rank)
         starts = torch.tensor(self.files.starts)
-        shard_of = torch.searchsorted(starts, self.files.places[self.positions], right=True) - 1
+        shard_of = torch.searchsorted(starts, self.files.slots[self.positions], right=True) - 1
         return shard_share(shard_of, generator, num_replicas, rank)
 
     def _open(self, number: int) -> Shard:
@@ -149,4 +150,30 @@ class PackedDataset(TransformedDataset):
         return map_file(store.path(name), info)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_shards": OrderedDict()}  # a spawned worker process maps them again
+        return self.__dict__ | {"_shards": OrderedDict()}  # a spawned worker maps them again
+
+
+def shard_share(shard_of: Tensor, generator: torch.Generator, num_replicas: int, rank: int) -> Tensor:
+    """Shuffle the shards, distribute them over devices, and shuffle each device's images in a moving window.
+
+    An image moves by a random distance of up to ``SHARDS_AT_ONCE`` shards, so about that many are read at any
+    time, and each is finished soon. A shard holds random images of its part, so a window is a fair sample.
+
+    Args:
+        shard_of: int64 (M,), the shard of each image of the data set.
+        generator: In the same state on every device.
+        num_replicas: Number of devices.
+        rank: Index of this device.
+
+    Returns:
+        int64 (M // num_replicas,), the images of this device in their order. Up to ``num_replicas - 1``
+        images, others in every epoch, are dropped, so that all devices get the same number.
+    """
+    num_shards = int(shard_of.max()) + 1
+    shard_rank = torch.randperm(num_shards, generator=generator)[shard_of]  # rank of the image's shard
+    order = torch.argsort(shard_rank, stable=True)
+    num_own = len(order) // num_replicas
+    own = order[rank * num_own :][:num_own]
+    window = SHARDS_AT_ONCE * len(order) / num_shards
+    shift = window * torch.rand(num_own, generator=generator, dtype=torch.float64)
+    return own[torch.argsort(torch.arange(num_own) + shift)]

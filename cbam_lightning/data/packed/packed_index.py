@@ -1,4 +1,4 @@
-"""What a packed set says of itself: one JSON file, written last, beside or above LitData's own indices."""
+"""The index of a packed set: one JSON file, written last, next to or above LitData's own indices."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cbam_lightning.data.folders import PARTS
 from cbam_lightning.data.packed.shards import DATA_FORMATS, INDEX_ERRORS, Encoding, damaged_index
+from cbam_lightning.data.sources import PARTS
 
 PACKED_INDEX = "packed-index.json"
 FORMAT = 1
 
-MAX_NAME_BYTES = 4096  # Linux's PATH_MAX; all names are kept in the space of the longest
+MAX_NAME_BYTES = 4096  # Linux's PATH_MAX; each name takes the space of the longest
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class PackedPart:
     """The images of a part.
 
     Attributes:
-        names: Their paths below the part's folder, in its order; each starts with its class and a slash.
-        order: Their positions in ``names``, in the order in which the shards hold them.
-        skipped: Why there is no image, for the positions in ``names`` whose files could not be read.
-        index_sha256: Of LitData's index of the part.
+        names: Paths relative to the part's folder, in its order; each starts with the class and a slash.
+        order: Positions in ``names``, in the order of the shards.
+        skipped: Reasons why files could not be read, by their positions in ``names``.
+        index_sha256: SHA-256 of LitData's index of the part.
     """
 
     names: list[str]
@@ -42,14 +42,14 @@ class PackedPart:
 
 @dataclass(frozen=True)
 class PackedIndex:
-    """A packed set.
+    """The index of a packed set.
 
     Attributes:
-        name: Of the folder that held the images.
-        classes: Their names, sorted.
-        encoding: How the shards hold an image.
-        shorter_side_px: What the images were shrunk to at most.
-        parts: By name; see ``ImageSource``.
+        name: Name of the folder that held the images.
+        classes: Names of the classes, sorted.
+        encoding: How the shards store an image.
+        shorter_side_px: Largest length of an image's shorter side; larger images were shrunk to it.
+        parts: The parts by name; see ``ImageSource``.
     """
 
     name: str
@@ -64,14 +64,14 @@ class PackedIndex:
 
     @classmethod
     def from_json(cls, content: bytes, where: str) -> PackedIndex:
-        """Read the content of the file.
+        """Parse the content of the file.
 
         Args:
-            content: Whatever the file holds.
-            where: Its path or URL, for messages.
+            content: Untrusted content of the file.
+            where: Path or URL of the file, for error messages.
 
         Raises:
-            UsageError: It is damaged, or of a later version of this package.
+            UsageError: The file is damaged, or of a later version of this package.
         """
         try:
             fields: dict[str, Any] = json.loads(content)
@@ -83,7 +83,7 @@ class PackedIndex:
             known = known and all(isinstance(name, str) for name in index.classes)
             whole = known and all(_is_whole(part, index.classes) for part in parts.values())
         except INDEX_ERRORS as error:
-            raise damaged_index(where, "it is no index of packed images") from error
+            raise damaged_index(where, "it is not an index of packed images") from error
         if version != FORMAT:
             raise damaged_index(where, f"its format is {version!r:.80}, where this version reads {FORMAT}")
         if not whole:
@@ -92,13 +92,13 @@ class PackedIndex:
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackingSummary:
     """What was written.
 
     Attributes:
-        index: Of all of it.
-        num_shards: Files that hold the images.
-        num_bytes: Their length.
+        index: Index of the packed set.
+        num_shards: Number of shards.
+        num_bytes: Total size of the shards in bytes.
     """
 
     index: PackedIndex
@@ -106,14 +106,14 @@ class Packed:
     num_bytes: int
 
     def describe(self) -> str:
-        """Return the numbers, and what was left out, in lines of "name  value"."""
+        """Return the counts, and the files that were left out, in lines of "name  value"."""
         index = self.index
         counts = {name or "images": len(p.names) - len(p.skipped) for name, p in index.parts.items()}
         lines = {name: str(count) for name, count in counts.items()}
         lines["classes"] = str(len(index.classes))
         lines["encoding"] = f"{index.encoding}, shorter side at most {index.shorter_side_px} px"
         per_image = self.num_bytes / max(1, sum(counts.values()))
-        lines["bytes"] = f"{self.num_bytes} in {self.num_shards} shards, {per_image:.0f} an image"
+        lines["bytes"] = f"{self.num_bytes} in {self.num_shards} shards, {per_image:.0f} per image"
         for name, part in index.parts.items():
             for position, reason in part.skipped.items():
                 lines[f"left out {len(lines)}"] = f"{Path(name, part.names[position])}: {reason}"
@@ -126,6 +126,6 @@ def _part(fields: dict[str, Any]) -> PackedPart:
 
 
 def _is_whole(part: PackedPart, classes: tuple[str, ...]) -> bool:
-    part.labels(classes)  # a KeyError for a class that is not listed
+    part.labels(classes)  # KeyError for a class that is not listed
     fits = sorted(part.order) == list(range(len(part.names))) and all(type(p) is int for p in part.order)
     return fits and all(len(os.fsencode(name)) <= MAX_NAME_BYTES for name in part.names)

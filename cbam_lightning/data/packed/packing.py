@@ -11,31 +11,32 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cbam_lightning.data.class_folders import ClassFolderModule
-from cbam_lightning.data.folders import FolderSource
 from cbam_lightning.data.packed.fetching import litdata_module
-from cbam_lightning.data.packed.packed_index import PACKED_INDEX, Packed, PackedIndex, PackedPart
-from cbam_lightning.data.packed.shard_writer import Stretch, pack_stretches
+from cbam_lightning.data.packed.packed_index import PACKED_INDEX, PackedIndex, PackedPart, PackingSummary
+from cbam_lightning.data.packed.shard_writer import ImageRange, pack_ranges
 from cbam_lightning.data.packed.shards import DATA_FORMATS, INDEX_NAME, Encoding
+from cbam_lightning.data.sources import FolderSource
+from cbam_lightning.data.split_dataset import usable_cores
 from cbam_lightning.data.splits import shuffled_by_class
-from cbam_lightning.data.transformed import usable_cores
 from cbam_lightning.errors import UsageError, unknown_name
+from cbam_lightning.files import atomic_write
 
-IMAGES_PER_STRETCH = 2048  # about eight raw shards, or one of JPEG
+IMAGES_PER_RANGE = 2048  # about eight raw shards, or one of JPEG
 ORDER_SEED = 0
-PLAN_NAME = "unfinished.json"  # there from before the first shard until after the last index
+PLAN_NAME = "unfinished.json"  # exists from before the first shard until after the last index
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part as it is to be packed.
+    """A part to pack.
 
     Attributes:
-        name: Of the part.
+        name: Name of the part.
         paths: The files, in the order of the folder.
-        names: The same, below the part's folder.
-        labels: The class of each.
-        order: Positions in ``paths`` in the order of the shards. What may be trained on is shuffled, so that
-            any few shards are a fair sample; the rest is not, so that it can be read from start to end.
+        names: The same paths, relative to the part's folder.
+        labels: The class of each file.
+        order: Positions in ``paths`` in the order of the shards. Images that may be trained on are shuffled,
+            so that any few shards are a fair sample; the others are not, so that they are read sequentially.
     """
 
     name: str
@@ -53,45 +54,42 @@ def pack(
     shorter_side_px: int = 256,
     on_bad_image: Literal["raise", "skip"] = "raise",
     num_workers: int | None = None,
-) -> Packed:
-    """Write the images of class folders as shards; what an interrupted attempt has written is kept and used.
+) -> PackingSummary:
+    """Write the images of class folders as shards; an interrupted attempt is continued.
 
     Args:
         data: A data module whose root is a folder of image files.
-        out: Folder to write to: a new or empty one, or that of an interrupted attempt with the same options.
+        out: Output folder: new, empty, or from an interrupted attempt with the same options.
         encoding: "raw" for pixels, which are read fastest, or "jpeg" for about a tenth of the bytes.
-        shorter_side_px: What to shrink images to; none is enlarged.
-        on_bad_image: What to do about a file that is not a readable image: stop, or leave it out.
-        num_workers: Processes; by default one for each processor core.
+        shorter_side_px: Largest length of an image's shorter side; larger images are shrunk to it.
+        on_bad_image: What to do with a file that is not a readable image: stop, or leave it out.
+        num_workers: Processes. Default: one per processor core.
 
     Raises:
-        UsageError: An option is wrong, the folder is not free, a file is no readable image, or LitData is not
-            installed.
+        UsageError: An option is wrong, the folder is not free, a file is not a readable image, or LitData is
+            not installed.
         OSError: A file could not be read or written.
     """
     out = Path(out)
-    _check(data, encoding, shorter_side_px, on_bad_image, num_workers)
-    parts = [_part(data, name) for name in data.part_names]
-    plan = _plan(data, parts, encoding, shorter_side_px)
-    _open_folder(out, plan)
-    stretches = {
-        part.name: list(_stretches(part, out / part.name, encoding, shorter_side_px, on_bad_image))
-        for part in parts
-    }
-    pack_stretches([s for part in stretches.values() for s in part], num_workers or usable_cores())
-    packed = {part.name: _finish_part(part, out / part.name, stretches[part.name]) for part in parts}
-    index = PackedIndex(data.source.name, data.class_names, encoding, shorter_side_px, packed)
-    _write_whole(out / PACKED_INDEX, index.to_json())
+    source = _checked_source(data, encoding, shorter_side_px, on_bad_image, num_workers)
+    parts = [_part(data, source, name) for name in data.part_names]
+    _open_folder(out, _plan(data, parts, encoding, shorter_side_px))
+    options = encoding, shorter_side_px, on_bad_image
+    ranges = {part.name: list(_ranges(part, out / part.name, *options)) for part in parts}
+    pack_ranges([r for of_part in ranges.values() for r in of_part], num_workers or usable_cores())
+    packed = {part.name: _finish_part(part, out / part.name, ranges[part.name]) for part in parts}
+    index = PackedIndex(source.name, data.class_names, encoding, shorter_side_px, packed)
+    _write(out / PACKED_INDEX, index.to_json())
     for part in parts:
         _clean(out / part.name)
     (out / PLAN_NAME).unlink()
     shards = [shard.stat().st_size for part in parts for shard in (out / part.name).glob("chunk-*.bin")]
-    return Packed(index, len(shards), sum(shards))
+    return PackingSummary(index, len(shards), sum(shards))
 
 
-def _check(
+def _checked_source(
     data: ClassFolderModule, encoding: str, shorter_side_px: int, on_bad_image: str, num_workers: int | None
-) -> None:
+) -> FolderSource:
     litdata_module("streaming.writer")
     if not isinstance(data.source, FolderSource):
         message = f"{data.root} is packed already; give the folder of the image files with --root."
@@ -99,20 +97,20 @@ def _check(
     if encoding not in DATA_FORMATS:
         raise unknown_name(kind="encoding", given=encoding, allowed=DATA_FORMATS)
     if on_bad_image not in ("raise", "skip"):
-        raise unknown_name(kind="way of --on-bad-image", given=on_bad_image, allowed=("raise", "skip"))
+        raise unknown_name(kind="value of --on-bad-image", given=on_bad_image, allowed=("raise", "skip"))
     for name, number in {"--shorter-side-px": shorter_side_px, "--num-workers": num_workers}.items():
         if number is not None and number < 1:
             message = f"{name} is {number}; allowed: 1 or more."
             raise UsageError(message)
+    return data.source
 
 
-def _part(data: ClassFolderModule, name: str) -> Part:
-    images: Any = data.source.images(name, data.class_names)
-    folder = data.source.where(name)
-    names = [Path(path).relative_to(folder).as_posix() for path in images.paths]
-    everything = list(range(len(names)))
-    order = shuffled_by_class([0] * len(names), ORDER_SEED)[0] if name in ("", "train") else everything
-    return Part(name, images.paths, names, images.labels.tolist(), order)
+def _part(data: ClassFolderModule, source: FolderSource, name: str) -> Part:
+    paths, labels = source.files(name, data.class_names)
+    names = [Path(path).relative_to(source.where(name)).as_posix() for path in paths]
+    in_order = list(range(len(names)))
+    order = shuffled_by_class([0] * len(names), ORDER_SEED)[0] if name in ("", "train") else in_order
+    return Part(name, paths, names, labels, order)
 
 
 def _plan(data: ClassFolderModule, parts: list[Part], encoding: str, shorter_side_px: int) -> str:
@@ -122,7 +120,7 @@ def _plan(data: ClassFolderModule, parts: list[Part], encoding: str, shorter_sid
 
 
 def _open_folder(out: Path, plan: str) -> None:
-    """Take a folder for this plan, or refuse what belongs to something else."""
+    """Claim a folder for this plan, or refuse one that holds something else."""
     if out.exists() and not out.is_dir():
         message = f"{out} is a file; give a new folder with --out."
         raise UsageError(message)
@@ -137,43 +135,39 @@ def _open_folder(out: Path, plan: str) -> None:
     elif any(out.iterdir()):
         message = f"{out} is not empty, and nothing in it is overwritten; give a new folder with --out."
         raise UsageError(message)
-    _write_whole(out / PLAN_NAME, plan)
+    _write(out / PLAN_NAME, plan)
 
 
-def _stretches(
-    part: Part, folder: Path, encoding: Encoding, shorter_side_px: int, on_bad_image: Literal["raise", "skip"]
-) -> Iterator[Stretch]:
+def _ranges(part: Part, folder: Path, *options: Any) -> Iterator[ImageRange]:
     folder.mkdir(exist_ok=True)
-    for number, start in enumerate(range(0, len(part.order), IMAGES_PER_STRETCH)):
-        positions = part.order[start : start + IMAGES_PER_STRETCH]
+    for number, start in enumerate(range(0, len(part.order), IMAGES_PER_RANGE)):
+        positions = part.order[start : start + IMAGES_PER_RANGE]
         paths, labels = [part.paths[p] for p in positions], [part.labels[p] for p in positions]
-        yield Stretch(folder, number, paths, labels, encoding, shorter_side_px, on_bad_image)
+        yield ImageRange(folder, number, paths, labels, *options)
 
 
-def _finish_part(part: Part, folder: Path, stretches: list[Stretch]) -> PackedPart:
-    """Join the indices of a part's stretches into LitData's index of the part."""
-    indices = [json.loads(stretch.index_path.read_text()) for stretch in stretches]
+def _finish_part(part: Part, folder: Path, ranges: list[ImageRange]) -> PackedPart:
+    """Join the indices of a part's ranges into LitData's index of the part."""
+    indices = [json.loads(images.index_path.read_text()) for images in ranges]
     chunks = [chunk for index in indices for chunk in index["chunks"]]
     content = json.dumps({"chunks": chunks, "config": indices[0]["config"]}, sort_keys=True)
-    _write_whole(folder / INDEX_NAME, content)
+    _write(folder / INDEX_NAME, content)
     skipped = {
-        part.order[stretch.number * IMAGES_PER_STRETCH + place]: reason
-        for stretch in stretches
-        for place, reason in json.loads(stretch.skipped_path.read_text())
+        part.order[images.number * IMAGES_PER_RANGE + offset]: reason
+        for images in ranges
+        for offset, reason in json.loads(images.skipped_path.read_text())
     }
     return PackedPart(part.names, part.order, skipped, hashlib.sha256(content.encode()).hexdigest())
 
 
 def _clean(folder: Path) -> None:
-    """Delete what was needed to continue, and what a killed process has left."""
+    """Delete what was only needed to continue, and what killed processes left behind."""
     for path in [*folder.glob(f"*.{INDEX_NAME}"), *folder.glob("*.skipped.json")]:
         path.unlink()
     for path in folder.glob(".[0-9]*-*"):
         shutil.rmtree(path)
 
 
-def _write_whole(path: Path, content: str) -> None:
-    """Write a file that appears at once."""
-    unfinished = path.with_name(f".{path.name}")
-    unfinished.write_text(content)
-    unfinished.replace(path)
+def _write(path: Path, content: str) -> None:
+    with atomic_write(path) as file:
+        file.write(content.encode())

@@ -1,4 +1,4 @@
-"""Writing a stretch of images as shards, with LitData: the work of one process that packs."""
+"""Writing ranges of images as shards, with LitData and a pool of worker processes."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cbam_lightning.data.batch import BadImage
-from cbam_lightning.data.files import read_image
+from cbam_lightning.data.cropping import resize_shorter_side
+from cbam_lightning.data.image_files import read_image
 from cbam_lightning.data.packed.fetching import litdata_module
 from cbam_lightning.data.packed.shards import INDEX_NAME, Encoding
-from cbam_lightning.data.transforms import resize_shorter_side
 from cbam_lightning.errors import UsageError
 
 SHARD_BYTES = 1 << 26  # LitData's default
@@ -34,17 +34,18 @@ _AGAIN = "run the command again: it continues where it stopped"
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Consecutive images in the order of the shards, which one process packs.
+class ImageRange:
+    """Consecutive images in the order of the shards, packed by one process.
 
     Attributes:
-        folder: Of the part that is written.
-        number: Of the stretch, from 0; its shards are called ``chunk-<number>-<count>.bin``.
+        folder: Output folder of the part.
+        number: Number of the range, from 0; its shards are called ``chunk-<number>-<count>.bin``.
         paths: The image files.
-        labels: The class of each.
+        labels: The class of each file.
         encoding: How to store an image.
-        shorter_side_px: What to shrink images to at most.
-        on_bad_image: Whether to stop at a file that is no readable image, or to store nothing in its place.
+        shorter_side_px: Largest length of an image's shorter side; larger images are shrunk to it.
+        on_bad_image: Whether to stop at a file that is not a readable image, or to store nothing in its
+            place.
     """
 
     folder: Path
@@ -57,56 +58,56 @@ class Stretch:
 
     @property
     def index_path(self) -> Path:
-        """LitData's index of these shards alone, which is there once all of them are."""
+        """LitData's index of these shards alone; it exists once all of them do."""
         return self.folder / f"{self.number}.{INDEX_NAME}"
 
     @property
     def skipped_path(self) -> Path:
-        """What was left out, as a list of [place in the stretch, reason]."""
+        """List of [position in the range, reason] for the files that were left out."""
         return self.folder / f"{self.number}.skipped.json"
 
 
-def pack_stretches(stretches: list[Stretch], num_workers: int) -> None:
-    """Write the shards of many stretches.
+def pack_ranges(ranges: list[ImageRange], num_workers: int) -> None:
+    """Write the shards of all ranges.
 
     Args:
-        stretches: What to write.
+        ranges: What to write.
         num_workers: Processes; with 1, this one.
 
     Raises:
-        UsageError: A file is no readable image, and is not to be skipped.
+        UsageError: A file is not a readable image, and must not be skipped.
         OSError: A file could not be read or written, or a process was killed.
     """
-    total = sum(len(stretch.paths) for stretch in stretches)
+    total = sum(len(images.paths) for images in ranges)
     with (
         tqdm(total=total, desc="packing", unit="image", leave=False) as progress,
-        closing(_results(stretches, min(num_workers, len(stretches)))) as results,
+        closing(_results(ranges, min(num_workers, len(ranges)))) as results,
     ):
-        for stretch, bad in results:
-            for image in bad:
-                _judge(image, stretch.on_bad_image)
-            progress.update(len(stretch.paths))
+        for images, bad_images in results:
+            for bad in bad_images:
+                _raise_unless_skipped(bad, images.on_bad_image)
+            progress.update(len(images.paths))
 
 
 def _results(
-    stretches: list[Stretch], num_workers: int
-) -> Generator[tuple[Stretch, list[BadImage]], None, None]:
+    ranges: list[ImageRange], num_workers: int
+) -> Generator[tuple[ImageRange, list[BadImage]], None, None]:
     if num_workers == 1:
-        yield from ((stretch, pack_stretch(stretch)) for stretch in stretches)
+        yield from ((images, pack_range(images)) for images in ranges)
         return
     executor = ProcessPoolExecutor(num_workers, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        futures = {executor.submit(pack_stretch, stretch): stretch for stretch in stretches}
+        futures = {executor.submit(pack_range, images): images for images in ranges}
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BrokenProcessPool as error:
-        message = f"a process that packed was killed, perhaps for want of memory; {_AGAIN}."
+        message = f"a packing process was killed, perhaps for lack of memory; {_AGAIN}."
         raise OSError(message) from error
     finally:
         executor.shutdown(cancel_futures=True)
 
 
-def _judge(bad: BadImage, on_bad_image: str) -> None:
+def _raise_unless_skipped(bad: BadImage, on_bad_image: str) -> None:
     if bad.errno is not None:
         raise OSError(bad.errno, f"{bad.reason}; {_AGAIN}", bad.path)
     if on_bad_image == "raise":
@@ -117,38 +118,38 @@ def _judge(bad: BadImage, on_bad_image: str) -> None:
         raise UsageError(message)
 
 
-def pack_stretch(stretch: Stretch) -> list[BadImage]:
-    """Write the shards of a stretch, unless an earlier attempt has done so.
+def pack_range(images: ImageRange) -> list[BadImage]:
+    """Write the shards of a range, unless an earlier attempt has done so.
 
     Returns:
-        The images left out; nothing was written if the first of them is a reason to stop.
+        The images left out. If packing has to stop at one of them, only this one, and nothing was written.
     """
-    if stretch.index_path.exists():
+    if images.index_path.exists():
         return []
     bad: dict[int, BadImage] = {}
-    with tempfile.TemporaryDirectory(prefix=f".{stretch.number}-", dir=stretch.folder) as folder:
-        writer = _writer(Path(folder), stretch.number)
-        for place, (path, label) in enumerate(zip(stretch.paths, stretch.labels, strict=True)):
-            image = _encoded(path, stretch.encoding, stretch.shorter_side_px)
+    with tempfile.TemporaryDirectory(prefix=f".{images.number}-", dir=images.folder) as folder:
+        writer = _writer(Path(folder), images.number)
+        for position, (path, label) in enumerate(zip(images.paths, images.labels, strict=True)):
+            image = _encoded(path, images.encoding, images.shorter_side_px)
             if isinstance(image, BadImage):
-                bad[place] = image
-                if stretch.on_bad_image == "raise" or image.errno is not None:
+                bad[position] = image
+                if images.on_bad_image == "raise" or image.errno is not None:
                     return [image]
-                image = b"" if stretch.encoding == "jpeg" else torch.empty((0, 0, 3), dtype=torch.uint8)
-            # A tuple: the rows of a dictionary may become Arrow tables, if pyarrow is installed.
-            writer.add_item(place, (image, label))
+                image = b"" if images.encoding == "jpeg" else torch.empty((0, 0, 3), dtype=torch.uint8)
+            # A tuple, because the rows of a dictionary become Arrow tables if pyarrow is installed.
+            writer.add_item(position, (image, label))
         writer.done()
-        _add_digests(Path(folder, stretch.index_path.name))
-        reasons = [[place, image.reason] for place, image in bad.items()]
-        Path(folder, stretch.skipped_path.name).write_text(json.dumps(reasons))
-        written = Path(folder).iterdir()
-        for file in sorted(written, key=lambda file: file.name == stretch.index_path.name):  # the index last
-            file.replace(stretch.folder / file.name)
+        _add_digests(Path(folder, images.index_path.name))
+        reasons = [[position, image.reason] for position, image in bad.items()]
+        Path(folder, images.skipped_path.name).write_text(json.dumps(reasons))
+        index_last = sorted(Path(folder).iterdir(), key=lambda file: file.name == images.index_path.name)
+        for file in index_last:
+            file.replace(images.folder / file.name)
     return list(bad.values())
 
 
 def _add_digests(index_path: Path) -> None:
-    """Let an index depend on what its shards hold: images of other contents get another index, and cache."""
+    """Add the shards' hashes to an index, so that other image contents give another index, and cache."""
     index = json.loads(index_path.read_text())
     for chunk in index["chunks"]:
         content = index_path.with_name(chunk["filename"]).read_bytes()
@@ -157,12 +158,11 @@ def _add_digests(index_path: Path) -> None:
 
 
 def _encoded(path: str, encoding: Encoding, shorter_side_px: int) -> Tensor | bytes | BadImage:
-    found = read_image(path, channels=3)
-    if isinstance(found, BadImage):
-        return found
-    image, content = found
+    image = read_image(path, channels=3)
+    if isinstance(image, BadImage):
+        return image
     fits = min(image.shape[1:]) <= shorter_side_px
-    if encoding == "jpeg" and fits and content.startswith(_JPEG_MAGIC):
+    if encoding == "jpeg" and fits and (content := Path(path).read_bytes()).startswith(_JPEG_MAGIC):
         return content  # encoding it again would only lose quality
     pixels = (image if fits else resize_shorter_side(image, shorter_side_px)).permute(1, 2, 0).contiguous()
     if encoding == "raw":
@@ -173,10 +173,10 @@ def _encoded(path: str, encoding: Encoding, shorter_side_px: int) -> Tensor | by
 
 
 def _writer(folder: Path, number: int) -> Any:
-    """Make LitData's writer, which names its shards and its index by its rank."""
+    """Create LitData's writer, which names its shards and its index by its rank."""
     writer_class = litdata_module("streaming.writer").BinaryWriter
 
-    class StretchWriter(writer_class):  # type: ignore[misc, valid-type]
+    class RangeWriter(writer_class):  # type: ignore[misc, valid-type]
         rank = number
 
-    return StretchWriter(str(folder), chunk_bytes=SHARD_BYTES)
+    return RangeWriter(str(folder), chunk_bytes=SHARD_BYTES)

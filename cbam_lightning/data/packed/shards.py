@@ -1,9 +1,9 @@
-"""Shards: files of many images each, in LitData's format, of which any one image can be read on its own.
+"""Shards: files of many images in LitData's format, with random access to each image.
 
-A shard is a table of uint32, [number of items, where each one starts, where the last one ends], and then the
-items (``BinaryWriter._create_chunk`` in LitData's streaming/writer.py). An item has two leaves, the image
-and its label: their sizes in bytes, as two uint32, and then the leaves. Nothing here calls LitData's reader,
-which copies an image before a part of it is used, and unpickles whatever an index calls a pickle.
+A shard starts with a table of uint32, [number of items, start of each item, end of the last one], followed by
+the items (``BinaryWriter._create_chunk`` in LitData's streaming/writer.py). An item has two leaves, the image
+and its label: first their sizes in bytes, as two uint32, then the leaves. LitData's own reader is not used:
+it copies whole images, and it unpickles whatever an index declares to be a pickle.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from cbam_lightning.data.decoding import UndecodableError, check_aspect_ratio, decode_image
+from cbam_lightning.data.image_decoding import UndecodableError, check_aspect_ratio, decode_image
 from cbam_lightning.errors import UsageError
 
 Encoding = Literal["raw", "jpeg"]
 Read = Callable[[int, int], Tensor]
 
-INDEX_NAME = "index.json"  # LitData's, one beside the shards of each part
+INDEX_NAME = "index.json"  # LitData's index, one per part, next to its shards
 
-# LitData's names of the leaves: a tensor with its shape, or bytes; and the label.
+# LitData's names for the leaves: a tensor with its shape, or bytes; and the label.
 DATA_FORMATS: dict[Encoding, list[str]] = {"raw": ["tensor", "int"], "jpeg": ["bytes", "int"]}
 
-# The features of LitData that this package's shards do not use.
+# Features of LitData that shards of this package do not use.
 _PLAIN = {
     "compression": None,
     "compression_level": None,
@@ -39,10 +39,10 @@ _PLAIN = {
     "item_loader": "PyTreeLoader",
 }
 
-# What JSON of another form raises when it is read as an index; a number may be Infinity.
+# Raised when JSON of another form is read as an index; numbers may be Infinity.
 INDEX_ERRORS = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
-# A name from a stranger's index, which is joined to a path.
+# Names come from an untrusted index and are joined to a path.
 _SHARD_NAME = re.compile(r"chunk-\d+-\d+\.bin")
 
 _ITEM_HEADER = struct.Struct("<2I")  # lengths of the image and of the label
@@ -51,16 +51,16 @@ _UINT8 = 11  # in LitData's _TORCH_DTYPES_MAPPING
 
 
 class DamagedShardError(ValueError):
-    """A shard is not what its index says; the message is the reason, without the file's name."""
+    """A shard does not match its index; the message is the reason, without the file name."""
 
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """What an index says of a shard.
+    """The entry of a shard in an index.
 
     Attributes:
-        name: Of the file.
-        num_images: Images in it.
+        name: Name of the file.
+        num_images: Number of images.
         num_bytes: Length of the file.
     """
 
@@ -73,12 +73,12 @@ def read_index(content: bytes, encoding: Encoding, where: str) -> list[ShardInfo
     """Read LitData's index of a part.
 
     Args:
-        content: Of the file.
-        encoding: How the images should be stored.
-        where: Path or URL of the file, for messages.
+        content: Content of the file.
+        encoding: Expected encoding of the images.
+        where: Path or URL of the file, for error messages.
 
     Raises:
-        UsageError: It is no such index, or the items are anything else than images and labels.
+        UsageError: It is not such an index, or the items are not images with labels.
     """
     try:
         index: dict[str, Any] = json.loads(content)
@@ -87,15 +87,15 @@ def read_index(content: bytes, encoding: Encoding, where: str) -> list[ShardInfo
         data_format = config["data_format"]
         unusual = [name for name, value in _PLAIN.items() if config.get(name) != value]
     except INDEX_ERRORS as error:
-        raise damaged_index(where, "it is no index of LitData") from error
+        raise damaged_index(where, "it is not an index of LitData") from error
     if data_format != DATA_FORMATS[encoding]:
-        problem = f"its items are {data_format!r:.80}, not {DATA_FORMATS[encoding]}; nothing of them was read"
+        problem = f"its items are {data_format!r:.80}, not {DATA_FORMATS[encoding]}; none of them was read"
         raise damaged_index(where, problem)
     if unusual:
         raise damaged_index(where, f"it was not written by `data pack`, which sets no {', '.join(unusual)}")
     for shard in shards:
         if not _SHARD_NAME.fullmatch(shard.name) or shard.num_images < 1:
-            raise damaged_index(where, f"{shard.name!r:.80} with {shard.num_images} images is no shard")
+            raise damaged_index(where, f"{shard.name!r:.80} with {shard.num_images} images is not a shard")
     return shards
 
 
@@ -109,7 +109,7 @@ class Shard:
 
     Args:
         read: Returns the bytes of the shard between two positions, as uint8 (end - start,).
-        info: What its index says of it.
+        info: Entry of the shard in its index.
 
     Raises:
         DamagedShardError: Its table is damaged.
@@ -128,7 +128,7 @@ class Shard:
         self._bounds: list[int] = bounds
 
     def image(self, index: int) -> Tensor:
-        """Return an image as it is stored: uint8 (number of bytes,), none if it was left out.
+        """Return an image as it is stored: uint8 (number of bytes,), empty if it was left out.
 
         Raises:
             DamagedShardError: The sizes of the leaves do not fit.
@@ -144,34 +144,34 @@ class Shard:
 
 
 def map_file(path: Path, info: ShardInfo) -> Read:
-    """Map a shard into memory: nothing is read before it is used, and no more than that.
+    """Map a shard into memory, so that only the bytes in use are read.
 
     Raises:
-        DamagedShardError: The file has another length than its index says.
+        DamagedShardError: The length of the file differs from that in its index.
         OSError: The file cannot be read.
     """
     length = path.stat().st_size
     if length != info.num_bytes:
         message = f"it has {length} bytes; its index says {info.num_bytes}"
         raise DamagedShardError(message)
-    # Not shared: a private mapping needs no right to write.
+    # Not shared: a private mapping needs no write permission.
     mapped = torch.from_file(str(path), shared=False, size=length, dtype=torch.uint8)
     return lambda start, end: mapped[start:end]
 
 
 def decode(image: Tensor, encoding: Encoding, channels: Literal[1, 3]) -> Tensor:
-    """Decode an image as a shard stores it.
+    """Decode an image from a shard.
 
     Args:
         image: uint8 (number of bytes,).
         encoding: How it is stored.
-        channels: C, 1 for grey values (luma of ITU-R 601) or 3 for RGB.
+        channels: C, 1 for greyscale (luma of ITU-R 601) or 3 for RGB.
 
     Returns:
         uint8 (C, H, W).
 
     Raises:
-        UndecodableError: It is damaged, or one side is over 100 times the other.
+        UndecodableError: The image is damaged, or one side is over 100 times the other.
     """
     if encoding == "jpeg":
         return decode_image(_to_bytes(image), channels)
@@ -190,7 +190,7 @@ def decode(image: Tensor, encoding: Encoding, channels: Literal[1, 3]) -> Tensor
 
 
 def as_values(content: bytes) -> Tensor:
-    """Turn bytes into uint8 (number of bytes,)."""
+    """Convert bytes to a tensor, uint8 (number of bytes,)."""
     return torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0).byte()
 
 
@@ -200,7 +200,7 @@ def _to_bytes(values: Tensor) -> bytes:
 
 
 def _to_grey(pixels: Tensor) -> Tensor:
-    """Turn uint8 (3, H, W) into (1, H, W) as Pillow does, with weights in 65536ths and rounding."""
+    """Convert uint8 (3, H, W) to (1, H, W) as Pillow does, with weights in 1/65536 and rounding."""
     red, green, blue = pixels.int()
     grey: Tensor = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
     return grey.to(torch.uint8)[None]

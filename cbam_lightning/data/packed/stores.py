@@ -1,4 +1,4 @@
-"""The files of a packed set by name, from a folder or from an object store."""
+"""Access to the files of a packed set by name, in a folder or in an object store."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from filelock import FileLock
 from cbam_lightning.data.packed.fetching import fetch_file, fetch_range
 from cbam_lightning.errors import UsageError
 
-CACHE_VARIABLE = "LITDATA_CACHE_DIR"  # LitData's own
-DEFAULT_CACHE_DIR = "~/.lightning/chunks"  # LitData's own
+CACHE_VARIABLE = "LITDATA_CACHE_DIR"  # as in LitData
+DEFAULT_CACHE_DIR = "~/.lightning/chunks"  # as in LitData
 
 
 class Store(ABC):
-    """A folder, wherever it is.
+    """A folder, local or remote.
 
     Attributes:
-        is_remote: Whether files have to be fetched before they can be read.
+        is_remote: Whether files must be fetched before they can be read.
     """
 
     is_remote: bool
 
     @abstractmethod
     def path(self, name: str) -> Path:
-        """Return the path of a file that can be read here, after fetching it if need be.
+        """Return the local path of a file, after fetching it if necessary.
 
         Raises:
-            OSError: It could not be fetched.
+            OSError: The file could not be fetched.
         """
 
     @abstractmethod
     def read(self, name: str, start: int, end: int) -> bytes:
-        """Read a part of a file, without fetching the whole of it where the store can do that.
+        """Read a range of bytes of a file, without fetching all of it if the store supports that.
 
         Raises:
-            OSError: It could not be read.
+            OSError: The file could not be read.
         """
 
     @abstractmethod
     def where(self, name: str) -> str:
-        """Return the path or the URL of a file, for messages."""
+        """Return the path or URL of a file, for messages."""
 
 
 class FolderStore(Store):
-    """A folder of this machine.
+    """A folder on this machine.
 
     Args:
         folder: The folder.
@@ -63,7 +63,7 @@ class FolderStore(Store):
         return self.folder / name
 
     def read(self, name: str, start: int, end: int) -> bytes:
-        """Read a part of a file."""
+        """Read a range of bytes of a file."""
         with self.path(name).open("rb") as file:
             file.seek(start)
             return file.read(end - start)
@@ -74,11 +74,11 @@ class FolderStore(Store):
 
 
 class ObjectStore(Store):
-    """A folder of an object store, read by LitData, and the folder here that keeps what was fetched.
+    """A folder in an object store, read by LitData, with a local cache.
 
     Args:
-        url: Of the folder; ``s3://``, ``gs://``, ``azure://`` and whatever else LitData knows.
-        cache_dir: The folder here; files already in it are not fetched again.
+        url: URL of the folder: ``s3://``, ``gs://``, ``azure://`` and others that LitData supports.
+        cache_dir: Local folder for fetched files; files in it are not fetched again.
     """
 
     is_remote = True
@@ -88,27 +88,27 @@ class ObjectStore(Store):
         self.cache_dir = cache_dir
 
     def has(self, name: str) -> bool:
-        """Tell whether a file was fetched already."""
+        """Return whether a file is in the cache."""
         return (self.cache_dir / name).exists()
 
     def path(self, name: str) -> Path:
-        """Fetch a file unless it is there; of several processes that want it, one does."""
+        """Fetch a file unless it is cached; only one of several processes fetches it."""
         target = self.cache_dir / name
         if not target.exists():
-            with self._alone(target):
+            with self._locked(target):
                 if not target.exists():
                     fetch_file(self.where(name), target)
         return target
 
     def read(self, name: str, start: int, end: int) -> bytes:
-        """Read a part of a file; some of LitData's stores fetch the whole of it for that."""
+        """Read a range of bytes of a file; for some stores, LitData fetches all of it."""
         target = self.cache_dir / name
-        with self._alone(target):
+        with self._locked(target):
             if not target.exists():
                 return fetch_range(self.where(name), start, end, target)
         return FolderStore(self.cache_dir).read(name, start, end)
 
-    def _alone(self, target: Path) -> FileLock:
+    def _locked(self, target: Path) -> FileLock:
         target.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(target.with_name(f".{target.name}.wanted"))
 
@@ -117,13 +117,13 @@ class ObjectStore(Store):
         return f"{self.url}/{name}".rstrip("/")
 
     def check_room(self, sizes: dict[str, int]) -> None:
-        """Refuse to start what the disk of the cache has no room for.
+        """Check that the files fit on the disk of the cache.
 
         Args:
             sizes: Length in bytes of every file that will be needed, by name.
 
         Raises:
-            UsageError: Those that are still to be fetched need more than is free.
+            UsageError: The files that are not cached yet need more space than is free.
         """
         missing = sum(size for name, size in sizes.items() if not self.has(name))
         self.cache_dir.mkdir(parents=True, exist_ok=True)
@@ -137,10 +137,10 @@ class ObjectStore(Store):
 
 
 def is_url(root: str) -> bool:
-    """Tell whether this names a place in an object store; ``local:`` is LitData's for a slow mounted disk."""
+    """Return whether this is a URL of an object store; LitData's ``local:`` is for slow mounted disks."""
     return "://" in root or root.startswith("local:")
 
 
 def cache_root() -> Path:
-    """Return the folder of all that is fetched, in that of ``LITDATA_CACHE_DIR`` or LitData's default."""
+    """Return the cache folder, below ``LITDATA_CACHE_DIR`` or LitData's default."""
     return Path(os.environ.get(CACHE_VARIABLE) or DEFAULT_CACHE_DIR).expanduser() / "cbam_lightning"

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from cbam_lightning.data.detection.boxes import BoxLog
+from cbam_lightning.data.detection.box_checks import BoxLog
 from cbam_lightning.data.detection.coco_files import CocoFile, read_coco
 from cbam_lightning.errors import UsageError
 from tests.data.detection.written import HEIGHT, WIDTH, annotation, write_coco
@@ -67,7 +67,7 @@ def test_boxes_beyond_the_border_are_counted(tmp_path):
         ({"bbox": (1, 2, 3)}, r"bbox is \[1, 2, 3\]; four numbers are needed"),
         ({"bbox": ("a", 2, 3, 4)}, "bbox is .*; four numbers are needed"),
         ({"bbox": (1, float("nan"), 3, 4)}, r"bbox is \[1, nan, 3, 4\]; four numbers are needed"),
-        ({"bbox": (1, 2, -3, 4)}, r" ?has its right or bottom side before its left or top one"),
+        ({"bbox": (1, 2, -3, 4)}, r" ?has right < left or bottom < top"),
         ({"area": None}, "area is None; a number is needed"),
     ],
 )
@@ -85,7 +85,7 @@ def test_errors_name_file_and_annotation(tmp_path, wrong, message):
         ({"images": [{"file_name": "a.jpg"}]}, ": image None: id is None; an integer"),
         (
             {"images": [{"id": 5, "file_name": "no.jpg"}]},
-            ": image 5 is to be '.*/val2017/no.jpg', which is no file",
+            ": image 5 should be '.*/val2017/no.jpg', which does not exist",
         ),
         ({"images": [{"id": 5, "file_name": "000000000005.jpg", "height": 0}]}, ": image 5: height is 0"),
         ({"images": [{"id": 5, "file_name": "000000000005.jpg"}] * 2}, ": 2 images have the id 5"),
@@ -110,6 +110,6 @@ def test_a_file_that_is_cut_off_or_something_else(tmp_path):
     whole = path.read_bytes()
     for content in (b"", whole[: len(whole) // 2], b"\xff\xd8\xff", b"[" * 200_000):
         path.write_bytes(content)
-        refuse(tmp_path, r" is no whole JSON file: .*\. Replace it with a fresh copy\.")
+        refuse(tmp_path, r" is not a complete JSON file: .*\. Replace it with a fresh copy\.")
     path.write_text(json.dumps([1]))
     refuse(tmp_path, " has no list 'images'")

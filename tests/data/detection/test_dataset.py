@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from cbam_lightning.data.batch import BadImage, Draw
+from cbam_lightning.data.batch import BadImage
 from cbam_lightning.data.detection.annotations import without_objects
-from cbam_lightning.data.detection.boxes import BoxLog
+from cbam_lightning.data.detection.augmentation import Augmented
+from cbam_lightning.data.detection.box_checks import BoxLog
 from cbam_lightning.data.detection.dataset import DetectionFiles, DetectionImages
-from cbam_lightning.data.detection.transforms import Augmented
 from cbam_lightning.data.detection.voc_files import read_voc
+from cbam_lightning.data.split_dataset import SampleRequest
 from tests.data.detection.written import HEIGHT, WIDTH, voc_object, write_voc
 from tests.data.generate import patches, save_image
 
@@ -52,12 +53,12 @@ def test_random_numbers_follow_the_draw_and_leave_the_generator_alone(folder):
     dataset = files(folder, "ssd", 32)
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    first = dataset[[Draw(1, 7), Draw(0, 8)]].batch
-    again = dataset[[Draw(0, 8)]].batch
+    first = dataset[[SampleRequest(1, 7), SampleRequest(0, 8)]].batch
+    again = dataset[[SampleRequest(0, 8)]].batch
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(first.images[1], again.images[0])
     assert torch.equal(first.targets[1]["boxes"], again.targets[0]["boxes"])
-    assert not torch.equal(dataset[[Draw(0, 9)]].batch.images[0], again.images[0])
+    assert not torch.equal(dataset[[SampleRequest(0, 9)]].batch.images[0], again.images[0])
 
 
 def test_damaged_files_are_left_out_and_listed(folder):

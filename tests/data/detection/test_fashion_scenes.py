@@ -76,7 +76,7 @@ def test_photographs_of_the_user(tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(UsageError, match="none, which holds no files"):
         FashionScenes(**SMALL, photographs=str(tmp_path / "none")).setup()
-    with pytest.raises(UsageError, match="nowhere, which is no folder"):
+    with pytest.raises(UsageError, match="nowhere, which is not a folder"):
         FashionScenes(**SMALL, photographs="nowhere").setup()
 
 

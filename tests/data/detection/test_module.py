@@ -26,7 +26,7 @@ SMALL = {"num_images": 20, "num_test_images": 7, "size_px": 48, "batch_size": 4}
 
 
 class Probe(LightningModule):
-    """Keeps the batches it is given."""
+    """Keeps the batches it gets."""
 
     def __init__(self):
         super().__init__()
@@ -101,7 +101,7 @@ def test_a_pass_goes_on_where_another_stopped(voc_scenes, batches):
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_devices_share_the_images(split, monkeypatch):
-    """Devices take turns: together their batches are those of one device with their joint batch size."""
+    """Devices share the images round-robin: together their batches equal those of one device."""
     torch.manual_seed(0)
     one = FashionScenes(**SMALL | {"batch_size": 4, "augmentation": "ssd", "val_fraction": 0.25})
     joint = list(getattr(one, f"{split}_dataloader")())
@@ -124,7 +124,7 @@ def test_devices_share_the_images(split, monkeypatch):
 
 
 class WriteDown(Probe):
-    """Writes down which images this process trained and validated on."""
+    """Records the images that this process trains and validates on."""
 
     def on_fit_end(self):
         for name in ("train", "val"):
@@ -193,7 +193,7 @@ def test_the_detectors_of_torchvision_take_the_batches(detector):
 
 @pytest.fixture
 def damaged(tmp_path):
-    """Six images, one of which is cut off, and one of another size than its boxes are for."""
+    """Six images; one is truncated, and one differs in size from its annotation."""
     folder = write_voc(tmp_path, *[voc_object()] * 6)
     paths = [folder / "JPEGImages" / f"00000{i}.jpg" for i in (1, 4)]
     paths[0].write_bytes(paths[0].read_bytes()[:900])

@@ -88,7 +88,7 @@ def test_other_classes_in_the_same_format(voc_scenes):
         ({"years": (2010,)}, r"years is \[2010\]"),
         ({"years": (2007, 2007)}, r"years is \[2007, 2007\]"),
         ({"class_names": ()}, r"class_names is \[\]"),
-        ({"class_names": ("a", "a")}, r"class_names is \['a', 'a'\]; allowed: one name or more, each once"),
+        ({"class_names": ("a", "a")}, r"class_names is \['a', 'a'\]; allowed: one or more names, each once"),
     ],
 )
 def test_bad_options_are_refused(options, message):

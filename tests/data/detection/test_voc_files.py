@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from cbam_lightning.data.detection.boxes import BoxLog
+from cbam_lightning.data.detection.box_checks import BoxLog
 from cbam_lightning.data.detection.voc_files import read_voc, read_xml
 from cbam_lightning.errors import UsageError
 from tests.data.detection.written import BOX, HEIGHT, SIZE, WIDTH, voc_object, write_voc
@@ -83,13 +83,13 @@ def test_boxes_beyond_the_border_are_counted(tmp_path):
     ("objects", "message"),
     [
         (voc_object() + voc_object("cta"), r"object 2 \('cta'\): unknown class 'cta'\. Did you mean 'cat'\?"),
-        (voc_object(box=("nan", 1, 2, 3)), r"object 1 \('cat'\) has a coordinate that is no finite number"),
-        (voc_object(box=(9, 1, 2, 3)), r"object 1 \('cat'\) has its right or bottom side before"),
+        (voc_object(box=("nan", 1, 2, 3)), r"\('cat'\) has a coordinate that is not a finite number"),
+        (voc_object(box=(9, 1, 2, 3)), r"object 1 \('cat'\) has right < left or bottom < top"),
         (voc_object(box=("", 1, 2, 3)), r"object 1 \('cat'\): bndbox xmin is ''; a number is needed"),
         (voc_object().replace("<ymax>25</ymax>", ""), r"object 1 \('cat'\): bndbox ymax is None"),
         (voc_object(difficult="no"), r"object 1 \('cat'\): difficult is 'no'"),
         (voc_object(name=""), r"object 1 has no name"),
-        ("<object>", r"000000\.xml is no whole XML file: mismatched tag"),
+        ("<object>", r"000000\.xml is not a complete XML file: mismatched tag"),
     ],
 )
 def test_errors_name_file_and_object(tmp_path, objects, message):
@@ -106,7 +106,7 @@ def test_a_file_that_is_cut_off_or_something_else(tmp_path):
         b'<?xml version="1.0" encoding="x"?><a/>',
     ):
         first_xml(folder).write_bytes(content)
-        refuse(folder, r"000000\.xml is no whole XML file: .*\. Replace it with a fresh copy\.")
+        refuse(folder, r"000000\.xml is not a complete XML file: .*\. Replace it with a fresh copy\.")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
@@ -125,7 +125,7 @@ def test_files_that_are_missing(tmp_path):
     (folder / "JPEGImages" / "000001.jpg").rename(tmp_path / "away.jpg")
     refuse(folder, r"there is no image .*000001\.jpg, which .*000001\.xml describes")
     first_xml(folder).unlink()
-    refuse(folder, r"there is no .*000000\.xml, which ought to have the objects")
+    refuse(folder, r"there is no .*000000\.xml, the annotation of a listed image")
     image_list = folder / "ImageSets" / "Main" / "trainval.txt"
     image_list.write_text("000000\n000000\n")
     refuse(folder, r"trainval\.txt names 1 different images on 2 lines")

@@ -1,4 +1,4 @@
-"""Small trees in the formats of Pascal VOC and COCO, written by hand, with whatever is wrong in them."""
+"""Small hand-written data sets in the formats of Pascal VOC and COCO, with any errors in them."""
 
 import json
 

@@ -57,7 +57,7 @@ def test_what_a_store_needs_besides_is_named(monkeypatch, tmp_path):
 
 
 class NotInstalled:
-    """As LitData tells that a package is missing."""
+    """Raise as LitData does if a package is missing."""
 
     def __bool__(self):
         return False

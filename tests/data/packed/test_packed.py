@@ -14,15 +14,15 @@ from cbam_lightning.data.packed import packing
 from cbam_lightning.data.packed.packing import pack
 from cbam_lightning.errors import UsageError
 from tests.data.generate import patches, save_image, write_image_folder, write_imagenet
-from tests.data.test_base import Probe
+from tests.data.test_data_module import Probe
 
 CLASSES = ("cat", "dog", "fox")
 SMALL = {"size_px": 24, "num_workers": 0}  # evaluation resizes the shorter side to 27
 
 
 @pytest.fixture(autouse=True)
-def small_stretches(monkeypatch):
-    monkeypatch.setattr(packing, "IMAGES_PER_STRETCH", 7)
+def small_ranges(monkeypatch):
+    monkeypatch.setattr(packing, "IMAGES_PER_RANGE", 7)
 
 
 def splits(data):
@@ -190,7 +190,7 @@ def test_a_pickle_in_a_strangers_set_is_refused_and_not_run(tmp_path):
 
 
 def replace_index(index):
-    """Replace LitData's index by a stranger's, who writes the matching checksum."""
+    """Replace LitData's index with a hostile one that has the matching checksum."""
     import hashlib
 
     content = json.dumps(index)

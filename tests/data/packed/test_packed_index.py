@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from cbam_lightning.data.packed.packed_index import Packed, PackedIndex, PackedPart
+from cbam_lightning.data.packed.packed_index import PackedIndex, PackedPart, PackingSummary
 from cbam_lightning.errors import UsageError
 
 PART = PackedPart(
@@ -33,14 +33,14 @@ def changed(**changes):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"no JSON", "it is no index of packed images"),
-        (b"[]", "it is no index of packed images"),
-        (b"{}", "it is no index of packed images"),
-        (b"[" * 100_000, "it is no index of packed images"),
-        (changed(names=["cat/\ud800", "cat/b.jpg", "dog/c.jpg"]), "it is no index of packed images"),
-        (changed(parts=[1]), "it is no index of packed images"),
-        (changed(names=["owl/a.jpg", "cat/b.jpg", "cat/c.jpg"]), "it is no index of packed images"),
-        (changed(more=1), "it is no index of packed images"),
+        (b"no JSON", "it is not an index of packed images"),
+        (b"[]", "it is not an index of packed images"),
+        (b"{}", "it is not an index of packed images"),
+        (b"[" * 100_000, "it is not an index of packed images"),
+        (changed(names=["cat/\ud800", "cat/b.jpg", "dog/c.jpg"]), "it is not an index of packed images"),
+        (changed(parts=[1]), "it is not an index of packed images"),
+        (changed(names=["owl/a.jpg", "cat/b.jpg", "cat/c.jpg"]), "it is not an index of packed images"),
+        (changed(more=1), "it is not an index of packed images"),
         (changed(format=2), "its format is 2, where this version reads 1"),
         (changed(order=[0, 1]), "its lists do not fit each other"),
         (changed(order=[0, 1, 1]), "its lists do not fit each other"),
@@ -60,7 +60,7 @@ def test_damage_is_told(content, problem):
 
 
 def test_the_description_has_the_numbers_and_what_was_left_out():
-    text = Packed(INDEX, num_shards=2, num_bytes=3000).describe()
+    text = PackingSummary(INDEX, num_shards=2, num_bytes=3000).describe()
     assert "train             2\n" in text
-    assert "3000 in 2 shards, 1500 an image" in text
+    assert "3000 in 2 shards, 1500 per image" in text
     assert "train/cat/b.jpg: it is truncated" in text

@@ -8,7 +8,7 @@ import torch
 from torchvision.transforms.v2 import functional as F
 
 from cbam_lightning.data import ImageFolder, ImageNet
-from cbam_lightning.data.decoding import decode_image
+from cbam_lightning.data.image_decoding import decode_image
 from cbam_lightning.data.packed import packing, shard_writer
 from cbam_lightning.data.packed.packing import pack
 from cbam_lightning.errors import UsageError
@@ -17,8 +17,8 @@ from tests.data.generate import patches, save_image, write_image_folder, write_i
 
 
 @pytest.fixture(autouse=True)
-def small_stretches(monkeypatch):
-    monkeypatch.setattr(packing, "IMAGES_PER_STRETCH", 4)
+def small_ranges(monkeypatch):
+    monkeypatch.setattr(packing, "IMAGES_PER_RANGE", 4)
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_an_interrupted_packing_goes_on(pets, monkeypatch):
 
 @pytest.fixture
 def damaged(pets):
-    """One file is no image, one has lost its end."""
+    """One file is not an image, one is truncated."""
     (pets / "cat" / "001.jpg").write_text("no image")
     content = (pets / "fox" / "002.jpg").read_bytes()
     (pets / "fox" / "002.jpg").write_bytes(content[: len(content) // 2])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cbam_lightning.data.decoding import UndecodableError, decode_image
+from cbam_lightning.data.image_decoding import UndecodableError, decode_image
 from cbam_lightning.data.packed.shards import (
     DamagedShardError,
     Shard,
@@ -22,12 +22,12 @@ LABEL = struct.pack("<q", 7)
 
 
 def raw(pixels):
-    """LitData's tensor of uint8 (H, W, 3), written down literally."""
+    """LitData's format of a uint8 tensor (H, W, 3), built literally."""
     return struct.pack(">5I", 11, 3, *pixels.shape) + pixels.tobytes()
 
 
 def shard_bytes(images):
-    """LitData's chunk, written down literally: the count, where items start, the items."""
+    """LitData's chunk, built literally: the count, the starts of the items, the items."""
     items = [struct.pack("<2I", len(image), len(LABEL)) + image + LABEL for image in images]
     starts = [4 * (len(items) + 2)]
     for item in items:
@@ -154,23 +154,23 @@ def test_a_plain_index_is_read():
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"", "it is no index of LitData"),
-        (b"[1, 2]", "it is no index of LitData"),
-        (b"[" * 100_000, "it is no index of LitData"),
-        (index(chunk_bytes=float("inf")), "it is no index of LitData"),
+        (b"", "it is not an index of LitData"),
+        (b"[1, 2]", "it is not an index of LitData"),
+        (b"[" * 100_000, "it is not an index of LitData"),
+        (index(chunk_bytes=float("inf")), "it is not an index of LitData"),
         (index(data_format="\x1b[31m"), r"its items are '\\x1b\[31m', not"),
-        (b'{"chunks": [{}], "config": {}}', "it is no index of LitData"),
+        (b'{"chunks": [{}], "config": {}}', "it is not an index of LitData"),
         (index(data_format=["pickle", "int"]), r"its items are \['pickle', 'int'\], not \['tensor', 'int'\]"),
-        (index(data_format=["tensor", "pickle"]), "nothing of them was read"),
+        (index(data_format=["tensor", "pickle"]), "none of them was read"),
         (index(data_format=["bytes", "int"]), "its items are"),
         (index(data_format=["tensor"]), "its items are"),
         (index(compression="zstd"), "it was not written by `data pack`, which sets no compression"),
         (index(encryption={"algorithm": "fernet"}), "no encryption"),
         (index(item_loader="TokensLoader"), "no item_loader"),
-        (index(filename="../../secret"), "'../../secret' with 3 images is no shard"),
-        (index(filename="/etc/passwd"), "is no shard"),
-        (index(filename="chunk-0-0.bin\n"), "is no shard"),
-        (index(chunk_size=0), "with 0 images is no shard"),
+        (index(filename="../../secret"), "'../../secret' with 3 images is not a shard"),
+        (index(filename="/etc/passwd"), "is not a shard"),
+        (index(filename="chunk-0-0.bin\n"), "is not a shard"),
+        (index(chunk_size=0), "with 0 images is not a shard"),
     ],
 )
 def test_any_other_index_is_refused(content, problem):

@@ -25,7 +25,7 @@ def batch_of(dataset):
 @pytest.fixture
 def pets(tmp_path, monkeypatch):
     """Thirty images in five shards."""
-    monkeypatch.setattr(packing, "IMAGES_PER_STRETCH", 7)
+    monkeypatch.setattr(packing, "IMAGES_PER_RANGE", 7)
     write_image_folder(tmp_path / "pets")
     pack(ImageFolder("pets"), "packed", num_workers=1)
     return Path("packed")

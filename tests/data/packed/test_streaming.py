@@ -14,7 +14,7 @@ from cbam_lightning.data.packed import packing
 from cbam_lightning.data.packed.packing import pack
 from tests.data.generate import patches, save_image, write_image_folder
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 TRAINING = (
     "fit --data ImageFolder --data.size_px 24 --data.batch_size 3 --data.num_workers 2 "
     "--model.network resnet20 --model.network_options.depths [1,1,1] "
@@ -36,7 +36,7 @@ def start(words, tmp_path):
 
 
 def seen():
-    """Return {epoch: {(rank, batch): images}}; a batch that was seen twice has to be the same."""
+    """Return {epoch: {(rank, batch): images}}; a batch that was seen twice must be the same."""
     found = defaultdict(dict)
     for rank in (0, 1):
         path = Path(f"seen-{rank}.jsonl")
@@ -47,7 +47,7 @@ def seen():
 
 
 def test_two_processes_with_two_workers_see_every_image_once_through_kills(tmp_path, monkeypatch):
-    monkeypatch.setattr(packing, "IMAGES_PER_STRETCH", 3)
+    monkeypatch.setattr(packing, "IMAGES_PER_RANGE", 3)
     write_image_folder(tmp_path / "pets")
     pack(ImageFolder("pets"), "packed", num_workers=1)
     command = f"{TRAINING} --data.root local:{tmp_path / 'packed'}"
@@ -79,7 +79,7 @@ print(count, len(data.train_set.files.shards), resource.getrusage(resource.RUSAG
 
 def write_shards(folder, monkeypatch, count):
     """Pack shards of about 4 MB: 20 images of 256 x 256 x 3 bytes."""
-    monkeypatch.setattr(packing, "IMAGES_PER_STRETCH", 20)
+    monkeypatch.setattr(packing, "IMAGES_PER_RANGE", 20)
     images = patches(4, 256, 256)
     for i in range(count * 20):
         path = folder / "files" / str(i % 2) / f"{i:05d}.jpg"

@@ -1,8 +1,8 @@
-"""One image file in, one uint8 tensor out, or the reason why not.
+"""Decoding of one image file (JPEG, PNG and others) to a uint8 tensor.
 
-torchvision decodes JPEG, straight into a tensor; Pillow reads every header, refuses decompression bombs, and
-decodes the rest, PNG too: the PNG decoder of torchvision 0.29 ends the process with a segmentation fault
-on damaged files ("libpng error: bad adaptive filter value"), which no caller can turn into an error.
+Pillow reads every header and refuses decompression bombs. torchvision then decodes JPEG directly into a
+tensor, and Pillow decodes everything else. That includes PNG, because the PNG decoder of torchvision 0.29
+ends the process with a segmentation fault on damaged files ("libpng error: bad adaptive filter value").
 """
 
 from __future__ import annotations
@@ -19,36 +19,37 @@ from torch import Tensor
 from torchvision.io import ImageReadMode
 from torchvision.io import decode_image as torchvision_decode
 
-# Named, so that a hostile file cannot reach Pillow's other readers, such as EPS, which runs Ghostscript.
+# An allow-list, so that a hostile file cannot reach Pillow's other readers, such as EPS, which runs
+# Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
-# Resizing the shorter side to 256 pixels makes the longer one 256 times this long: 20 MB an image in RGB.
+# With the shorter side resized to 256 pixels, the longer one has up to 25,600: 20 MB per RGB image.
 MAX_ASPECT_RATIO = 100
 
-# Not CMYK, of which only Pillow knows Adobe's inverted kind.
+# Not CMYK: only Pillow knows Adobe's inverted variant.
 _TORCHVISION_JPEG_MODES = ("L", "RGB")
 
 
 class UndecodableError(ValueError):
-    """The bytes are not an image we can read; the message is the reason, without the file's name."""
+    """The bytes are not a readable image; the message is the reason, without the file name."""
 
 
 def decode_image(data: bytes, channels: Literal[1, 3]) -> Tensor:
-    """Decode an image, upright as its EXIF tag says.
+    """Decode an image and rotate it as its EXIF tag says.
 
-    Transparency is dropped, the first frame of an animation is taken, and of 16-bit values the high byte.
+    Transparency is dropped. Of an animation the first frame is returned, of 16-bit values the high byte.
 
     Args:
-        data: The content of the file.
-        channels: 1 for grey values (luma of ITU-R 601), 3 for RGB.
+        data: Content of the file.
+        channels: 1 for greyscale (luma of ITU-R 601), 3 for RGB.
 
     Returns:
         uint8 (channels, H, W) in [0, 255].
 
     Raises:
-        UndecodableError: The bytes are no image of a known format, are cut short, or would need too much
-            memory: more than Pillow's limit of 179 million pixels, or one side over 100 times the other.
+        UndecodableError: The bytes are not an image of a known format, are truncated, or need too much
+            memory: over 179 million pixels (Pillow's limit), or one side over 100 times the other.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as file:
@@ -61,26 +62,26 @@ def decode_image(data: bytes, channels: Literal[1, 3]) -> Tensor:
     except UnidentifiedImageError as error:
         message = "not an image of a known format"
         raise UndecodableError(message) from error
-    # Damaged files make Pillow's plugins raise nearly anything: OSError, SyntaxError, struct.error, ...
+    # Damaged files make Pillow's plugins raise almost anything: OSError, SyntaxError, struct.error, ...
     except Exception as error:
         raise UndecodableError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
 def from_pillow(image: Image.Image, channels: Literal[1, 3]) -> Tensor:
-    """Convert an image of any of Pillow's modes, as ``decode_image`` does.
+    """Convert a Pillow image of any mode, as ``decode_image`` does.
 
     Returns:
         uint8 (channels, H, W) in [0, 255].
 
     Raises:
-        UndecodableError: Its values have no fixed range, or one side is over 100 times the other.
+        UndecodableError: The pixel values have no fixed range, or one side is over 100 times the other.
     """
     check_aspect_ratio(*image.size)
     return torch.from_numpy(_to_uint8(ImageOps.exif_transpose(image), channels)).permute(2, 0, 1)
 
 
 def check_aspect_ratio(width: int, height: int) -> None:
-    """Refuse an image that is as good as a line.
+    """Refuse an image that is almost a line.
 
     Raises:
         UndecodableError: One side is over 100 times the other.
@@ -94,25 +95,25 @@ def _decode_jpeg(data: bytes, channels: Literal[1, 3]) -> Tensor:
     """Decode with torchvision: (channels, H, W), upright."""
     mode = ImageReadMode.RGB if channels == 3 else ImageReadMode.GRAY
     with warnings.catch_warnings():
-        # torchvision 0.29 announces a move to TorchCodec, which does not read images with our floor of torch
+        # torchvision 0.29 announces a move to TorchCodec, whose image decoder needs a newer torch than ours
         warnings.simplefilter("ignore", DeprecationWarning)
         encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         try:
             decoded: Tensor = torchvision_decode(encoded, mode, apply_exif_orientation=True)
-        except RuntimeError as error:  # names lines of C++, which tell the user nothing
+        except RuntimeError as error:  # its text quotes C++ source lines
             message = "it is truncated or damaged"
             raise UndecodableError(message) from error
     return decoded
 
 
 def _to_uint8(image: Image.Image, channels: Literal[1, 3]) -> NDArray[np.uint8]:
-    """Convert any of Pillow's pixel modes to uint8 (H, W, channels)."""
-    if image.mode.startswith("I;16"):  # convert() would clip these at 255
+    """Convert any Pillow mode to uint8 (H, W, channels)."""
+    if image.mode.startswith("I;16"):  # convert() would clip at 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
         message = f"32-bit pixels (Pillow mode {image.mode}) have no fixed range; save it with 8 or 16 bits"
         raise UndecodableError(message)
-    elif image.mode == "P":  # its transparency may be per colour, which convert() warns about
+    elif image.mode == "P":  # convert() warns about per-colour transparency
         image = image.convert("RGBA")
     converted = np.array(image.convert("RGB" if channels == 3 else "L"))
     return converted.reshape(image.height, image.width, channels)

@@ -1,4 +1,4 @@
-"""Drawing scenes: garments of Fashion-MNIST, of several sizes and overlapping, on parts of photographs."""
+"""Drawing scenes: overlapping Fashion-MNIST garments of several sizes on parts of photographs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from scipy import ndimage
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
-# Lighter than the seams of a garment's outline, which a resize blurs over the black around it.
+# Above the values of a garment's outline, which resizing blurs into the black around it.
 MASK_ABOVE = 32
-SMALLEST_GARMENT, LARGEST_GARMENT = 0.2, 0.55  # side of the garment's square, as a part of the scene's
-MIN_VISIBLE = 0.3  # part of a garment that others leave uncovered
+SMALLEST_GARMENT, LARGEST_GARMENT = 0.2, 0.55  # side of the garment's square, as a fraction of the scene's
+MIN_VISIBLE = 0.3  # fraction of a garment that others must leave uncovered
 DIFFICULT_BELOW = 0.5
 MAX_TRIES = 20
 
@@ -28,10 +28,10 @@ class Garment(NamedTuple):
 
     Attributes:
         label: Its class, from 0.
-        box: Left, top, right and bottom of what can be seen of it, in pixels; right and bottom are the first
-            pixels without it.
-        visible_px: Its pixels that can be seen.
-        visible: Part of its pixels that can be seen.
+        box: Left, top, right and bottom of its visible part in pixels; right and bottom are the first pixels
+            outside.
+        visible_px: Number of visible pixels.
+        visible: Fraction of its pixels that is visible.
     """
 
     label: int
@@ -41,12 +41,12 @@ class Garment(NamedTuple):
 
     @property
     def difficult(self) -> bool:
-        """Whether too little can be seen to expect that it is found."""
+        """Whether too little is visible to expect a detection."""
         return self.visible < DIFFICULT_BELOW
 
 
 class _Canvas:
-    """A scene that is being drawn.
+    """A scene under construction.
 
     Args:
         pixels: uint8 (H, W, C), the background; garments are painted over it.
@@ -54,12 +54,12 @@ class _Canvas:
 
     def __init__(self, pixels: Pixels) -> None:
         self.pixels = pixels
-        self._owner = np.zeros(pixels.shape[:2], dtype=np.int64)  # number of a pixel's garment, 0 for none
+        self._owner = np.zeros(pixels.shape[:2], dtype=np.int64)  # number of each pixel's garment, 0 for none
         self._labels: list[int] = []
         self._areas: list[int] = []
 
     def add(self, label: int, pixels: Pixels, mask: Mask, top: int, left: int) -> bool:
-        """Paint a garment, unless it has no pixel or hides too much of another; return whether it was."""
+        """Paint a garment unless it is empty or hides too much of another; return whether it was painted."""
         place = np.s_[top : top + mask.shape[0], left : left + mask.shape[1]]
         owner = self._owner.copy()
         owner[place][mask] = len(self._labels) + 1
@@ -73,28 +73,28 @@ class _Canvas:
         return True
 
     def garments(self) -> list[Garment]:
-        """Return what can be seen."""
-        found = []
+        """Return the garments with their visible parts."""
+        garments = []
         for number, (label, area) in enumerate(zip(self._labels, self._areas, strict=True), 1):
             mask = self._owner == number
             visible_px = int(mask.sum())
-            found.append(Garment(label, _extent(mask), visible_px, visible_px / area))
-        return found
+            garments.append(Garment(label, _extent(mask), visible_px, visible_px / area))
+        return garments
 
 
 @dataclass(frozen=True)
 class SceneMaker:
-    """Draws scenes, each of which follows from its seed alone.
+    """Draws scenes, each of which depends on its seed alone.
 
     Pillow resizes with integers, and ``random.Random(seed).random()`` gives the same sequence in every
     version of Python (https://docs.python.org/3/library/random.html#notes-on-reproducibility).
 
     Attributes:
         clothes: uint8 (M, 28, 28), light on black.
-        labels: The class of each, from 0.
-        photographs: uint8 (H, W, C) each.
+        labels: The class of each garment, from 0.
+        photographs: Images, uint8 (H, W, C).
         size_px: Height and width of a scene.
-        num_garments: The fewest and the most in a scene.
+        num_garments: Smallest and largest number of garments in a scene.
     """
 
     clothes: Pixels
@@ -107,7 +107,7 @@ class SceneMaker:
         """Draw a scene.
 
         Returns:
-            uint8 (size_px, size_px, C), and the garments on it.
+            uint8 (size_px, size_px, C), and the garments in it.
         """
         chance = random.Random(seed)
         canvas = _Canvas(self._background(chance))
@@ -121,7 +121,7 @@ class SceneMaker:
         return canvas.pixels, canvas.garments()
 
     def _background(self, chance: random.Random) -> Pixels:
-        """Cut a square out of a photograph, between the scene's size and all of its height or width."""
+        """Crop a random square from a photograph, between the scene's size and its full height or width."""
         photograph = self.photographs[_below(chance, len(self.photographs))]
         largest = min(photograph.shape[:2])
         smallest = min(largest, self.size_px)
@@ -130,10 +130,10 @@ class SceneMaker:
         return _resize(photograph[top : top + side, left : left + side], self.size_px)
 
     def _garment(self, chance: random.Random) -> tuple[int, Pixels, Mask]:
-        """Take a garment, resize and perhaps mirror it: its class, its pixels (h, w) and its mask."""
+        """Choose, resize and perhaps mirror a garment: its class, its pixels (h, w) and its mask."""
         index = _below(chance, len(self.clothes))
-        share = SMALLEST_GARMENT * (LARGEST_GARMENT / SMALLEST_GARMENT) ** chance.random()
-        pixels = _resize(self.clothes[index][:, :, None], max(2, round(share * self.size_px)))[:, :, 0]
+        fraction = SMALLEST_GARMENT * (LARGEST_GARMENT / SMALLEST_GARMENT) ** chance.random()
+        pixels = _resize(self.clothes[index][:, :, None], max(2, round(fraction * self.size_px)))[:, :, 0]
         pixels = pixels[:, ::-1] if chance.random() < 0.5 else pixels
         mask: Mask = ndimage.binary_fill_holes(pixels > MASK_ABOVE)  # dark prints belong to the garment
         left, top, right, bottom = _extent(mask)
@@ -146,13 +146,13 @@ def _below(chance: random.Random, count: int) -> int:
 
 
 def _resize(pixels: Pixels, side_px: int) -> Pixels:
-    """Resize (h, w, C) to (side_px, side_px, C), bilinear with antialiasing."""
+    """Resize (h, w, C) to (side_px, side_px, C) with antialiased bilinear interpolation."""
     image = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0])
     return np.array(image.resize((side_px, side_px), Image.Resampling.BILINEAR)).reshape(side_px, side_px, -1)
 
 
 def _extent(mask: Mask) -> tuple[int, int, int, int]:
-    """Return left, top, right and bottom of what is true in a mask; all 0 if nothing is."""
+    """Return left, top, right and bottom of the true part of a mask; all 0 if it is empty."""
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     if not len(rows):
         return 0, 0, 0, 0

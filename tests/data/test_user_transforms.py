@@ -8,8 +8,8 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from cbam_lightning.data import CIFAR10, FashionMNIST, ImageFolder
+from cbam_lightning.data.cropping import EvalTransform
 from cbam_lightning.data.packed.packing import pack
-from cbam_lightning.data.transforms import EvalTransform
 from cbam_lightning.errors import UsageError
 from tests.callbacks.resume.interrupting import Crash, CrashHere, at, differences
 from tests.command import SHORT, SMALL, call, only_run
@@ -32,7 +32,7 @@ def folder(path, transform, **options):
 
 
 def literally(image, seed, steps):
-    """Apply transforms to an image, with all generators seeded as they are for it."""
+    """Apply transforms to an image, with all generators seeded for it."""
     random.seed(seed)
     np.random.seed(seed >> 32)  # noqa: NPY002
     torch.manual_seed(seed)  # as torch.Generator.manual_seed
@@ -138,7 +138,7 @@ def test_floats_of_some_images_do_not_darken_the_others(pets):
         (lambda image: image[:1], r"returned a tensor \(1, 40, 52\) of uint8; .* as in_channels is 3"),
         (
             lambda image: image.nope,
-            r"raised AttributeError: .* \(.*test_own_transforms\.py, line \d+\); ",
+            r"raised AttributeError: .* \(.*test_user_transforms\.py, line \d+\); ",
         ),
     ],
 )
@@ -149,14 +149,14 @@ def test_a_wrong_result_is_one_line(pets, value, text):
 
 
 def test_torchvisions_own_complaints_are_one_line(pets):
-    with pytest.raises(UsageError, match=r"Normalize raised TypeError: Input .* was uint8 \(3, 40"):
+    with pytest.raises(UsageError, match=r"Normalize raised TypeError: Input .* was a tensor \(3, 40"):
         next(iter(folder(pets, v2.Normalize([0.5], [0.5])).train_dataloader()))
 
 
 @pytest.mark.parametrize(
     ("given", "text"),
     [
-        (v2.RandAugment, "train_transform is the class RandAugment; allowed: an object that can be called"),
+        (v2.RandAugment, "train_transform is the class RandAugment; allowed: a callable object"),
         ([5], "train_transform is 5; allowed"),
     ],
 )

@@ -5,7 +5,7 @@ from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 from torchvision.tv_tensors import Image as ImageTensor
 
-from cbam_lightning.data.images import NotAnImageError, as_image
+from cbam_lightning.data.image_conversion import NotAnImageError, as_image
 from tests.data.generate import patches
 
 PIXELS = patches(1, 20, 24)[0]
@@ -70,7 +70,7 @@ def test_pil_images_are_converted_as_files_are():
         (EXPECTED / 255 - 0.5, "floats from -0.5 to 0.02157"),
         (torch.full((3, 2, 2), torch.nan), "floats from nan to nan"),
         (EXPECTED.int() - 300, "integers from -300 to -167"),
-        (Image.new("F", (4, 4)), r"cannot be taken \(32-bit pixels"),
+        (Image.new("F", (4, 4)), r"an unusable image \(32-bit pixels"),
         (torch.zeros(3, 1, 101), "one side over 100 times the other"),
     ],
 )

@@ -1,15 +1,15 @@
-"""Cutting and resizing one uint8 image: at random for training, the centre for evaluation.
+"""Cropping and resizing one uint8 image: a random crop for training, the centre for evaluation.
 
-They do what ``RandomResizedCrop``, ``RandomHorizontalFlip``, ``Resize`` and ``CenterCrop`` of torchvision do,
-with less work an image: five random numbers in one call, and pixels that stay side by side as the decoder
-writes them. That is the only layout for which torch's resizing needs no rearranging
+These do the same as torchvision's ``RandomResizedCrop``, ``RandomHorizontalFlip``, ``Resize`` and
+``CenterCrop`` with less work per image: the random numbers of a box come from one call, and the channels of a
+pixel stay adjacent, as the decoder writes them. Only this layout needs no copy in torch's resizing
 (``upsample_avx_bilinear_bicubic_uint8`` in ATen's UpSampleKernelAVXAntialias.h).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,19 +20,19 @@ from torchvision.transforms.v2.functional import to_dtype
 Transform = Callable[[Tensor], Tensor]
 Box = tuple[int, int, int, int]
 
-ASPECT_RATIOS = (3 / 4, 4 / 3)  # of the cuts of training, as in https://arxiv.org/abs/1409.4842
-MAX_TRIES = 10  # as in torchvision: nearly every first one fits
+ASPECT_RATIOS = (3 / 4, 4 / 3)  # of training crops, as in https://arxiv.org/abs/1409.4842
+MAX_TRIES = 10  # as in torchvision; the first one nearly always fits
 
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """Cut a random part, resize it to the input size, and mirror it with probability 1/2.
+    """Crop a random part, resize it to the input size, and mirror it with probability 1/2.
 
     The random numbers come from torch's global generator, which the data set seeds for each image.
 
     Args:
         size_px: Height and width of the result.
-        crop_scale: Smallest and largest part of the image's area to cut.
+        crop_scale: Smallest and largest fraction of the image's area to crop.
         hflip: Whether to mirror.
     """
 
@@ -41,41 +41,41 @@ class TrainTransform:
     hflip: bool
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Turn uint8 (C, H, W) into uint8 (C, size_px, size_px)."""
+        """Transform uint8 (C, H, W) to uint8 (C, size_px, size_px)."""
         _, height, width = image.shape
         box = random_box(height, width, self.crop_scale)
-        cut = resize(image, box, (self.size_px, self.size_px))
-        return cut.flip(-1) if self.hflip and torch.rand(()).item() < 0.5 else cut
+        crop = resize(image, box, (self.size_px, self.size_px))
+        return crop.flip(-1) if self.hflip and torch.rand(()).item() < 0.5 else crop
 
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """Resize the shorter side, then cut the centre.
+    """Resize the shorter side, then crop the centre.
 
     Args:
         size_px: Height and width of the result.
-        resize_px: Length of the shorter side before the cut, at least ``size_px``.
+        resize_px: Length of the shorter side before the crop, at least ``size_px``.
     """
 
     size_px: int
     resize_px: int
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Turn uint8 (C, H, W) into uint8 (C, size_px, size_px)."""
+        """Transform uint8 (C, H, W) to uint8 (C, size_px, size_px)."""
         resized = resize_shorter_side(image, self.resize_px)
         top, left = (round((side - self.size_px) / 2) for side in resized.shape[1:])
         return resized[:, top : top + self.size_px, left : left + self.size_px]
 
 
 def resize_shorter_side(image: Tensor, length_px: int) -> Tensor:
-    """Resize an image so that its shorter side has a length, and the longer one keeps the aspect ratio.
+    """Resize an image to a length of its shorter side, keeping the aspect ratio.
 
     Args:
         image: uint8 (C, H, W).
-        length_px: Of the shorter side.
+        length_px: Length of the shorter side.
 
     Returns:
-        uint8 (C, H', W') with min(H', W') = length_px; the longer side is rounded down, as by torchvision.
+        uint8 (C, H', W') with min(H', W') = length_px; the longer side is rounded down, as in torchvision.
     """
     _, height, width = image.shape
     shorter = min(height, width)
@@ -86,7 +86,7 @@ def resize_shorter_side(image: Tensor, length_px: int) -> Tensor:
 
 
 def resize(image: Tensor, box: Box, size: tuple[int, int]) -> Tensor:
-    """Resize a part of an image, bilinear with antialiasing.
+    """Resize a part of an image with antialiased bilinear interpolation.
 
     Args:
         image: uint8 (C, H, W).
@@ -94,24 +94,24 @@ def resize(image: Tensor, box: Box, size: tuple[int, int]) -> Tensor:
         size: Height and width of the result.
 
     Returns:
-        uint8 (C, *size); with three channels the values of a pixel lie side by side.
+        uint8 (C, *size); with three channels, those of a pixel are adjacent in memory.
     """
     top, left, height, width = box
     part = image.permute(1, 2, 0)[top : top + height, left : left + width]
-    # (1, C, h, w) with the strides that torch calls channels_last, which image[None] would not have.
+    # (1, C, h, w) with the strides of channels_last, which image[None] would not have.
     return F.interpolate(part[None].permute(0, 3, 1, 2), size, mode="bilinear", antialias=True)[0]
 
 
 def random_box(height: int, width: int, scale: tuple[float, float]) -> Box:
-    """Draw a part of an image: its area uniformly, its aspect ratio uniformly on a logarithmic scale.
+    """Draw a random box in an image: uniform in area, log-uniform in aspect ratio.
 
-    If no box of that kind fits, the largest one in the centre with an aspect ratio in ``ASPECT_RATIOS`` is
-    taken, as by torchvision.
+    If no such box fits, the largest centred one with an aspect ratio in ``ASPECT_RATIOS`` is returned, as in
+    torchvision.
 
     Args:
-        height: Of the image.
-        width: Of the image.
-        scale: Smallest and largest part of the area.
+        height: Height of the image.
+        width: Width of the image.
+        scale: Smallest and largest fraction of the area.
 
     Returns:
         Top, left, height and width.
@@ -130,16 +130,18 @@ def random_box(height: int, width: int, scale: tuple[float, float]) -> Box:
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
-def stack(images: list[Tensor]) -> Tensor:
-    """Stack images of one size into a batch, in the layout in which they are.
+def stack(images: list[Tensor], shape: Sequence[int]) -> Tensor:
+    """Stack images of one size into a batch, keeping the channels of a pixel adjacent.
 
     Args:
-        images: At least one (C, H, W), uint8 or float32 in [0, 1].
+        images: N images (C, H, W), uint8 or float32 in [0, 1].
+        shape: (C, H, W), for an empty list.
 
     Returns:
-        (N, C, H, W), float32 if any of them is; the values of a pixel lie side by side, as nothing in a
-        worker needs them apart.
+        (N, C, H, W), float32 if any image is.
     """
+    if not images:
+        return torch.empty((0, *shape), dtype=torch.uint8)
     if len({image.dtype for image in images}) > 1:
         images = [to_dtype(image, torch.float32, scale=True) for image in images]
     return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)

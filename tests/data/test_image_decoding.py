@@ -8,7 +8,7 @@ from PIL import Image
 from torchvision.io import ImageReadMode
 from torchvision.io import decode_image as torchvision_decode
 
-from cbam_lightning.data.decoding import UndecodableError, decode_image
+from cbam_lightning.data.image_decoding import UndecodableError, decode_image
 from tests.data.generate import photographs
 
 PHOTO = photographs()[0][200:260, 300:380].copy()  # (60, 80, 3)

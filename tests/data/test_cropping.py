@@ -6,7 +6,7 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from cbam_lightning.data.transforms import (
+from cbam_lightning.data.cropping import (
     EvalTransform,
     TrainTransform,
     random_box,
@@ -18,7 +18,7 @@ from tests.data.generate import patches
 
 
 def photograph(height=300, width=400, seed=0):
-    """As decoders return it: (3, H, W) with the values of a pixel side by side."""
+    """As decoders return it: (3, H, W) with the channels of a pixel side by side."""
     return torch.from_numpy(patches(1, height, width, seed)[0]).permute(2, 0, 1)
 
 
@@ -104,7 +104,7 @@ def test_the_whole_square_is_cut_with_a_scale_of_1():
 
 def test_a_stack_keeps_the_pixels_together():
     images = [photograph(32, 40, seed) for seed in range(3)]
-    batch = stack(images)
+    batch = stack(images, (3, 32, 40))
     assert torch.equal(batch, torch.stack(images))
     assert batch.is_contiguous(memory_format=torch.channels_last)
 

@@ -2,7 +2,7 @@ import torch
 from pytorch_lightning.utilities import move_data_to_device
 
 from cbam_lightning.data import DetectionBatch
-from cbam_lightning.data.detection.batch import scale_boxes
+from cbam_lightning.data.detection.detection_batch import scale_boxes
 
 
 def test_boxes_go_to_another_size_and_back():

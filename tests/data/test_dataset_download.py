@@ -3,7 +3,7 @@ import urllib.error
 
 import pytest
 
-from cbam_lightning.data.downloads import download_folder
+from cbam_lightning.data.dataset_download import download_folder
 
 
 def tree(root):

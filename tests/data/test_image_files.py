@@ -6,9 +6,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from cbam_lightning.data.batch import BadImage
-from cbam_lightning.data.files import FileDataset, find_files, find_predict_files
-from cbam_lightning.data.transformed import usable_cores
-from cbam_lightning.data.transforms import EvalTransform
+from cbam_lightning.data.cropping import EvalTransform
+from cbam_lightning.data.image_files import FileDataset, find_files, find_predict_files
+from cbam_lightning.data.split_dataset import usable_cores
 from cbam_lightning.errors import UsageError
 from tests.data.generate import patches, save_image, write_image_folder
 
@@ -20,7 +20,7 @@ def dataset(paths, channels=3):
 
 @pytest.fixture
 def files(tmp_path):
-    """Four images; the second is a text file, the third is cut short, the fifth has a strange name."""
+    """Four images; the second is a text file, the third is truncated, the fifth has an unusual name."""
     write_image_folder(tmp_path, ["a"], 4)
     paths = sorted((tmp_path / "a").iterdir())
     paths[1].write_text("no image")

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from cbam_lightning.data.detection.annotations import as_objects
-from cbam_lightning.data.detection.transforms import Augmented
+from cbam_lightning.data.detection.augmentation import Augmented
 
 BLACK = (0.0, 0.0, 0.0)
 
@@ -18,7 +18,7 @@ def painted(boxes, height=48, width=80, channels=3):
 
 
 def extent(image):
-    """Left, top, right and bottom of what is white; contrast and brightness may have changed."""
+    """Left, top, right and bottom of the white part; contrast and brightness may have changed."""
     white = image.amax(0) > image.max() / 2
     rows, columns = (torch.nonzero(white.any(axis)).flatten() for axis in (1, 0))
     return [columns[0].item(), rows[0].item(), columns[-1].item() + 1, rows[-1].item() + 1]

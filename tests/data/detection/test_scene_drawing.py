@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cbam_lightning.data.detection.scenes import SceneMaker
+from cbam_lightning.data.detection.scene_drawing import SceneMaker
 from cbam_lightning.data.fashion_mnist import EMBEDDED_DIR
 from cbam_lightning.data.idx import read_idx
 from tests.data.generate import photographs

@@ -1,4 +1,4 @@
-"""Downloading a data set so that an interruption leaves earlier files as they were."""
+"""Download of a data set in one step: an interruption leaves existing files unchanged."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from pathlib import Path
 
 
 def download_folder(folder: Path, fetch: Callable[[Path], object], what: str) -> None:
-    """Download a data set beside its folder, and move its files there only once all are complete.
+    """Download a data set next to its folder, and move the files there once all of them are complete.
 
     Args:
-        folder: The folder to fill; files of other names in it stay.
-        fetch: Downloads and checks the data set, given a folder in which it makes one named as ``folder``.
-        what: The data set and where it comes from, for the message.
+        folder: The folder to fill; other files in it are kept.
+        fetch: Downloads and checks the data set. It gets a temporary folder and creates one with the name of
+            ``folder`` in it.
+        what: The data set and its source, for the error message.
 
     Raises:
         OSError: The download failed.
@@ -25,7 +26,7 @@ def download_folder(folder: Path, fetch: Callable[[Path], object], what: str) ->
     with tempfile.TemporaryDirectory(prefix=".download-", dir=folder.parent) as temporary:
         try:
             fetch(Path(temporary))
-        # torchvision reports a wrong checksum as a RuntimeError; the others come from reading the archive.
+        # torchvision raises RuntimeError for a wrong checksum; the others come from reading the archive.
         except (
             OSError,
             RuntimeError,

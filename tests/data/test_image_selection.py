@@ -1,4 +1,4 @@
-"""Images to look at: which ones, with which classes, cut how."""
+"""Selected images: which ones, with which classes, and how they are cropped."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from cbam_lightning.data import FashionMNIST
-from cbam_lightning.data.viewing import image_files, read_mask, spread
+from cbam_lightning.data.image_selection import open_image_files, read_mask, spread
 from cbam_lightning.errors import UsageError
 
 
@@ -35,20 +35,20 @@ def test_class_folders_give_classes_and_other_folders_none():
     for label, name in enumerate(("cat", "dog")):
         for i in range(3):
             save(f"pets/{name}/{i}.png", 100 * label)
-    images = seen(image_files("pets", 24, 3, ("dog", "cat", "fox")), 2)
+    images = seen(open_image_files("pets", 24, 3, ("dog", "cat", "fox")), 2)
     assert [(one.name, one.label) for one in images] == [("pets/cat/0.png", 1), ("pets/dog/0.png", 0)]
     save("pets/unknown/0.png", 7)
-    assert {one.label for one in seen(image_files("pets", 24, 3, ("dog", "cat")))} == {-1}
-    assert [one.label for one in seen(image_files("pets/dog/1.png", 24, 3, ("dog", "cat")))] == [-1]
+    assert {one.label for one in seen(open_image_files("pets", 24, 3, ("dog", "cat")))} == {-1}
+    assert [one.label for one in seen(open_image_files("pets/dog/1.png", 24, 3, ("dog", "cat")))] == [-1]
 
 
 def test_small_networks_see_whole_images_and_large_ones_the_centre():
     columns = np.arange(64, dtype=np.uint8).repeat(64).reshape(64, 64).T
     Image.fromarray(columns).save("ramp.png")
-    (small,) = seen(image_files("ramp.png", 64, 1))
+    (small,) = seen(open_image_files("ramp.png", 64, 1))
     assert torch.equal(small.image[0], torch.tensor(columns))
     Image.fromarray(columns).resize((256, 256), Image.Resampling.NEAREST).save("large.png")
-    (large,) = seen(image_files("large.png", 224, 1))
+    (large,) = seen(open_image_files("large.png", 224, 1))
     assert large.image.shape == (1, 224, 224)
     assert (int(large.image[0, 0, 0]), int(large.image[0, 0, -1])) == (4, 59)
 
@@ -63,16 +63,16 @@ def test_masks_are_cut_as_images_are():
     assert torch.equal(found, (torch.arange(224) >= 112).expand(224, 224))
     assert read_mask("masks", "photos/b.jpg", 224) is None
     Path("masks/c.png").write_text("no image")
-    with pytest.raises(UsageError, match=r"the mask masks/c\.png is no image"):
+    with pytest.raises(UsageError, match=r"the mask masks/c\.png is not an image"):
         read_mask("masks", "c.jpg", 224)
 
 
 def test_mistakes_are_told():
     with pytest.raises(UsageError, match="nowhere does not exist"):
-        image_files("nowhere", 24, 3)
+        open_image_files("nowhere", 24, 3)
     save("photos/a.png", 3)
     Path("photos/b.png").write_text("no image")
     with pytest.raises(UsageError, match=r"cannot decode photos/b\.png"):
-        seen(image_files("photos", 24, 3))
+        seen(open_image_files("photos", 24, 3))
     with pytest.raises(UsageError, match="limit"):
-        spread(image_files("photos", 24, 3), 0)
+        spread(open_image_files("photos", 24, 3), 0)

@@ -1,4 +1,4 @@
-"""What all data modules share: options, splits, loaders, and the seed of the run."""
+"""Base class of all data modules: options, splits, loaders, and the seed of the run."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from cbam_lightning.checks import require
+from cbam_lightning.checks import require, require_at_least
 from cbam_lightning.data.bad_images import BadImageLog
-from cbam_lightning.data.batch import SplitDataset
-from cbam_lightning.data.loader import BatchLoader, collated_already
-from cbam_lightning.data.order import EvalOrder, TrainOrder
+from cbam_lightning.data.loader import BatchLoader, EvalOrder, TrainOrder, collated_already
+from cbam_lightning.data.split_dataset import SplitDataset
 from cbam_lightning.seeding import run_seed
 
+LabelledSplit = Literal["train", "val", "test"]
 Split = Literal["train", "val", "test", "predict"]
 Loader = DataLoader[Any]
 
@@ -25,20 +25,21 @@ class BaseDataModule(LightningDataModule, ABC):
     """Base of the data modules of all tasks.
 
     Args:
-        batch_size: Images in a batch, on each device.
-        global_batch_size: Images in a batch over all devices, a multiple of their number; replaces
-            ``batch_size``, so that a run is the same on however many devices.
-        num_workers: Processes that load images; by default none for images held in memory, and for image
-            files, transforms and data sets of your own as many as there are processor cores, at most 8.
-        val_fraction: Part of the training images held out for validation. With 0 all of them are trained on
-            and validation shows the test images: then choose no checkpoint by it.
-        split_seed: Seed of the choice of held-out images; the seed of the run does not influence it.
-        predict_path: Image file, or folder of image files, to predict; by default the test images.
-        on_bad_image: What to do about a file that is not a readable image: stop, or leave it out and say so.
+        batch_size: Images per batch on each device.
+        global_batch_size: Images per batch over all devices, a multiple of their number. It replaces
+            ``batch_size`` and makes a run independent of the number of devices.
+        num_workers: Processes that load images. Default: 0 for images in memory; for image files, and for
+            user-defined transforms and data sets, the number of processor cores, at most 8.
+        val_fraction: Fraction of the training images held out for validation. With 0, all of them are trained
+            on and validation uses the test images; do not choose checkpoints by it then.
+        split_seed: Seed of the choice of held-out images; it is independent of the seed of the run.
+        predict_path: Image file, or folder of image files, to predict. Default: the test images.
+        on_bad_image: What to do with a file that is not a readable image: "raise" stops, "skip" leaves it out
+            and warns.
 
     Attributes:
         num_classes: Number of classes.
-        class_names: Their names, in the order of the labels.
+        class_names: Names of the classes, in the order of the labels.
         in_channels: Channels of an image, 1 or 3.
         mean: Mean of each channel, of values in [0, 1].
         std: Standard deviation of each channel, of values in [0, 1].
@@ -64,14 +65,9 @@ class BaseDataModule(LightningDataModule, ABC):
         on_bad_image: Literal["raise", "skip"] = "raise",
     ) -> None:
         super().__init__()
-        require(batch_size >= 1, "batch_size", batch_size, "1 or more")
-        require(
-            global_batch_size is None or global_batch_size >= 1,
-            "global_batch_size",
-            global_batch_size,
-            "1 or more, or null",
-        )
-        require(num_workers is None or num_workers >= 0, "num_workers", num_workers, "0 or more, or null")
+        require_at_least(1, batch_size=batch_size)
+        require_at_least(1, or_null=True, global_batch_size=global_batch_size)
+        require_at_least(0, or_null=True, num_workers=num_workers)
         require(0 <= val_fraction < 1, "val_fraction", val_fraction, "0 or more, and less than 1")
         self.batch_size = batch_size
         self.global_batch_size = global_batch_size
@@ -83,8 +79,8 @@ class BaseDataModule(LightningDataModule, ABC):
         self._seed: int | None = None
 
     @abstractmethod
-    def build_split(self, split: Literal["train", "val", "test"]) -> SplitDataset:
-        """Make the data set of a split; with a ``val_fraction`` of 0 that of "val" holds the test images.
+    def build_split(self, split: LabelledSplit) -> SplitDataset:
+        """Build the data set of a split; with a ``val_fraction`` of 0, "val" holds the test images.
 
         Raises:
             UsageError: The data are missing or damaged.
@@ -92,15 +88,15 @@ class BaseDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def build_predict_set(self, path: str) -> SplitDataset:
-        """Make the data set of an image file, or of the image files in a folder.
+        """Build the data set of an image file, or of the image files in a folder.
 
         Raises:
-            UsageError: There are none.
+            UsageError: There are no files.
         """
 
     @cached_property
     def train_set(self) -> SplitDataset:
-        """The training images without those held out, augmented at random."""
+        """The training images without the held-out ones, randomly augmented."""
         return self.build_split("train")
 
     @cached_property
@@ -119,7 +115,7 @@ class BaseDataModule(LightningDataModule, ABC):
         return self.test_set if self.predict_path is None else self.build_predict_set(self.predict_path)
 
     def setup(self, stage: str | None = None) -> None:
-        """Load what a stage needs; what is loaded already stays.
+        """Load the splits of a stage; those already loaded are kept.
 
         Args:
             stage: "fit", "validate", "test", "predict", or ``None`` for all of them.
@@ -141,7 +137,7 @@ class BaseDataModule(LightningDataModule, ABC):
         return cast(SplitDataset, getattr(self, f"{split}_set"))
 
     def sample_name(self, split: Split, index: int) -> str:
-        """Return the path of an image, or for images in memory a name such as "cifar10/test/00012".
+        """Return the path of an image, or a name such as "cifar10/test/00012" for images in memory.
 
         Args:
             split: The split.
@@ -150,7 +146,7 @@ class BaseDataModule(LightningDataModule, ABC):
         return self.split_set(split).name(index)
 
     def train_dataloader(self) -> Loader:
-        """Return shuffled batches; the last is left out if incomplete, unless it is the only one."""
+        """Return shuffled batches; an incomplete last batch is dropped, unless it is the only one."""
         dataset = self.train_set
         order = self.train_order(dataset)
         if self._overfits:
@@ -158,7 +154,7 @@ class BaseDataModule(LightningDataModule, ABC):
         return BatchLoader(dataset, order, self._num_workers(dataset))
 
     def train_order(self, dataset: SplitDataset) -> TrainOrder:
-        """Return the order of training on these images."""
+        """Return the order in which these images are trained on."""
         return TrainOrder(dataset, self.device_batch_size, self.seed, *self._devices)
 
     def val_dataloader(self) -> Loader:
@@ -170,15 +166,15 @@ class BaseDataModule(LightningDataModule, ABC):
         return self._eval_loader(self.test_set)
 
     def predict_dataloader(self) -> Loader:
-        """Return the batches of ``predict_set``, which Lightning deals out to the devices."""
+        """Return the batches of ``predict_set``, which Lightning distributes over the devices."""
         return self._plain_loader(self.predict_set)
 
     @property
     def device_batch_size(self) -> int:
-        """Images in a batch of one device.
+        """Images per batch on one device.
 
         Raises:
-            UsageError: ``global_batch_size`` is no multiple of the number of devices.
+            UsageError: ``global_batch_size`` is not a multiple of the number of devices.
         """
         if self.global_batch_size is None:
             return self.batch_size
@@ -191,12 +187,12 @@ class BaseDataModule(LightningDataModule, ABC):
 
     @property
     def _devices(self) -> tuple[int, int]:
-        """The number of devices, and which of them this is."""
+        """The number of devices, and the rank of this one."""
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
     @property
     def _overfits(self) -> bool:
-        """Whether Lightning wants to put its own order into the loaders."""
+        """Whether Lightning replaces the order of the loaders with its own (``overfit_batches``)."""
         return bool(getattr(self.trainer, "overfit_batches", 0))
 
     @property
@@ -236,9 +232,9 @@ class BaseDataModule(LightningDataModule, ABC):
 
     @property
     def skipped_images(self) -> list[str]:
-        """The files left out so far as not readable, each once, in the order they were met."""
+        """The unreadable files left out so far, each once, in the order in which they were found."""
         return self._bad_images.paths
 
     def teardown(self, stage: str) -> None:
-        """Warn of the files left out, on every process: each reads files of its own."""
+        """Warn of the files left out, on every process, because each reads other files."""
         self._bad_images.report()

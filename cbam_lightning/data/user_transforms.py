@@ -1,4 +1,4 @@
-"""Transforms of the user's on our images: what goes in, and what may come out."""
+"""User-defined transforms: applying them to an image and checking what they return."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import Any, Literal, TypeAlias
 from torch import Tensor
 from torchvision.transforms import v2
 
-from cbam_lightning.data.images import NotAnImageError, allowed_images, as_image
-from cbam_lightning.data.transforms import EvalTransform
+from cbam_lightning.data.cropping import EvalTransform
+from cbam_lightning.data.image_conversion import NotAnImageError, allowed_images, as_image, described
 from cbam_lightning.errors import UsageError
 from cbam_lightning.user_code.tracebacks import describe_error
 
 # For jsonargparse: the transforms of torchvision by their bare names, and any class with ``__call__``.
 OneTransform: TypeAlias = v2.Transform | Callable[[Any], Any]
-# The list comes first: what is first writes the saved configuration, and callables would claim a list.
+# The list comes first: the first type writes the saved configuration, and callables would claim a list.
 TransformOption: TypeAlias = list[OneTransform] | OneTransform | None
 
 
 @dataclass(frozen=True)
-class OwnTransform:
-    """One or several transforms of the user's, one after the other, and the check of what they return.
+class UserTransform:
+    """One or more user-defined transforms, applied in order, with a check of the result.
 
     Attributes:
-        option: Of the command, for messages.
+        option: Option of the command, for error messages.
         steps: The transforms.
-        channels: Of the images.
-        size: Height and width of the result; what has another size is cut out of the centre.
-        any_float: As for ``as_image``.
+        channels: Channels of the images.
+        size: Height and width of the result. Square images of another size are resized and centre-cropped.
+        any_float: As in ``as_image``.
     """
 
     option: str
@@ -39,10 +39,10 @@ class OwnTransform:
     any_float: bool = False
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Turn (C, H, W) into (C, *size), uint8 or float32.
+        """Transform (C, H, W) to (C, *size), uint8 or float32.
 
         Raises:
-            UsageError: A transform raises, or returns something else than such an image.
+            UsageError: A transform raises, or does not return such an image.
         """
         changed = self.apply(image)
         height, width = self.size
@@ -57,10 +57,10 @@ class OwnTransform:
         return EvalTransform(height, height)(changed)
 
     def apply(self, image: Tensor) -> Tensor:
-        """Apply the transforms, without cutting to the size.
+        """Apply the transforms without cropping to the size.
 
         Raises:
-            UsageError: As above.
+            UsageError: A transform raises, or does not return an image.
         """
         changed: Any = image
         for step in self.steps:
@@ -68,7 +68,7 @@ class OwnTransform:
                 changed = step(changed)
             except Exception as error:
                 what = describe_error(error)
-                message = f"{self._title(step)} raised {what}; its input was {_what(changed)}."
+                message = f"{self._title(step)} raised {what}; its input was {described(changed)}."
                 raise UsageError(message) from error
         try:
             return as_image(changed, self.channels, any_float=self.any_float)
@@ -81,28 +81,22 @@ class OwnTransform:
         return f"{self.option} {getattr(step, '__name__', type(step).__name__)}"
 
 
-def as_steps(option: str, given: TransformOption) -> tuple[Callable[[Any], Any], ...] | None:
-    """Return the transforms that an option names; ``None`` if it is left out.
+def as_steps(option: str, value: TransformOption) -> tuple[Callable[[Any], Any], ...] | None:
+    """Return the transforms that an option names; ``None`` if it is not set.
 
     Args:
-        option: Its name.
-        given: Its value.
+        option: Name of the option.
+        value: Value of the option.
 
     Raises:
-        UsageError: It is no transform.
+        UsageError: A value is not a transform.
     """
-    if given is None:
+    if value is None:
         return None
-    steps: tuple[Any, ...] = tuple(given) if isinstance(given, list | tuple) else (given,)
+    steps: tuple[Any, ...] = tuple(value) if isinstance(value, list | tuple) else (value,)
     for step in steps:
         if isinstance(step, type) or not callable(step):
             what = f"the class {step.__name__}" if isinstance(step, type) else repr(step)
-            message = f"--data.{option} is {what}; allowed: an object that can be called, or a list of such."
+            message = f"--data.{option} is {what}; allowed: a callable object, or a list of them."
             raise UsageError(message)
     return steps
-
-
-def _what(given: object) -> str:
-    if isinstance(given, Tensor):
-        return f"{str(given.dtype).removeprefix('torch.')} {tuple(given.shape)}"
-    return type(given).__name__

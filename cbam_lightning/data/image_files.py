@@ -1,4 +1,4 @@
-"""Image files: finding them, and the data set that decodes and crops them in the worker processes."""
+"""Image files: finding them, reading them, and a data set of them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cbam_lightning.data.batch import BadImage
-from cbam_lightning.data.decoding import SUFFIXES, UndecodableError, decode_image
-from cbam_lightning.data.transformed import TransformedDataset
-from cbam_lightning.data.transforms import Transform
+from cbam_lightning.data.cropping import Transform
+from cbam_lightning.data.image_decoding import SUFFIXES, UndecodableError, decode_image
+from cbam_lightning.data.split_dataset import TransformedDataset
 from cbam_lightning.errors import UsageError
 
 # Left behind by the file managers of Windows; those of other systems start with a dot.
@@ -28,7 +28,7 @@ class FileDataset(TransformedDataset):
         paths: The files.
         labels: int64 (M,), the class of each file.
         transform: From uint8 (C, H, W) of any size to uint8 (C, size_px, size_px).
-        channels: C, 1 for grey values or 3 for RGB.
+        channels: C, 1 for greyscale or 3 for RGB.
         size_px: Height and width after the transform.
     """
 
@@ -45,29 +45,27 @@ class FileDataset(TransformedDataset):
 
     def read(self, index: int) -> Tensor | BadImage:
         """Decode a file: uint8 (C, H, W)."""
-        found = read_image(self.name(index), self.channels)
-        return found if isinstance(found, BadImage) else found[0]
+        return read_image(self.name(index), self.channels)
 
     def name(self, index: int) -> str:
         """Return the path of the file."""
         return os.fsdecode(bytes(self._paths[index]))
 
 
-def read_image(path: str, channels: Literal[1, 3]) -> tuple[Tensor, bytes] | BadImage:
+def read_image(path: str, channels: Literal[1, 3]) -> Tensor | BadImage:
     """Read and decode an image file.
 
     Args:
-        path: The file; only the usual suffixes of images are read.
-        channels: C, 1 for grey values or 3 for RGB.
+        path: The file; its suffix must be that of an image.
+        channels: C, 1 for greyscale or 3 for RGB.
 
     Returns:
-        uint8 (C, H, W) and the content of the file, or the reason why there is no image.
+        uint8 (C, H, W), or the reason why the file is not readable as an image.
     """
     if not path.lower().endswith(SUFFIXES):
         return BadImage(path, f"its name is not that of an image ({', '.join(SUFFIXES)})")
     try:
-        content = Path(path).read_bytes()
-        return decode_image(content, channels), content
+        return decode_image(Path(path).read_bytes(), channels)
     except UndecodableError as error:
         return BadImage(path, str(error))
     except OSError as error:
@@ -75,28 +73,28 @@ def read_image(path: str, channels: Literal[1, 3]) -> tuple[Tensor, bytes] | Bad
 
 
 def as_bytes(names: Sequence[str]) -> NDArray[np.bytes_]:
-    """Put names into one array instead of a million strings.
+    """Store names in one array instead of a million strings.
 
-    Reading a string changes its reference count, and so copies its memory page into every worker process.
+    Reading a string changes its reference count, which copies its memory page into every worker process.
 
     Args:
-        names: Paths, or parts of them; ``os.fsdecode`` gets them back.
+        names: Paths, or parts of them; ``os.fsdecode`` converts them back.
     """
     return np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
 
 
 def visible_entries(folder: str | Path) -> list[Path]:
-    """List a folder by name, without hidden files and those that file managers leave behind."""
+    """List a folder by name, without hidden files and those left behind by file managers."""
     entries = sorted(Path(folder).iterdir(), key=lambda entry: entry.name)
     return [e for e in entries if not e.name.startswith(".") and e.name.lower() not in IGNORED_NAMES]
 
 
 def find_files(folder: str | Path, above: tuple[str, ...] = ()) -> list[str]:
-    """List the visible files in a folder and in the folders below it, sorted by path.
+    """List the visible files in a folder and its subfolders, sorted by path.
 
     Args:
-        folder: Where to look; links are followed, except back to a folder that the link stands in.
-        above: The real paths of the folders that this one stands in.
+        folder: The folder to search. Links are followed, except back to a folder that contains the link.
+        above: Real paths of the folders that contain this one.
     """
     real = os.path.realpath(folder)
     if real in above:
@@ -108,7 +106,7 @@ def find_files(folder: str | Path, above: tuple[str, ...] = ()) -> list[str]:
 
 
 def find_predict_files(path: Path) -> list[str]:
-    """List an image file, or the files in a folder and below.
+    """List an image file, or the files in a folder and its subfolders.
 
     Raises:
         UsageError: There is no such file or folder, or the folder is empty.

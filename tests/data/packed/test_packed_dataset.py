@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cbam_lightning.data.packed.shard_order import SHARDS_AT_ONCE, shard_share
+from cbam_lightning.data.packed.packed_dataset import SHARDS_AT_ONCE, shard_share
 
 SHARD_OF = torch.arange(20_000) // 100  # 200 shards of 100 images
 

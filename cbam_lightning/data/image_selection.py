@@ -1,0 +1,184 @@
+"""Choosing images to show or explain: some of a split or a folder, as in evaluation, with their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from cbam_lightning.checks import require_at_least
+from cbam_lightning.data.bad_images import BadImageLog
+from cbam_lightning.data.batch import BadImage
+from cbam_lightning.data.class_folders import EVAL_RESIZE_RATIO
+from cbam_lightning.data.cropping import EvalTransform, Transform
+from cbam_lightning.data.detection.annotations import without_objects
+from cbam_lightning.data.detection.augmentation import Augmented
+from cbam_lightning.data.detection.dataset import DetectionFiles
+from cbam_lightning.data.detection.detection_batch import DetectionFileBatch
+from cbam_lightning.data.image_files import FileDataset, find_predict_files, read_image
+from cbam_lightning.data.split_dataset import SplitDataset
+from cbam_lightning.errors import UsageError
+
+# Networks for images of at most this side are evaluated on whole images, as in the data modules of such
+# images.
+_WHOLE_UP_TO_PX = 64
+
+
+class NamedImage(NamedTuple):
+    """An image of a classification data set.
+
+    Attributes:
+        name: Name by which a person finds it.
+        image: uint8 (C, H, W).
+        label: Its class, or -1 where it is unknown.
+    """
+
+    name: str
+    image: Tensor
+    label: int
+
+
+class NamedScene(NamedTuple):
+    """An image of a detection data set.
+
+    Attributes:
+        name: Name by which a person finds it.
+        image: uint8 (C, H, W).
+        objects: The fields of ``Objects`` by name.
+    """
+
+    name: str
+    image: Tensor
+    objects: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class ImageSelection:
+    """Some images of a data set.
+
+    Attributes:
+        dataset: Without augmentation.
+        positions: Positions in the data set.
+    """
+
+    dataset: SplitDataset
+    positions: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def batches(self, size: int) -> Iterator[list[Any]]:
+        """Read up to ``size`` images at a time, each as ``NamedImage`` or, for detection, ``NamedScene``.
+
+        Raises:
+            UsageError: A file is not an image.
+            OSError: A file cannot be read.
+        """
+        problems = BadImageLog("raise")
+        for start in range(0, len(self), size):
+            batch = self.dataset.__getitems__(self.positions[start : start + size])
+            for bad in getattr(batch, "bad", ()):
+                problems.add(bad)
+            kind: Any = NamedImage
+            targets = getattr(batch, "labels", torch.empty(0)).tolist()
+            if isinstance(batch, DetectionFileBatch):
+                kind, targets = NamedScene, batch.batch.targets
+            rows = zip(batch.indices.tolist(), batch.images, targets, strict=True)
+            yield [kind(self.dataset.name(index), image, target) for index, image, target in rows]
+
+
+def spread(dataset: SplitDataset, limit: int | None = None) -> ImageSelection:
+    """Choose images at equal distances in a data set, so that every class folder is represented.
+
+    Args:
+        dataset: The images.
+        limit: Largest number of images. Default: all.
+
+    Raises:
+        UsageError: The limit is below 1.
+    """
+    require_at_least(1, limit=limit)
+    length = len(dataset)
+    count = length if limit is None else min(limit, length)
+    return ImageSelection(dataset, [i * length // count for i in range(count)])
+
+
+def open_image_files(
+    path: str | Path, size_px: int, channels: int, class_names: Sequence[str] = ()
+) -> FileDataset:
+    """Build the data set of an image file, or of those in a folder, cropped as in evaluation.
+
+    Args:
+        path: File, or folder, which is searched with its subfolders.
+        size_px: Height and width of the result. The shorter side is resized to 256/224 of it before the
+            centre crop; for sizes up to 64, to the size itself.
+        channels: 1 or 3.
+        class_names: If the folder holds subfolders of these names, and images in no other, these are the
+            classes of the images.
+
+    Raises:
+        UsageError: There is no such file or folder, or the folder is empty.
+    """
+    paths = find_predict_files(Path(path))
+    labels = torch.tensor(_labels(Path(path), paths, class_names), dtype=torch.int64)
+    transform = evaluation_transform(size_px)
+    return FileDataset(paths, labels, transform, cast(Literal[1, 3], channels), size_px)
+
+
+def open_scene_files(path: str | Path, channels: int) -> DetectionFiles:
+    """Build the data set of an image file, or of those in a folder, in their own sizes.
+
+    Args:
+        path: File, or folder, which is searched with its subfolders.
+        channels: 1 or 3.
+
+    Raises:
+        UsageError: There is no such file or folder, or the folder is empty.
+    """
+    annotations = without_objects(find_predict_files(Path(path)))
+    unchanged = Augmented("none", None, [0.0] * channels)
+    return DetectionFiles(annotations, unchanged, cast(Literal[1, 3], channels))
+
+
+def evaluation_transform(size_px: int) -> Transform:
+    """Return the transform of evaluation for networks of this input size."""
+    return EvalTransform(
+        size_px, size_px if size_px <= _WHOLE_UP_TO_PX else round(size_px * EVAL_RESIZE_RATIO)
+    )
+
+
+def read_mask(folder: str | Path, name: str, size_px: int) -> Tensor | None:
+    """Read the mask of an image, cropped like the image.
+
+    Args:
+        folder: Holds ``<stem of the image>.png``, in which everything but black is inside.
+        name: Path of the image.
+        size_px: As in ``open_image_files``.
+
+    Returns:
+        bool (size_px, size_px), or ``None`` if there is no such file.
+
+    Raises:
+        UsageError: The file is not an image.
+    """
+    path = Path(folder, f"{Path(name).stem}.png")
+    if not path.is_file():
+        return None
+    mask = read_image(str(path), 1)
+    if isinstance(mask, BadImage):
+        message = f"the mask {path} is not an image: {mask.reason}."
+        raise UsageError(message)
+    inside = (mask > 0).to(torch.uint8) * 255
+    return evaluation_transform(size_px)(inside)[0] > 127
+
+
+def _labels(root: Path, paths: Sequence[str], class_names: Sequence[str]) -> list[int]:
+    label_of = {name: label for label, name in enumerate(class_names)}
+    folders = [Path(path).relative_to(root).parts[0] for path in paths] if root.is_dir() else []
+    if not folders or not set(folders) <= label_of.keys():
+        return [-1] * len(paths)
+    return [label_of[folder] for folder in folders]
