@@ -10,16 +10,14 @@ from cbam_lightning.errors import UsageError, unknown_name
 def check_positive(option: str, value: int) -> None:
     """Raise a ``UsageError`` unless ``value`` is a whole number of at least 1."""
     if not isinstance(value, int) or value < 1:
-        message = f"{option} is {value!r}; give a whole number of at least 1."
-        raise UsageError(message)
+        raise UsageError(f"{option} is {value!r}; give a whole number of at least 1.")
 
 
 def check_odd(option: str, value: int) -> None:
     """Raise a ``UsageError`` unless ``value`` is a positive odd number."""
     check_positive(option, value)
     if value % 2 == 0:
-        message = f"{option} is {value}, which has no centre; give an odd number, for example 3 or 7."
-        raise UsageError(message)
+        raise UsageError(f"{option} is {value}, which has no centre; give an odd number, for example 3 or 7.")
 
 
 def check_choice(option: str, value: str, allowed: Iterable[str]) -> None:
@@ -57,5 +55,4 @@ def require(condition: bool, name: str, given: object, allowed: str) -> None:
         UsageError: ``condition`` is false.
     """
     if not condition:
-        message = f"{name} is {given}; allowed: {allowed}. Change it with --data.{name}."
-        raise UsageError(message)
+        raise UsageError(f"{name} is {given}; allowed: {allowed}. Change it with --data.{name}.")

@@ -50,5 +50,6 @@ def check_unwritten(*paths: Path) -> None:
     """Raise a ``UsageError`` if one of the paths exists."""
     for path in paths:
         if path.exists():
-            message = f"{path} already exists and is not overwritten; give another folder, or move it away."
-            raise UsageError(message)
+            raise UsageError(
+                f"{path} already exists and is not overwritten; give another folder, or move it away."
+            )

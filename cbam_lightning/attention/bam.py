@@ -98,11 +98,10 @@ class BAM(Gate):
     def _check_batch(self, x: Tensor) -> None:
         bn = self.channel[1]
         if isinstance(bn, nn.BatchNorm1d) and bn.training and len(x) == 1:
-            message = (
+            raise UsageError(
                 "BAM was given a batch of one in training, but the BatchNorm of its channel branch needs at "
                 "least two. Use a larger batch, drop the incomplete last one, or call eval() on the module."
             )
-            raise UsageError(message)
 
 
 def _channel_branch(channels: int, hidden: int) -> nn.Sequential:

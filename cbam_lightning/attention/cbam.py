@@ -253,8 +253,7 @@ def _check_pools(pools: Sequence[str]) -> None:
     allowed = ", ".join(_CHANNEL_POOLS)
     is_list = isinstance(pools, Sequence) and not isinstance(pools, str)
     if not is_list or not pools or len({str(pool) for pool in pools}) < len(pools):
-        message = f"pools is {pools!r}; give a list of one or more of {allowed}, each at most once."
-        raise UsageError(message)
+        raise UsageError(f"pools is {pools!r}; give a list of one or more of {allowed}, each at most once.")
     for pool in pools:
         check_choice("pool", pool, tuple(_CHANNEL_POOLS))
 
@@ -263,8 +262,7 @@ def _check_spatial(kernel_size: int, spatial_pool: str, relu: bool, gate: str) -
     check_choice("spatial_pool", spatial_pool, get_args(SpatialPool))
     check_odd("kernel_size", kernel_size)
     if relu and gate == "identity":
-        message = (
+        raise UsageError(
             "gate 'identity' needs logits of exactly 0 at initialisation, where the spatial ReLU passes no "
             "gradient, so the spatial gate would never learn. Turn the ReLU off, or use gate 'sigmoid'."
         )
-        raise UsageError(message)

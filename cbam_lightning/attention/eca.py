@@ -80,7 +80,6 @@ def adaptive_kernel_size(channels: int, gamma: float = 2, beta: float = 1) -> in
             or not math.isfinite(value)
             or (option == "gamma" and value <= 0)
         ):
-            message = f"{option} is {value!r}; give a {'positive ' * (option == 'gamma')}number."
-            raise UsageError(message)
+            raise UsageError(f"{option} is {value!r}; give a {'positive ' * (option == 'gamma')}number.")
     truncated = int(abs((math.log2(channels) + beta) / gamma))
     return truncated if truncated % 2 else truncated + 1

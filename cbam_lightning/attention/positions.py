@@ -36,8 +36,7 @@ def check_dims(dims: int) -> None:
     """Raise a ``UsageError`` unless ``dims`` is 1, 2 or 3."""
     if dims not in get_args(Dims):
         choices = ", ".join(f"{number} for {shape}" for number, shape in _SHAPES.items())
-        message = f"dims is {dims!r}; give the number of position dimensions: {choices}."
-        raise UsageError(message)
+        raise UsageError(f"dims is {dims!r}; give the number of position dimensions: {choices}.")
 
 
 def check_feature_map(module: nn.Module, x: Tensor, dims: int | None = None) -> None:

@@ -75,11 +75,10 @@ def register_attention(name: str, builder: Any = None, *, placement: Placement =
     check_choice("placement", placement, get_args(Placement))
     known = _ATTENTION.get(name)
     if not name or {".", "/"} & {*name} or name in _BUILT_IN or (known and _differ(known.builder, builder)):
-        message = (
+        raise UsageError(
             f"an attention cannot be called {name!r}: the name is empty, has a dot or a slash, or is taken. "
             f"Choose a name other than {', '.join(list_attention())}."
         )
-        raise UsageError(message)
     _check_channels(name, builder)
     _ATTENTION[name] = Attention(builder, placement)
     return builder
@@ -159,11 +158,9 @@ def _find(name: str) -> Attention:
     found = find_class(name)
     if found is None:
         unknown = unknown_name(kind="attention", given=name, allowed=_ATTENTION)
-        message = f"{unknown} {_how_to_import(name)}"
-        raise UsageError(message)
+        raise UsageError(f"{unknown} {_how_to_import(name)}")
     if not issubclass(found, nn.Module):
-        message = f"attention {name!r} is not a torch.nn.Module; give the import path of one."
-        raise UsageError(message)
+        raise UsageError(f"attention {name!r} is not a torch.nn.Module; give the import path of one.")
     _check_channels(name, found)
     return Attention(found)
 
@@ -183,11 +180,10 @@ def _options(name: str) -> dict[str, inspect.Parameter]:
 def _check_options(name: str, options: dict[str, Any]) -> None:
     known = _options(name)
     if name == "none" and options:
-        message = (
+        raise UsageError(
             f"attention 'none' has no options, but was given {', '.join(sorted(options))}. "
             f"Remove them, or choose one of {', '.join(n for n in list_attention() if n != 'none')}."
         )
-        raise UsageError(message)
     parameters = inspect.signature(_find(name).builder).parameters.values()
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
     for option in options:
@@ -195,26 +191,25 @@ def _check_options(name: str, options: dict[str, Any]) -> None:
             raise unknown_name(kind=f"{name} option", given=option, allowed=known)
     missing = [o for o, p in known.items() if p.default is p.empty and o not in options]
     if missing:
-        message = f"{name} needs {' and '.join(missing)}: give attention_options, such as {missing[0]}: …"
-        raise UsageError(message)
+        raise UsageError(
+            f"{name} needs {' and '.join(missing)}: give attention_options, such as {missing[0]}: …"
+        )
 
 
 def _check_channels(name: str, builder: Builder) -> None:
     names = list(inspect.signature(builder).parameters)
     if names[:1] != [_CHANNELS]:
-        message = (
+        raise UsageError(
             f"attention {name!r} takes ({', '.join(names)}); its first argument has to be called channels, "
             "the number of channels of its input and output."
         )
-        raise UsageError(message)
 
 
 @torch.no_grad()
 def _check_module(name: str, module: Any, channels: int, dims: int) -> None:
     """Raise a ``UsageError`` unless this is a module that keeps the shape of a small map."""
     if not isinstance(module, nn.Module):
-        message = f"attention {name!r} returned {type(module).__name__}, not a torch.nn.Module."
-        raise UsageError(message)
+        raise UsageError(f"attention {name!r} returned {type(module).__name__}, not a torch.nn.Module.")
     parameter = next(module.parameters(), torch.empty(0))
     example = torch.ones((2, channels, *(_PROBE_PX,) * dims), device=parameter.device, dtype=parameter.dtype)
     training = module.training
@@ -227,11 +222,10 @@ def _check_module(name: str, module: Any, channels: int, dims: int) -> None:
     shape = getattr(output, "shape", None)
     if shape != example.shape:
         gave = type(output).__name__ if shape is None else tuple(shape)
-        message = (
+        raise UsageError(
             f"attention {name!r} turns {tuple(example.shape)} into {gave}; its output has to have the shape "
             "of its input."
         )
-        raise UsageError(message)
 
 
 def _differ(one: Builder, other: Builder) -> bool:

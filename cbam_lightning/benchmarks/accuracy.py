@@ -72,8 +72,7 @@ def verify_all(sources: Sequence[str]) -> Iterator[str]:
         except OSError as error:
             failures.append(str(error))
     if failures:
-        message = f"{len(failures)} of {len(sources)} checkpoints failed: {' '.join(failures)}"
-        raise OSError(message)
+        raise OSError(f"{len(failures)} of {len(sources)} checkpoints failed: {' '.join(failures)}")
 
 
 def verify(source: str) -> str:
@@ -106,8 +105,7 @@ def verify(source: str) -> str:
         passes, text = compare(accuracy, measured)
         (found if passes else wrong).append(f"{name} {text}")
     if wrong:
-        message = f"{source} is not what it states: {'; '.join(wrong)}."
-        raise OSError(message)
+        raise OSError(f"{source} is not what it states: {'; '.join(wrong)}.")
     if not stated:
         found.append("no accuracy measured, since none is stated for images that come with this package")
     return "; ".join(found)
@@ -118,8 +116,7 @@ def _fitting(checkpoint: Checkpoint, source: str) -> nn.Module:
     # building a network may replace its classifier, but not here
     report = load_into(network, checkpoint.state_dict, source=source)
     if faults := report.faults(head=""):
-        message = f"{source} does not fit the network of its own header: {', '.join(faults[:4])}."
-        raise UsageError(message)
+        raise UsageError(f"{source} does not fit the network of its own header: {', '.join(faults[:4])}.")
     return network
 
 

@@ -48,8 +48,7 @@ def choose_device(name: str) -> torch.device:
     counts = {"cpu": 1} | ({accelerator.type: torch.accelerator.device_count()} if accelerator else {})
     if kind not in counts or (colon and not (index.isdecimal() and int(index) < counts[kind])):
         usable = ", ".join(f"{kind} ({count})" for kind, count in counts.items())
-        message = f"device is {name!r}; usable here: {usable}. An index, as in cuda:0, counts from 0."
-        raise UsageError(message)
+        raise UsageError(f"device is {name!r}; usable here: {usable}. An index, as in cuda:0, counts from 0.")
     return torch.device(name)
 
 
@@ -74,8 +73,9 @@ def random_tensor(shape: Sequence[int], device: torch.device) -> Tensor:
         return torch.randn(shape, device=device)
     except (RuntimeError, TypeError) as error:  # TypeError: a number beyond 64 bits
         text = "x".join(map(str, shape))
-        message = f"a tensor of {text} does not fit into the memory of {device}; give smaller sizes."
-        raise UsageError(message) from error
+        raise UsageError(
+            f"a tensor of {text} does not fit into the memory of {device}; give smaller sizes."
+        ) from error
 
 
 def _processor() -> str:

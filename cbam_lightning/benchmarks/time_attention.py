@@ -110,8 +110,9 @@ def parse_shape(text: str) -> tuple[int, int, int, int]:
     """
     parts = text.split("x")
     if len(parts) != 4 or not all(part.isdecimal() and int(part) for part in parts):
-        message = f"shape is {text!r}; give NxCxHxW, four whole numbers of at least 1, such as 16x256x56x56."
-        raise UsageError(message)
+        raise UsageError(
+            f"shape is {text!r}; give NxCxHxW, four whole numbers of at least 1, such as 16x256x56x56."
+        )
     n, c, h, w = map(int, parts)
     return n, c, h, w
 

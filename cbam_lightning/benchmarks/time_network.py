@@ -109,8 +109,7 @@ def _builders(
     builders: dict[str, _Builder] = {PLAIN: partial(_build, network, "none", {}, in_channels)}
     for attention in attentions:
         if attention == "none":
-            message = "attention 'none' is the plain network, which is always measured; leave it out."
-            raise UsageError(message)
+            raise UsageError("attention 'none' is the plain network, which is always measured; leave it out.")
         for form, build in _forms(network, attention, in_channels, compiled).items():
             builders[f"{attention} {form}"] = build
     return builders

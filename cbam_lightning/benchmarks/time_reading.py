@@ -48,8 +48,7 @@ def time_reading(options: ReadingOptions) -> Report:
     """
     count = options.images
     if count < 2:
-        message = f"images is {count}; give 2 or more."
-        raise UsageError(message)
+        raise UsageError(f"images is {count}; give 2 or more.")
     rows: list[Measurement] = []
     with tempfile.TemporaryDirectory() as name, _one_thread():
         folder = Path(name)
@@ -118,10 +117,9 @@ def _choose(root: Path, count: int) -> list[str]:
     step = max(1, len(found) // count)
     chosen = [path for path in found[::step] if not isinstance(read_image(path, 3), BadImage)][:count]
     if len(chosen) < count:
-        message = (
+        raise UsageError(
             f"{root} has only {len(chosen)} readable images of the {count} requested; give fewer --images."
         )
-        raise UsageError(message)
     return chosen
 
 

@@ -98,8 +98,9 @@ def try_step(step: Callable[[], object], description: str) -> None:
     try:
         step()
     except (RuntimeError, ValueError) as error:
-        message = f"no training step is possible on {description}: {error} Give other sizes."
-        raise UsageError(message) from error
+        raise UsageError(
+            f"no training step is possible on {description}: {error} Give other sizes."
+        ) from error
 
 
 class _Stopwatch:

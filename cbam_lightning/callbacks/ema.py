@@ -34,8 +34,7 @@ class EMA(WeightAveraging):
 
     def __init__(self, decay: float = 0.999, warmup: bool = True, start_epoch: int = 0) -> None:
         if not 0 <= decay < 1:
-            message = f"the decay of the average is {decay}; allowed: 0 or more, and less than 1."
-            raise UsageError(message)
+            raise UsageError(f"the decay of the average is {decay}; allowed: 0 or more, and less than 1.")
         super().__init__(use_buffers=True, multi_avg_fn=self._average)
         self.decay = decay
         self.warmup = warmup

@@ -34,11 +34,10 @@ class GradualUnfreezing(BaseFinetuning):
     def __init__(self, epochs_per_stage: int = 1, lr_decay: float = 2.6) -> None:
         super().__init__()
         if epochs_per_stage < 0 or lr_decay < 1:
-            message = (
+            raise UsageError(
                 f"epochs_per_stage is {epochs_per_stage} and lr_decay {lr_decay}; "
                 "allowed: 0 or more epochs, a decay of 1 or more."
             )
-            raise UsageError(message)
         self.epochs_per_stage = epochs_per_stage
         self.lr_decay = lr_decay
         self.stages: list[Stage] = []
@@ -65,8 +64,9 @@ class GradualUnfreezing(BaseFinetuning):
         """
         network = getattr(pl_module, "network", None)
         if not isinstance(network, nn.Module):
-            message = f"GradualUnfreezing trains a Classifier; {type(pl_module).__name__} has no network."
-            raise UsageError(message)
+            raise UsageError(
+                f"GradualUnfreezing trains a Classifier; {type(pl_module).__name__} has no network."
+            )
         channels, size_px = (pl_module.hparams.get(name) for name in ("in_channels", "size_px"))
         stages = find_stages(network, (1, channels, size_px, size_px) if channels and size_px else None)
         self.stages = [stage for stage in stages if any(p.requires_grad for p in stage.parameters)]
@@ -147,8 +147,7 @@ def _require_strategy(strategy: Strategy) -> None:
     waits = not options.get("find_unused_parameters") or options.get("static_graph")
     if isinstance(strategy, SingleDeviceStrategy) or (isinstance(strategy, DDPStrategy) and not waits):
         return
-    message = (
+    raise UsageError(
         "GradualUnfreezing changes which parameters have gradients; with several processes use "
         "--trainer.strategy ddp_find_unused_parameters_true, or epochs_per_stage 0, or use one device."
     )
-    raise UsageError(message)

@@ -35,8 +35,7 @@ class RunPictures(Callback, ABC):
     def __init__(self, run: RunDirectory | None = None, num_images: int = 16, every_epochs: int = 5) -> None:
         for name, value in {"num_images": num_images, "every_epochs": every_epochs}.items():
             if value < 1:
-                message = f"{name} is {value}; allowed: 1 or more."
-                raise UsageError(message)
+                raise UsageError(f"{name} is {value}; allowed: 1 or more.")
         self.run = run
         self.num_images = num_images
         self.every_epochs = every_epochs

@@ -92,8 +92,9 @@ def _check_out(out: str | None, kind: str) -> None:
     if Path(out).exists() and not Path(out).is_dir():
         found = [Path(out)]
     if found:
-        message = f"--out {out}: {found[0]} already exists and is not overwritten; give another folder."
-        raise UsageError(message)
+        raise UsageError(
+            f"--out {out}: {found[0]} already exists and is not overwritten; give another folder."
+        )
 
 
 def _show(reports: list[Report], out: str | None) -> None:

@@ -34,12 +34,10 @@ def refuse_functions(config: Any) -> None:
     """
     for option, node in _nodes(config):
         if isinstance(node, (FunctionType, BuiltinFunctionType)):
-            message = f"--{option} is the function {node.__name__!r}; only classes can be named."
-            raise UsageError(message)
+            raise UsageError(f"--{option} is the function {node.__name__!r}; only classes can be named.")
         path = _items(node).get("class_path")
         if isinstance(path, str) and not isinstance(_named(node), type):
-            message = f"--{option} is {path!r}, which is not a class; only classes can be named."
-            raise UsageError(message)
+            raise UsageError(f"--{option} is {path!r}, which is not a class; only classes can be named.")
 
 
 def leave_out_defaults(config: Any) -> None:

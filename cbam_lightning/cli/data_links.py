@@ -65,8 +65,7 @@ def require_from_data(
         return
     for name in getattr(model, "required_from_data", ()):
         if not hasattr(data, name) and f"model.{name}" not in given:
-            message = (
+            raise UsageError(
                 f"{type(data).__name__} has no attribute {name}, so the network cannot be made for it; give "
                 f"--model.{name}, or set it in the data module's __init__."
             )
-            raise UsageError(message)

@@ -80,8 +80,7 @@ def _explain_classifiers(inputs: ExplainInputs, out: str, steps: int, masks: str
     from cbam_lightning.explain.explanation_report import write_report
 
     if steps < 0:
-        message = f"--steps is {steps}; allowed: 0 for no curves, or the number of steps."
-        raise UsageError(message)
+        raise UsageError(f"--steps is {steps}; allowed: 0 for no curves, or the number of steps.")
     networks, images = open_classification(inputs)
     explained = _explanations(inputs, networks, images, steps, masks)
     written, summary = write_report(networks, explained, out, rows)

@@ -54,8 +54,7 @@ def open_detection(inputs: ExplainInputs, masks: str | None) -> tuple[list[Named
     for_classifiers = {"layer": inputs.layer, "target": inputs.target, "masks": masks}
     for name, value in for_classifiers.items():
         if value is not None:
-            message = f"--{name} is for classifiers; for detectors `explain` draws boxes. Omit it."
-            raise UsageError(message)
+            raise UsageError(f"--{name} is for classifiers; for detectors `explain` draws boxes. Omit it.")
     detectors = open_detectors(inputs.checkpoints, choose_device(inputs.device))
     header = detectors[0].network.header
     if inputs.images is not None:
@@ -74,8 +73,7 @@ def open_detection(inputs: ExplainInputs, masks: str | None) -> tuple[list[Named
 def _check(inputs: ExplainInputs) -> None:
     check_positive("batch_size", inputs.batch_size)
     if (inputs.images is None) == (inputs.data is None):
-        message = "give either --images PATH or --data NAME: the images to explain."
-        raise UsageError(message)
+        raise UsageError("give either --images PATH or --data NAME: the images to explain.")
 
 
 def _module_class(inputs: ExplainInputs, base: type) -> Any:
@@ -106,15 +104,15 @@ def _split(
     try:
         module = module_class(**options)
     except TypeError:
-        message = f"{inputs.data} needs --root, the folder of its files."
-        raise UsageError(message) from None
+        raise UsageError(f"{inputs.data} needs --root, the folder of its files.") from None
     expected = {name: getattr(header, name) for name in compared}
     wrong = [f"{name} {value}" for name, value in expected.items() if getattr(module, name) != value]
     if header.class_names is not None and tuple(header.class_names) != tuple(module.class_names):
         wrong = wrong or ["other classes"]
     if wrong:
-        message = f"the networks expect other images or classes than {inputs.data}: {', '.join(wrong)}."
-        raise UsageError(message)
+        raise UsageError(
+            f"the networks expect other images or classes than {inputs.data}: {', '.join(wrong)}."
+        )
     return module.split_set(inputs.split)
 
 

@@ -24,8 +24,7 @@ def models(pattern: str = "*", *, places: bool = False, where: Sequence[str] | N
         return
     descriptions = _describe(pattern)
     if not descriptions:
-        message = f"no network is called {pattern!r}; `cbam-lightning models` lists all of them."
-        raise UsageError(message)
+        raise UsageError(f"no network is called {pattern!r}; `cbam-lightning models` lists all of them.")
     width = max(map(len, descriptions))
     for name, description in descriptions.items():
         print(f"{name:<{width}}  {description}".rstrip())
@@ -63,8 +62,7 @@ def table(
     from cbam_lightning.models.published import table as published_table
 
     if detection and networks:
-        message = f"--detection prints the paper's detectors only; leave out {' '.join(networks)}."
-        raise UsageError(message)
+        raise UsageError(f"--detection prints the paper's detectors only; leave out {' '.join(networks)}.")
     if detection:
         print(detection_table(format))
         return

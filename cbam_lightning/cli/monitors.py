@@ -34,11 +34,10 @@ def resolve_monitor(config: Any) -> None:
         chosen["monitor"] = own
     if chosen["mode"] == AUTO:
         if chosen["monitor"] not in (None, own):
-            message = (
+            raise UsageError(
                 f"--checkpoint.monitor is {chosen['monitor']!r}, not the model's own {own!r}; say what is "
                 "better: --checkpoint.mode min or --checkpoint.mode max."
             )
-            raise UsageError(message)
         chosen["mode"] = getattr(model_class, "mode", "max")
 
 
@@ -59,8 +58,9 @@ class TrainingStart(Callback):
             UsageError: It is below 1.
         """
         if trainer.accumulate_grad_batches < 1:
-            message = f"accumulate_grad_batches is {trainer.accumulate_grad_batches}; allowed: 1 or more."
-            raise UsageError(message)
+            raise UsageError(
+                f"accumulate_grad_batches is {trainer.accumulate_grad_batches}; allowed: 1 or more."
+            )
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse to monitor a metric that neither training nor validation logs.

@@ -188,6 +188,5 @@ def _expanded_size(node: Any, sizes: dict[int, float]) -> float:
         flat = [child for item in children for child in (item if isinstance(item, tuple) else (item,))]
         sizes[id(node)] = 1 + sum(_expanded_size(child, sizes) for child in flat)
     if sizes[id(node)] > _MAX_VALUES:
-        message = "its aliases (*) expand to far too many values"
-        raise OverflowError(message)
+        raise OverflowError("its aliases (*) expand to far too many values")
     return sizes[id(node)]

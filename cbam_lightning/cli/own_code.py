@@ -95,8 +95,9 @@ def _names(option: str, value: Any, required: bool = False) -> list[str]:
         value = [word for word in value if word]
     valid = isinstance(value, list) and all(_is_module_name(name) for name in value)
     if not valid or (required and not value):
-        message = f"{option} is {value!r}; give names of modules, such as my_code or '[my_code, other]'."
-        raise UsageError(message)
+        raise UsageError(
+            f"{option} is {value!r}; give names of modules, such as my_code or '[my_code, other]'."
+        )
     return list(value)
 
 

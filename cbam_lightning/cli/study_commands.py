@@ -36,8 +36,7 @@ def study(
         list: Only print the runs and their commands.
     """
     if jobs < 1:
-        message = f"--jobs is {jobs}; allowed: 1 or more."
-        raise UsageError(message)
+        raise UsageError(f"--jobs is {jobs}; allowed: 1 or more.")
     from cbam_lightning.callbacks.resume.divergence import EXIT_DIVERGED
     from cbam_lightning.studies import read_study, run_study
 
@@ -60,8 +59,7 @@ def study(
 def _slice(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if not match:
-        message = f"--slice is {text!r}; give a part and the number of parts, such as 1/8."
-        raise UsageError(message)
+        raise UsageError(f"--slice is {text!r}; give a part and the number of parts, such as 1/8.")
     return int(match[1]), int(match[2])
 
 
@@ -175,6 +173,7 @@ def _runs_of(plan: Study) -> str:
     if plan.folder.is_dir():
         return str(plan.folder)
     if plan.results is None:
-        message = f"{plan.path} has no run in {plan.folder}; make them: `cbam-lightning study {plan.path}`."
-        raise UsageError(message)
+        raise UsageError(
+            f"{plan.path} has no run in {plan.folder}; make them: `cbam-lightning study {plan.path}`."
+        )
     return str(plan.results)

@@ -83,8 +83,9 @@ def run_trainer(args: Sequence[str], resumed: RunDirectory | None = None) -> Non
     try:
         TrainerCLI(args, resumed)
     except wandb.Error as error:
-        message = f"W&B: {error}. Set WANDB_MODE=offline to record the run here and upload it later."
-        raise ConnectionError(message) from None
+        raise ConnectionError(
+            f"W&B: {error}. Set WANDB_MODE=offline to record the run here and upload it later."
+        ) from None
     except ValueError as error:
         raise wrapped_usage_error(error) or error  # noqa: B904 - its own cause stays, for --debug
 

@@ -117,11 +117,10 @@ def refuse_checkpoint_io(plugins: list[Any]) -> None:
     """
     for plugin in plugins:
         if isinstance(plugin, CheckpointIO):
-            message = (
+            raise UsageError(
                 f"--trainer.plugins {type(plugin).__name__}: a run writes its checkpoints itself, each "
                 "completely or not at all, so that it can be resumed; leave the plugin out."
             )
-            raise UsageError(message)
 
 
 def _is_ours(calls: list[TracebackType]) -> bool:

@@ -22,8 +22,9 @@ def list_checkpoints(pattern: str = "*") -> None:
 
     names = list_weights(pattern)
     if not names:
-        message = f"no checkpoint is called {pattern!r}; `cbam-lightning weights list` lists all of them."
-        raise UsageError(message)
+        raise UsageError(
+            f"no checkpoint is called {pattern!r}; `cbam-lightning weights list` lists all of them."
+        )
     width = max(map(len, names))
     for name in names:
         print(f"{name:<{width}}  {find(name).summary()}")
@@ -58,8 +59,9 @@ def verify(files: Sequence[_Source] = (), *, all: bool = False) -> None:  # noqa
     from cbam_lightning.weights.checkpoint_registry import list_weights
 
     if all == bool(files):
-        message = "give the names or files of checkpoints to verify, or --all for all of `weights list`."
-        raise UsageError(message)
+        raise UsageError(
+            "give the names or files of checkpoints to verify, or --all for all of `weights list`."
+        )
     for line in verify_all(files or list_weights()):
         print(line, flush=True)
 

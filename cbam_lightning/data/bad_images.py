@@ -38,11 +38,10 @@ class BadImageLog:
         if bad.errno is not None:
             raise OSError(bad.errno, bad.reason, bad.path)
         if self.policy == "raise":
-            message = (
+            raise UsageError(
                 f"cannot decode {bad.path}: {bad.reason}; "
                 "delete or replace the file, or set --data.on_bad_image skip"
             )
-            raise UsageError(message)
         self._reasons.setdefault(bad.path, bad.reason)
 
     def report(self) -> None:

@@ -45,18 +45,16 @@ def as_batch(batch: Any, source: str = "the data") -> Any:
         return batch
     parts = _plain_parts(batch)
     if parts is None:
-        message = (
+        raise UsageError(
             f"{source} gives batches of the type {type(batch).__name__}, and not (images, labels): tensors "
             "(N, C, H, W) and (N,). Let its collate_fn return these, or override the task's training_step."
         )
-        raise UsageError(message)
     images, labels = parts
     if not images.is_floating_point():
-        message = (
+        raise UsageError(
             f"{source} gives images of {images.dtype}; a network takes normalised floats. Convert them in "
             "its transform, or use TorchDataset, which converts and normalises them."
         )
-        raise UsageError(message)
     return Batch(images, labels, torch.full((len(images),), -1))
 
 

@@ -63,11 +63,10 @@ class CIFAR10(ArrayDataModule):
         """Read the official training or test images and their labels."""
         part = self._read(train)
         if part is None:
-            message = (
+            raise UsageError(
                 f"{self.folder} is missing, or its files do not have the official checksums. Give the folder "
                 "that holds it with --data.root, or fetch it with --data.download true."
             )
-            raise UsageError(message)
         images = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()  # (M, 32, 32, 3) before
         return images, torch.tensor(part.targets, dtype=torch.int64)
 

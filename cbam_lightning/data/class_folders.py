@@ -82,11 +82,10 @@ class ClassFolderModule(ImageDataModule):
         transform = self.user_transform(split) or usual
         dataset = self.list_images(split).dataset(transform, self.in_channels, self.size_px)
         if not len(dataset):
-            message = (
+            raise UsageError(
                 f"no image of {self.root} is left for {split}: no class has enough images to share. "
                 "Add images, or give the split a folder of its own."
             )
-            raise UsageError(message)
         return dataset
 
 
@@ -136,8 +135,7 @@ def require_same_classes(source: ImageSource, part: str, expected: tuple[str, ..
     classes = source.classes(part)
     missing, extra = sorted(set(expected) - set(classes)), sorted(set(classes) - set(expected))
     if missing or extra:
-        message = (
+        raise UsageError(
             f"the class folders of {source.where(part)} differ from those of {source.where(expected_in)}: "
             f"missing {', '.join(missing) or 'none'}; extra {', '.join(extra) or 'none'}. Make them the same."
         )
-        raise UsageError(message)

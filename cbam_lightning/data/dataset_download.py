@@ -36,8 +36,9 @@ def download_folder(folder: Path, fetch: Callable[[Path], object], what: str) ->
             zlib.error,
         ) as error:
             reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-            message = f"could not download {what}: {reason}. Nothing was changed; run the command again."
-            raise OSError(message) from error
+            raise OSError(
+                f"could not download {what}: {reason}. Nothing was changed; run the command again."
+            ) from error
         for file in sorted(Path(temporary, folder.name).rglob("*")):
             if file.is_file():
                 target = folder.parent / file.relative_to(temporary)

@@ -80,12 +80,11 @@ class FashionMNIST(ArrayDataModule):
         images = read_idx(self._files[images_stem], num_axes=3)
         labels = read_idx(self._files[labels_stem], num_axes=1)
         if images.shape != (len(labels), self.size_px, self.size_px) or labels.max(initial=0) >= NUM_CLASSES:
-            message = (
+            raise UsageError(
                 f"{self._files[images_stem]} of shape {images.shape} does not fit {self._files[labels_stem]} "
                 f"with {len(labels)} labels up to {labels.max(initial=0)}; expected the same "
                 f"number of 28 x 28 images, and labels up to {NUM_CLASSES - 1}. Replace both with new copies."
             )
-            raise UsageError(message)
         return torch.tensor(images)[:, None], torch.tensor(labels, dtype=torch.int64)
 
     @property
@@ -97,12 +96,11 @@ class FashionMNIST(ArrayDataModule):
     def _files(self) -> dict[str, Path]:
         files = self._find_files()
         if not files:
-            message = (
+            raise UsageError(
                 f"the full Fashion-MNIST is neither in {self.root} nor in {DEBIAN_DIR}. Do one of: "
                 "apt-get install dataset-fashion-mnist; --data.root FOLDER, where its four idx files are; "
                 "--data.download true."
             )
-            raise UsageError(message)
         return files
 
     def _find_files(self) -> dict[str, Path]:

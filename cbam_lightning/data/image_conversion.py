@@ -43,8 +43,7 @@ def as_image(value: object, channels: Literal[1, 3], *, any_float: bool = False)
             raise NotAnImageError(described(value))
         check_aspect_ratio(image.shape[2], image.shape[1])
     except UndecodableError as error:
-        message = f"an unusable image ({error})"
-        raise NotAnImageError(message) from error
+        raise NotAnImageError(f"an unusable image ({error})") from error
     return _as_pixels(image, any_float)
 
 
@@ -88,8 +87,7 @@ def _as_pixels(image: Tensor, any_float: bool) -> Tensor:
     smallest, largest = values.min().item(), values.max().item()
     slack, limit = (_ROUNDING, 1) if is_float else (0, 255)
     if not (-slack <= smallest and largest <= limit + slack):  # also true for NaN
-        message = f"{'floats' if is_float else 'integers'} from {smallest:.4g} to {largest:.4g}"
-        raise NotAnImageError(message)
+        raise NotAnImageError(f"{'floats' if is_float else 'integers'} from {smallest:.4g} to {largest:.4g}")
     return values if is_float else values.to(torch.uint8)
 
 

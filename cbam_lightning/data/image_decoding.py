@@ -60,8 +60,7 @@ def decode_image(data: bytes, channels: Literal[1, 3]) -> Tensor:
     except UndecodableError:
         raise
     except UnidentifiedImageError as error:
-        message = "not an image of a known format"
-        raise UndecodableError(message) from error
+        raise UndecodableError("not an image of a known format") from error
     # Damaged files make Pillow's plugins raise almost anything: OSError, SyntaxError, struct.error, ...
     except Exception as error:
         raise UndecodableError(" ".join(str(error).split()) or type(error).__name__) from error
@@ -87,8 +86,7 @@ def check_aspect_ratio(width: int, height: int) -> None:
         UndecodableError: One side is over 100 times the other.
     """
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
-        message = f"{width} x {height} pixels, one side over {MAX_ASPECT_RATIO} times the other"
-        raise UndecodableError(message)
+        raise UndecodableError(f"{width} x {height} pixels, one side over {MAX_ASPECT_RATIO} times the other")
 
 
 def _decode_jpeg(data: bytes, channels: Literal[1, 3]) -> Tensor:
@@ -101,8 +99,7 @@ def _decode_jpeg(data: bytes, channels: Literal[1, 3]) -> Tensor:
         try:
             decoded: Tensor = torchvision_decode(encoded, mode, apply_exif_orientation=True)
         except RuntimeError as error:  # its text quotes C++ source lines
-            message = "it is truncated or damaged"
-            raise UndecodableError(message) from error
+            raise UndecodableError("it is truncated or damaged") from error
     return decoded
 
 
@@ -111,8 +108,9 @@ def _to_uint8(image: Image.Image, channels: Literal[1, 3]) -> NDArray[np.uint8]:
     if image.mode.startswith("I;16"):  # convert() would clip at 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
-        message = f"32-bit pixels (Pillow mode {image.mode}) have no fixed range; save it with 8 or 16 bits"
-        raise UndecodableError(message)
+        raise UndecodableError(
+            f"32-bit pixels (Pillow mode {image.mode}) have no fixed range; save it with 8 or 16 bits"
+        )
     elif image.mode == "P":  # convert() warns about per-colour transparency
         image = image.convert("RGBA")
     converted = np.array(image.convert("RGB" if channels == 3 else "L"))

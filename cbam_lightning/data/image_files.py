@@ -112,12 +112,12 @@ def find_predict_files(path: Path) -> list[str]:
         UsageError: There is no such file or folder, or the folder is empty.
     """
     if not path.exists():
-        message = (
+        raise UsageError(
             f"predict_path {path} does not exist; give an image file or a folder with --data.predict_path."
         )
-        raise UsageError(message)
     paths = find_files(path) if path.is_dir() else [str(path)]
     if not paths:
-        message = f"predict_path {path} is an empty folder; give an image file or a folder of image files."
-        raise UsageError(message)
+        raise UsageError(
+            f"predict_path {path} is an empty folder; give an image file or a folder of image files."
+        )
     return paths

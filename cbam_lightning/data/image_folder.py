@@ -113,10 +113,9 @@ class ImageFolder(ClassFolderModule):
 def _class_names(source: ImageSource, part: str) -> tuple[str, ...]:
     names = source.classes(part)
     if len(names) < 2 or set(names) <= {"train", "val", "test"}:
-        message = (
+        raise UsageError(
             f"{source.where(part)} has {len(names)} class folders ({', '.join(names) or 'none'}); needed are "
             "two or more, each with the name and the images of one class, in --data.root or in its folder "
             "train."
         )
-        raise UsageError(message)
     return names

@@ -170,8 +170,7 @@ def read_mask(folder: str | Path, name: str, size_px: int) -> Tensor | None:
         return None
     mask = read_image(str(path), 1)
     if isinstance(mask, BadImage):
-        message = f"the mask {path} is not an image: {mask.reason}."
-        raise UsageError(message)
+        raise UsageError(f"the mask {path} is not an image: {mask.reason}.")
     inside = (mask > 0).to(torch.uint8) * 255
     return evaluation_transform(size_px)(inside)[0] > 127
 

@@ -86,10 +86,9 @@ class ImageNet(ClassFolderModule):
             return classes
         where = self.source.where(part)
         if not isinstance(self.source, FolderSource):
-            message = (
+            raise UsageError(
                 f"{where} is missing: packed were {', '.join(self.source.parts) or 'other parts'}. Pack it."
             )
-            raise UsageError(message)
         if Path(where).is_dir() and visible_entries(where):
             problem = f"{where} holds files that are not sorted into one folder per class; delete it and "
         elif any(Path(self.root, archive).is_file() for archive in ARCHIVES):
@@ -98,8 +97,7 @@ class ImageNet(ClassFolderModule):
             problem = (
                 f"{where} holds no class folders; give the folder of train and val with --data.root, or "
             )
-        message = problem + self._unpacking()
-        raise UsageError(message)
+        raise UsageError(problem + self._unpacking())
 
     def _unpacking(self) -> str:
         """Explain how to unpack the official archives; torchvision names the class folders by wnid."""

@@ -75,8 +75,9 @@ class TrainOrder(BatchOrder):
     ) -> None:
         super().__init__(dataset, batch_size, num_replicas, rank)
         if len(dataset) < num_replicas:
-            message = f"{len(dataset)} images cannot be trained on with {num_replicas} devices; use fewer."
-            raise UsageError(message)
+            raise UsageError(
+                f"{len(dataset)} images cannot be trained on with {num_replicas} devices; use fewer."
+            )
         self.run_seed = seed
 
     @property

@@ -72,11 +72,10 @@ class SampledOrder(TrainOrder):
         sampler: Callable[[Dataset[Any]], Sampler[int]],
     ) -> None:
         if dataset.is_streamed:
-            message = (
+            raise UsageError(
                 "--data.balanced and --data.sampler draw images all over the data set, and this one is "
                 "fetched from an object store shard by shard; copy it to this machine, or leave them out."
             )
-            raise UsageError(message)
         super().__init__(dataset, batch_size, seed, num_replicas, rank)
         self.make_sampler = sampler
         self._drawn: tuple[int, NDArray[np.int64]] | None = None
@@ -105,8 +104,7 @@ class SampledOrder(TrainOrder):
             chosen = list(sampler)
         title = f"--data.sampler {type(sampler).__name__}"
         if len(chosen) < self.num_replicas:
-            message = f"{title} gave {len(chosen)} images; allowed: at least one for each device."
-            raise UsageError(message)
+            raise UsageError(f"{title} gave {len(chosen)} images; allowed: at least one for each device.")
         return np.array([_position(item, len(self.images), title) for item in chosen], dtype=np.int64)
 
 
@@ -116,6 +114,7 @@ def _position(item: object, num_images: int, title: str) -> int:
     except TypeError:
         position = -1
     if not 0 <= position < num_images:
-        message = f"{title} gave {item!r:.80}; allowed: positions from 0 to {num_images - 1}, one at a time."
-        raise UsageError(message)
+        raise UsageError(
+            f"{title} gave {item!r:.80}; allowed: positions from 0 to {num_images - 1}, one at a time."
+        )
     return position

@@ -90,8 +90,7 @@ class FolderSource(ImageSource):
 
     def __init__(self, root: Path) -> None:
         if not root.is_dir():
-            message = f"{root} is not a folder; give the folder of the images with --data.root."
-            raise UsageError(message)
+            raise UsageError(f"{root} is not a folder; give the folder of the images with --data.root.")
         self.root = root
         self.name = root.resolve().name
         self.parts = tuple(part for part in PARTS if (root / part).is_dir())
@@ -119,8 +118,7 @@ class FolderSource(ImageSource):
             folder = self.root / part / name
             in_class = find_files(folder)
             if not in_class:
-                message = f"the class folder {folder} is empty; add images or delete the folder."
-                raise UsageError(message)
+                raise UsageError(f"the class folder {folder} is empty; add images or delete the folder.")
             paths += in_class
             labels += [label] * len(in_class)
         return paths, labels

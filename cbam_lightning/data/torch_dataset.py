@@ -104,11 +104,10 @@ class TorchDataset(ImageDataModule):
         part, positions = self._share(split)
         items = self._items[part]
         if not len(positions):
-            message = (
+            raise UsageError(
                 f"{items.title}: no item is left for {split}, as no class has enough to share; give "
                 "--data.val its own data set."
             )
-            raise UsageError(message)
         transform = self.user_transform(split) or self._usual_transform(split)
         first = "--data.size_px is" if self._crops else f"item 0 of {self._items['train'].title} is"
         return TorchSplit(items, positions, transform, self._size, first, f"{self.dataset_name}/{part}")
@@ -121,11 +120,10 @@ class TorchDataset(ImageDataModule):
         """
         if self.size_px is None and self.eval_transform is None:
             height, width = self._size
-            message = (
+            raise UsageError(
                 f"predict_path needs the size of the network's input, and the images of {self.dataset_name} "
                 f"are not square ({width} x {height} pixels); give it with --data.size_px."
             )
-            raise UsageError(message)
         return super().build_predict_set(path)
 
     @property

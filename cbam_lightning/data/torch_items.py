@@ -62,8 +62,7 @@ class TorchItems:
         try:
             item = self.dataset[index]
         except Exception as error:
-            message = f"{self.title}: item {index} raised {describe_error(error)}."
-            raise UsageError(message) from error
+            raise UsageError(f"{self.title}: item {index} raised {describe_error(error)}.") from error
         if not isinstance(item, tuple | list) or len(item) != 2:
             what = f"{len(item)} values" if isinstance(item, tuple | list) else f"a {type(item).__name__}"
             raise self._wrong(index, f"is {what}", "a pair (image, label)")
@@ -143,11 +142,10 @@ class TorchItems:
             problem = "is empty"
         else:
             return
-        message = (
+        raise UsageError(
             f"{self.title} {problem}; allowed: a map-style torch.utils.data.Dataset of (image, label), or "
             "your own LightningDataModule with --data."
         )
-        raise UsageError(message)
 
     def _wrong(self, index: int, problem: str, allowed: str) -> UsageError:
         return UsageError(" ".join(f"{self.title}: item {index} {problem}; allowed: {allowed}.".split()))

@@ -68,9 +68,8 @@ class TorchSplit(ImageDataset):
         image = image if self.transform is None else self.transform(image)
         height, width = image.shape[1:]
         if (height, width) != self.size:
-            message = (
+            raise UsageError(
                 f"{self.items.title}: item {position} is {width} x {height} pixels, and {self.size_from} "
                 f"{self.size[1]} x {self.size[0]}; give --data.size_px to crop them to one size."
             )
-            raise UsageError(message)
         return image, label

@@ -49,11 +49,10 @@ class UserTransform:
         if changed.shape[1:] == self.size:
             return changed
         if height != width:
-            message = (
+            raise UsageError(
                 f"{self.option} leaves an image of {changed.shape[2]} x {changed.shape[1]} pixels; allowed: "
                 f"{width} x {height}, or give the size of the network's input with --data.size_px."
             )
-            raise UsageError(message)
         return EvalTransform(height, height)(changed)
 
     def apply(self, image: Tensor) -> Tensor:
@@ -68,14 +67,16 @@ class UserTransform:
                 changed = step(changed)
             except Exception as error:
                 what = describe_error(error)
-                message = f"{self._title(step)} raised {what}; its input was {described(changed)}."
-                raise UsageError(message) from error
+                raise UsageError(
+                    f"{self._title(step)} raised {what}; its input was {described(changed)}."
+                ) from error
         try:
             return as_image(changed, self.channels, any_float=self.any_float)
         except NotAnImageError as error:
             allowed = allowed_images(self.channels)
-            message = f"{self._title(self.steps[-1])} returned {error}; allowed: {allowed}."
-            raise UsageError(message) from error
+            raise UsageError(
+                f"{self._title(self.steps[-1])} returned {error}; allowed: {allowed}."
+            ) from error
 
     def _title(self, step: object) -> str:
         return f"{self.option} {getattr(step, '__name__', type(step).__name__)}"
@@ -97,6 +98,5 @@ def as_steps(option: str, value: TransformOption) -> tuple[Callable[[Any], Any],
     for step in steps:
         if isinstance(step, type) or not callable(step):
             what = f"the class {step.__name__}" if isinstance(step, type) else repr(step)
-            message = f"--data.{option} is {what}; allowed: a callable object, or a list of them."
-            raise UsageError(message)
+            raise UsageError(f"--data.{option} is {what}; allowed: a callable object, or a list of them.")
     return steps

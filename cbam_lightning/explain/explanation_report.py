@@ -72,8 +72,7 @@ def write_report(
             file.write((",\n" if number else "\n") + json.dumps(_record(image, labels, class_names)))
             yield _entry(image)
         if not shown:
-            message = "there is no image to explain."
-            raise UsageError(message)
+            raise UsageError("there is no image to explain.")
         results.extend(_results(networks, summary))
         file.write(f'\n],\n"networks": {json.dumps(results, indent=1, default=asdict)}}}\n')
 

@@ -29,8 +29,7 @@ def draw_gates(rows: Sequence[ExplainedImage], network: int = 0) -> Figure:
     """
     modules = rows[0].explanations[network].gates
     if not modules:
-        message = "the network has no attention module with gates to draw."
-        raise UsageError(message)
+        raise UsageError("the network has no attention module with gates to draw.")
     figure = Figure(figsize=(1.3 * len(modules) + 0.3, 2.4 * len(rows) + 0.4), layout="constrained")
     heights = [3, 2] * len(rows)
     panels = figure.subplots(2 * len(rows), len(modules), squeeze=False, height_ratios=heights)

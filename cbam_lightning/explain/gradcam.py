@@ -96,10 +96,9 @@ def _find_layer(network: nn.Module, layer: str | None, example: Sequence[int] | 
         raise unknown_name(kind=f"layer of {type(network).__name__}", given=layer, allowed=names)
     points = plan_insertion(network, "stage" if layer is None else [layer], example)
     if not points:
-        message = (
+        raise UsageError(
             f"{type(network).__name__} has no convolution, and Grad-CAM needs a feature map. Name a layer."
         )
-        raise UsageError(message)
     return points[-1].name
 
 
@@ -120,10 +119,9 @@ def _targets(targets: Tensor | int, logits: Tensor) -> Tensor:
     targets = torch.as_tensor(targets, dtype=torch.int64, device=logits.device).expand(len(logits))
     wrong = targets[(targets < PREDICTED) | (targets >= logits.shape[1])]
     if len(wrong):
-        message = (
+        raise UsageError(
             f"target is {int(wrong[0])}; allowed: 0 to {logits.shape[1] - 1}, the network's classes, or -1."
         )
-        raise UsageError(message)
     return torch.where(targets == PREDICTED, logits.argmax(1), targets)
 
 
@@ -133,5 +131,6 @@ def _captum() -> Any:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "captum":
             raise
-        message = "Captum is not installed; Grad-CAM needs it: pip install 'cbam_lightning[explain]'"
-        raise UsageError(message) from error
+        raise UsageError(
+            "Captum is not installed; Grad-CAM needs it: pip install 'cbam_lightning[explain]'"
+        ) from error

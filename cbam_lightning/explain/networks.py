@@ -74,11 +74,13 @@ def _open(label: str, path: str, layer: str | None, device: torch.device | str) 
     checkpoint = open_checkpoint(path)
     header = checkpoint.header
     if (kind := network_kind(header.network)) != "classifier":
-        message = f"{path} is a {kind}, but the first network is a classifier; explain them separately."
-        raise UsageError(message)
+        raise UsageError(
+            f"{path} is a {kind}, but the first network is a classifier; explain them separately."
+        )
     if header.size_px is None:
-        message = f"{path} does not state the size of its images; write it again with `weights export`."
-        raise UsageError(message)
+        raise UsageError(
+            f"{path} does not state the size of its images; write it again with `weights export`."
+        )
     network = rebuild(checkpoint, path).to(device)
     cam = GradCAM(network, layer, (1, header.in_channels, header.size_px, header.size_px))
     return ExplainedNetwork(label, network, header, cam)
@@ -98,8 +100,7 @@ def source_kind(source: str) -> NetworkKind:
 def require_distinct(labels: Sequence[str]) -> None:
     """Raise a ``UsageError`` if two networks have the same label."""
     if repeated := [label for label in labels if labels.count(label) > 1]:
-        message = f"two networks are called {repeated[0]!r}; rename one of them: other={repeated[0]}."
-        raise UsageError(message)
+        raise UsageError(f"two networks are called {repeated[0]!r}; rename one of them: other={repeated[0]}.")
 
 
 def require_comparable(networks: Sequence[tuple[str, Header]]) -> None:
@@ -114,11 +115,10 @@ def require_comparable(networks: Sequence[tuple[str, Header]]) -> None:
         for name in _COMPARED:
             expected, actual = getattr(first, name), getattr(header, name)
             if expected != actual:
-                message = (
+                raise UsageError(
                     f"{first_label} and {label} cannot be compared on the same images: {name} is "
                     f"{_brief(expected)} in the one and {_brief(actual)} in the other."
                 )
-                raise UsageError(message)
 
 
 def _brief(value: object) -> str:

@@ -101,11 +101,10 @@ def require_backend() -> None:
         UsageError: faster-coco-eval is not installed.
     """
     if find_spec("faster_coco_eval") is None:
-        message = (
+        raise UsageError(
             "faster-coco-eval is not installed; COCO's average precision needs it: "
             "pip install 'cbam_lightning[detection]'"
         )
-        raise UsageError(message)
 
 
 def _metric() -> MeanAveragePrecision:

@@ -27,11 +27,10 @@ def check_labels(labels: Tensor, num_classes: int, source: str) -> None:
         return
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_classes:
-        message = (
+        raise UsageError(
             f"{source} gives the label {low if low < 0 else high}, and the network has {num_classes} "
             f"classes, 0 to {num_classes - 1}; give --model.num_classes, or correct the labels."
         )
-        raise UsageError(message)
 
 
 def checked_loss(loss: Any, task: Any) -> Tensor:
@@ -51,8 +50,9 @@ def checked_loss(loss: Any, task: Any) -> Tensor:
     if is_number:
         what = "a number that does not depend on the weights, such as a detached one"
     place = inspect.getsourcefile(type(task).loss)
-    message = f"{type(task).__name__}.loss in {place} returned {what}; return the mean over the batch."
-    raise UsageError(message)
+    raise UsageError(
+        f"{type(task).__name__}.loss in {place} returned {what}; return the mean over the batch."
+    )
 
 
 def named_metrics(metrics: Mapping[str, Metric] | Sequence[Metric] | Metric) -> dict[str, Metric]:
@@ -66,8 +66,7 @@ def named_metrics(metrics: Mapping[str, Metric] | Sequence[Metric] | Metric) -> 
     metrics = [metrics] if isinstance(metrics, Metric) else metrics
     names = [type(metric).__name__ for metric in metrics]
     if twice := [name for name in names if names.count(name) > 1]:
-        message = f"--model.metrics has {twice[0]} twice; give a dictionary, with a name for each."
-        raise UsageError(message)
+        raise UsageError(f"--model.metrics has {twice[0]} twice; give a dictionary, with a name for each.")
     return dict(zip(names, metrics, strict=True))
 
 
@@ -86,10 +85,9 @@ def update_metrics(metrics: MetricCollection, logits: Tensor, labels: Tensor) ->
         try:
             metric.update(logits, labels)
         except (ValueError, TypeError, RuntimeError, IndexError) as error:
-            message = (
+            raise UsageError(
                 f"the metric {name!r}, a {type(metric).__name__} of --model.metrics or configure_metrics, "
                 f"does not take logits {tuple(logits.shape)} and labels {tuple(labels.shape)}: {error} Give "
                 f"one for {logits.shape[1]} classes; one for probabilities takes logits.softmax(1) in its "
                 "own update."
-            )
-            raise UsageError(message) from error
+            ) from error

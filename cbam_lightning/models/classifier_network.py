@@ -119,16 +119,16 @@ class ClassifierNetwork(nn.Module, ABC):
     def _stages_for(self, attention: str) -> list[str]:
         stages = list(self.stage_channels)[:-1]
         if not stages and attention != "none":
-            message = (
+            raise UsageError(
                 f"{attention} goes after every stage but the last, and this network has one stage. "
                 "Give it more stages, or placement 'block'."
             )
-            raise UsageError(message)
         return stages
 
 
 def check_num_classes(num_classes: int) -> None:
     """Raise a ``UsageError`` unless ``num_classes`` is a whole number of at least 0."""
     if not isinstance(num_classes, int) or num_classes < 0:
-        message = f"num_classes is {num_classes!r}; give the number of classes, or 0 for the features."
-        raise UsageError(message)
+        raise UsageError(
+            f"num_classes is {num_classes!r}; give the number of classes, or 0 for the features."
+        )

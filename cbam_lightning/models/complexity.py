@@ -75,10 +75,9 @@ def _count(network: nn.Module, size_px: int, in_channels: int) -> Complexity:
         with torch.no_grad(), counter:
             network(image)
     except RuntimeError as error:
-        message = (
+        raise UsageError(
             f"{type(network).__name__} does not take images of {in_channels} channels and {size_px} px: "
             f"{error}. Give another size_px or in_channels."
-        )
-        raise UsageError(message) from error
+        ) from error
     params = sum(parameter.numel() for parameter in network.parameters())
     return Complexity(params, counter.get_total_flops() // 2)

@@ -101,13 +101,11 @@ def _build_timm(name: str, num_classes: int, in_channels: int, options: Mapping[
         raise unknown_network(library="timm", given=name, names=names)
     refused = sorted(_TIMM_LOADING & options.keys())
     if refused:
-        message = f"timm/{name} does not take {', '.join(refused)}; use `weights` instead."
-        raise UsageError(message)
+        raise UsageError(f"timm/{name} does not take {', '.join(refused)}; use `weights` instead.")
     try:
         network: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=in_channels, **options)
     except (TypeError, RuntimeError) as error:  # an unknown option, an unknown tag
-        message = f"timm/{name} cannot be built with the options {dict(options)}: {error}"
-        raise UsageError(message) from error
+        raise UsageError(f"timm/{name} cannot be built with the options {dict(options)}: {error}") from error
     network.in_channels = in_channels  # type: ignore[assignment]
     return network
 
@@ -123,5 +121,6 @@ def _import_timm() -> Any:
     try:
         return importlib.import_module("timm")
     except ModuleNotFoundError as error:
-        message = "timm is not installed; networks called timm/… need it: pip install 'cbam_lightning[timm]'."
-        raise UsageError(message) from error
+        raise UsageError(
+            "timm is not installed; networks called timm/… need it: pip install 'cbam_lightning[timm]'."
+        ) from error

@@ -181,8 +181,9 @@ def resolve_names(
     attention_options, network_options = dict(attention_options or {}), dict(network_options or {})
     if header is None:
         if network is None:
-            message = "no network and no weights were given; choose a network of `cbam-lightning models`."
-            raise UsageError(message)
+            raise UsageError(
+                "no network and no weights were given; choose a network of `cbam-lightning models`."
+            )
     else:
         if network in (None, header.network):
             _check_strides(header.network_options, network_options)
@@ -219,8 +220,9 @@ def build(
     twice = sorted(arguments.keys() & network_options.keys())
     if twice:
         names = ", ".join(map(repr, twice))
-        message = f"{names} cannot be among the options of {network}; pass it as an argument of its own."
-        raise UsageError(message)
+        raise UsageError(
+            f"{names} cannot be among the options of {network}; pass it as an argument of its own."
+        )
     if "/" in network:
         from cbam_lightning.models.external import build_external
 
@@ -240,20 +242,19 @@ def _find_network_class(path: str) -> type | None:
         from torch import nn
 
         if not issubclass(network_class, nn.Module):
-            message = f"the network {path!r} is not a torch.nn.Module; give the import path of one."
-            raise UsageError(message)
+            raise UsageError(f"the network {path!r} is not a torch.nn.Module; give the import path of one.")
     return network_class
 
 
 def _build_own(network: str, network_options: Mapping[str, Any], arguments: Mapping[str, Any]) -> nn.Module:
     if network in DETECTORS:
-        message = f"{network} is a detector; build it with `cbam_lightning.models.detection.create_detector`."
-        raise UsageError(message)
+        raise UsageError(
+            f"{network} is a detector; build it with `cbam_lightning.models.detection.create_detector`."
+        )
     if network not in MODELS:
         error = unknown_name(kind="model", given=network, allowed=list_models())
         module = network.rpartition(".")[0] if is_class_path(network) else "MODULE"
-        message = f"{error} Or torchvision/NAME, timm/NAME, or your own class (--imports {module})."
-        raise UsageError(message)
+        raise UsageError(f"{error} Or torchvision/NAME, timm/NAME, or your own class (--imports {module}).")
     module_name, class_name = MODELS[network].family.split(".")
     network_class = getattr(importlib.import_module(f"cbam_lightning.models.{module_name}"), class_name)
     allowed = inspect.signature(network_class).parameters.keys() - arguments.keys()
@@ -268,8 +269,7 @@ def _check_strides(trained_options: Mapping[str, Any], options: Mapping[str, Any
     # strides have no weights: with others, every key would fit and the logits would still be wrong
     trained = trained_options.get("stride_in", "3x3")
     if options.get("stride_in", trained) != trained:
-        message = (
+        raise UsageError(
             f"the weights were trained with stride_in {trained!r}, not {options['stride_in']!r}; "
             "leave stride_in out, or start without weights."
         )
-        raise UsageError(message)

@@ -135,15 +135,15 @@ def _detect_attention(shapes: _Shapes) -> tuple[str, dict[str, Any], Placement |
     placement: Placement = "stage" if first.startswith("attention.") else "block"
     odd = next((name for name, others in modules.items() if others.keys() != values.keys()), None)
     if odd is not None:
-        message = f"{odd} has a gate of another design than {first}; in our networks all are the same."
-        raise UsageError(message)
+        raise UsageError(
+            f"{odd} has a gate of another design than {first}; in our networks all are the same."
+        )
     if {"channel.fc1.weight", "spatial.reduce.weight"} <= values.keys():
         return "bam", _reduction(modules, "channel.fc1.weight"), placement
     if "mlp.0.weight" in values:
         return "se", _reduction(modules, "mlp.0.weight"), placement
     if not {"channel.mlp.0.weight", "spatial.conv.weight"} & values.keys():
-        message = f"{first} has a gate of another design ({', '.join(list(values)[:3])})."
-        raise UsageError(message)
+        raise UsageError(f"{first} has a gate of another design ({', '.join(list(values)[:3])}).")
     return "cbam", _cbam_options(modules, values), placement
 
 
@@ -168,16 +168,14 @@ def _reduction(modules: Mapping[str, _Shapes], key: str) -> dict[str, int]:
         if ratio and all(max(1, channels // ratio) == hidden for hidden, channels in widths):
             return {} if ratio == 16 else {"reduction": ratio}
     shown = ", ".join(f"{channels} to {hidden}" for hidden, channels in sorted(widths))
-    message = f"no single reduction gives the hidden widths of the attention ({shown})."
-    raise UsageError(message)
+    raise UsageError(f"no single reduction gives the hidden widths of the attention ({shown}).")
 
 
 def _shape(shapes: _Shapes, key: str, absent: tuple[int, ...] | None = None) -> tuple[int, ...]:
     shape = shapes.get(key, absent)
     if not shape or (absent is None and len(shape) < 2):
         what = "missing" if shape is None else f"of shape {shape}"
-        message = f"{key} is {what}, so this is not a ResNet that is known here."
-        raise UsageError(message)
+        raise UsageError(f"{key} is {what}, so this is not a ResNet that is known here.")
     return shape
 
 
@@ -205,5 +203,4 @@ def check_same(state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor],
     ]
     if faults:
         more = f", … ({len(faults)} in all)" if len(faults) > 3 else ""
-        message = f"the keys are not those of {name}: {', '.join(faults[:3])}{more}."
-        raise UsageError(message)
+        raise UsageError(f"the keys are not those of {name}: {', '.join(faults[:3])}{more}.")

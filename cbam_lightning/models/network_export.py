@@ -70,8 +70,7 @@ def export_network(source: str | Path, out: str | Path | None = None, to: str = 
         out = f"{source}{suffix}" if source in list_weights() else Path(source).with_suffix(suffix)
     out = Path(out)
     if out.suffix != suffix:
-        message = f"{out} should end in {suffix}, the ending of {to} files."
-        raise UsageError(message)
+        raise UsageError(f"{out} should end in {suffix}, the ending of {to} files.")
     if to == "onnx":
         _need_onnx()
     checkpoint = open_checkpoint(source)
@@ -87,10 +86,9 @@ def export_network(source: str | Path, out: str | Path | None = None, to: str = 
         for size in sizes_px
     )
     if not difference <= TOLERANCE:
-        message = (
+        raise UsageError(
             f"{to} differs from the network by {difference:.1e} (allowed: {TOLERANCE}); nothing was written."
         )
-        raise UsageError(message)
     with atomic_write(out) as file:
         file.write(content)
     return Exported(out, dynamic_size, difference, header)
@@ -108,8 +106,9 @@ def _trace(network: nn.Module, in_channels: int, size_px: int) -> tuple[Exported
         try:
             return torch.export.export(network, (images,), dynamic_shapes=(batch,)), False
         except Exception as error:
-            message = f"torch.export cannot trace the network: {str(error).splitlines()[0]}."
-            raise UsageError(message) from error
+            raise UsageError(
+                f"torch.export cannot trace the network: {str(error).splitlines()[0]}."
+            ) from error
 
 
 def _to_torch(program: ExportedProgram, header: Header) -> tuple[bytes, _Run]:
@@ -142,5 +141,6 @@ def _difference(network: nn.Module, run: _Run, images: Tensor) -> float:
 def _need_onnx() -> None:
     missing = [name for name in _ONNX_PACKAGES if find_spec(name) is None]
     if missing:
-        message = f"ONNX needs {', '.join(missing)}; install with: pip install 'cbam_lightning[onnx]'."
-        raise UsageError(message)
+        raise UsageError(
+            f"ONNX needs {', '.join(missing)}; install with: pip install 'cbam_lightning[onnx]'."
+        )

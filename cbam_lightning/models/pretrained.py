@@ -90,11 +90,11 @@ def _from_torchvision(network: str, entry: Any) -> Checkpoint:
     except pickle.UnpicklingError as error:
         raise refusal(file, error) from None
     except OSError as error:
-        message = f"could not download {entry.url}: {one_line(error)}."
-        raise OSError(message) from error
+        raise OSError(f"could not download {entry.url}: {one_line(error)}.") from error
     except Exception as error:  # a damaged pickle can raise nearly anything
-        message = f"{entry.url} arrived damaged, or {file} is: {one_line(error)}. Remove the file and retry."
-        raise OSError(message) from error
+        raise OSError(
+            f"{entry.url} arrived damaged, or {file} is: {one_line(error)}. Remove the file and retry."
+        ) from error
     if entry.meta["categories"] is None:  # VGG16's IMAGENET1K_FEATURES: all other values are NaN
         state = {key: value for key, value in state.items() if key.startswith("features.")}
     return Checkpoint(_torchvision_header(network, entry), complete(state))
@@ -127,17 +127,16 @@ def _from_timm(network: str) -> Checkpoint:
     try:
         timm = importlib.import_module("timm")
     except ImportError:
-        message = f"{network} needs timm; install it with: pip install 'cbam_lightning[timm]'."
-        raise UsageError(message) from None
+        raise UsageError(
+            f"{network} needs timm; install it with: pip install 'cbam_lightning[timm]'."
+        ) from None
     try:
         with _plain_values_only():
             built = timm.create_model(name, pretrained=True)
     except (RuntimeError, ValueError) as error:
-        message = f"timm has no weights for {name}: {one_line(error)}."
-        raise UsageError(message) from None
+        raise UsageError(f"timm has no weights for {name}: {one_line(error)}.") from None
     except Exception as error:  # its download library may raise anything
-        message = f"could not download timm's weights for {name}: {one_line(error)}."
-        raise OSError(message) from error
+        raise OSError(f"could not download timm's weights for {name}: {one_line(error)}.") from error
     return Checkpoint(_timm_header(network, built.pretrained_cfg), dict(built.state_dict()))
 
 

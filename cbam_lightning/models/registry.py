@@ -110,10 +110,9 @@ def register_model(name: str, builder: Any = None) -> Any:
         return lambda decorated: register_model(name, decorated)
     known = USER_NETWORKS.get(name)
     if not name or "/" in name or name in MODELS or (known and _origin(known) != _origin(builder)):
-        message = (
+        raise UsageError(
             f"{name!r} cannot be the name of a network: it is empty, has a slash or is taken; choose another."
         )
-        raise UsageError(message)
     USER_NETWORKS[name] = builder
     return builder
 

@@ -201,12 +201,11 @@ def _block_maker(block: str, groups: int, width_per_group: int, stride_in: Strid
     if block == "bottleneck":
         return partial(Bottleneck, groups=groups, width_per_group=width_per_group, stride_in=stride_in)
     if (groups, width_per_group, stride_in) != (1, 64, "3x3"):
-        message = (
+        raise UsageError(
             f"groups is {groups}, width_per_group is {width_per_group} and stride_in is {stride_in!r}, but "
             "block is 'basic', and only bottlenecks have these options. Leave them out, or choose another "
             "network."
         )
-        raise UsageError(message)
     return BasicBlock
 
 
@@ -226,8 +225,7 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
 def _check_stages(depths: Sequence[int], widths: Sequence[int]) -> None:
     plain = isinstance(depths, Sequence) and isinstance(widths, Sequence)
     if not plain or not depths or len(depths) != len(widths):
-        message = f"depths is {depths} and widths is {widths}; give both one number for each stage."
-        raise UsageError(message)
+        raise UsageError(f"depths is {depths} and widths is {widths}; give both one number for each stage.")
     for depth, width in zip(depths, widths, strict=True):
         check_positive("every one of depths", depth)
         check_positive("every one of widths", width)

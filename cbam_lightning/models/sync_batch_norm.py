@@ -59,8 +59,7 @@ class SyncBatchNorm(_BatchNorm):
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002
         if input.ndim < 2:
-            message = f"expected at least 2D input (got {input.ndim}D input)"
-            raise ValueError(message)
+            raise ValueError(f"expected at least 2D input (got {input.ndim}D input)")
 
     def _track(self, mean: Tensor, variance: Tensor) -> None:
         """Update the buffers as plain BatchNorm does."""
@@ -147,11 +146,10 @@ def _synchronised_class(module: _BatchNorm, device: torch.device) -> type[_Batch
         return SyncBatchNorm if on_cpu else nn.SyncBatchNorm
     if kind.__name__ == "BatchNormAct2d" and kind.__module__.startswith("timm."):
         return _SyncBatchNormAct if on_cpu else _GpuSyncBatchNormAct
-    message = (
+    raise UsageError(
         f"{kind.__name__} is a BatchNorm that overrides forward, so it cannot be synchronised between "
         "processes. Train with sync_batchnorm=False, or use another network."
     )
-    raise UsageError(message)
 
 
 def _device_of(module: nn.Module) -> torch.device:
@@ -202,8 +200,9 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor, int]:
     total = _sum_over_processes(torch.cat([here, here.new_tensor([x.numel() // x.shape[1]])]))
     count = round(float(total[-1]))
     if count < 2:
-        message = f"expected more than 1 value per channel in training, got {count} over all processes"
-        raise ValueError(message)
+        raise ValueError(
+            f"expected more than 1 value per channel in training, got {count} over all processes"
+        )
     mean = total[:-1] / count
     variance = _sum_over_processes(_sum((x - _per_channel(mean.to(wide_dtype(x)), x)).square())) / count
     return mean.to(wide_dtype(x)), variance.to(wide_dtype(x)), count

@@ -105,8 +105,7 @@ class TorchvisionNetwork(nn.Module):
                 name, weights=None, num_classes=num_classes or 1, **options
             )
         except (TypeError, ValueError) as error:
-            message = f"torchvision/{name} does not take {options}: {error}"
-            raise UsageError(message) from error
+            raise UsageError(f"torchvision/{name} does not take {options}: {error}") from error
         for key, child in network.named_children():
             self.add_module(key, child)
         layers = [(key, m) for key, m in self.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
@@ -198,11 +197,10 @@ def _check_family(name: str) -> str:
         raise unknown_network(library="torchvision", given=name, names=torchvision_names())
     family = _defining_module(name)
     if family not in _FAMILIES:
-        message = (
+        raise UsageError(
             f"torchvision/{name} is not a convolutional network with one output. "
             f"Choose one of the families {', '.join(_FAMILIES)}."
         )
-        raise UsageError(message)
     return family
 
 

@@ -57,9 +57,8 @@ def build_user_network(
         options |= {"attention": attention, "attention_options": dict(attention_options)}
     network = builder(**options)
     if not isinstance(network, nn.Module):
-        message = (
+        raise UsageError(
             f"{name} returned a {type(network).__name__}; register a torch.nn.Module or a function that "
             "returns one."
         )
-        raise UsageError(message)
     return network if adds_attention else insert_named_attention(network, attention, attention_options, where)

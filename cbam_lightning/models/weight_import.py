@@ -61,8 +61,7 @@ def import_weights(
     import_class_path(network, "--network")
     import_class_path(attention, "attention")
     if Path(out).exists():
-        message = f"{out} exists; remove it, or give another name."
-        raise UsageError(message)
+        raise UsageError(f"{out} exists; remove it, or give another name.")
     original, extras = read_state_dict(source)
     names = (network, attention, attention_options, network_options)
     try:
@@ -71,8 +70,7 @@ def import_weights(
         check_same(state, built.state_dict(), f"{detected.network} with attention {detected.attention}")
         report = load_into(built, state)
     except UsageError as error:
-        message = f"{source} cannot be imported: {error}"
-        raise UsageError(message) from None
+        raise UsageError(f"{source} cannot be imported: {error}") from None
     header = Header.from_dict(
         {
             **detected._asdict(),
@@ -104,8 +102,7 @@ def _detect(
     state = complete(strip_wrappers(original))
     layers = [value.shape for key, value in state.items() if key.endswith("weight") and value.ndim > 1]
     if not layers:
-        message = "it has no weights of a layer."
-        raise UsageError(message)
+        raise UsageError("it has no weights of a layer.")
     options = dict(attention_options or {}), dict(network_options or {})
     # the first layer takes the images, the last one is the classifier
     detected = DetectedNetwork(network, attention or "none", *options, layers[-1][0], layers[0][1])

@@ -28,8 +28,7 @@ def parameter_groups(module: nn.Module, decay_norm_and_bias: bool) -> list[dict[
     """
     trainable = [p for p in module.parameters() if p.requires_grad]
     if not trainable:
-        message = "all parameters are frozen, so there is nothing to train; narrow --model.freeze."
-        raise UsageError(message)
+        raise UsageError("all parameters are frozen, so there is nothing to train; narrow --model.freeze.")
     if decay_norm_and_bias:
         return [{"params": trainable}]
     groups: list[dict[str, Any]] = [
@@ -60,11 +59,10 @@ def freeze(network: nn.Module, pattern: str) -> list[nn.Module]:
         frozen = [m for name, m in network.named_modules() if name and fnmatch(name, pattern)]
     if not frozen:
         names = ", ".join(name for name, _ in network.named_children())
-        message = (
+        raise UsageError(
             f"freeze={pattern!r} matches no module. Allowed: 'backbone', or a pattern of names such as "
             f"{names}."
         )
-        raise UsageError(message)
     for parameter in _parameters(frozen):
         parameter.requires_grad_(False)
     return frozen
@@ -99,8 +97,7 @@ def global_batch_size(trainer: Trainer) -> int:
     data = getattr(data, "iterables", data)  # a combination of one
     per_device = getattr(data, "device_batch_size", None) or getattr(data, "batch_size", None)
     if not per_device:
-        message = "lr_batch_size needs data with a batch_size; set the learning rate itself instead."
-        raise UsageError(message)
+        raise UsageError("lr_batch_size needs data with a batch_size; set the learning rate itself instead.")
     return int(per_device) * trainer.world_size * trainer.accumulate_grad_batches
 
 

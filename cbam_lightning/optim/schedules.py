@@ -57,11 +57,10 @@ class _FactorSchedule(Schedule):
         self, warmup_epochs: float, warmup_factor: float, interval: Literal["step", "epoch"]
     ) -> None:
         if warmup_epochs < 0 or not 0 <= warmup_factor <= 1:
-            message = (
+            raise UsageError(
                 f"warmup_epochs is {warmup_epochs} and warmup_factor {warmup_factor}; "
                 "allowed: 0 or more epochs, a factor from 0 to 1."
             )
-            raise UsageError(message)
         self.warmup_epochs = warmup_epochs
         self.warmup_factor = warmup_factor
         self.interval = interval
@@ -92,11 +91,10 @@ class _FactorSchedule(Schedule):
         """
         changes = not isinstance(self, Constant) or self.warmup_epochs
         if self.interval == "step" and changes and math.isinf(steps_per_epoch):
-            message = (
+            raise UsageError(
                 f"{type(self).__name__} counts in epochs, and the data have no length: set "
                 "--trainer.limit_train_batches to a number of batches, or use --model.schedule Constant."
             )
-            raise UsageError(message)
         unit = steps_per_epoch if self.interval == "step" else 1
         scheduler = _FactorLR(optimizer, lambda count: self.factor(count / unit, max_epochs))
         return {"scheduler": scheduler, "interval": self.interval}
@@ -129,10 +127,9 @@ class WarmupCosine(_FactorSchedule):
             UsageError: The run has no end.
         """
         if math.isinf(max_epochs):
-            message = (
+            raise UsageError(
                 "WarmupCosine needs the length of the run: set --trainer.max_epochs or --trainer.max_steps."
             )
-            raise UsageError(message)
         return super().build(optimizer, steps_per_epoch, max_epochs)
 
     def _decay(self, epoch: float, max_epochs: float) -> float:

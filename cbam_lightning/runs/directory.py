@@ -170,8 +170,9 @@ class RunDirectory:
             # unlike flock, worker processes do not inherit it, and so do not keep it when this one is killed
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            message = f"another process is training in {self.path}; stop it first, or wait for its end."
-            raise UsageError(message) from None
+            raise UsageError(
+                f"another process is training in {self.path}; stop it first, or wait for its end."
+            ) from None
 
     @classmethod
     def open(cls, path: str | Path) -> RunDirectory:
@@ -182,8 +183,7 @@ class RunDirectory:
         """
         run = cls(Path(path))
         if not run.config.is_file():
-            message = f"{path} is not a run directory: it has no config.yaml."
-            raise UsageError(message)
+            raise UsageError(f"{path} is not a run directory: it has no config.yaml.")
         return run
 
 

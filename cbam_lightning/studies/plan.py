@@ -70,11 +70,10 @@ class StudyRun:
         resolved = flatten(yaml.safe_load(self.directory.config.read_text()))
         for key, value in self.expected.items():
             if key in resolved and not same_value(value, resolved[key]):
-                message = (
+                raise UsageError(
                     f"{self.directory.path} was made with {key} = {resolved[key]!r}, but the study says "
                     f"{value!r}. Move the folder away, or rename the study."
                 )
-                raise UsageError(message)
 
 
 @dataclass(frozen=True)
@@ -144,8 +143,7 @@ class Study:
             UsageError: There is no such part.
         """
         if not 1 <= number <= of:
-            message = f"there is no part {number} of {of}; the first is 1/{of}, the last {of}/{of}."
-            raise UsageError(message)
+            raise UsageError(f"there is no part {number} of {of}; the first is 1/{of}, the last {of}/{of}.")
         return self.runs[number - 1 :: of]
 
 
@@ -163,8 +161,7 @@ def read_study(path: str | Path) -> Study:
             raise unknown_name(kind=f"key in {path}", given=str(key), allowed=[f.name for f in known])
     required = [f.name for f in known if f.default is MISSING and f.default_factory is MISSING]
     if missing := [name for name in required if not values.get(name)]:
-        message = f"{path} has no {' and no '.join(missing)}; a study needs config, arms and seeds."
-        raise UsageError(message)
+        raise UsageError(f"{path} has no {' and no '.join(missing)}; a study needs config, arms and seeds.")
     _check(values, path)
     files = {name: path.parent / values[name] for name in ("config", "results") if values.get(name)}
     arms = {str(arm): options or {} for arm, options in values["arms"].items()}
@@ -187,20 +184,16 @@ def _check(values: Mapping[str, Any], path: Path) -> None:
         "threads, 1 or more": threads is None or (type(threads) is int and threads >= 1),
     }
     if wrong := [rule for rule, holds in rules.items() if not holds]:
-        message = f"{path} should have {wrong[0]}."
-        raise UsageError(message)
+        raise UsageError(f"{path} should have {wrong[0]}.")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        message = f"{path} does not exist."
-        raise UsageError(message) from None
+        raise UsageError(f"{path} does not exist.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        message = f"{path} is not YAML: {error}"
-        raise UsageError(message) from None
+        raise UsageError(f"{path} is not YAML: {error}") from None
     if not isinstance(values, dict):
-        message = f"{path} should hold keys with values."
-        raise UsageError(message)
+        raise UsageError(f"{path} should hold keys with values.")
     return values

@@ -17,6 +17,5 @@ _FORMER_MEMBERS = {
 
 def __getattr__(name: str) -> Any:
     if name not in _FORMER_MEMBERS:
-        message = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(message)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"cbam_lightning.{_FORMER_MEMBERS[name]}"), name)

@@ -106,8 +106,7 @@ class Classifier(ImageTask):
     ) -> None:
         super().__init__(optimizer, schedule, lr_batch_size, decay_norm_and_bias)
         if not 0 <= label_smoothing < 1:
-            message = f"label_smoothing is {label_smoothing}; allowed: 0 or more, and less than 1."
-            raise UsageError(message)
+            raise UsageError(f"label_smoothing is {label_smoothing}; allowed: 0 or more, and less than 1.")
         # logged with the run's configuration, which says more
         self.save_hyperparameters(logger=False)
         self.num_classes = num_classes

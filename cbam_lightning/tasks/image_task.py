@@ -57,8 +57,7 @@ class ImageTask(LightningModule):
     ) -> None:
         super().__init__()
         if lr_batch_size is not None and lr_batch_size < 1:
-            message = f"lr_batch_size is {lr_batch_size}; allowed: 1 or more, or null."
-            raise UsageError(message)
+            raise UsageError(f"lr_batch_size is {lr_batch_size}; allowed: 1 or more, or null.")
         self.optimizer = optimizer
         self.schedule = schedule
         self.lr_batch_size = lr_batch_size
@@ -138,12 +137,11 @@ class ImageTask(LightningModule):
         """
         data = getattr(self.trainer, "datamodule", None)
         if isinstance(data, BaseDataModule) and not isinstance(data, self.data_class):
-            message = (
+            raise UsageError(
                 f"{type(self).__name__} takes the batches of a {self.data_class.__name__}, and "
                 f"{type(data).__name__} is not one: --model Detector is for data with boxes, "
                 "--model Classifier for images with one class each."
             )
-            raise UsageError(message)
         if stage == "fit":
             self._new_classifier = None
 
@@ -155,8 +153,9 @@ class ImageTask(LightningModule):
                 neither trained nor loaded since.
         """
         if self._new_classifier:
-            message = f"{self._new_classifier}: fine-tune it first (`cbam-lightning fit --model.weights …`)."
-            raise UsageError(message)
+            raise UsageError(
+                f"{self._new_classifier}: fine-tune it first (`cbam-lightning fit --model.weights …`)."
+            )
 
     on_test_start = on_validation_start
     on_predict_start = on_validation_start

@@ -52,8 +52,9 @@ def import_module(name: str, option: str) -> None:
             raise _broken(name, option, error) from error
         here = Path.cwd()
         hint = closest(name, [path.stem for path in here.glob("*.py")])
-        message = f"{option}: there is no module {name!r}; give one that is in {here} or installed.{hint}"
-        raise UsageError(message) from error
+        raise UsageError(
+            f"{option}: there is no module {name!r}; give one that is in {here} or installed.{hint}"
+        ) from error
     except (Exception, SystemExit) as error:
         raise _broken(name, option, error) from error
 
@@ -76,8 +77,7 @@ def import_class_path(path: str | None, option: str) -> None:
     import_module(module, option)
     if not hasattr(sys.modules[module], name):
         file = getattr(sys.modules[module], "__file__", None) or module
-        message = f"{option} is {path!r}, but there is no {name!r} in {file}."
-        raise UsageError(message)
+        raise UsageError(f"{option} is {path!r}, but there is no {name!r} in {file}.")
 
 
 def find_class(path: object) -> type | None:

@@ -57,13 +57,13 @@ def read_training_state(path: str | Path) -> dict[str, Any]:
     """
     state: Any = read_pickle(path)
     if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
-        message = f"{path} is not a Lightning checkpoint: it has no state_dict."
-        raise UsageError(message)
+        raise UsageError(f"{path} is not a Lightning checkpoint: it has no state_dict.")
     for name in ("hyper_parameters", PROVENANCE_KEY):
         values = state.get(name, {})
         if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-            message = f"{path} is not our checkpoint: its {name} should be a dictionary with string keys."
-            raise UsageError(message)
+            raise UsageError(
+                f"{path} is not our checkpoint: its {name} should be a dictionary with string keys."
+            )
     return state
 
 
@@ -102,8 +102,7 @@ def _checked(state: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
     checked = {}
     for key, value in state.items():
         if not isinstance(key, str) or not key.isprintable():
-            message = f"{path} is not a state dict: one of its keys is not a name."
-            raise UsageError(message)
+            raise UsageError(f"{path} is not a state dict: one of its keys is not a name.")
         # even a tensor may have attributes that replace its methods; its copy does not
         tensor = Tensor.detach(value) if isinstance(value, Tensor) else None
         if tensor is None or not _is_whole(tensor):
@@ -141,13 +140,11 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
         return _read_safetensors(path)[1], {"averaged": False}
     content = read_pickle(path)
     if not isinstance(content, dict):
-        message = f"{path} holds a {type(content).__name__}, not a state dict."
-        raise UsageError(message)
+        raise UsageError(f"{path} holds a {type(content).__name__}, not a state dict.")
     container = next((name for name in _CONTAINERS if isinstance(content.get(name), dict)), None)
     state = content[container] if container else content
     if not state:
-        message = f"{path} is not a state dict: it holds no tensor."
-        raise UsageError(message)
+        raise UsageError(f"{path} is not a state dict: it holds no tensor.")
     extras = {key: _plain(value) for key, value in content.items()} if container else {}
     kept = {key: value for key, value in extras.items() if isinstance(value, (str, int, float))}
     return _checked(state, path), {**kept, "averaged": str(container).endswith("_ema")}
@@ -196,10 +193,9 @@ def _check_sizes(checkpoint: Checkpoint, path: Path) -> None:
     num_values = sum(value.numel() for value in state.values())
     for numbers, limit in ((depths, len(state)), (sizes, num_values)):
         if max(numbers, default=0) > max(limit, _ANY_SIZE):
-            message = (
+            raise UsageError(
                 f"{path} has a damaged header: it says {max(numbers)}, but the file has {num_values} values."
             )
-            raise UsageError(message)
 
 
 def _integers(value: Any) -> list[int]:
@@ -224,8 +220,7 @@ def save_checkpoint(path: str | Path, state_dict: Mapping[str, Tensor], header: 
         OSError: The file cannot be written; an existing file is unchanged.
     """
     if Path(path).suffix != ".safetensors":
-        message = f"{path} should end in .safetensors, the format of a shared checkpoint."
-        raise UsageError(message)
+        raise UsageError(f"{path} should end in .safetensors, the format of a shared checkpoint.")
     # copied, since the format refuses tensors that share memory
     copy = torch.contiguous_format
     tensors = {key: value.detach().cpu().clone(memory_format=copy) for key, value in state_dict.items()}

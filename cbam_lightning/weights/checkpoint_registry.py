@@ -34,12 +34,12 @@ def entries() -> dict[str, Entry]:
     except UsageError:
         raise
     except (ValueError, TypeError, RecursionError) as error:
-        message = f"{TABLE} is not a table of checkpoints ({one_line(error)}); reinstall the package."
-        raise UsageError(message) from None
+        raise UsageError(
+            f"{TABLE} is not a table of checkpoints ({one_line(error)}); reinstall the package."
+        ) from None
     by_name = {entry.name: entry for entry in registered}
     if len(by_name) < len(registered):
-        message = f"{TABLE} has two checkpoints of the same name; reinstall the package."
-        raise UsageError(message)
+        raise UsageError(f"{TABLE} has two checkpoints of the same name; reinstall the package.")
     return by_name
 
 
@@ -90,8 +90,9 @@ def verify(entry: Entry) -> Path:
     path = files_folder() / str(entry.file)
     digest = sha256_of(path)
     if digest != entry.sha256:
-        message = f"{path} is damaged: its SHA-256 is {digest}, not {entry.sha256}. Reinstall the package."
-        raise OSError(message)
+        raise OSError(
+            f"{path} is damaged: its SHA-256 is {digest}, not {entry.sha256}. Reinstall the package."
+        )
     return path
 
 
@@ -118,8 +119,7 @@ def download(url: str, sha256: str, destination: str | Path) -> Path:
             torch.hub.download_url_to_file(url, str(destination), sha256, progress=sys.stderr.isatty())
         # a wrong hash is a RuntimeError; a damaged address or length in the answer raises the others
         except (OSError, RuntimeError, HTTPException, ValueError, OverflowError) as error:
-            message = f"could not download {url}: {one_line(error)}."
-            raise OSError(message) from error
+            raise OSError(f"could not download {url}: {one_line(error)}.") from error
     return destination
 
 

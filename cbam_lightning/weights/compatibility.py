@@ -32,8 +32,7 @@ def model_of_checkpoint(
         UsageError: The file is not a training checkpoint, or names a class whose module is not imported.
     """
     if "pytorch-lightning_version" not in state:
-        message = f"{path} was not written by Lightning's trainer; pass it as --model.weights."
-        raise UsageError(message)
+        raise UsageError(f"{path} was not written by Lightning's trainer; pass it as --model.weights.")
     for name in _NAMES:
         if isinstance(options.get(name), str):
             import_class_path(options[name], f"--model.{name}")
@@ -61,11 +60,10 @@ def require_known_classes(values: Any, source: str) -> None:
         return
     for name, value in values.items():
         if name in _NAMES and is_class_path(value) and find_class(value) is None:
-            message = (
+            raise UsageError(
                 f"{source} names the class {value!r:.200}, which is not imported; import its module with "
                 f"--imports {value.rpartition('.')[0]:.200}."
             )
-            raise UsageError(message)
         require_known_classes(value, source)
 
 
@@ -81,18 +79,16 @@ def require_same_network(saved: Mapping[str, Any], current: Mapping[str, Any]) -
     """
     for name in _SAME:
         if name in saved and _function(saved[name]) != _function(current[name]):
-            message = (
+            raise UsageError(
                 f"the checkpoint has {name} {saved[name]!r} and this run {current[name]!r}; they "
                 "have to be the same. To fine-tune, use --model.weights instead of --ckpt_path."
             )
-            raise UsageError(message)
     saved_names, names = (tuple(values.get("class_names") or ()) for values in (saved, current))
     if saved_names and names and saved_names != names:
-        message = (
+        raise UsageError(
             f"the checkpoint's classes{first_names(saved_names)} differ from the "
             f"data's{first_names(names)}. To fine-tune, use --model.weights instead of --ckpt_path."
         )
-        raise UsageError(message)
 
 
 def class_mismatch(

@@ -63,8 +63,7 @@ class Entry:
         wrong = [name for name, fits in rules.items() if not fits]
         if wrong:
             values = ", ".join(f"{name} is {getattr(self, name, 'both or none')!r:.80}" for name in wrong)
-            message = f"the registered checkpoint {self.name!r:.80} has invalid fields: {values}."
-            raise UsageError(message)
+            raise UsageError(f"the registered checkpoint {self.name!r:.80} has invalid fields: {values}.")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry as an object of the table, without empty fields."""

@@ -92,8 +92,9 @@ class Header:
         """
         missing = [name for name in _REQUIRED if values.get(name) is None]
         if missing:
-            message = f"{source} does not say its {', '.join(missing)}; cbam_lightning did not write it."
-            raise UsageError(message)
+            raise UsageError(
+                f"{source} does not say its {', '.join(missing)}; cbam_lightning did not write it."
+            )
         known = {f.name for f in fields(cls)}
         options = {name: value for name, value in values.items() if name in known}
         optional = ("network_options", "attention_options", "metrics")
@@ -114,19 +115,18 @@ class Header:
             UsageError: There is no header of ours, or it is damaged.
         """
         if not metadata or METADATA_KEY not in metadata:
-            message = (
+            raise UsageError(
                 f"{source} has no cbam_lightning header, so its network is unknown. "
                 "`cbam-lightning weights export` writes files with a header."
             )
-            raise UsageError(message)
         try:
             values = json.loads(metadata[METADATA_KEY])
         except (ValueError, RecursionError) as error:
-            message = f"{source} has a damaged header: {error}."
-            raise UsageError(message) from None
+            raise UsageError(f"{source} has a damaged header: {error}.") from None
         if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
-            message = f"{source} has a header of another format; this version reads format {FORMAT_VERSION}."
-            raise UsageError(message)
+            raise UsageError(
+                f"{source} has a header of another format; this version reads format {FORMAT_VERSION}."
+            )
         return cls.from_dict(values, source)
 
     def to_metadata(self) -> dict[str, str]:
@@ -166,8 +166,7 @@ def _check_types(values: Mapping[str, Any], source: str) -> None:
         elif isinstance(value, (dict, int)) and not _is_plain(value):
             problem = "more than a few plain values"
         if problem:
-            message = f"{source} has a damaged header: {name} is {problem}."
-            raise UsageError(message)
+            raise UsageError(f"{source} has a damaged header: {name} is {problem}.")
 
 
 def _is_plain(value: Any) -> bool:
@@ -195,5 +194,4 @@ def _check_items(name: str, items: Collection[Any], length: int, source: str) ->
     fits = all(isinstance(item, kind) and not isinstance(item, bool) for item in items)
     if len(items) != length or not fits:
         what = "names" if kind is str else "numbers"
-        message = f"{source} has a damaged header: {name} should hold {length} {what}."
-        raise UsageError(message)
+        raise UsageError(f"{source} has a damaged header: {name} should hold {length} {what}.")

@@ -106,12 +106,11 @@ def load_into(
     report = _compare(network.state_dict(), saved, new_attention)
     faults = report.faults(head)
     if not report.matched or (strict and faults):
-        message = (
+        raise UsageError(
             f"{source} belongs to another network: some keys do not fit ({_shorten(faults)}). Give the "
             "network and attention it was trained with, or load what fits with strict_weights=False "
             "(--model.strict_weights false)."
         )
-        raise UsageError(message)
     network.load_state_dict({key: saved[key] for key in report.matched}, strict=False)
     return report
 

@@ -35,21 +35,19 @@ def identify(state_dict: Mapping[str, Tensor]) -> str:
     names = [name for name, layout in LAYOUTS.items() if any(re.search(layout.sign, key) for key in keys)]
     with_attention = [name for name in names if name != "torchvision"]
     if len(with_attention) > 1:
-        message = (
+        raise UsageError(
             f"the keys mix layouts: of {' and of '.join(LAYOUTS[name].origin for name in with_attention)}; "
             "a file has to be in one layout."
         )
-        raise UsageError(message)
     detector = next((key for key in keys if _DETECTOR.match(key)), None)
     if detector or not names:
         shown = ", ".join(keys[:3]) + (", …" if len(keys) > 3 else "")
         reason = f"these are the keys of an object detector ({detector})" if detector else f"unknown: {shown}"
-        message = (
+        raise UsageError(
             f"the layout of the keys is not supported; {reason}. Supported are ResNets and attention modules "
             f"of {', '.join(layout.origin for layout in LAYOUTS.values())}. Name other networks of "
             "torchvision or timm as torchvision/NAME or timm/NAME."
         )
-        raise UsageError(message)
     return names[0]
 
 
@@ -89,11 +87,10 @@ def from_authors(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     name = identify(state_dict)
     if name not in ("authors", "torchvision"):
-        message = (
+        raise UsageError(
             f"the keys are those of {LAYOUTS[name].origin}, not of the authors; "
             "cbam_lightning.weights.translate supports every layout."
         )
-        raise UsageError(message)
     return _apply("authors", state_dict)
 
 
@@ -123,8 +120,9 @@ def _apply(name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for pattern, replacement in layout.renames:
             new = re.sub(pattern, replacement, new)
         if new in translated:
-            message = f"two keys, one of them {key}, correspond to our {new}; the file mixes two versions."
-            raise UsageError(message)
+            raise UsageError(
+                f"two keys, one of them {key}, correspond to our {new}; the file mixes two versions."
+            )
         translated[new] = value
         for pattern, change in layout.changes:
             if value.ndim == 4 and re.search(pattern, new):

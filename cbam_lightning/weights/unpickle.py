@@ -27,8 +27,7 @@ def existing_file(path: str | Path) -> Path:
     """
     path = Path(path)
     if not path.is_file():
-        message = f"there is no checkpoint file {path}; check the path."
-        raise UsageError(message)
+        raise UsageError(f"there is no checkpoint file {path}; check the path.")
     return path
 
 
@@ -61,8 +60,7 @@ def _refuse_compression(content: io.BytesIO) -> None:
         with zipfile.ZipFile(content) as archive:
             unpacked = sum(record.file_size for record in archive.infolist())
         if unpacked > len(content.getvalue()):
-            message = f"its records have {unpacked} bytes, more than the file has"
-            raise ValueError(message)
+            raise ValueError(f"its records have {unpacked} bytes, more than the file has")
     content.seek(0)
 
 

@@ -50,8 +50,7 @@ def make_entry(
     path = Path(path)
     header = load_checkpoint(path).header
     if header.dataset is None:
-        message = f"{path} does not name its data set, which a registered checkpoint has to."
-        raise UsageError(message)
+        raise UsageError(f"{path} does not name its data set, which a registered checkpoint has to.")
     return Entry(
         name=name or path.stem,
         sha256=sha256_of(path),

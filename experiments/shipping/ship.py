@@ -73,8 +73,7 @@ def ship(paths: Sequence[str], *, name: str, licence: str, command: str) -> Entr
 def _finished(paths: Sequence[str]) -> list[FinishedRun]:
     runs, left_out = find_runs(paths)
     if left_out:
-        message = f"{left_out[0]}; let it finish, or omit it."
-        raise UsageError(message)
+        raise UsageError(f"{left_out[0]}; let it finish, or omit it.")
     by_seed(runs)
     require_same(runs)
     return runs
@@ -82,8 +81,7 @@ def _finished(paths: Sequence[str]) -> list[FinishedRun]:
 
 def _top1(run: FinishedRun) -> float:
     if "test/top1" not in run.metrics:
-        message = f"{run.source} has no test/top1, which determines the median."
-        raise UsageError(message)
+        raise UsageError(f"{run.source} has no test/top1, which determines the median.")
     return run.metrics["test/top1"]
 
 
@@ -94,11 +92,10 @@ def _measure(file: Path, run: FinishedRun) -> dict[str, Measured]:
     measured = {name: measure(network, checkpoint.header, source, name) for name, source in SOURCES.items()}
     same, text = compare(_top1(run), measured["test/top1"])
     if not same:
-        message = (
+        raise UsageError(
             f"test/top1 of {run.source} {text}. Was its best checkpoint tested, on all images of the full "
             "Fashion-MNIST?"
         )
-        raise UsageError(message)
     figures = {name: result.top1 for name, result in measured.items()}
     header = replace(checkpoint.header, metrics={**checkpoint.header.metrics, **figures})
     save_checkpoint(file, checkpoint.state_dict, header)

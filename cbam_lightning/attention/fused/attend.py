@@ -78,11 +78,10 @@ def attend(
 def refuse_second_derivative() -> None:
     """Raise a ``UsageError`` in a backward pass with ``create_graph=True``."""
     if torch.is_grad_enabled():
-        message = (
+        raise UsageError(
             "fused attention has no second derivative, but its backward pass was called with "
             "create_graph=True. Give the attention the option implementation='reference'."
         )
-        raise UsageError(message)
 
 
 @dataclass

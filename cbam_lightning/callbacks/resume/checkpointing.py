@@ -34,8 +34,7 @@ class SaveOptions:
         for name in ("every_minutes", "every_steps"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                message = f"--save.{name} is {value}; allowed: more than 0, or null."
-                raise UsageError(message)
+                raise UsageError(f"--save.{name} is {value}; allowed: more than 0, or null.")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

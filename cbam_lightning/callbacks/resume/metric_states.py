@@ -76,11 +76,10 @@ def _metrics(module: LightningModule) -> Iterator[tuple[str, Metric]]:
 
 def _require_shareable(name: str, metric: Metric, before: int, now: int) -> None:
     if not all(kind in _MERGED for kind in metric._reductions.values()):
-        message = (
+        raise UsageError(
             f"the metric {name} cannot be redistributed: the checkpoint was written by {before} processes, "
             f"and there are {now} now. Resume with {before} devices (--trainer.devices)."
         )
-        raise UsageError(message)
 
 
 def _add(metric: Metric, state: dict[str, Any]) -> None:

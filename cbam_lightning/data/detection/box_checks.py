@@ -76,5 +76,6 @@ def _refuse(wrong: Tensor, problem: str, boxes: Tensor, describe: Callable[[int]
     if wrong.any():
         first = int(wrong.nonzero()[0])
         box = ", ".join(f"{value:g}" for value in boxes[first].tolist())
-        message = f"{describe(first)} {problem}: left, top, right, bottom {box}; correct or remove it."
-        raise UsageError(message)
+        raise UsageError(
+            f"{describe(first)} {problem}: left, top, right, bottom {box}; correct or remove it."
+        )

@@ -54,8 +54,9 @@ class CocoDetection(DetectionDataModule):
         """Read the annotations of train2017 or val2017."""
         file = self._file(train)
         if file.categories != self.categories:
-            message = f"the categories of {file.path} differ from those of val2017; copy both files again."
-            raise UsageError(message)
+            raise UsageError(
+                f"the categories of {file.path} differ from those of val2017; copy both files again."
+            )
         folder = Path(self.root, "train2017" if train else "val2017")
         return read_coco(file, folder, self.box_log)
 
@@ -63,9 +64,8 @@ class CocoDetection(DetectionDataModule):
         name = "train2017" if train else "val2017"
         path = Path(self.root, "annotations", f"instances_{name}.json")
         if not path.is_file():
-            message = (
+            raise UsageError(
                 f"there is no {path}; unpack annotations_trainval2017.zip and the images from "
                 "https://cocodataset.org/#download, and give their folder with --data.root."
             )
-            raise UsageError(message)
         return CocoFile(path)

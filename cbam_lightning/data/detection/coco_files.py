@@ -36,13 +36,13 @@ class CocoFile:
             with path.open("rb") as file:
                 content = json.loads(file.read(), object_hook=_without_outline)
         except (ValueError, RecursionError) as error:
-            message = f"{path} is not a complete JSON file: {error}. Replace it with a fresh copy."
-            raise UsageError(message) from None
+            raise UsageError(
+                f"{path} is not a complete JSON file: {error}. Replace it with a fresh copy."
+            ) from None
         for key in ("images", "annotations", "categories"):
             listed = content.get(key) if isinstance(content, dict) else None
             if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
-                message = f"{path} has no list {key!r}; give one of COCO's files instances_*.json."
-                raise UsageError(message)
+                raise UsageError(f"{path} has no list {key!r}; give one of COCO's files instances_*.json.")
         self._content: dict[str, list[dict[str, Any]]] = content
 
     @cached_property
@@ -123,8 +123,7 @@ def _image_path(file: CocoFile, image: dict[str, Any], folder: Path) -> str:
     path = folder / str(image.get("file_name", ""))
     if not path.is_file():
         where = file.describe("image", image)
-        message = f"{where} should be {str(path)!r}, which does not exist; copy it again."
-        raise UsageError(message)
+        raise UsageError(f"{where} should be {str(path)!r}, which does not exist; copy it again.")
     return str(path)
 
 
@@ -169,5 +168,6 @@ def _numbers(file: CocoFile, annotation: dict[str, Any], key: str, value: Any, c
 def _refuse_twice(file: CocoFile, kind: str, ids: Sequence[int]) -> None:
     number, times = Counter(ids).most_common(1)[0] if ids else (0, 1)
     if times > 1:
-        message = f"{file.path}: {times} images have the id {number}; ids must be unique. Correct the file."
-        raise UsageError(message)
+        raise UsageError(
+            f"{file.path}: {times} images have the id {number}; ids must be unique. Correct the file."
+        )

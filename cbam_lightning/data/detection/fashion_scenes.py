@@ -127,16 +127,16 @@ class FashionScenes(DetectionDataModule):
         paths = find_files(folder) if Path(folder).is_dir() else []
         if not paths:
             problem = "holds no files" if Path(folder).is_dir() else "is not a folder"
-            message = f"photographs is {folder}, which {problem}; give a folder with --data.photographs."
-            raise UsageError(message)
+            raise UsageError(
+                f"photographs is {folder}, which {problem}; give a folder with --data.photographs."
+            )
         return paths
 
     def _photograph(self, path: str) -> Pixels:
         """Read a photograph: uint8 (H, W, C)."""
         image = read_image(path, self.in_channels)
         if isinstance(image, BadImage):
-            message = f"cannot use the photograph {path}: {image.reason}; replace or remove it."
-            raise UsageError(message)
+            raise UsageError(f"cannot use the photograph {path}: {image.reason}; replace or remove it.")
         pixels: Pixels = image.permute(1, 2, 0).contiguous().numpy()
         return pixels
 

@@ -102,11 +102,10 @@ class DetectionDataModule(BaseDataModule):
 
     def _require_any(self, annotations: Annotations, split: str) -> Annotations:
         if not len(annotations):
-            message = (
+            raise UsageError(
                 f"{self.dataset_name} has no image left for {split}: add images with objects, change "
                 "--data.val_fraction, or set --data.keep_negatives true."
             )
-            raise UsageError(message)
         return annotations
 
     @cached_property

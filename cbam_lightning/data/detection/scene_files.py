@@ -43,8 +43,7 @@ def write_scenes(
         raise unknown_name(kind="layout", given=layout, allowed=layouts)
     root = Path(root)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        message = f"{root} is not an empty folder; give a new one."
-        raise UsageError(message)
+        raise UsageError(f"{root} is not an empty folder; give a new one.")
     layouts[layout](root, FashionScenes(num_images=num_images, scene_seed=seed, **options))
     return root
 

@@ -80,9 +80,8 @@ class VOCDetection(DetectionDataModule):
     def _folder(self, year: int) -> Path:
         folder = Path(self.root, "VOCdevkit", f"VOC{year}")
         if not folder.is_dir():
-            message = (
+            raise UsageError(
                 f"{folder} is not a folder; unpack the archives of Pascal VOC {year} from "
                 "http://host.robots.ox.ac.uk/pascal/VOC/, and give the folder of VOCdevkit with --data.root."
             )
-            raise UsageError(message)
         return folder

@@ -82,8 +82,7 @@ def read_xml(path: Path) -> tuple[tuple[int, int] | None, list[VocObject]]:
         where = f"{path}: object {number}"
         name = (element.findtext("name") or "").strip()
         if not name:
-            message = f"{where} has no name; add the name of its class, or remove the object."
-            raise UsageError(message)
+            raise UsageError(f"{where} has no name; add the name of its class, or remove the object.")
         where = f"{where} ({name!r})"
         left, top, right, bottom = (_number(element, f"bndbox/{side}", where) for side in _SIDES)
         has_mark = element.find("difficult") is not None
@@ -96,8 +95,7 @@ class _NoDoctype(ElementTree.TreeBuilder):
     """Refuses document types, which VOC does not need: a few lines of entities can expand to gigabytes."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        message = "it has a document type, which can hold an entity bomb"
-        raise ValueError(message)
+        raise ValueError("it has a document type, which can hold an entity bomb")
 
 
 def _parse(path: Path) -> ElementTree.Element:
@@ -106,11 +104,11 @@ def _parse(path: Path) -> ElementTree.Element:
         parser: Any = ElementTree.XMLParser(target=_NoDoctype())
         return ElementTree.fromstring(content, parser)
     except FileNotFoundError:
-        message = f"there is no {path}, the annotation of a listed image; copy it again."
-        raise UsageError(message) from None
+        raise UsageError(f"there is no {path}, the annotation of a listed image; copy it again.") from None
     except (ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: unknown encoding
-        message = f"{path} is not a complete XML file: {error}. Replace it with a fresh copy."
-        raise UsageError(message) from None
+        raise UsageError(
+            f"{path} is not a complete XML file: {error}. Replace it with a fresh copy."
+        ) from None
 
 
 def _number(element: ElementTree.Element, name: str, where: str) -> float:
@@ -118,15 +116,17 @@ def _number(element: ElementTree.Element, name: str, where: str) -> float:
     try:
         return float(text or "")
     except ValueError:
-        message = f"{where}: {name.replace('/', ' ')} is {text!r}; a number is needed. Correct the file."
-        raise UsageError(message) from None
+        raise UsageError(
+            f"{where}: {name.replace('/', ' ')} is {text!r}; a number is needed. Correct the file."
+        ) from None
 
 
 def _read_image(folder: Path, stem: str) -> tuple[tuple[int, int], list[VocObject]]:
     path = _image_path(folder, stem)
     if not path.is_file():
-        message = f"there is no image {path}, which {_xml_path(folder, stem)} describes; copy it again."
-        raise UsageError(message)
+        raise UsageError(
+            f"there is no image {path}, which {_xml_path(folder, stem)} describes; copy it again."
+        )
     size, objects = read_xml(_xml_path(folder, stem))
     return size or _stored_size(path), objects
 
@@ -137,8 +137,9 @@ def _stored_size(path: Path) -> tuple[int, int]:
         with Image.open(path, formats=("JPEG",)) as image:
             return image.height, image.width
     except (OSError, Image.DecompressionBombError):
-        message = f"cannot read the size of {path}, which its annotation lacks; replace the image."
-        raise UsageError(message) from None
+        raise UsageError(
+            f"cannot read the size of {path}, which its annotation lacks; replace the image."
+        ) from None
 
 
 def _stems(folder: Path, image_set: str) -> list[str]:
@@ -147,12 +148,14 @@ def _stems(folder: Path, image_set: str) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        message = f"there is no {path}, the list of the images; unpack the archive of {image_set} again."
-        raise UsageError(message) from None
+        raise UsageError(
+            f"there is no {path}, the list of the images; unpack the archive of {image_set} again."
+        ) from None
     stems = [line.split()[0] for line in lines if line.strip()]
     if not stems or len(set(stems)) != len(stems):
-        message = f"{path} names {len(set(stems))} different images on {len(stems)} lines; copy it again."
-        raise UsageError(message)
+        raise UsageError(
+            f"{path} names {len(set(stems))} different images on {len(stems)} lines; copy it again."
+        )
     return stems
 
 
@@ -171,8 +174,7 @@ def _as_objects(voc_objects: Sequence[VocObject], class_names: Sequence[str]) ->
     for voc_object in voc_objects:
         if voc_object.name not in label_of:
             problem = unknown_name(kind="class", given=voc_object.name, allowed=class_names)
-            message = f"{voc_object.where}: {problem} Give other classes with --data.class_names."
-            raise UsageError(message)
+            raise UsageError(f"{voc_object.where}: {problem} Give other classes with --data.class_names.")
     sides = [voc_object.box for voc_object in voc_objects]
     boxes = [(left - 1, top - 1, right, bottom) for left, top, right, bottom in sides]
     areas = [(right - left) * (bottom - top) for left, top, right, bottom in boxes]

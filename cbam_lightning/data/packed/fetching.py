@@ -78,10 +78,9 @@ def litdata_module(name: str) -> Any:
     try:
         import litdata
     except ModuleNotFoundError as error:
-        message = (
+        raise UsageError(
             "packing images and reading them from a URL need LitData: pip install 'cbam_lightning[litdata]'"
-        )
-        raise UsageError(message) from error
+        ) from error
     return import_module(f"{litdata.__name__}.{name}")
 
 
@@ -103,13 +102,11 @@ def _reported(url: str) -> Iterator[None]:
     except UsageError:
         raise
     except ModuleNotFoundError as error:  # a package that LitData needs for some stores
-        message = f"{url} cannot be read: {_first_line(error)}"
-        raise UsageError(message) from error
+        raise UsageError(f"{url} cannot be read: {_first_line(error)}") from error
     except Exception as error:  # the errors of boto3, google.cloud, azure, … have no common base
-        message = (
+        raise OSError(
             f"could not fetch {url}: {_first_line(error)}. Check the address, the keys and the connection."
-        )
-        raise OSError(message) from error
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -45,8 +45,7 @@ class PackedSource(ImageSource):
         try:
             content = fetch_bytes(where) if is_url(root) else Path(where).read_bytes()
         except OSError as error:  # most often a mistyped address
-            message = f"{error} It was requested by --data.root {root}."
-            raise UsageError(message) from error
+            raise UsageError(f"{error} It was requested by --data.root {root}.") from error
         version = hashlib.sha256(content).hexdigest()[:16]
         self._store = ObjectStore(root, cache_root() / version) if is_url(root) else FolderStore(Path(root))
         self._index = PackedIndex.from_json(content, where)
@@ -107,5 +106,4 @@ def _check_lengths(store: FolderStore, sizes: dict[str, int]) -> None:
         path = store.path(name)
         length = path.stat().st_size if path.is_file() else 0
         if length != size:
-            message = f"{path} has {length} bytes instead of {size}; copy it again, or pack again."
-            raise UsageError(message)
+            raise UsageError(f"{path} has {length} bytes instead of {size}; copy it again, or pack again.")

@@ -92,16 +92,14 @@ def _checked_source(
 ) -> FolderSource:
     litdata_module("streaming.writer")
     if not isinstance(data.source, FolderSource):
-        message = f"{data.root} is packed already; give the folder of the image files with --root."
-        raise UsageError(message)
+        raise UsageError(f"{data.root} is packed already; give the folder of the image files with --root.")
     if encoding not in DATA_FORMATS:
         raise unknown_name(kind="encoding", given=encoding, allowed=DATA_FORMATS)
     if on_bad_image not in ("raise", "skip"):
         raise unknown_name(kind="value of --on-bad-image", given=on_bad_image, allowed=("raise", "skip"))
     for name, number in {"--shorter-side-px": shorter_side_px, "--num-workers": num_workers}.items():
         if number is not None and number < 1:
-            message = f"{name} is {number}; allowed: 1 or more."
-            raise UsageError(message)
+            raise UsageError(f"{name} is {number}; allowed: 1 or more.")
     return data.source
 
 
@@ -122,19 +120,18 @@ def _plan(data: ClassFolderModule, parts: list[Part], encoding: str, shorter_sid
 def _open_folder(out: Path, plan: str) -> None:
     """Claim a folder for this plan, or refuse one that holds something else."""
     if out.exists() and not out.is_dir():
-        message = f"{out} is a file; give a new folder with --out."
-        raise UsageError(message)
+        raise UsageError(f"{out} is a file; give a new folder with --out.")
     out.mkdir(parents=True, exist_ok=True)
     if (out / PLAN_NAME).is_file():
         if (out / PLAN_NAME).read_text() != plan:
-            message = (
+            raise UsageError(
                 f"{out} holds an unfinished packing of other images or with other options; repeat that one, "
                 "delete the folder, or give another with --out."
             )
-            raise UsageError(message)
     elif any(out.iterdir()):
-        message = f"{out} is not empty, and nothing in it is overwritten; give a new folder with --out."
-        raise UsageError(message)
+        raise UsageError(
+            f"{out} is not empty, and nothing in it is overwritten; give a new folder with --out."
+        )
     _write(out / PLAN_NAME, plan)
 
 

@@ -101,8 +101,7 @@ def _results(
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BrokenProcessPool as error:
-        message = f"a packing process was killed, perhaps for lack of memory; {_AGAIN}."
-        raise OSError(message) from error
+        raise OSError(f"a packing process was killed, perhaps for lack of memory; {_AGAIN}.") from error
     finally:
         executor.shutdown(cancel_futures=True)
 
@@ -111,11 +110,10 @@ def _raise_unless_skipped(bad: BadImage, on_bad_image: str) -> None:
     if bad.errno is not None:
         raise OSError(bad.errno, f"{bad.reason}; {_AGAIN}", bad.path)
     if on_bad_image == "raise":
-        message = (
+        raise UsageError(
             f"cannot decode {bad.path}: {bad.reason}; "
             f"replace the file, or add --on-bad-image skip, and {_AGAIN}."
         )
-        raise UsageError(message)
 
 
 def pack_range(images: ImageRange) -> list[BadImage]:

@@ -122,8 +122,7 @@ class Shard:
         bounds = table[1:]
         whole = table[0] == info.num_images and (bounds[0], bounds[-1]) == (table_bytes, info.num_bytes)
         if not whole or bounds != sorted(bounds):
-            message = "its table of images is damaged"
-            raise DamagedShardError(message)
+            raise DamagedShardError("its table of images is damaged")
         self._read = read
         self._bounds: list[int] = bounds
 
@@ -138,8 +137,7 @@ class Shard:
         header = _to_bytes(item[: _ITEM_HEADER.size])
         size, label_size = _ITEM_HEADER.unpack(header) if len(header) == _ITEM_HEADER.size else (0, 0)
         if _ITEM_HEADER.size + size + label_size != len(item):
-            message = "its place in the shard is damaged"
-            raise DamagedShardError(message)
+            raise DamagedShardError("its place in the shard is damaged")
         return item[_ITEM_HEADER.size :][:size]
 
 
@@ -152,8 +150,7 @@ def map_file(path: Path, info: ShardInfo) -> Read:
     """
     length = path.stat().st_size
     if length != info.num_bytes:
-        message = f"it has {length} bytes; its index says {info.num_bytes}"
-        raise DamagedShardError(message)
+        raise DamagedShardError(f"it has {length} bytes; its index says {info.num_bytes}")
     # Not shared: a private mapping needs no write permission.
     mapped = torch.from_file(str(path), shared=False, size=length, dtype=torch.uint8)
     return lambda start, end: mapped[start:end]
@@ -185,8 +182,7 @@ def decode(image: Tensor, encoding: Encoding, channels: Literal[1, 3]) -> Tensor
             check_aspect_ratio(width, height)
             pixels = image[len(header) :].view(height, width, 3).permute(2, 0, 1)
             return pixels if channels == 3 else _to_grey(pixels)
-    message = "its shape is damaged"
-    raise UndecodableError(message)
+    raise UndecodableError("its shape is damaged")
 
 
 def as_values(content: bytes) -> Tensor:

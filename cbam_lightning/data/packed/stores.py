@@ -129,11 +129,10 @@ class ObjectStore(Store):
         self.cache_dir.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.cache_dir).free
         if missing > free:
-            message = (
+            raise UsageError(
                 f"{self.url} needs {missing / 1e9:.1f} GB more in {self.cache_dir}, which has "
                 f"{free / 1e9:.1f} GB free; set {CACHE_VARIABLE} to a folder on a larger disk."
             )
-            raise UsageError(message)
 
 
 def is_url(root: str) -> bool:

@@ -53,8 +53,9 @@ def write_survey(
     page, key_file = (Path(folder) / name for name in ("survey.html", "key.json"))
     check_unwritten(page, key_file)
     if len(labels) < 2:
-        message = f"a survey of {len(labels)} networks was asked for; give two or more to choose from."
-        raise UsageError(message)
+        raise UsageError(
+            f"a survey of {len(labels)} networks was asked for; give two or more to choose from."
+        )
     require_distinct(labels)
     rng = random.SystemRandom() if seed is None else random.Random(seed)
     key = SurveyKey(_token(rng), tuple(labels), {})
@@ -63,8 +64,7 @@ def write_survey(
         questions = _ask(images, class_names, key, rng)
         write_page(text, "survey", "Survey: which map marks it best?", data, questions)
         if not key.questions:
-            message = "a survey of no images was asked for; give at least one."
-            raise UsageError(message)
+            raise UsageError("a survey of no images was asked for; give at least one.")
         file.write(key.to_json().encode())
     return [page, key_file]
 
@@ -97,11 +97,10 @@ def _ask(
 def _target(image: ExplainedImage) -> int:
     targets = {explanation.target for explanation in image.explanations}
     if len(targets) > 1:
-        message = (
+        raise UsageError(
             f"the networks explain different classes of {image.name!r}, {sorted(targets)}, but a question "
             "asks about one class; give images with labels, or one target for all."
         )
-        raise UsageError(message)
     return targets.pop()
 
 

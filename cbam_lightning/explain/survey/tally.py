@@ -111,8 +111,9 @@ def count_votes(key: str | Path, files: Sequence[str | Path]) -> Tally:
     survey = read_key(key)
     voters, rejected = _collect(survey, [Path(path) for path in files])
     if not voters:
-        message = f"no vote file can be counted ({_reasons(rejected)}); give the files that the voters sent."
-        raise UsageError(message)
+        raise UsageError(
+            f"no vote file can be counted ({_reasons(rejected)}); give the files that the voters sent."
+        )
     return Tally(
         survey.networks[0],
         _compared([_count(label, label, voters) for label in survey.networks], voters),

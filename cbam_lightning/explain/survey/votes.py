@@ -80,13 +80,14 @@ def read_key(path: str | Path) -> SurveyKey:
         if version == FORMAT:
             return _as_key(content)
     except OSError as error:
-        message = f"{path} cannot be read: {error.strerror}; give the key.json that `survey` wrote."
-        raise UsageError(message) from error
+        raise UsageError(
+            f"{path} cannot be read: {error.strerror}; give the key.json that `survey` wrote."
+        ) from error
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        message = f"{path} is not the key of a survey, or damaged; give the key.json that `survey` wrote."
-        raise UsageError(message) from error
-    message = f"{path} has format {version!r}; this version reads {FORMAT}."
-    raise UsageError(message)
+        raise UsageError(
+            f"{path} is not the key of a survey, or damaged; give the key.json that `survey` wrote."
+        ) from error
+    raise UsageError(f"{path} has format {version!r}; this version reads {FORMAT}.")
 
 
 def _as_key(content: Any) -> SurveyKey:
@@ -103,8 +104,7 @@ def _as_key(content: Any) -> SurveyKey:
         and all(sorted(question.options.values()) == labels for question in questions.values())
     )
     if not complete:
-        message = "networks and options do not match"
-        raise ValueError(message)
+        raise ValueError("networks and options do not match")
     return key
 
 
@@ -116,16 +116,15 @@ def read_votes(path: str | Path, key: SurveyKey) -> Votes:
     """
     survey, voter, complete, tokens = _load(Path(path))
     if survey != key.survey:
-        message = f"votes of another survey, {_brief(survey)}; the key is for {_brief(key.survey)}"
-        raise UsageError(message)
+        raise UsageError(f"votes of another survey, {_brief(survey)}; the key is for {_brief(key.survey)}")
     answers = {question: _network(key, question, token) for question, token in tokens.items()}
     if not answers:
-        message = "no question is answered"
-        raise UsageError(message)
+        raise UsageError("no question is answered")
     if complete != (len(answers) == len(key.questions)):
         claim = "complete" if complete else "incomplete"
-        message = f"claims to be {claim} with {len(answers)} of {len(key.questions)} questions answered"
-        raise UsageError(message)
+        raise UsageError(
+            f"claims to be {claim} with {len(answers)} of {len(key.questions)} questions answered"
+        )
     return Votes(voter, answers)
 
 
@@ -144,19 +143,16 @@ def _load(path: Path) -> tuple[str, str, bool, dict[str, str]]:
     """Return survey, voter, whether the votes are complete, and the token for each question."""
     content = _parse(path)
     if not isinstance(content, dict) or not {"format", "voter", "checksum"} <= content.keys():
-        message = "not a vote file"
-        raise UsageError(message)
+        raise UsageError("not a vote file")
     if content["format"] != FORMAT:
-        message = f"format {_brief(content['format'])}; this version reads {FORMAT}"
-        raise UsageError(message)
+        raise UsageError(f"format {_brief(content['format'])}; this version reads {FORMAT}")
     match [content.get(name) for name in ("survey", "voter", "complete", "answers")]:
         case [str(survey), str(voter), bool(complete), dict(tokens)] if (
             all(isinstance(token, str) for token in tokens.values())
             and checksum(survey, voter, complete, tokens) == content["checksum"]
         ):
             return survey, voter, complete, tokens
-    message = "damaged: its checksum does not match its content"
-    raise UsageError(message)
+    raise UsageError("damaged: its checksum does not match its content")
 
 
 def _parse(path: Path) -> Any:
@@ -164,26 +160,23 @@ def _parse(path: Path) -> Any:
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES + 1)
     except OSError as error:
-        message = f"cannot be read: {error.strerror}"
-        raise UsageError(message) from error
+        raise UsageError(f"cannot be read: {error.strerror}") from error
     if len(content) > _MAX_BYTES:
-        message = f"larger than {_MAX_BYTES // 1_000_000} MB, which no vote file is"
-        raise UsageError(message)
+        raise UsageError(f"larger than {_MAX_BYTES // 1_000_000} MB, which no vote file is")
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
-        message = "not valid JSON: truncated, damaged or another kind of file"
-        raise UsageError(message) from error
+        raise UsageError("not valid JSON: truncated, damaged or another kind of file") from error
 
 
 def _network(key: SurveyKey, question: str, token: str) -> str | None:
     if question not in key.questions:
-        message = f"answers a question that the survey does not have, {_brief(question)}"
-        raise UsageError(message)
+        raise UsageError(f"answers a question that the survey does not have, {_brief(question)}")
     options = key.questions[question].options
     if token != NO_DIFFERENCE and token not in options:
-        message = f"answers question {_brief(question)} with an option that it does not have, {_brief(token)}"
-        raise UsageError(message)
+        raise UsageError(
+            f"answers question {_brief(question)} with an option that it does not have, {_brief(token)}"
+        )
     return options.get(token)
 
 

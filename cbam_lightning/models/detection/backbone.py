@@ -86,21 +86,19 @@ def loaded_parameters(network: nn.Module, report: LoadReport) -> set[int]:
 
 def _check_network(header: Header, name: str, source: str) -> None:
     if header.network != name:
-        message = (
+        raise UsageError(
             f"{source} holds weights of {header.network}, but the backbone is {name}. Give weights of "
             f"{name}, or choose a detector with the backbone {header.network}."
         )
-        raise UsageError(message)
 
 
 def _check_channels(header: Header, in_channels: int, source: str) -> None:
     if header.in_channels != in_channels:
-        message = (
+        raise UsageError(
             f"{source} was trained on images of {_channels(header.in_channels)}, and the detector takes "
             f"{_channels(in_channels)}; use images with that many channels (--data.in_channels "
             f"{header.in_channels}), or other weights."
         )
-        raise UsageError(message)
 
 
 def _channels(number: int) -> str:
@@ -122,19 +120,17 @@ def check_attention(header: Header, attention: str | None, options: Mapping[str,
     if header.attention == "none":
         return
     if attention not in (None, header.attention):
-        message = (
+        raise UsageError(
             f"the network of {source} has attention {header.attention!r}, not {attention!r}; omit it, "
             "or give other weights."
         )
-        raise UsageError(message)
     trained = {**option_defaults(header.attention), **header.attention_options}
     for name, value in options.items():  # building the attention refuses unknown names
         if name in trained and name != "implementation" and plain(value) != plain(trained[name]):
-            message = (
+            raise UsageError(
                 f"the attention of {source} was trained with {name} {trained[name]!r}, not {value!r}; "
                 "omit it, or give other weights."
             )
-            raise UsageError(message)
 
 
 def plain(value: Any) -> Any:
@@ -147,8 +143,7 @@ def plain(value: Any) -> Any:
 def _check_plain(names: Mapping[str, Any]) -> None:
     extra = {**names["attention_options"], **names["network_options"]}
     if names["attention"] != "none" or extra:
-        message = (
+        raise UsageError(
             "VGG16 as a backbone has neither attention nor options of its own; omit backbone_attention, "
             "backbone_attention_options and backbone_options, and use `attention` for the heads."
         )
-        raise UsageError(message)

@@ -153,11 +153,10 @@ def _open(weights: str | Path) -> Checkpoint:
 
     checkpoint = open_checkpoint(weights)
     if checkpoint.header.network not in DETECTORS:
-        message = (
+        raise UsageError(
             f"{weights} holds {checkpoint.header.network}, which is not a detector; pass weights of a "
             "classifier as backbone_weights."
         )
-        raise UsageError(message)
     return checkpoint
 
 

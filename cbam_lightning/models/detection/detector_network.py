@@ -80,12 +80,11 @@ class DetectorNetwork(nn.Module):
         except ValueError as error:
             if _ONE_VALUE not in str(error):
                 raise
-            message = (
+            raise UsageError(
                 f"in a training batch of {len(images)} image, a feature map of one position has one value "
                 "per channel, too few for the statistics of a BatchNorm. Use batches of 2 or more images per "
                 "device (drop a smaller last batch), or freeze_batch_norm=True."
-            )
-            raise UsageError(message) from error
+            ) from error
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode; frozen stages and BatchNorms stay in evaluation mode."""
@@ -115,8 +114,7 @@ class DetectorNetwork(nn.Module):
         """
         kept = len(self.stages) if trainable_stages is None else trainable_stages
         if not isinstance(kept, int) or not 0 <= kept <= len(self.stages):
-            message = f"trainable_stages is {trainable_stages!r}; allowed: 0 to {len(self.stages)}."
-            raise UsageError(message)
+            raise UsageError(f"trainable_stages is {trainable_stages!r}; allowed: 0 to {len(self.stages)}.")
         self._frozen = tuple(name for stage in self.stages[: len(self.stages) - kept] for name in stage)
         self.trainable_stages, self.freeze_batch_norm = kept, batch_norm
         for name in self._frozen:
@@ -130,14 +128,12 @@ class DetectorNetwork(nn.Module):
     def _check(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None) -> None:
         for image in images:
             if image.ndim != 3 or image.shape[0] != self.in_channels:
-                message = (
+                raise UsageError(
                     f"an image has the shape {tuple(image.shape)}, but this detector takes "
                     f"({self.in_channels}, H, W). Convert the images, or change the detector's in_channels."
                 )
-                raise UsageError(message)
         if self.training and targets is None:
-            message = "a detector in training mode needs targets; call eval() for detections."
-            raise UsageError(message)
+            raise UsageError("a detector in training mode needs targets; call eval() for detections.")
 
 
 def numbers_of(network_class: type[nn.Module]) -> dict[str, int | float]:
@@ -164,5 +160,4 @@ def check_number(name: str, value: Any, default: float) -> None:
     if name.endswith("positive_fraction"):  # torchvision divides by it
         fits, allowed = fits and value > 0, "a number above 0, up to 1"
     if isinstance(value, bool) or not fits:
-        message = f"{name} is {value!r}; give {allowed}."
-        raise UsageError(message)
+        raise UsageError(f"{name} is {value!r}; give {allowed}.")

@@ -52,11 +52,10 @@ class DetectorRequest:
             UsageError: The name is missing or unknown.
         """
         if self.name is None:
-            message = (
+            raise UsageError(
                 "no detector and no weights were given; choose one of `cbam-lightning models`, such as "
                 "stairnet_resnet20, with --model.network."
             )
-            raise UsageError(message)
         if self.name not in DETECTORS:
             raise unknown_name(kind="detector", given=self.name, allowed=list_detectors())
         return DETECTORS[self.name]
@@ -79,21 +78,20 @@ class DetectorRequest:
         """
         check_positive("in_channels", self.channels)
         if not isinstance(self.classes, int) or self.classes < 2:
-            message = f"num_classes is {self.classes!r}; give the number of classes plus 1 (background)."
-            raise UsageError(message)
+            raise UsageError(
+                f"num_classes is {self.classes!r}; give the number of classes plus 1 (background)."
+            )
         if self.class_names is not None and len(self.class_names) + 1 != self.classes:
-            message = (
+            raise UsageError(
                 f"there are {len(self.class_names)} class_names but num_classes is {self.classes}; give a "
                 "name for each class except the background."
             )
-            raise UsageError(message)
         has_backbone_attention = self.backbone_attention is not None or self.backbone_attention_options
         if has_backbone_attention and not self.architecture.has_attention_in_heads:
-            message = (
+            raise UsageError(
                 f"the attention of {self.name} is in its backbone; use attention and attention_options, and "
                 "omit backbone_attention and backbone_attention_options."
             )
-            raise UsageError(message)
 
     def for_backbone(self) -> dict[str, Any]:
         """Return the arguments of ``build_backbone`` besides the name."""
@@ -125,11 +123,10 @@ class DetectorRequest:
             std=tuple(std or (_IMAGENET_STD if colour else (0.5,) * self.channels)),
         )
         if not len(spec.mean) == len(spec.std) == self.channels or min(spec.std) <= 0:
-            message = (
+            raise UsageError(
                 f"mean is {spec.mean} and std is {spec.std}; give {self.channels} numbers each, one per "
                 "channel, std above 0."
             )
-            raise UsageError(message)
         return spec
 
     def describe(self, backbone: Backbone, spec: Specification) -> Header:
@@ -169,22 +166,19 @@ class DetectorRequest:
             UsageError: An argument contradicts the header, or there are also weights of a backbone.
         """
         if self.backbone_weights is not None:
-            message = f"{source} is a whole detector with its backbone; omit backbone_weights."
-            raise UsageError(message)
+            raise UsageError(f"{source} is a whole detector with its backbone; omit backbone_weights.")
         if self.name not in (None, header.network):
-            message = f"{source} is a {header.network}, not a {self.name}; omit the name."
-            raise UsageError(message)
+            raise UsageError(f"{source} is a {header.network}, not a {self.name}; omit the name.")
         check_attention(header, self.attention, self.attention_options or {}, source)
         options = dict(header.network_options)
         backbone = {name: options.pop(name) for name in _BACKBONE_ARGUMENTS if name in options}
         for name in _BACKBONE_ARGUMENTS:
             value = getattr(self, name)
             if value and plain(value) != plain(backbone.get(name, "none")):
-                message = (
+                raise UsageError(
                     f"the backbone of {source} was built with {name} {backbone.get(name)!r}, not {value!r}; "
                     "omit it."
                 )
-                raise UsageError(message)
         same_classes = self.num_classes in (None, header.num_classes + 1)
         saved = {
             "name": header.network,

@@ -41,11 +41,10 @@ class CoarseMaps(nn.Module):
         self.body = network
         self.names = list(network.stage_channels)[_LARGE_STAGES:]
         if not 0 < len(self.names) <= num_maps:
-            message = (
+            raise UsageError(
                 f"the backbone has {len(network.stage_channels)} stages, but the detector uses {num_maps} "
                 f"feature maps; give the backbone 3 to {_LARGE_STAGES + num_maps} stages, or change scales."
             )
-            raise UsageError(message)
         self.out_channels = [network.stage_channels[name] for name in self.names]
         self.extra = nn.ModuleList()
         while len(self.out_channels) < num_maps:
@@ -101,8 +100,9 @@ class Pyramid(nn.Module):
         self.body = network
         widths = list(network.stage_channels.values())
         if len(widths) != _PYRAMID_STAGES:
-            message = f"the backbone has {len(widths)} stages, but a feature pyramid needs {_PYRAMID_STAGES}."
-            raise UsageError(message)
+            raise UsageError(
+                f"the backbone has {len(widths)} stages, but a feature pyramid needs {_PYRAMID_STAGES}."
+            )
         self.fpn = FeaturePyramidNetwork(widths, channels, LastLevelMaxPool())
         self.out_channels = channels
 
@@ -123,8 +123,9 @@ def take_last_stage(network: ResNet) -> nn.Module:
         UsageError: The network has only one stage.
     """
     if len(network.stage_channels) == 1:
-        message = "the backbone has 1 stage; C4 needs one for the whole image and another for the regions."
-        raise UsageError(message)
+        raise UsageError(
+            "the backbone has 1 stage; C4 needs one for the whole image and another for the regions."
+        )
     name, _ = network.stage_channels.popitem()
     stage: nn.Sequential = network.get_submodule(name)  # type: ignore[assignment]
     delattr(network, name)

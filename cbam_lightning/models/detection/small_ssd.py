@@ -88,13 +88,11 @@ def _maps_and_boxes(
 def _check_boxes(scales: Sequence[float], aspect_ratios: Sequence[float]) -> None:
     rising = _are_numbers(scales) and all(0 < small < large for small, large in pairwise(scales))
     if not rising or len(scales) < 2:
-        message = (
+        raise UsageError(
             f"scales is {scales}; give 2 or more ascending fractions of the image, such as {_SMALL_SCALES}."
         )
-        raise UsageError(message)
     if not _are_numbers(aspect_ratios) or not all(ratio > 1 for ratio in aspect_ratios):
-        message = f"aspect_ratios is {aspect_ratios}; give numbers above 1, such as 2 and 3."
-        raise UsageError(message)
+        raise UsageError(f"aspect_ratios is {aspect_ratios}; give numbers above 1, such as 2 and 3.")
 
 
 def _are_numbers(values: Sequence[float]) -> bool:

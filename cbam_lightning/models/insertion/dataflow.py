@@ -147,11 +147,10 @@ def record(network: nn.Module, example: Tensor | Sequence[int] | None = None) ->
             return _run(network, x.to(device), {})
         except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-            message = (
+            raise UsageError(
                 f"the network does not run on an input of shape {tuple(x.shape)}: {reason}. "
                 "Pass `example`: a valid input or its shape (N, C, H, W)."
-            )
-            raise UsageError(message) from error
+            ) from error
 
 
 def _run(network: nn.Module, x: Tensor, tensors: dict[str, Tensor]) -> Dataflow:
@@ -184,8 +183,9 @@ def _example_input(network: nn.Module, example: Tensor | Sequence[int] | None) -
     dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), None)
     if example is not None:
         if not isinstance(example, Sequence) or not all(isinstance(n, int) and n > 0 for n in example):
-            message = f"example is {example!r}; pass a tensor, or its shape as a list of positive integers."
-            raise UsageError(message)
+            raise UsageError(
+                f"example is {example!r}; pass a tensor, or its shape as a list of positive integers."
+            )
         return torch.zeros(tuple(example), dtype=dtype)
     for module in network.modules():
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
@@ -194,8 +194,7 @@ def _example_input(network: nn.Module, example: Tensor | Sequence[int] | None) -
             channels = known if isinstance(known, int) else module.in_channels
             dims = len(module.kernel_size)
             return torch.zeros((1, channels, *[_SIZE_PX[dims]] * dims), dtype=dtype)
-    message = (
+    raise UsageError(
         f"{type(network).__name__} has no convolution from which to derive an input shape. "
         "Pass `example`: a valid input or its shape (N, C, H, W)."
     )
-    raise UsageError(message)

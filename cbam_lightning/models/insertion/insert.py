@@ -67,11 +67,10 @@ def insert_attention(
         where = "stage"
     points = plan_insertion(network, where, example)
     if not points:
-        message = (
+        raise UsageError(
             f"{type(network).__name__} has no insertion point for attention. "
             "Pass `where` a pattern of submodule names."
         )
-        raise UsageError(message)
     modules = [_build_for(network, point, attention, options) for point in points]
     for point, module in zip(points, modules, strict=True):
         _attach(network.get_submodule(point.name), module)
@@ -91,8 +90,9 @@ def insert_named_attention(
     """
     for option in ("where", "example"):
         if option in attention_options:
-            message = f"{option!r} is not an option of attention; pass it as an option of the network."
-            raise UsageError(message)
+            raise UsageError(
+                f"{option!r} is not an option of attention; pass it as an option of the network."
+            )
     with importing_nothing():
         return insert_attention(network, attention, where=where, **attention_options)
 
@@ -110,11 +110,10 @@ def _build_for(
 ) -> nn.Module:
     host = network.get_submodule(point.name)
     if hasattr(host, _CHILD):
-        message = (
+        raise UsageError(
             f"{point.name!r} already has an attribute {_CHILD!r}. "
             "Pass `where` a pattern of other modules, or start from the plain network."
         )
-        raise UsageError(message)
     if "dims" in option_names(attention):
         options = {"dims": len(point.shape) - 2, **options}
     module = build_attention(attention, point.channels, **options).train(host.training)

@@ -124,8 +124,9 @@ def _patterns(where: str | Sequence[str] | None) -> list[str] | None:
     patterns = [where] if isinstance(where, str) else where
     is_list = isinstance(patterns, Sequence) and all(isinstance(pattern, str) for pattern in patterns)
     if not is_list or not patterns:
-        message = f"where is {where!r}; give 'residual', 'stage', or one or more patterns of submodule names."
-        raise UsageError(message)
+        raise UsageError(
+            f"where is {where!r}; give 'residual', 'stage', or one or more patterns of submodule names."
+        )
     return list(patterns)
 
 
@@ -133,11 +134,10 @@ def _matching(pattern: str, names: Sequence[str]) -> list[str]:
     matching = [name for name in names if fnmatchcase(name, pattern)]
     if not matching:
         shown = difflib.get_close_matches(pattern, names, n=_SHOWN, cutoff=0.5) or names[:_SHOWN]
-        message = (
+        raise UsageError(
             f"no submodule matches {pattern!r}. Give 'residual', 'stage' or a pattern of names such as "
             f"{', '.join(shown)}."
         )
-        raise UsageError(message)
     return matching
 
 
@@ -153,8 +153,7 @@ def _named_point(flow: Dataflow, name: str) -> InsertionPoint:
         problem = f"returns a tensor of shape {outputs[0].shape}, not a feature map"
     else:
         return InsertionPoint(name, outputs[0].shape[1], outputs[0].shape, "pattern")
-    message = f"attention cannot follow {name!r}, which {problem}. {_instead(flow, name)}"
-    raise UsageError(message)
+    raise UsageError(f"attention cannot follow {name!r}, which {problem}. {_instead(flow, name)}")
 
 
 def _instead(flow: Dataflow, name: str) -> str:
@@ -174,8 +173,7 @@ def _instead(flow: Dataflow, name: str) -> str:
 
 
 def _refuse_residual(network: nn.Module) -> NoReturn:
-    message = (
+    raise UsageError(
         f"{type(network).__name__} adds no module's output to a shortcut of another depth. "
         "Choose where='stage', or give a pattern of submodule names."
     )
-    raise UsageError(message)

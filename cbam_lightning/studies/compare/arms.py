@@ -64,8 +64,9 @@ def group_arms(
         require_same((one, other), [*by, *_options(one, other, by)])
     if len(groups) < 2:
         value = _label(_chosen(kept[0], by), set())
-        message = f"all {len(runs)} runs have {by[0]} = {value}; a comparison needs runs of two values."
-        raise UsageError(message)
+        raise UsageError(
+            f"all {len(runs)} runs have {by[0]} = {value}; a comparison needs runs of two values."
+        )
     labels = _labels([_chosen(group[0], by) for group in groups.values()])
     return [Arm(label, by_seed(group)) for label, group in zip(labels, groups.values(), strict=True)]
 
@@ -106,12 +107,11 @@ def require_same(runs: Sequence[FinishedRun], allowed: Sequence[str] = ()) -> No
                 for key in differing[:_SHOWN]
             )
             more = f" and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
-            message = (
+            raise UsageError(
                 f"{first.source} and {other.source} differ in more than the compared settings and the seed: "
                 f"{listed}{more}. Leave one of them out, or name the setting in --by, or in --ignore if it "
                 "does not matter."
             )
-            raise UsageError(message)
 
 
 def by_seed(runs: Sequence[FinishedRun]) -> dict[int, FinishedRun]:
@@ -123,11 +123,10 @@ def by_seed(runs: Sequence[FinishedRun]) -> dict[int, FinishedRun]:
     seeds: dict[int, FinishedRun] = {}
     for run in runs:
         if run.seed in seeds:
-            message = (
+            raise UsageError(
                 f"{seeds[run.seed].source} and {run.source} are two runs with the same settings and seed "
                 f"{run.seed}; leave one of them out."
             )
-            raise UsageError(message)
         seeds[run.seed] = run
     return dict(sorted(seeds.items()))
 
@@ -159,8 +158,9 @@ def _without(run: FinishedRun, names: Sequence[str]) -> FinishedRun:
 def _check_names(by: Sequence[str], runs: Sequence[FinishedRun]) -> None:
     for name in by:
         if not any(is_below(key, [name]) for run in runs for key in run.settings):
-            message = f"no run has a setting {name}; give an option of `fit`, such as model.attention."
-            raise UsageError(message)
+            raise UsageError(
+                f"no run has a setting {name}; give an option of `fit`, such as model.attention."
+            )
 
 
 def _chosen(run: FinishedRun, by: Sequence[str]) -> dict[str, Any]:

@@ -133,10 +133,9 @@ def _result(arm: Arm, metric: str, paired: Mapping[str, Any], costs: Mapping[str
 def _paired(arm: Arm, base: Arm, metric: str, confidence: float) -> dict[str, Any]:
     seeds = [seed for seed in arm.runs if seed in base.runs]
     if not seeds:
-        message = (
+        raise UsageError(
             f"the arms {arm.label!r} and {base.label!r} have no seed in common; run both with the same seeds."
         )
-        raise UsageError(message)
     values, base_values = arm.values(metric, seeds), base.values(metric, seeds)
     differences = [a - b for a, b in zip(values, base_values, strict=True)]
     paired = {"pairs": len(seeds), "difference": statistics.fmean(differences)}

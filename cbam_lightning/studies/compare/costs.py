@@ -76,11 +76,10 @@ def measure_costs(
 def _described(arm: Arm) -> Mapping[str, Any]:
     run = next(iter(arm.runs.values()))
     if not run.network.get("size_px") and network_kind(run.network.get("network", "")) == "classifier":
-        message = (
+        raise UsageError(
             f"{run.source} does not describe its network, because an early version made it. Its costs cannot "
             "be measured; skip them with --no-costs."
         )
-        raise UsageError(message)
     return run.network
 
 

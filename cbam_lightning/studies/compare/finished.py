@@ -63,8 +63,7 @@ def read_directory(run: RunDirectory) -> FinishedRun | str:
         details = {"network": results.get(NETWORK_KEY, {}), "epochs": _epochs(run.metrics)}
         return _finished(str(run.path), config, tested_metrics(results), **details)
     except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
-        message = f"{run.path} is damaged: {type(error).__name__}: {error}. Leave it out."
-        raise UsageError(message) from None
+        raise UsageError(f"{run.path} is damaged: {type(error).__name__}: {error}. Leave it out.") from None
 
 
 def read_wandb(path: str) -> FinishedRun | str:
@@ -80,8 +79,7 @@ def read_wandb(path: str) -> FinishedRun | str:
         run = wandb.Api().run(path)
         config, summary, state = dict(run.config), dict(run.summary), str(run.state)
     except (wandb.Error, ValueError) as error:  # ValueError: no such run
-        message = f"W&B has not returned {path}: {error}"
-        raise OSError(message) from error
+        raise OSError(f"W&B has not returned {path}: {error}") from error
     if state != "finished":
         return f"{path}: it is {state}"
     metrics = {name: value for name, value in summary.items() if name.startswith("test/")}

@@ -66,8 +66,9 @@ def read_results(path: Path) -> Iterator[FinishedRun | str]:
             merged = {key: {**values, **line[key]} for key, values in shared.items()}
             yield FinishedRun(f"{path}:{number} ({line['arm']}, seed {line['seed']})", **{**line, **merged})
     except (ValueError, KeyError, TypeError) as error:
-        message = f"{path} is damaged, or not written by `compare --save`: {type(error).__name__}: {error}."
-        raise UsageError(message) from None
+        raise UsageError(
+            f"{path} is damaged, or not written by `compare --save`: {type(error).__name__}: {error}."
+        ) from None
 
 
 def _shared(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -36,10 +36,9 @@ def find_runs(sources: Sequence[str]) -> tuple[list[FinishedRun], list[str]]:
         finished = {run.source: run for run in read if isinstance(run, FinishedRun)}
         if not finished:
             reasons = "".join(f" {line}." for line in left_out[-3:])
-            message = (
+            raise UsageError(
                 f"{source} holds no finished run.{reasons} Give directories of runs, or a folder of them."
             )
-            raise UsageError(message)
         runs |= finished
     return list(runs.values()), left_out
 
@@ -56,8 +55,7 @@ def _read(source: str) -> Iterator[FinishedRun | str]:
     elif re.fullmatch(_WANDB_ID, source) and not path.exists():
         yield read_wandb(source)
     else:
-        message = (
+        raise UsageError(
             f"{source} is neither a directory nor a results file (.jsonl) nor a run in W&B, which would be "
             "entity/project/id."
         )
-        raise UsageError(message)

@@ -24,16 +24,14 @@ def study_arms(study: Study, runs: Sequence[FinishedRun], ignore: Sequence[str] 
     """
     names = _names(study, runs)
     if strangers := [run.source for run in runs if run.source not in names]:
-        message = (
+        raise UsageError(
             f"{strangers[0]} is not a run of {study.path}; move it away, or add its arm or seed to the study."
         )
-        raise UsageError(message)
     arms: dict[str, Arm] = {}
     for arm in group_arms(runs, study.compared, ignore):
         labels = list(dict.fromkeys(names[run.source] for run in arm.runs.values()))
         if len(labels) > 1:
-            message = f"the arms {' and '.join(labels)} of {study.path} have the same settings."
-            raise UsageError(message)
+            raise UsageError(f"the arms {' and '.join(labels)} of {study.path} have the same settings.")
         arms[labels[0]] = replace(arm, label=labels[0])
     return [arms[name] for name in study.arms if name in arms]
 
