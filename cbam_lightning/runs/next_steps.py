@@ -73,7 +73,7 @@ def fine_tuning(checkpoint: Path, hparams: Mapping[str, Any]) -> list[str]:
         flags.append("--model.channels_last true")
     flags += ["--data.batch_size 32", "--trainer.max_epochs 15"]
     return [
-        "Fine-tune it on your own images (one folder a class):",
+        "Fine-tune it on your own images (one folder per class):",
         _command(f"fit --model.weights {short(checkpoint)} {' '.join(flags)}"),
     ]
 
