@@ -87,7 +87,7 @@ class FileBatch(NamedTuple):
     """A batch as the worker process sends it, together with the files that failed.
 
     The failures travel as data because an exception raised in a worker reaches the main process as a
-    traceback in a string. ``ImageDataModule.on_before_batch_transfer`` converts this to a ``Batch``.
+    traceback in a string. ``BaseDataModule.on_before_batch_transfer`` converts this to a ``Batch``.
 
     Attributes:
         images: As in ``Batch``; N counts the readable images only and may be 0.
@@ -100,3 +100,8 @@ class FileBatch(NamedTuple):
     labels: Tensor
     indices: Tensor
     bad: tuple[BadImage, ...]
+
+    @property
+    def batch(self) -> Batch:
+        """The readable images."""
+        return Batch(self.images, self.labels, self.indices)

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from cbam_lightning.checks import require, require_at_least
 from cbam_lightning.data.classification import ImageDataModule
-from cbam_lightning.data.cropping import EvalTransform, TrainTransform
 from cbam_lightning.data.data_module import LabelledSplit
 from cbam_lightning.data.packed.packed_source import PackedSource, is_packed
 from cbam_lightning.data.sources import FolderSource, ImageSource, LabelledImages
@@ -77,10 +76,7 @@ class ClassFolderModule(ImageDataModule):
 
     def build_split(self, split: LabelledSplit) -> ImageDataset:
         """Build the data set of a split."""
-        training = TrainTransform(self.size_px, self.crop_scale, self.hflip)
-        usual = training if split == "train" else EvalTransform(self.size_px, self.eval_resize_px)
-        transform = self.user_transform(split) or usual
-        dataset = self.list_images(split).dataset(transform, self.in_channels, self.size_px)
+        dataset = self.list_images(split).dataset(self.transform_for(split), self.in_channels, self.size_px)
         if not len(dataset):
             raise UsageError(
                 f"no image of {self.root} is left for {split}: no class has enough images to share. "
@@ -100,26 +96,21 @@ def require_crop_scale(crop_scale: tuple[float, float]) -> None:
     require(0 < smallest <= largest <= 1, "crop_scale", crop_scale, allowed)
 
 
-def imagenet_statistics(channels: Literal[1, 3]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and std of the ImageNet training images; for one channel, the average over the three."""
-    if channels == 3:
-        return IMAGENET_MEAN, IMAGENET_STD
-    return (sum(IMAGENET_MEAN) / 3,), (sum(IMAGENET_STD) / 3,)
-
-
 def channel_statistics(
     mean: tuple[float, ...] | None, std: tuple[float, ...] | None, channels: Literal[1, 3]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the given mean and std, with those of ImageNet for ``None``.
+    """Return the given mean and std, with those of ImageNet for ``None``; their average for one channel.
 
     Raises:
         UsageError: They do not fit the number of channels, a std is not positive, or the number of channels
             is neither 1 nor 3.
     """
     require(channels in (1, 3), "in_channels", channels, "1 or 3")
-    usual_mean, usual_std = imagenet_statistics(channels)
-    mean = usual_mean if mean is None else tuple(mean)
-    std = usual_std if std is None else tuple(std)
+    if mean is None:
+        mean = IMAGENET_MEAN if channels == 3 else (sum(IMAGENET_MEAN) / 3,)
+    if std is None:
+        std = IMAGENET_STD if channels == 3 else (sum(IMAGENET_STD) / 3,)
+    mean, std = tuple(mean), tuple(std)
     for name, values in {"mean": mean, "std": std}.items():
         require(len(values) == channels, name, values, f"one value for each of the {channels} channels")
     require(min(std) > 0, "std", std, "values more than 0")

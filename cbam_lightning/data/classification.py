@@ -13,8 +13,8 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from cbam_lightning.checks import require, require_at_least
-from cbam_lightning.data.batch import Batch, FileBatch
-from cbam_lightning.data.cropping import EvalTransform
+from cbam_lightning.data.batch import Batch
+from cbam_lightning.data.cropping import EvalTransform, TrainTransform, Transform
 from cbam_lightning.data.data_module import BaseDataModule, Split
 from cbam_lightning.data.image_files import FileDataset, find_predict_files
 from cbam_lightning.data.loader import TrainOrder
@@ -49,11 +49,15 @@ class ImageDataModule(BaseDataModule):
     Attributes:
         size_px: Height and width of the network's input.
         eval_resize_px: Length to which evaluation resizes the shorter side before the centre crop.
+        crop_scale: Smallest and largest fraction of an image's area that training crops, where it does.
+        hflip: Whether training mirrors images left to right with probability 1/2.
         any_float: Whether user-supplied floats may have any value, because they are already normalised.
     """
 
     size_px: int
     eval_resize_px: int
+    crop_scale: tuple[float, float]
+    hflip: bool
     any_float: bool = False
 
     def __init__(
@@ -80,9 +84,16 @@ class ImageDataModule(BaseDataModule):
         """Build the data set of an image file, or of the image files in a folder; the classes are unknown."""
         paths = find_predict_files(Path(path))
         labels = torch.full((len(paths),), -1)
-        usual = EvalTransform(self.image_size[0], self.eval_resize_px)
-        transform = self.user_transform("predict") or usual
-        return FileDataset(paths, labels, transform, self.in_channels, self.image_size[0])
+        return FileDataset(paths, labels, self.transform_for("predict"), self.in_channels, self.image_size[0])
+
+    def transform_for(self, split: Split) -> Transform:
+        """Return the user-defined transform for a split, or else the usual crop of this module."""
+        user_transform = self.user_transform(split)
+        if user_transform is not None:
+            return user_transform
+        if split == "train":
+            return TrainTransform(self.image_size[0], self.crop_scale, self.hflip)
+        return EvalTransform(self.image_size[0], self.eval_resize_px)
 
     def user_transform(self, split: Split) -> UserTransform | None:
         """Return the user-defined transform for a split, if there is one."""
@@ -102,19 +113,6 @@ class ImageDataModule(BaseDataModule):
         if self.sampler is None:
             return super().train_order(dataset)
         return SampledOrder(dataset, self.device_batch_size, self.seed, *self._devices, sampler=self.sampler)
-
-    def on_before_batch_transfer(self, batch: Batch | FileBatch, dataloader_idx: int) -> Batch:
-        """Handle the unreadable files of a batch, in the main process.
-
-        Raises:
-            UsageError: A file is not an image and ``on_bad_image`` is "raise".
-            OSError: A file could not be read, regardless of ``on_bad_image``.
-        """
-        if isinstance(batch, Batch):
-            return batch
-        for bad in batch.bad:
-            self._bad_images.add(bad)
-        return Batch(batch.images, batch.labels, batch.indices)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Normalise a batch on its device and, in training, apply mixup or cutmix.

@@ -12,7 +12,9 @@ from torch.utils.data import DataLoader
 
 from cbam_lightning.checks import require, require_at_least
 from cbam_lightning.data.bad_images import BadImageLog
-from cbam_lightning.data.loader import BatchLoader, EvalOrder, TrainOrder, collated_already
+from cbam_lightning.data.batch import FileBatch
+from cbam_lightning.data.detection.detection_batch import DetectionFileBatch
+from cbam_lightning.data.loader import BatchLoader, BatchOrder, EvalOrder, TrainOrder, collated_already
 from cbam_lightning.data.split_dataset import SplitDataset
 from cbam_lightning.seeding import run_seed
 
@@ -120,17 +122,12 @@ class BaseDataModule(LightningDataModule, ABC):
         Args:
             stage: "fit", "validate", "test", "predict", or ``None`` for all of them.
         """
-        needed: dict[str | None, tuple[Split, ...]] = {
-            "fit": ("train", "val"),
-            "validate": ("val",),
-            "test": ("test",),
-            "predict": ("predict",),
-            None: ("train", "val", "test", "predict"),
-        }
         if stage == "fit":
             self._seed = None  # another run may have another one
-        for split in needed[stage]:
-            self.split_set(split)
+        splits = {"train": "fit", "val": "fit validate", "test": "test", "predict": "predict"}
+        for split, stages in splits.items():
+            if stage is None or stage in stages.split():
+                self.split_set(cast(Split, split))
 
     def split_set(self, split: Split) -> SplitDataset:
         """Return the data set of a split by its name."""
@@ -147,11 +144,7 @@ class BaseDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> Loader:
         """Return shuffled batches; an incomplete last batch is dropped, unless it is the only one."""
-        dataset = self.train_set
-        order = self.train_order(dataset)
-        if self._overfits:
-            return self._plain_loader(dataset)
-        return BatchLoader(dataset, order, self._num_workers(dataset))
+        return self._loader(self.train_set, self.train_order(self.train_set))
 
     def train_order(self, dataset: SplitDataset) -> TrainOrder:
         """Return the order in which these images are trained on."""
@@ -167,7 +160,21 @@ class BaseDataModule(LightningDataModule, ABC):
 
     def predict_dataloader(self) -> Loader:
         """Return the batches of ``predict_set``, which Lightning distributes over the devices."""
-        return self._plain_loader(self.predict_set)
+        return self._loader(self.predict_set, None)
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Handle the unreadable files of a batch, in the main process, and return it without them.
+
+        Raises:
+            UsageError: A file is not an image, or its size is not that of its annotation, and
+                ``on_bad_image`` is "raise".
+            OSError: A file could not be read, regardless of ``on_bad_image``.
+        """
+        if not isinstance(batch, FileBatch | DetectionFileBatch):
+            return batch
+        for bad in batch.bad:
+            self._bad_images.add(bad)
+        return batch.batch
 
     @property
     def device_batch_size(self) -> int:
@@ -179,21 +186,15 @@ class BaseDataModule(LightningDataModule, ABC):
         if self.global_batch_size is None:
             return self.batch_size
         num_devices, _ = self._devices
+        size, rest = divmod(self.global_batch_size, num_devices)
         allowed = f"a multiple of the {num_devices} devices"
-        require(
-            self.global_batch_size % num_devices == 0, "global_batch_size", self.global_batch_size, allowed
-        )
-        return self.global_batch_size // num_devices
+        require(rest == 0, "global_batch_size", self.global_batch_size, allowed)
+        return size
 
     @property
     def _devices(self) -> tuple[int, int]:
         """The number of devices, and the rank of this one."""
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-
-    @property
-    def _overfits(self) -> bool:
-        """Whether Lightning replaces the order of the loaders with its own (``overfit_batches``)."""
-        return bool(getattr(self.trainer, "overfit_batches", 0))
 
     @property
     def seed(self) -> int:
@@ -210,17 +211,14 @@ class BaseDataModule(LightningDataModule, ABC):
         """Draw the same random numbers as the run that is resumed."""
         self._seed = state_dict["seed"]
 
-    def _num_workers(self, dataset: SplitDataset) -> int:
-        return dataset.default_num_workers if self.num_workers is None else self.num_workers
-
     def _eval_loader(self, dataset: SplitDataset) -> Loader:
-        if self._overfits:
-            return self._plain_loader(dataset)
-        order = EvalOrder(dataset, self.device_batch_size, *self._devices)
-        return BatchLoader(dataset, order, self._num_workers(dataset))
+        return self._loader(dataset, EvalOrder(dataset, self.device_batch_size, *self._devices))
 
-    def _plain_loader(self, dataset: SplitDataset) -> Loader:
-        num_workers = self._num_workers(dataset)
+    def _loader(self, dataset: SplitDataset, order: BatchOrder | None) -> Loader:
+        """Return batches in an order, or in Lightning's own, as ``overfit_batches`` needs it."""
+        num_workers = dataset.default_num_workers if self.num_workers is None else self.num_workers
+        if order is not None and not getattr(self.trainer, "overfit_batches", 0):
+            return BatchLoader(dataset, order, num_workers)
         return DataLoader(
             dataset,
             batch_size=self.device_batch_size,

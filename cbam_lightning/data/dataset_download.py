@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import http.client
+import os
+import shutil
 import tarfile
 import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+
+# torchvision raises RuntimeError for a wrong checksum; others come from reading the archive.
+_FAILURES = (OSError, RuntimeError, EOFError, http.client.HTTPException, tarfile.TarError, zlib.error)
 
 
 def download_folder(folder: Path, fetch: Callable[[Path], object], what: str) -> None:
@@ -26,21 +31,10 @@ def download_folder(folder: Path, fetch: Callable[[Path], object], what: str) ->
     with tempfile.TemporaryDirectory(prefix=".download-", dir=folder.parent) as temporary:
         try:
             fetch(Path(temporary))
-        # torchvision raises RuntimeError for a wrong checksum; the others come from reading the archive.
-        except (
-            OSError,
-            RuntimeError,
-            EOFError,
-            http.client.HTTPException,
-            tarfile.TarError,
-            zlib.error,
-        ) as error:
+        except _FAILURES as error:
             reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
             raise OSError(
                 f"could not download {what}: {reason}. Nothing was changed; run the command again."
             ) from error
-        for file in sorted(Path(temporary, folder.name).rglob("*")):
-            if file.is_file():
-                target = folder.parent / file.relative_to(temporary)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                file.replace(target)
+        # moves each file, which is atomic, as it stays in one file system
+        shutil.copytree(Path(temporary, folder.name), folder, dirs_exist_ok=True, copy_function=os.replace)

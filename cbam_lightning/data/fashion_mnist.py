@@ -40,12 +40,7 @@ class FashionMNIST(ArrayDataModule):
     """
 
     num_classes = NUM_CLASSES
-    # fmt: off
-    class_names = (
-        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
-        "Ankle boot",
-    )
-    # fmt: on
+    class_names = tuple(datasets.FashionMNIST.classes)
     in_channels = 1
     size_px = 28
     mean: tuple[float, ...] = (0.2860,)  # over all pixels of the 60,000 training images

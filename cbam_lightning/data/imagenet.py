@@ -9,12 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from cbam_lightning.data.class_folders import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    ClassFolderModule,
-    require_same_classes,
-)
+from cbam_lightning.data import class_folders
 from cbam_lightning.data.data_module import LabelledSplit
 from cbam_lightning.data.image_files import visible_entries
 from cbam_lightning.data.sources import FolderSource, LabelledImages
@@ -25,7 +20,7 @@ PARTS = ("train", "val")
 ARCHIVES = ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz")
 
 
-class ImageNet(ClassFolderModule):
+class ImageNet(class_folders.ClassFolderModule):
     """ImageNet-1k: ``root/train/<wnid>/*.JPEG`` and ``root/val/<wnid>/*.JPEG``, or packed from them.
 
     The official validation images, for which papers report accuracy, are the test split here. Checkpoints are
@@ -41,17 +36,11 @@ class ImageNet(ClassFolderModule):
     """
 
     in_channels = 3
-    mean = IMAGENET_MEAN
-    std = IMAGENET_STD
+    mean = class_folders.IMAGENET_MEAN
+    std = class_folders.IMAGENET_STD
     dataset_name = "imagenet"
 
-    def __init__(
-        self,
-        root: str = "datasets/imagenet",
-        *,
-        val_fraction: float = 0.01,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, root: str = "datasets/imagenet", *, val_fraction: float = 0.01, **kwargs: Any) -> None:
         super().__init__(root, val_fraction=val_fraction, **kwargs)
         self.class_names = self.source.classes("train") or self._classes("val")
         self.num_classes = len(self.class_names)
@@ -76,7 +65,7 @@ class ImageNet(ClassFolderModule):
 
     def _part(self, name: str) -> LabelledImages:
         self._classes(name)
-        require_same_classes(self.source, name, self.class_names, "train")
+        class_folders.require_same_classes(self.source, name, self.class_names, "train")
         return self.source.images(name, self.class_names)
 
     def _classes(self, part: str) -> tuple[str, ...]:

@@ -51,10 +51,7 @@ class SampledOrder(TrainOrder):
 
     Args:
         dataset: The images.
-        batch_size: Images per batch on this device.
-        seed: Seed of the run.
-        num_replicas: Number of devices.
-        rank: Index of this device.
+        *options: Further arguments of ``TrainOrder``.
         sampler: Builds the sampler from the data set.
 
     Raises:
@@ -62,21 +59,14 @@ class SampledOrder(TrainOrder):
     """
 
     def __init__(
-        self,
-        dataset: SplitDataset,
-        batch_size: int,
-        seed: int,
-        num_replicas: int = 1,
-        rank: int = 0,
-        *,
-        sampler: Callable[[Dataset[Any]], Sampler[int]],
+        self, dataset: SplitDataset, *options: int, sampler: Callable[[Dataset[Any]], Sampler[int]]
     ) -> None:
         if dataset.is_streamed:
             raise UsageError(
                 "--data.balanced and --data.sampler draw images all over the data set, and this one is "
                 "fetched from an object store shard by shard; copy it to this machine, or leave them out."
             )
-        super().__init__(dataset, batch_size, seed, num_replicas, rank)
+        super().__init__(dataset, *options)
         self.make_sampler = sampler
         self._drawn: tuple[int, NDArray[np.int64]] | None = None
 

@@ -12,7 +12,6 @@ from torch.utils.data import Dataset
 from cbam_lightning.checks import require, require_at_least
 from cbam_lightning.data.class_folders import EVAL_RESIZE_RATIO, channel_statistics, require_crop_scale
 from cbam_lightning.data.classification import ImageDataModule
-from cbam_lightning.data.cropping import EvalTransform, TrainTransform, Transform
 from cbam_lightning.data.data_module import LabelledSplit
 from cbam_lightning.data.split_dataset import ImageDataset, seeded
 from cbam_lightning.data.splits import stratified_split
@@ -108,7 +107,7 @@ class TorchDataset(ImageDataModule):
                 f"{items.title}: no item is left for {split}, as no class has enough to share; give "
                 "--data.val its own data set."
             )
-        transform = self.user_transform(split) or self._usual_transform(split)
+        transform = self.transform_for(split) if self._crops else self.user_transform(split)
         first = "--data.size_px is" if self._crops else f"item 0 of {self._items['train'].title} is"
         return TorchSplit(items, positions, transform, self._size, first, f"{self.dataset_name}/{part}")
 
@@ -130,14 +129,6 @@ class TorchDataset(ImageDataModule):
     def image_size(self) -> tuple[int, int]:
         """Height and width of the network's input."""
         return self._size
-
-    def _usual_transform(self, split: LabelledSplit) -> Transform | None:
-        if not self._crops:
-            return None
-        size_px = self._size[0]
-        if split == "train":
-            return TrainTransform(size_px, self.crop_scale, self.hflip)
-        return EvalTransform(size_px, self.eval_resize_px)
 
     def _share(self, split: LabelledSplit) -> tuple[str, Tensor]:
         """Return the data set of a split, and the positions of its items in it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from cbam_lightning.data.torch_items import TorchItems
 from cbam_lightning.errors import UsageError
 
 
+@dataclass(eq=False)
 class TorchSplit(ImageDataset):
     """Items of one split.
 
@@ -26,21 +28,12 @@ class TorchSplit(ImageDataset):
         part: First part of the names, for example ``"flowers/train"``.
     """
 
-    def __init__(
-        self,
-        items: TorchItems,
-        positions: Tensor,
-        transform: Transform | None,
-        size: tuple[int, int],
-        size_from: str,
-        part: str,
-    ) -> None:
-        self.items = items
-        self.positions = positions
-        self.transform = transform
-        self.size = size
-        self.size_from = size_from
-        self.part = part
+    items: TorchItems
+    positions: Tensor
+    transform: Transform | None
+    size: tuple[int, int]
+    size_from: str
+    part: str
 
     @cached_property
     def labels(self) -> Tensor:  # type: ignore[override]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,15 +27,15 @@ class Annotations:
         names: (M,), the files, or names such as "fashion_scenes/test/00012" for images in memory.
         image_ids: int64 (M,).
         sizes: int64 (M, 2), height and width of each image; 0 where unknown.
-        objects: Objects of all images, one image after the other.
-        starts: int64 (M + 1,); image i has the objects ``starts[i]`` to ``starts[i + 1] - 1``.
+        objects: T objects of all images, one image after the other.
+        image_of_object: int64 (T,), position of each object's image, in ascending order.
     """
 
     names: NDArray[np.bytes_]
     image_ids: Tensor
     sizes: Tensor
     objects: Objects
-    starts: Tensor
+    image_of_object: Tensor
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -46,20 +46,21 @@ class Annotations:
 
     def of_image(self, index: int) -> Objects:
         """Return the objects of an image."""
-        return self.objects.select(slice(int(self.starts[index]), int(self.starts[index + 1])))
+        start, end = torch.searchsorted(self.image_of_object, torch.tensor([index, index + 1])).tolist()
+        return self.objects.select(slice(start, end))
 
     def select(self, images: Tensor) -> Annotations:
         """Return some images, int64 (K,) in ascending order, with their objects."""
         new_position = torch.full((len(self),), -1)
         new_position[images] = torch.arange(len(images))
-        position_of_object = new_position.repeat_interleave(self.starts.diff())
-        kept = position_of_object >= 0
+        image_of_object = new_position[self.image_of_object]
+        kept = image_of_object >= 0
         return Annotations(
             self.names[images.numpy()],
             self.image_ids[images],
             self.sizes[images],
             self.objects.select(kept),
-            starts_of(position_of_object[kept], len(images)),
+            image_of_object[kept],
         )
 
     def to_learn(self, keep_negatives: bool) -> Annotations:
@@ -68,11 +69,10 @@ class Annotations:
         Args:
             keep_negatives: Whether to keep images without any object left.
         """
-        image_of_object = torch.arange(len(self)).repeat_interleave(self.starts.diff())
         learnt = ~(self.objects.difficult | self.objects.crowd)
-        starts = starts_of(image_of_object[learnt], len(self))
-        left = Annotations(self.names, self.image_ids, self.sizes, self.objects.select(learnt), starts)
-        return left if keep_negatives else left.select(starts.diff().nonzero().flatten())
+        images = self.image_of_object[learnt]
+        left = replace(self, objects=self.objects.select(learnt), image_of_object=images)
+        return left if keep_negatives else left.select(images.bincount().nonzero().flatten())
 
 
 def annotate(
@@ -88,8 +88,8 @@ def annotate(
         image_of_object: int64 (T,), position of each object's image.
     """
     order = image_of_object.argsort(stable=True)
-    starts = starts_of(image_of_object, len(names))
-    return Annotations(as_bytes(names), as_index(image_ids), sizes, objects.select(order), starts)
+    ids = as_index(image_ids)
+    return Annotations(as_bytes(names), ids, sizes, objects.select(order), image_of_object[order])
 
 
 def without_objects(names: Sequence[str]) -> Annotations:
@@ -121,9 +121,3 @@ def join_objects(parts: Sequence[Objects]) -> Objects:
     nothing = as_objects([], [], [], [], [])
     joined = Objects(*(torch.cat(values) for values in zip(nothing, *parts, strict=True)))
     return joined._replace(boxes=joined.boxes.float())
-
-
-def starts_of(image_of_object: Tensor, num_images: int) -> Tensor:
-    """Return the first object of each image, and the end: int64 (num_images + 1,)."""
-    counts = image_of_object.bincount(minlength=num_images)
-    return torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])

@@ -52,13 +52,9 @@ class Augmented:
             if len(boxes) and min(pair[0].shape[1:]) >= _SMALLEST_CROP_PX:
                 pair = self._crop(*pair)
         changed, boxes = self._last(*pair)
-        if self._is_ssd:
-            objects, boxes = _sanitized(objects, boxes)
+        if self._is_ssd:  # leave out boxes that the crop has marked as lost, and those smaller than a pixel
+            # rounding can move a side of a box that fills the image a millionth of a pixel outside
+            boxes = v2.functional.clamp_bounding_boxes(boxes)
+            boxes, kept = v2.functional.sanitize_bounding_boxes(boxes)
+            objects = objects.select(kept)
         return changed.as_subclass(Tensor), objects._replace(boxes=boxes.as_subclass(Tensor))
-
-
-def _sanitized(objects: Objects, boxes: tv_tensors.BoundingBoxes) -> tuple[Objects, tv_tensors.BoundingBoxes]:
-    """Leave out boxes that the crop has marked as lost, and those smaller than a pixel."""
-    # rounding can move a side of a box that fills the image a millionth of a pixel outside
-    boxes, kept = v2.functional.sanitize_bounding_boxes(v2.functional.clamp_bounding_boxes(boxes))
-    return objects.select(kept), boxes

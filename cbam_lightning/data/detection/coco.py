@@ -36,13 +36,7 @@ class CocoDetection(DetectionDataModule):
 
     dataset_name = "coco2017"
 
-    def __init__(
-        self,
-        root: str = "datasets/coco",
-        *,
-        val_fraction: float = 0.02,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, root: str = "datasets/coco", *, val_fraction: float = 0.02, **kwargs: Any) -> None:
         super().__init__(val_fraction=val_fraction, **kwargs)
         self.root = root
         self.categories = self._file(train=False).categories

@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from cbam_lightning.data.detection.annotations import Annotations, annotate, as_objects
 from cbam_lightning.data.detection.box_checks import BoxLog, check_boxes
@@ -26,6 +23,9 @@ class CocoFile:
     Args:
         path: The file.
 
+    Attributes:
+        content: The lists "images", "annotations" and "categories".
+
     Raises:
         UsageError: It is not a complete JSON file, or not in this format.
     """
@@ -33,8 +33,7 @@ class CocoFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with path.open("rb") as file:
-                content = json.loads(file.read(), object_hook=_without_outline)
+            content = json.loads(path.read_bytes(), object_hook=_without_outline)
         except (ValueError, RecursionError) as error:
             raise UsageError(
                 f"{path} is not a complete JSON file: {error}. Replace it with a fresh copy."
@@ -43,20 +42,19 @@ class CocoFile:
             listed = content.get(key) if isinstance(content, dict) else None
             if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
                 raise UsageError(f"{path} has no list {key!r}; give one of COCO's files instances_*.json.")
-        self._content: dict[str, list[dict[str, Any]]] = content
+        self.content: dict[str, list[dict[str, Any]]] = content
 
     @cached_property
     def categories(self) -> dict[int, str]:
         """Names of the classes by their ids, in ascending order."""
-        names = {self.integer("category", c, "id"): str(c.get("name", "")) for c in self.listed("categories")}
-        if not names or len(set(names.values()) - {""}) != len(self.listed("categories")):
-            message = f"{self.path} has no categories, or two of one id or name, or one without a name."
-            raise UsageError(message + " Correct the file.")
+        listed = self.content["categories"]
+        names = {self.integer("category", item, "id"): str(item.get("name", "")) for item in listed}
+        if not names or len(set(names.values()) - {""}) != len(listed):
+            raise UsageError(
+                f"{self.path} has no categories, or two of one id or name, or one without a name. "
+                "Correct the file."
+            )
         return dict(sorted(names.items()))
-
-    def listed(self, key: str) -> list[dict[str, Any]]:
-        """Return the images, annotations or categories."""
-        return self._content[key]
 
     def describe(self, kind: str, item: dict[str, Any]) -> str:
         """Return the file and the place of an image, annotation or category, for messages."""
@@ -70,8 +68,8 @@ class CocoFile:
         """
         value = item.get(key)
         if type(value) is not int or not least <= value <= MAX_INT64:
-            message = f"{self.describe(kind, item)}: {key} is {value!r}; an integer from {least} is needed."
-            raise UsageError(message + " Correct the file.")
+            problem = f"{key} is {value!r}; an integer from {least} is needed"
+            raise UsageError(f"{self.describe(kind, item)}: {problem}. Correct the file.")
         return value
 
 
@@ -92,26 +90,32 @@ def read_coco(file: CocoFile, folder: Path, log: BoxLog) -> Annotations:
     Raises:
         UsageError: An image is missing, or an annotation is damaged or of an unknown class or image.
     """
-    images, annotations = file.listed("images"), file.listed("annotations")
+    images, annotations = file.content["images"], file.content["annotations"]
     ids = [file.integer("image", image, "id") for image in images]
-    _refuse_twice(file, "image", ids)
+    number, times = Counter(ids).most_common(1)[0] if ids else (0, 1)
+    if times > 1:
+        raise UsageError(
+            f"{file.path}: {times} images have the id {number}; ids must be unique. Correct the file."
+        )
     paths = [_image_path(file, image, folder) for image in images]
     sizes = as_index([file.integer("image", i, s, 1) for i in images for s in ("height", "width")])
     sizes = sizes.reshape(-1, 2)
     position = {image_id: i for i, image_id in enumerate(ids)}
     labels = {category: label for label, category in enumerate(file.categories, 1)}
     image_of_object = as_index([_known(file, a, "image_id", position) for a in annotations])
-    boxes = torch.tensor([_box(file, a) for a in annotations], dtype=torch.float64).reshape(-1, 4)
+    boxes = [_numbers(file, a, "bbox", a.get("bbox"), 4) for a in annotations]
     objects = as_objects(
-        [],
+        [(left, top, left + width, top + height) for left, top, width, height in boxes],
         [_known(file, a, "category_id", labels) for a in annotations],
         [bool(a.get("ignore", 0)) for a in annotations],
         [bool(a.get("iscrowd", 0)) for a in annotations],
-        [_area(file, a) for a in annotations],
+        [
+            _numbers(file, a, "area", [a["area"]], 1)[0] if "area" in a else width * height
+            for a, (_, _, width, height) in zip(annotations, boxes, strict=True)
+        ],
     )
-    boxes[:, 2:] += boxes[:, :2]
     objects, kept = check_boxes(
-        objects._replace(boxes=boxes),
+        objects,
         sizes[image_of_object],
         lambda index: file.describe("annotation", annotations[index]),
         log,
@@ -130,25 +134,10 @@ def _image_path(file: CocoFile, image: dict[str, Any], folder: Path) -> str:
 def _known(file: CocoFile, annotation: dict[str, Any], key: str, known: dict[int, int]) -> int:
     number = annotation.get(key)
     if type(number) is not int or number not in known:
-        what = "image" if key == "image_id" else "category"
-        message = (
-            f"{file.describe('annotation', annotation)}: {key} is {number!r}; the file has no such {what}."
-        )
-        raise UsageError(message + " Correct or remove it.")
+        problem = f"{key} is {number!r}; the file has no such {key.removesuffix('_id')}"
+        where = file.describe("annotation", annotation)
+        raise UsageError(f"{where}: {problem}. Correct or remove it.")
     return known[number]
-
-
-def _box(file: CocoFile, annotation: dict[str, Any]) -> list[float]:
-    """Return left, top, width and height."""
-    return _numbers(file, annotation, "bbox", annotation.get("bbox"), 4)
-
-
-def _area(file: CocoFile, annotation: dict[str, Any]) -> float:
-    """Return the area of the object in pixels, or that of its box if the file has none."""
-    if "area" in annotation:
-        return _numbers(file, annotation, "area", [annotation["area"]], 1)[0]
-    _, _, width, height = _box(file, annotation)
-    return width * height
 
 
 def _numbers(file: CocoFile, annotation: dict[str, Any], key: str, value: Any, count: int) -> list[float]:
@@ -158,16 +147,6 @@ def _numbers(file: CocoFile, annotation: dict[str, Any], key: str, value: Any, c
         values = []
     if len(values) != count or not all(map(math.isfinite, values)):
         needed = "four numbers are" if count == 4 else "a number is"
-        message = (
-            f"{file.describe('annotation', annotation)}: {key} is {annotation.get(key)!r}; {needed} needed."
-        )
-        raise UsageError(message + " Correct or remove it.")
+        where = file.describe("annotation", annotation)
+        raise UsageError(f"{where}: {key} is {annotation.get(key)!r}; {needed} needed. Correct or remove it.")
     return values
-
-
-def _refuse_twice(file: CocoFile, kind: str, ids: Sequence[int]) -> None:
-    number, times = Counter(ids).most_common(1)[0] if ids else (0, 1)
-    if times > 1:
-        raise UsageError(
-            f"{file.path}: {times} images have the id {number}; ids must be unique. Correct the file."
-        )

@@ -84,9 +84,8 @@ class FashionScenes(DetectionDataModule):
         """Draw the scenes of the training or test part, and return their annotations."""
         part, count = ("train", self.num_images) if train else ("test", self.num_test_images)
         maker = self._maker(train)
-        scenes = [
-            maker.draw(derive_seed(Stream.SCENES, self.scene_seed, int(train), i)) for i in range(count)
-        ]
+        seeds = [derive_seed(Stream.SCENES, self.scene_seed, int(train), i) for i in range(count)]
+        scenes = [maker.draw(seed) for seed in seeds]
         self._drawn[part] = torch.from_numpy(np.stack([pixels for pixels, _ in scenes])).permute(0, 3, 1, 2)
         garments = [garment for _, in_scene in scenes for garment in in_scene]
         objects = as_objects(
@@ -106,16 +105,16 @@ class FashionScenes(DetectionDataModule):
 
     def open_images(self, annotations: Annotations, transform: DetectionTransform) -> DetectionDataset:
         """Build the data set of some scenes of a part."""
-        _, part, _ = annotations.name(0).split("/")
-        return DetectionImages(self.images_of(annotations, part), annotations, transform)
+        return DetectionImages(self.images_of(annotations), annotations, transform)
 
-    def images_of(self, annotations: Annotations, part: str) -> Tensor:
-        """Return the scenes of some annotations of a part, "train" or "test": uint8 (M, C, H, W)."""
+    def images_of(self, annotations: Annotations) -> Tensor:
+        """Return the scenes of some annotations of one part: uint8 (M, C, H, W)."""
+        _, part, _ = annotations.name(0).split("/")
         return self._drawn[part][annotations.image_ids - 1]
 
     def _maker(self, train: bool) -> SceneMaker:
         clothes, labels = self._clothes.load_part(train)
-        photographs = [_background_part(self._photograph(path), train) for path in self._photograph_paths()]
+        photographs = [self._photograph(path, train) for path in self._photograph_paths()]
         return SceneMaker(
             clothes[:, 0].numpy(), labels.tolist(), photographs, self.scene_px, self.num_garments
         )
@@ -132,16 +131,11 @@ class FashionScenes(DetectionDataModule):
             )
         return paths
 
-    def _photograph(self, path: str) -> Pixels:
-        """Read a photograph: uint8 (H, W, C)."""
+    def _photograph(self, path: str, train: bool) -> Pixels:
+        """Read the part of a photograph for training or for testing: uint8 (H, W, C)."""
         image = read_image(path, self.in_channels)
         if isinstance(image, BadImage):
             raise UsageError(f"cannot use the photograph {path}: {image.reason}; replace or remove it.")
         pixels: Pixels = image.permute(1, 2, 0).contiguous().numpy()
-        return pixels
-
-
-def _background_part(photograph: Pixels, train: bool) -> Pixels:
-    """Return the part of a photograph for training or for testing."""
-    border = round(TRAIN_WIDTH * photograph.shape[1])
-    return photograph[:, :border] if train else photograph[:, border:]
+        border = round(TRAIN_WIDTH * pixels.shape[1])
+        return pixels[:, :border] if train else pixels[:, border:]

@@ -12,13 +12,13 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from cbam_lightning.checks import require, require_at_least
-from cbam_lightning.data.class_folders import imagenet_statistics
+from cbam_lightning.data.class_folders import channel_statistics
 from cbam_lightning.data.data_module import BaseDataModule, LabelledSplit
 from cbam_lightning.data.detection.annotations import Annotations, without_objects
 from cbam_lightning.data.detection.augmentation import Augmentation, Augmented, DetectionTransform
 from cbam_lightning.data.detection.box_checks import BoxLog
 from cbam_lightning.data.detection.dataset import DetectionDataset, DetectionFiles
-from cbam_lightning.data.detection.detection_batch import DetectionBatch, DetectionFileBatch
+from cbam_lightning.data.detection.detection_batch import DetectionBatch
 from cbam_lightning.data.image_files import find_predict_files
 from cbam_lightning.data.splits import stratified_split
 from cbam_lightning.errors import UsageError
@@ -59,7 +59,6 @@ class DetectionDataModule(BaseDataModule):
     ) -> None:
         super().__init__(batch_size=batch_size, **kwargs)
         require_at_least(1, or_null=True, size_px=size_px)
-        require(in_channels in (1, 3), "in_channels", in_channels, "1 or 3")
         require(augmentation in ("ssd", "flip", "none"), "augmentation", augmentation, "ssd, flip or none")
         resizes = size_px is not None or augmentation != "ssd"
         require(resizes, "size_px", size_px, "1 or more with the augmentation ssd, which crops and zooms")
@@ -67,7 +66,7 @@ class DetectionDataModule(BaseDataModule):
         self.in_channels = in_channels
         self.augmentation = augmentation
         self.keep_negatives = keep_negatives
-        self.mean, self.std = imagenet_statistics(in_channels)
+        self.mean, self.std = channel_statistics(None, None, in_channels)
         self.box_log = BoxLog()
 
     @abstractmethod
@@ -125,22 +124,6 @@ class DetectionDataModule(BaseDataModule):
         self.box_log.report()
         self.box_log = BoxLog()
         return part
-
-    def on_before_batch_transfer(
-        self, batch: DetectionFileBatch | DetectionBatch, dataloader_idx: int
-    ) -> DetectionBatch:
-        """Handle the unreadable files of a batch, in the main process.
-
-        Raises:
-            UsageError: A file is not an image, or its size is not that of its annotation, and
-                ``on_bad_image`` is "raise".
-            OSError: A file could not be read, regardless of ``on_bad_image``.
-        """
-        if isinstance(batch, DetectionBatch):
-            return batch
-        for bad in batch.bad:
-            self._bad_images.add(bad)
-        return batch.batch
 
     def on_after_batch_transfer(self, batch: DetectionBatch, dataloader_idx: int) -> DetectionBatch:
         """Convert the images of a batch to floating point on its device; detectors normalise them.

@@ -153,7 +153,4 @@ def _resize(pixels: Pixels, side_px: int) -> Pixels:
 
 def _extent(mask: Mask) -> tuple[int, int, int, int]:
     """Return left, top, right and bottom of the true part of a mask; all 0 if it is empty."""
-    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-    if not len(rows):
-        return 0, 0, 0, 0
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+    return Image.fromarray(mask).getbbox() or (0, 0, 0, 0)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
 
-from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2.functional import to_pil_image
 
+from cbam_lightning.checks import check_choice
 from cbam_lightning.data.detection.annotations import Annotations
 from cbam_lightning.data.detection.detection_batch import Objects
 from cbam_lightning.data.detection.fashion_scenes import FashionScenes
-from cbam_lightning.errors import UsageError, unknown_name
+from cbam_lightning.errors import UsageError
 
 JPEG_QUALITY = 95
 
@@ -38,9 +38,8 @@ def write_scenes(
     Raises:
         UsageError: The folder is not empty, or the layout is unknown.
     """
-    layouts: dict[str, Callable[[Path, FashionScenes], None]] = {"voc": _write_voc, "coco": _write_coco}
-    if layout not in layouts:
-        raise unknown_name(kind="layout", given=layout, allowed=layouts)
+    layouts = {"voc": _write_voc, "coco": _write_coco}
+    check_choice("layout", layout, layouts)
     root = Path(root)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise UsageError(f"{root} is not an empty folder; give a new one.")
@@ -54,8 +53,9 @@ def _write_voc(root: Path, scenes: FashionScenes) -> None:
     for path in (folder / "Annotations", folder / "JPEGImages", lists):
         path.mkdir(parents=True)
     first = 1
-    for part, image_set in (("train", "trainval"), ("test", "test")):
-        annotations, images = _drawn(scenes, part)
+    for train, image_set in ((True, "trainval"), (False, "test")):
+        annotations = scenes.load_part(train)
+        images = scenes.images_of(annotations)
         stems = [f"{number:06d}" for number in range(first, first + len(images))]
         first += len(images)
         for i, stem in enumerate(stems):
@@ -91,10 +91,10 @@ def _add(element: ElementTree.Element, **texts: str | int) -> None:
 
 def _write_coco(root: Path, scenes: FashionScenes) -> None:
     (root / "annotations").mkdir(parents=True)
-    for part, name in (("train", "train2017"), ("test", "val2017")):
-        annotations, images = _drawn(scenes, part)
+    for train, name in ((True, "train2017"), (False, "val2017")):
+        annotations = scenes.load_part(train)
         (root / name).mkdir()
-        for i, image in zip(annotations.image_ids.tolist(), images, strict=True):
+        for i, image in zip(annotations.image_ids.tolist(), scenes.images_of(annotations), strict=True):
             _save(image, root / name / f"{i:012d}.jpg")
         content = _coco_json(annotations, scenes)
         (root / "annotations" / f"instances_{name}.json").write_text(json.dumps(content))
@@ -122,14 +122,6 @@ def _coco_json(annotations: Annotations, scenes: FashionScenes) -> dict[str, Any
     return {"images": images, "annotations": coco_objects, "categories": categories}
 
 
-def _drawn(scenes: FashionScenes, part: str) -> tuple[Annotations, Tensor]:
-    annotations = scenes.load_part(train=part == "train")
-    return annotations, scenes.images_of(annotations, part)
-
-
 def _save(image: Tensor, path: Path) -> None:
     """Write uint8 (C, H, W) as JPEG without chroma subsampling."""
-    pixels = image.permute(1, 2, 0).numpy()
-    Image.fromarray(pixels if len(image) == 3 else pixels[:, :, 0]).save(
-        path, quality=JPEG_QUALITY, subsampling=0
-    )
+    to_pil_image(image).save(path, quality=JPEG_QUALITY, subsampling=0)

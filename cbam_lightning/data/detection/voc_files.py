@@ -47,8 +47,8 @@ def read_voc(folders: Sequence[Path], image_set: str, class_names: Sequence[str]
     Raises:
         UsageError: A file is missing or damaged, or an object is of an unknown class.
     """
-    listed = [(folder, stem) for folder in folders for stem in _stems(folder, image_set)]
-    images = [_read_image(folder, stem) for folder, stem in listed]
+    paths = [folder / "JPEGImages" / f"{s}.jpg" for folder in folders for s in _stems(folder, image_set)]
+    images = [_read_image(path) for path in paths]
     sizes = as_index([side for size, _ in images for side in size]).reshape(-1, 2)
     voc_objects = [voc_object for _, of_image in images for voc_object in of_image]
     image_of_object = as_index([i for i, (_, of_image) in enumerate(images) for _ in of_image])
@@ -58,9 +58,8 @@ def read_voc(folders: Sequence[Path], image_set: str, class_names: Sequence[str]
         lambda index: voc_objects[index].where,
         log,
     )
-    paths = [str(_image_path(folder, stem)) for folder, stem in listed]
-    ids = _numbers([stem for _, stem in listed])
-    return annotate(paths, ids, sizes, objects, image_of_object[kept])
+    ids = _numbers([path.stem for path in paths])
+    return annotate([str(path) for path in paths], ids, sizes, objects, image_of_object[kept])
 
 
 def read_xml(path: Path) -> tuple[tuple[int, int] | None, list[VocObject]]:
@@ -85,8 +84,7 @@ def read_xml(path: Path) -> tuple[tuple[int, int] | None, list[VocObject]]:
             raise UsageError(f"{where} has no name; add the name of its class, or remove the object.")
         where = f"{where} ({name!r})"
         left, top, right, bottom = (_number(element, f"bndbox/{side}", where) for side in _SIDES)
-        has_mark = element.find("difficult") is not None
-        difficult = has_mark and bool(_number(element, "difficult", where))
+        difficult = element.find("difficult") is not None and _number(element, "difficult", where) != 0
         objects.append(VocObject(where, name, (left, top, right, bottom), difficult))
     return size, objects
 
@@ -121,13 +119,12 @@ def _number(element: ElementTree.Element, name: str, where: str) -> float:
         ) from None
 
 
-def _read_image(folder: Path, stem: str) -> tuple[tuple[int, int], list[VocObject]]:
-    path = _image_path(folder, stem)
+def _read_image(path: Path) -> tuple[tuple[int, int], list[VocObject]]:
+    """Return height and width of an image, and its objects."""
+    xml_path = path.parent.with_name("Annotations") / f"{path.stem}.xml"
     if not path.is_file():
-        raise UsageError(
-            f"there is no image {path}, which {_xml_path(folder, stem)} describes; copy it again."
-        )
-    size, objects = read_xml(_xml_path(folder, stem))
+        raise UsageError(f"there is no image {path}, which {xml_path} describes; copy it again.")
+    size, objects = read_xml(xml_path)
     return size or _stored_size(path), objects
 
 
@@ -175,17 +172,8 @@ def _as_objects(voc_objects: Sequence[VocObject], class_names: Sequence[str]) ->
         if voc_object.name not in label_of:
             problem = unknown_name(kind="class", given=voc_object.name, allowed=class_names)
             raise UsageError(f"{voc_object.where}: {problem} Give other classes with --data.class_names.")
-    sides = [voc_object.box for voc_object in voc_objects]
-    boxes = [(left - 1, top - 1, right, bottom) for left, top, right, bottom in sides]
+    boxes = [(left - 1, top - 1, right, bottom) for _, _, (left, top, right, bottom), _ in voc_objects]
     areas = [(right - left) * (bottom - top) for left, top, right, bottom in boxes]
     difficult = [voc_object.difficult for voc_object in voc_objects]
     labels = [label_of[voc_object.name] for voc_object in voc_objects]
     return as_objects(boxes, labels, difficult, [False] * len(voc_objects), areas)
-
-
-def _xml_path(folder: Path, stem: str) -> Path:
-    return folder / "Annotations" / f"{stem}.xml"
-
-
-def _image_path(folder: Path, stem: str) -> Path:
-    return folder / "JPEGImages" / f"{stem}.jpg"

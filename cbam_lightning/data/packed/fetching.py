@@ -28,7 +28,8 @@ def fetch_file(url: str, target: Path) -> None:
     downloader = _downloader(url.rpartition("/")[0], os.getpid())
     unfinished = target.with_name(f".{target.name}.unfinished")
     with _reported(url):
-        if type(downloader).download_fileobj is _downloading("Downloader").download_fileobj:
+        base = litdata_module("streaming.downloader").Downloader
+        if type(downloader).download_fileobj is base.download_fileobj:
             downloader.download_file(url, str(unfinished))  # the only way for LitData's `local:` and `hf:`
         else:
             # For S3, download_file would use obstore, which refuses stores without TLS, such as those inside
@@ -88,11 +89,7 @@ def litdata_module(name: str) -> Any:
 def _downloader(folder: str, process: int) -> Any:
     """Create LitData's downloader, one per process, because connections cannot be shared."""
     with _reported(folder):
-        return _downloading("get_downloader")(folder, tempfile.gettempdir(), [])
-
-
-def _downloading(name: str) -> Any:
-    return getattr(litdata_module("streaming.downloader"), name)
+        return litdata_module("streaming.downloader").get_downloader(folder, tempfile.gettempdir(), [])
 
 
 @contextmanager

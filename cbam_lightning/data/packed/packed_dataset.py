@@ -5,12 +5,11 @@ from __future__ import annotations
 import errno
 import os
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,17 +19,8 @@ from torch import Tensor
 from cbam_lightning.data.batch import BadImage
 from cbam_lightning.data.cropping import Transform
 from cbam_lightning.data.image_decoding import UndecodableError
-from cbam_lightning.data.packed.shards import (
-    DamagedShardError,
-    Encoding,
-    Read,
-    Shard,
-    ShardInfo,
-    as_values,
-    decode,
-    map_file,
-)
-from cbam_lightning.data.packed.stores import Store
+from cbam_lightning.data.packed.shards import DamagedShardError, Encoding, ShardInfo, decode, open_shard
+from cbam_lightning.data.packed.stores import FolderStore
 from cbam_lightning.data.split_dataset import TransformedDataset
 
 SHARDS_AT_ONCE = 16  # read at any time in training; 1 GB of shards of 64 MiB
@@ -41,6 +31,7 @@ SPARSE_SHARE = 1 / 8
 
 # Shards of up to 64 MiB that one process keeps mapped into memory; more than are read at any time.
 OPEN_SHARDS = 4 * SHARDS_AT_ONCE
+_open_shard = lru_cache(OPEN_SHARDS)(open_shard)
 
 
 @dataclass(frozen=True)
@@ -56,7 +47,7 @@ class PackedFiles:
         slots: int64 (M,), position of each image in the concatenated shards.
     """
 
-    store: Store
+    store: FolderStore
     prefix: str
     encoding: Encoding
     shards: Sequence[ShardInfo]
@@ -68,19 +59,9 @@ class PackedFiles:
         """Slot of the first image of each shard."""
         return [0, *accumulate(shard.num_images for shard in self.shards)][:-1]
 
-    def name(self, position: int) -> str:
-        """Return the path of an image in the folder that it was packed from."""
-        return os.fsdecode(bytes(self.names[position]))
-
     def sizes(self) -> dict[str, int]:
         """Return the length in bytes of each shard by its name in the store."""
         return {self.prefix + shard.name: shard.num_bytes for shard in self.shards}
-
-    def find(self, position: int) -> tuple[int, int]:
-        """Return the shard of an image, and its position in the shard."""
-        slot = int(self.slots[position])
-        shard = bisect_right(self.starts, slot) - 1
-        return shard, slot - self.starts[shard]
 
 
 class PackedDataset(TransformedDataset):
@@ -109,22 +90,25 @@ class PackedDataset(TransformedDataset):
         self.positions = positions
         self.is_sparse = len(positions) < SPARSE_SHARE * len(files.slots)
         self.is_streamed = files.store.is_remote and not self.is_sparse
-        self._shards: OrderedDict[int, Shard] = OrderedDict()  # least recently used first
 
     def read(self, index: int) -> Tensor | BadImage:
         """Decode an image: uint8 (C, H, W)."""
-        shard, offset = self.files.find(int(self.positions[index]))
+        files = self.files
+        slot = int(files.slots[self.positions[index]])
+        number = bisect_right(files.starts, slot) - 1
+        name = files.prefix + files.shards[number].name
+        in_ranges = self.is_sparse and files.store.is_remote
         try:
-            return decode(self._open(shard).image(offset), self.files.encoding, self.channels)
+            shard = _open_shard(files.store, name, files.shards[number], in_ranges)
+            return decode(shard.image(slot - files.starts[number]), files.encoding, self.channels)
         except (DamagedShardError, UndecodableError) as error:
-            name = self.files.prefix + self.files.shards[shard].name
-            return BadImage(self.name(index), f"in {self.files.store.where(name)}, {error}")
+            return BadImage(self.name(index), f"in {files.store.where(name)}, {error}")
         except OSError as error:
             return BadImage(self.name(index), error.strerror or str(error), error.errno or errno.EIO)
 
     def name(self, index: int) -> str:
         """Return the path of the image in the folder that it was packed from."""
-        return self.files.name(int(self.positions[index]))
+        return os.fsdecode(bytes(self.files.names[self.positions[index]]))
 
     def train_share(self, generator: torch.Generator, num_replicas: int, rank: int) -> Tensor:
         """Return an order that reads few shards at a time, if they must be fetched or are many."""
@@ -133,24 +117,6 @@ class PackedDataset(TransformedDataset):
         starts = torch.tensor(self.files.starts)
         shard_of = torch.searchsorted(starts, self.files.slots[self.positions], right=True) - 1
         return shard_share(shard_of, generator, num_replicas, rank)
-
-    def _open(self, number: int) -> Shard:
-        if number not in self._shards:
-            info = self.files.shards[number]
-            self._shards[number] = Shard(self._reader(self.files.prefix + info.name, info), info)
-            if len(self._shards) > OPEN_SHARDS:
-                self._shards.popitem(last=False)
-        self._shards.move_to_end(number)
-        return self._shards[number]
-
-    def _reader(self, name: str, info: ShardInfo) -> Read:
-        store = self.files.store
-        if self.is_sparse and store.is_remote:
-            return lambda start, end: as_values(store.read(name, start, end))
-        return map_file(store.path(name), info)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_shards": OrderedDict()}  # a spawned worker maps them again
 
 
 def shard_share(shard_of: Tensor, generator: torch.Generator, num_replicas: int, rank: int) -> Tensor:

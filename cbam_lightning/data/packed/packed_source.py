@@ -68,8 +68,6 @@ class PackedSource(ImageSource):
         names = as_bytes([prefix + name for name in packed.names])
         slots = as_index(packed.order).argsort()
         files = PackedFiles(self._store, prefix, self._index.encoding, shards, names, slots)
-        if isinstance(self._store, FolderStore):
-            _check_lengths(self._store, files.sizes())
         readable = torch.tensor([i not in packed.skipped for i in range(len(names))], dtype=torch.bool)
         labels = as_index(packed.labels(class_names))
         return LabelledImages(torch.arange(len(labels)), labels, partial(_open_packed, files, readable))
@@ -95,15 +93,6 @@ def _open_packed(
     """Build the data set of some images; those skipped in packing still count in the splits, and go here."""
     kept = readable[positions]
     dataset = PackedDataset(files, positions[kept], labels[kept], *options)
-    if isinstance(files.store, ObjectStore) and not dataset.is_sparse:
-        files.store.check_room(files.sizes())
+    if not (files.store.is_remote and dataset.is_sparse):
+        files.store.check(files.sizes())
     return dataset
-
-
-def _check_lengths(store: FolderStore, sizes: dict[str, int]) -> None:
-    """Find missing or truncated shards before training starts."""
-    for name, size in sizes.items():
-        path = store.path(name)
-        length = path.stat().st_size if path.is_file() else 0
-        if length != size:
-            raise UsageError(f"{path} has {length} bytes instead of {size}; copy it again, or pack again.")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from cbam_lightning.checks import check_choice, check_positive
 from cbam_lightning.data.class_folders import ClassFolderModule
 from cbam_lightning.data.packed.fetching import litdata_module
 from cbam_lightning.data.packed.packed_index import PACKED_INDEX, PackedIndex, PackedPart, PackingSummary
@@ -18,7 +19,7 @@ from cbam_lightning.data.packed.shards import DATA_FORMATS, INDEX_NAME, Encoding
 from cbam_lightning.data.sources import FolderSource
 from cbam_lightning.data.split_dataset import usable_cores
 from cbam_lightning.data.splits import shuffled_by_class
-from cbam_lightning.errors import UsageError, unknown_name
+from cbam_lightning.errors import UsageError
 from cbam_lightning.files import atomic_write
 
 IMAGES_PER_RANGE = 2048  # about eight raw shards, or one of JPEG
@@ -93,13 +94,11 @@ def _checked_source(
     litdata_module("streaming.writer")
     if not isinstance(data.source, FolderSource):
         raise UsageError(f"{data.root} is packed already; give the folder of the image files with --root.")
-    if encoding not in DATA_FORMATS:
-        raise unknown_name(kind="encoding", given=encoding, allowed=DATA_FORMATS)
-    if on_bad_image not in ("raise", "skip"):
-        raise unknown_name(kind="value of --on-bad-image", given=on_bad_image, allowed=("raise", "skip"))
-    for name, number in {"--shorter-side-px": shorter_side_px, "--num-workers": num_workers}.items():
-        if number is not None and number < 1:
-            raise UsageError(f"{name} is {number}; allowed: 1 or more.")
+    check_choice("encoding", encoding, DATA_FORMATS)
+    check_choice("value of --on-bad-image", on_bad_image, ("raise", "skip"))
+    check_positive("--shorter-side-px", shorter_side_px)
+    if num_workers is not None:
+        check_positive("--num-workers", num_workers)
     return data.source
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from cbam_lightning.data.image_decoding import UndecodableError, check_aspect_ratio, decode_image
+from cbam_lightning.data.packed.stores import FolderStore
 from cbam_lightning.errors import UsageError
 
 Encoding = Literal["raw", "jpeg"]
@@ -139,6 +140,24 @@ class Shard:
         if _ITEM_HEADER.size + size + label_size != len(item):
             raise DamagedShardError("its place in the shard is damaged")
         return item[_ITEM_HEADER.size :][:size]
+
+
+def open_shard(store: FolderStore, name: str, info: ShardInfo, in_ranges: bool) -> Shard:
+    """Open a shard of a store.
+
+    Args:
+        store: The store.
+        name: Name of the shard in the store.
+        info: Entry of the shard in its index.
+        in_ranges: Whether to read single images from the store, or to map the whole file.
+
+    Raises:
+        DamagedShardError: Its length or its table is damaged.
+        OSError: It cannot be read.
+    """
+    if in_ranges:
+        return Shard(lambda start, end: as_values(store.read(name, start, end)), info)
+    return Shard(map_file(store.path(name), info), info)
 
 
 def map_file(path: Path, info: ShardInfo) -> Read:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from abc import ABC, abstractmethod
 from pathlib import Path
 
 from filelock import FileLock
@@ -16,50 +15,23 @@ CACHE_VARIABLE = "LITDATA_CACHE_DIR"  # as in LitData
 DEFAULT_CACHE_DIR = "~/.lightning/chunks"  # as in LitData
 
 
-class Store(ABC):
-    """A folder, local or remote.
+class FolderStore:
+    """A folder on this machine.
+
+    Args:
+        folder: The folder.
 
     Attributes:
         is_remote: Whether files must be fetched before they can be read.
     """
 
-    is_remote: bool
-
-    @abstractmethod
-    def path(self, name: str) -> Path:
-        """Return the local path of a file, after fetching it if necessary.
-
-        Raises:
-            OSError: The file could not be fetched.
-        """
-
-    @abstractmethod
-    def read(self, name: str, start: int, end: int) -> bytes:
-        """Read a range of bytes of a file, without fetching all of it if the store supports that.
-
-        Raises:
-            OSError: The file could not be read.
-        """
-
-    @abstractmethod
-    def where(self, name: str) -> str:
-        """Return the path or URL of a file, for messages."""
-
-
-class FolderStore(Store):
-    """A folder on this machine.
-
-    Args:
-        folder: The folder.
-    """
-
-    is_remote = False
+    is_remote: bool = False
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def path(self, name: str) -> Path:
-        """Return the path of a file, which need not exist."""
+        """Return the local path of a file, which need not exist."""
         return self.folder / name
 
     def read(self, name: str, start: int, end: int) -> bytes:
@@ -69,11 +41,28 @@ class FolderStore(Store):
             return file.read(end - start)
 
     def where(self, name: str) -> str:
-        """Return the path of a file."""
+        """Return the path or URL of a file, for messages."""
         return str(self.folder / name)
 
+    def check(self, sizes: dict[str, int]) -> None:
+        """Check the files before they are read.
 
-class ObjectStore(Store):
+        Args:
+            sizes: Length in bytes of every file that will be needed, by name.
+
+        Raises:
+            UsageError: A file is missing or truncated, or there is no room to fetch it.
+        """
+        for name, size in sizes.items():
+            path = self.path(name)
+            length = path.stat().st_size if path.is_file() else 0
+            if length != size:
+                raise UsageError(
+                    f"{path} has {length} bytes instead of {size}; copy it again, or pack again."
+                )
+
+
+class ObjectStore(FolderStore):
     """A folder in an object store, read by LitData, with a local cache.
 
     Args:
@@ -84,16 +73,18 @@ class ObjectStore(Store):
     is_remote = True
 
     def __init__(self, url: str, cache_dir: Path) -> None:
+        super().__init__(cache_dir)
         self.url = url.rstrip("/")
-        self.cache_dir = cache_dir
-
-    def has(self, name: str) -> bool:
-        """Return whether a file is in the cache."""
-        return (self.cache_dir / name).exists()
 
     def path(self, name: str) -> Path:
-        """Fetch a file unless it is cached; only one of several processes fetches it."""
-        target = self.cache_dir / name
+        """Return the local path of a file after fetching it, unless it is cached.
+
+        Only one of several processes fetches it.
+
+        Raises:
+            OSError: The file could not be fetched.
+        """
+        target = self.folder / name
         if not target.exists():
             with self._locked(target):
                 if not target.exists():
@@ -101,12 +92,16 @@ class ObjectStore(Store):
         return target
 
     def read(self, name: str, start: int, end: int) -> bytes:
-        """Read a range of bytes of a file; for some stores, LitData fetches all of it."""
-        target = self.cache_dir / name
+        """Read a range of bytes of a file; for some stores, LitData fetches all of it.
+
+        Raises:
+            OSError: The file could not be read.
+        """
+        target = self.folder / name
         with self._locked(target):
             if not target.exists():
                 return fetch_range(self.where(name), start, end, target)
-        return FolderStore(self.cache_dir).read(name, start, end)
+        return super().read(name, start, end)
 
     def _locked(self, target: Path) -> FileLock:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -116,21 +111,14 @@ class ObjectStore(Store):
         """Return the URL of a file."""
         return f"{self.url}/{name}".rstrip("/")
 
-    def check_room(self, sizes: dict[str, int]) -> None:
-        """Check that the files fit on the disk of the cache.
-
-        Args:
-            sizes: Length in bytes of every file that will be needed, by name.
-
-        Raises:
-            UsageError: The files that are not cached yet need more space than is free.
-        """
-        missing = sum(size for name, size in sizes.items() if not self.has(name))
-        self.cache_dir.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(self.cache_dir).free
+    def check(self, sizes: dict[str, int]) -> None:
+        """Check that the files that are not cached yet fit on the disk of the cache."""
+        missing = sum(size for name, size in sizes.items() if not (self.folder / name).exists())
+        self.folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.folder).free
         if missing > free:
             raise UsageError(
-                f"{self.url} needs {missing / 1e9:.1f} GB more in {self.cache_dir}, which has "
+                f"{self.url} needs {missing / 1e9:.1f} GB more in {self.folder}, which has "
                 f"{free / 1e9:.1f} GB free; set {CACHE_VARIABLE} to a folder on a larger disk."
             )
 

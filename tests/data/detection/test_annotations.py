@@ -28,7 +28,7 @@ def test_objects_come_to_their_images_in_their_order():
     annotations = four_images()
     assert labels(annotations) == [[2, 5], [], [3], [1, 4]]
     assert annotations.of_image(3).boxes[:, 0].tolist() == [0.0, 3.0]
-    assert annotations.starts.tolist() == [0, 2, 2, 3, 5]
+    assert annotations.image_of_object.tolist() == [0, 0, 2, 3, 3]
     assert annotations.of_image(1).boxes.shape == (0, 4)
 
 

@@ -31,7 +31,7 @@ def test_both_formats_read_back_as_drawn(layout, train, request):
     assert torch.equal(found.objects.boxes, expected.objects.boxes)
     assert torch.equal(found.objects.labels, expected.objects.labels)
     assert torch.equal(found.objects.difficult, expected.objects.difficult)
-    assert torch.equal(found.starts, expected.starts)
+    assert torch.equal(found.image_of_object, expected.image_of_object)
     assert torch.equal(found.sizes, expected.sizes)
     assert len(found.objects.labels) > 5
     if layout == "coco":

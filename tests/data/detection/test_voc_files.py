@@ -50,7 +50,7 @@ def test_both_years_in_one_and_their_numbers(tmp_path):
     folders = [write_voc(tmp_path, voc_object(), "", year=year) for year in (2007, 2012)]
     annotations = read(*folders)
     assert annotations.image_ids.tolist() == [0, 1, 2012000000, 2012000001]
-    assert annotations.starts.tolist() == [0, 1, 1, 2, 2]
+    assert annotations.image_of_object.tolist() == [0, 2]
 
 
 def test_names_that_are_no_numbers_are_counted(tmp_path):

@@ -184,8 +184,8 @@ def test_nothing_is_overwritten(pets):
     [
         ({"encoding": "png"}, "unknown encoding 'png'. .*Allowed: jpeg, raw"),
         ({"on_bad_image": "skpi"}, "unknown .*'skpi'. Did you mean 'skip'"),
-        ({"shorter_side_px": 0}, "--shorter-side-px is 0; allowed: 1 or more"),
-        ({"num_workers": 0}, "--num-workers is 0; allowed: 1 or more"),
+        ({"shorter_side_px": 0}, "--shorter-side-px is 0; give a whole number of at least 1"),
+        ({"num_workers": 0}, "--num-workers is 0; give a whole number of at least 1"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_is_written(pets, options, message):
