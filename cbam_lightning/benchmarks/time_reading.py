@@ -26,6 +26,7 @@ from cbam_lightning.data.image_files import find_files, read_image
 from cbam_lightning.data.image_folder import ImageFolder
 from cbam_lightning.data.packed.packing import pack
 from cbam_lightning.data.packed.shards import DATA_FORMATS
+from cbam_lightning.data.split_dataset import Preparation
 from cbam_lightning.errors import UsageError
 
 SIZE_PX = 224
@@ -81,7 +82,7 @@ def _pipelines(folder: Path, group: str) -> dict[str, Callable[[], object]]:
     sets = {}
     for name, root in roots.items():
         source = ImageFolder(str(folder / root)).source
-        sets[name] = source.images("", source.classes("")).dataset(transform, 3, SIZE_PX)
+        sets[name] = source.images("", source.classes("")).dataset(Preparation(transform, 3, SIZE_PX))
     indices = list(range(len(sets[FILES])))
     finished = sets[FILES].__getitems__(indices).images.contiguous()
     paths, pil = [sets[FILES].name(i) for i in indices], _pil_transform(training)

@@ -17,6 +17,7 @@ from cbam_lightning.data.classification import ImageDataModule
 from cbam_lightning.data.data_module import LabelledSplit
 from cbam_lightning.data.split_dataset import (
     ImageDataset,
+    Preparation,
     SampleRequest,
     TransformedDataset,
     as_index,
@@ -132,7 +133,7 @@ class TransformedArrays(TransformedDataset):
     """
 
     def __init__(self, source: ArrayDataset, transform: UserTransform) -> None:
-        super().__init__(source.labels, transform, transform.channels, transform.size[0])
+        super().__init__(source.labels, Preparation(transform, transform.channels, transform.size[0]))
         self.source = source
 
     def read(self, index: int) -> Tensor:

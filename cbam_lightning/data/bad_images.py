@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from typing import Literal
+from typing import Any, Literal
 
-from cbam_lightning.data.batch import BadImage
+from cbam_lightning.data.batch import BadImage, FileBatch
+from cbam_lightning.data.detection.detection_batch import DetectionFileBatch
 from cbam_lightning.errors import UsageError
 
 MAX_PATHS_SHOWN = 3
@@ -27,6 +28,14 @@ class BadImageLog:
     def paths(self) -> list[str]:
         """The files skipped so far, each once, in the order in which they were found."""
         return list(self._reasons)
+
+    def readable(self, batch: Any) -> Any:
+        """Return the batch of a data set without its unreadable images, after adding these."""
+        if not isinstance(batch, FileBatch | DetectionFileBatch):
+            return batch
+        for bad in batch.bad:
+            self.add(bad)
+        return batch.batch
 
     def add(self, bad: BadImage) -> None:
         """Raise because of an unreadable image, or remember it.

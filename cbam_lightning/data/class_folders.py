@@ -11,7 +11,7 @@ from cbam_lightning.checks import require, require_at_least
 from cbam_lightning.data.classification import ImageDataModule
 from cbam_lightning.data.data_module import LabelledSplit
 from cbam_lightning.data.packed.packed_source import PackedSource, is_packed
-from cbam_lightning.data.sources import FolderSource, ImageSource, LabelledImages
+from cbam_lightning.data.sources import FolderSource, LabelledImages
 from cbam_lightning.data.split_dataset import ImageDataset
 from cbam_lightning.errors import UsageError
 
@@ -19,6 +19,7 @@ from cbam_lightning.errors import UsageError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+ImageSource = FolderSource | PackedSource
 EVAL_RESIZE_RATIO = 256 / 224  # usual since the evaluation in https://arxiv.org/abs/1409.1556
 
 
@@ -68,7 +69,7 @@ class ClassFolderModule(ImageDataModule):
     @property
     @abstractmethod
     def part_names(self) -> tuple[str, ...]:
-        """The parts of the source that the splits are made of; see ``ImageSource``."""
+        """The parts of the source that the splits are made of; see ``FolderSource``."""
 
     @abstractmethod
     def list_images(self, split: LabelledSplit) -> LabelledImages:
@@ -76,7 +77,7 @@ class ClassFolderModule(ImageDataModule):
 
     def build_split(self, split: LabelledSplit) -> ImageDataset:
         """Build the data set of a split."""
-        dataset = self.list_images(split).dataset(self.transform_for(split), self.in_channels, self.size_px)
+        dataset = self.list_images(split).dataset(self.preparation(split))
         if not len(dataset):
             raise UsageError(
                 f"no image of {self.root} is left for {split}: no class has enough images to share. "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -16,10 +15,10 @@ from cbam_lightning.checks import require, require_at_least
 from cbam_lightning.data.batch import Batch
 from cbam_lightning.data.cropping import EvalTransform, TrainTransform, Transform
 from cbam_lightning.data.data_module import BaseDataModule, Split
-from cbam_lightning.data.image_files import FileDataset, find_predict_files
+from cbam_lightning.data.image_files import FileDataset, find_image_files
 from cbam_lightning.data.loader import TrainOrder
 from cbam_lightning.data.sampled_order import BalancedSampler, SampledOrder
-from cbam_lightning.data.split_dataset import ImageDataset, SplitDataset
+from cbam_lightning.data.split_dataset import ImageDataset, Preparation, SplitDataset
 from cbam_lightning.data.user_transforms import TransformOption, UserTransform, as_steps
 from cbam_lightning.seeding import Stream, derive_seed, seed_all
 
@@ -82,9 +81,13 @@ class ImageDataModule(BaseDataModule):
 
     def build_predict_set(self, path: str) -> ImageDataset:
         """Build the data set of an image file, or of the image files in a folder; the classes are unknown."""
-        paths = find_predict_files(Path(path))
+        paths = find_image_files(path)
         labels = torch.full((len(paths),), -1)
-        return FileDataset(paths, labels, self.transform_for("predict"), self.in_channels, self.image_size[0])
+        return FileDataset(paths, labels, self.preparation("predict"))
+
+    def preparation(self, split: Split) -> Preparation:
+        """Return how the images of a split are prepared."""
+        return Preparation(self.transform_for(split), self.in_channels, self.image_size[0])
 
     def transform_for(self, split: Split) -> Transform:
         """Return the user-defined transform for a split, or else the usual crop of this module."""
@@ -153,9 +156,6 @@ def create_mixing(mixup_alpha: float, cutmix_alpha: float, num_classes: int) -> 
         From float images (N, C, H, W) and int64 labels (N,) to images (N, C, H, W) and float labels
         (N, num_classes) whose rows sum to 1; or ``None`` if both are disabled.
     """
-    choices: list[v2.Transform] = []
-    if mixup_alpha:
-        choices.append(v2.MixUp(alpha=mixup_alpha, num_classes=num_classes))
-    if cutmix_alpha:
-        choices.append(v2.CutMix(alpha=cutmix_alpha, num_classes=num_classes))
+    alphas = {v2.MixUp: mixup_alpha, v2.CutMix: cutmix_alpha}
+    choices = [mix(alpha=alpha, num_classes=num_classes) for mix, alpha in alphas.items() if alpha]
     return v2.RandomChoice(choices) if choices else None

@@ -12,8 +12,6 @@ from torch.utils.data import DataLoader
 
 from cbam_lightning.checks import require, require_at_least
 from cbam_lightning.data.bad_images import BadImageLog
-from cbam_lightning.data.batch import FileBatch
-from cbam_lightning.data.detection.detection_batch import DetectionFileBatch
 from cbam_lightning.data.loader import BatchLoader, BatchOrder, EvalOrder, TrainOrder, collated_already
 from cbam_lightning.data.split_dataset import SplitDataset
 from cbam_lightning.seeding import run_seed
@@ -170,11 +168,7 @@ class BaseDataModule(LightningDataModule, ABC):
                 ``on_bad_image`` is "raise".
             OSError: A file could not be read, regardless of ``on_bad_image``.
         """
-        if not isinstance(batch, FileBatch | DetectionFileBatch):
-            return batch
-        for bad in batch.bad:
-            self._bad_images.add(bad)
-        return batch.batch
+        return self._bad_images.readable(batch)
 
     @property
     def device_batch_size(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,14 +70,21 @@ class FashionMNIST(ArrayDataModule):
 
     def load_part(self, train: bool) -> tuple[Tensor, Tensor]:
         """Read the official training or test images and their labels."""
-        images_stem, labels_stem = FILE_STEMS[:2] if train else FILE_STEMS[2:]
-        images = read_idx(self._files[images_stem], num_axes=3)
-        labels = read_idx(self._files[labels_stem], num_axes=1)
+        paths = self._find_files()
+        if not paths:
+            raise UsageError(
+                f"the full Fashion-MNIST is neither in {self.root} nor in {DEBIAN_DIR}. Do one of: "
+                "apt-get install dataset-fashion-mnist; --data.root FOLDER, where its four idx files are; "
+                "--data.download true."
+            )
+        images_path, labels_path = paths[:2] if train else paths[2:]
+        images = read_idx(images_path, num_axes=3)
+        labels = read_idx(labels_path, num_axes=1)
         if images.shape != (len(labels), self.size_px, self.size_px) or labels.max(initial=0) >= NUM_CLASSES:
             raise UsageError(
-                f"{self._files[images_stem]} of shape {images.shape} does not fit {self._files[labels_stem]} "
-                f"with {len(labels)} labels up to {labels.max(initial=0)}; expected the same "
-                f"number of 28 x 28 images, and labels up to {NUM_CLASSES - 1}. Replace both with new copies."
+                f"{images_path} of shape {images.shape} does not fit {labels_path} with {len(labels)} labels "
+                f"up to {labels.max(initial=0)}; expected the same number of 28 x 28 images, and labels "
+                f"up to {NUM_CLASSES - 1}. Replace both with new copies."
             )
         return torch.tensor(images)[:, None], torch.tensor(labels, dtype=torch.int64)
 
@@ -87,23 +93,12 @@ class FashionMNIST(ArrayDataModule):
         """Whether the files are on this machine."""
         return bool(self._find_files())
 
-    @cached_property
-    def _files(self) -> dict[str, Path]:
-        files = self._find_files()
-        if not files:
-            raise UsageError(
-                f"the full Fashion-MNIST is neither in {self.root} nor in {DEBIAN_DIR}. Do one of: "
-                "apt-get install dataset-fashion-mnist; --data.root FOLDER, where its four idx files are; "
-                "--data.download true."
-            )
-        return files
-
-    def _find_files(self) -> dict[str, Path]:
+    def _find_files(self) -> list[Path]:
         """Return the paths of ``FILE_STEMS`` in the first folder that has all of them, else nothing."""
         root = Path(self.root)
         full = (root, root / "FashionMNIST" / "raw", DEBIAN_DIR)
         for folder in (EMBEDDED_DIR,) if self.source == "embedded" else full:
-            candidates = {s: [p for p in (folder / s, folder / f"{s}.gz") if p.is_file()] for s in FILE_STEMS}
-            if all(candidates.values()):
-                return {stem: paths[0] for stem, paths in candidates.items()}
-        return {}
+            candidates = [[p for p in (folder / s, folder / f"{s}.gz") if p.is_file()] for s in FILE_STEMS]
+            if all(candidates):
+                return [paths[0] for paths in candidates]
+        return []

@@ -6,7 +6,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -38,8 +37,8 @@ def as_image(value: object, channels: Literal[1, 3], *, any_float: bool = False)
     try:
         if isinstance(value, Image.Image):
             return from_pillow(value, channels)
-        image = _from_array(value) if isinstance(value, np.ndarray) else _from_tensor(value)
-        if image.ndim != 3 or image.shape[0] != channels or 0 in image.shape:
+        image = _as_tensor(value)
+        if image is None or image.ndim != 3 or image.shape[0] != channels or 0 in image.shape:
             raise NotAnImageError(described(value))
         check_aspect_ratio(image.shape[2], image.shape[1])
     except UndecodableError as error:
@@ -58,19 +57,15 @@ def allowed_images(channels: Literal[1, 3]) -> str:
     )
 
 
-def _from_array(array: NDArray[np.generic]) -> Tensor:
-    """Copy an array, which may be read-only or byte-swapped, to a tensor (C, H, W)."""
+def _as_tensor(value: object) -> Tensor | None:
+    """Convert an array (H, W) or (H, W, C), or a tensor (H, W) or (C, H, W), to a tensor (C, H, W)."""
     kinds = {"b": np.bool_, "u": np.int64, "i": np.int64, "f": np.float32}
-    if array.dtype.kind not in kinds or array.ndim not in (2, 3):
-        raise NotAnImageError(described(array))
-    dtype = np.uint8 if array.dtype == np.uint8 else kinds[array.dtype.kind]
-    pixels = torch.from_numpy(np.array(array, dtype, order="C"))
-    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
-
-
-def _from_tensor(value: object) -> Tensor:
+    if isinstance(value, np.ndarray) and value.dtype.kind in kinds:
+        dtype = np.uint8 if value.dtype == np.uint8 else kinds[value.dtype.kind]
+        value = torch.from_numpy(np.array(value, dtype, order="C"))  # may be read-only or byte-swapped
+        value = value.permute(2, 0, 1) if value.ndim == 3 else value
     if not isinstance(value, Tensor) or value.is_complex():
-        raise NotAnImageError(described(value))
+        return None
     image = value.detach().cpu().as_subclass(Tensor)
     return image[None] if image.ndim == 2 else image
 

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cbam_lightning.data.batch import BadImage
-from cbam_lightning.data.cropping import Transform
 from cbam_lightning.data.image_decoding import SUFFIXES, UndecodableError, decode_image
-from cbam_lightning.data.split_dataset import TransformedDataset
+from cbam_lightning.data.split_dataset import Preparation, TransformedDataset
 from cbam_lightning.errors import UsageError
 
 # Left behind by the file managers of Windows; those of other systems start with a dot.
@@ -27,20 +26,11 @@ class FileDataset(TransformedDataset):
     Args:
         paths: The files.
         labels: int64 (M,), the class of each file.
-        transform: From uint8 (C, H, W) of any size to uint8 (C, size_px, size_px).
-        channels: C, 1 for greyscale or 3 for RGB.
-        size_px: Height and width after the transform.
+        preparation: How the images are prepared.
     """
 
-    def __init__(
-        self,
-        paths: Sequence[str],
-        labels: Tensor,
-        transform: Transform,
-        channels: Literal[1, 3],
-        size_px: int,
-    ) -> None:
-        super().__init__(labels, transform, channels, size_px)
+    def __init__(self, paths: Sequence[str], labels: Tensor, preparation: Preparation) -> None:
+        super().__init__(labels, preparation)
         self._paths = as_bytes(paths)
 
     def read(self, index: int) -> Tensor | BadImage:
@@ -105,19 +95,21 @@ def find_files(folder: str | Path, above: tuple[str, ...] = ()) -> list[str]:
     return files
 
 
-def find_predict_files(path: Path) -> list[str]:
+def find_image_files(path: str | Path, option: str = "predict_path") -> list[str]:
     """List an image file, or the files in a folder and its subfolders.
+
+    Args:
+        path: The file or folder.
+        option: The data option that names it, for error messages.
 
     Raises:
         UsageError: There is no such file or folder, or the folder is empty.
     """
-    if not path.exists():
-        raise UsageError(
-            f"predict_path {path} does not exist; give an image file or a folder with --data.predict_path."
-        )
+    path = Path(path)
     paths = find_files(path) if path.is_dir() else [str(path)]
-    if not paths:
+    if not paths or not path.exists():
+        problem = "does not exist" if paths else "is an empty folder"
         raise UsageError(
-            f"predict_path {path} is an empty folder; give an image file or a folder of image files."
+            f"{option} {path} {problem}; give an image file or a folder of them with --data.{option}."
         )
     return paths

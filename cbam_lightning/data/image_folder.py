@@ -8,14 +8,14 @@ from typing import Any, Literal
 from torch import Tensor
 
 from cbam_lightning.checks import require, require_at_least
-from cbam_lightning.data.class_folders import ClassFolderModule, channel_statistics, require_same_classes
+from cbam_lightning.data import class_folders
 from cbam_lightning.data.data_module import LabelledSplit
-from cbam_lightning.data.sources import ImageSource, LabelledImages
+from cbam_lightning.data.sources import LabelledImages
 from cbam_lightning.data.splits import choose_per_class, stratified_split
 from cbam_lightning.errors import UsageError
 
 
-class ImageFolder(ClassFolderModule):
+class ImageFolder(class_folders.ClassFolderModule):
     """Images in ``root/<class>/...``, or in ``root/train/<class>/...`` with optional ``val`` and ``test``.
 
     Without ``test``, the images of ``val`` serve for both. Without ``val``, a fraction of ``train`` is held
@@ -55,14 +55,14 @@ class ImageFolder(ClassFolderModule):
         require_at_least(1, or_null=True, images_per_class=images_per_class)
         self.images_per_class = images_per_class
         self.in_channels = in_channels
-        self.mean, self.std = channel_statistics(mean, std, in_channels)
+        self.mean, self.std = class_folders.channel_statistics(mean, std, in_channels)
         self.dataset_name = f"image_folder:{self.source.name}"
         self._train = "train" if self.source.classes("train") else ""
         self._held_out = self._find_held_out()
         self.class_names = _class_names(self.source, self._train)
         self.num_classes = len(self.class_names)
         for part in self._held_out.values():
-            require_same_classes(self.source, part, self.class_names, self._train)
+            class_folders.require_same_classes(self.source, part, self.class_names, self._train)
 
     @property
     def part_names(self) -> tuple[str, ...]:
@@ -84,19 +84,12 @@ class ImageFolder(ClassFolderModule):
         held_out = [0.0 if split in self._held_out else share for split, share in fractions.items()]
         shares = stratified_split(images.labels, held_out, self.split_seed)
         if self.images_per_class is not None:
-            shares[0] = self._choose(images.labels, shares[0], self.images_per_class)
+            labels = images.labels[shares[0]]
+            fewest, label = labels.bincount(minlength=self.num_classes).min(0)
+            allowed = f"at most {fewest}, since {self.class_names[label]} has no more images to train on"
+            require(self.images_per_class <= int(fewest), "images_per_class", self.images_per_class, allowed)
+            shares[0] = shares[0][choose_per_class(labels, self.images_per_class, self.split_seed)]
         return images, dict(zip(("train", *fractions), shares, strict=True))
-
-    def _choose(self, labels: Tensor, positions: Tensor, count: int) -> Tensor:
-        """Return ``count`` positions of each class.
-
-        Raises:
-            UsageError: A class has fewer.
-        """
-        fewest, label = labels[positions].bincount(minlength=self.num_classes).min(0)
-        allowed = f"at most {fewest}, since {self.class_names[label]} has no more images to train on"
-        require(count <= int(fewest), "images_per_class", count, allowed)
-        return positions[choose_per_class(labels[positions], count, self.split_seed)]
 
     def _find_held_out(self) -> dict[str, str]:
         """Return the parts that hold the validation and the test images, where they exist."""
@@ -110,7 +103,7 @@ class ImageFolder(ClassFolderModule):
         return parts
 
 
-def _class_names(source: ImageSource, part: str) -> tuple[str, ...]:
+def _class_names(source: class_folders.ImageSource, part: str) -> tuple[str, ...]:
     names = source.classes(part)
     if len(names) < 2 or set(names) <= {"train", "val", "test"}:
         raise UsageError(

@@ -18,9 +18,9 @@ from cbam_lightning.data.cropping import EvalTransform, Transform
 from cbam_lightning.data.detection.annotations import without_objects
 from cbam_lightning.data.detection.augmentation import Augmented
 from cbam_lightning.data.detection.dataset import DetectionFiles
-from cbam_lightning.data.detection.detection_batch import DetectionFileBatch
-from cbam_lightning.data.image_files import FileDataset, find_predict_files, read_image
-from cbam_lightning.data.split_dataset import SplitDataset
+from cbam_lightning.data.detection.detection_batch import DetectionBatch
+from cbam_lightning.data.image_files import FileDataset, find_image_files, read_image
+from cbam_lightning.data.split_dataset import Preparation, SplitDataset
 from cbam_lightning.errors import UsageError
 
 # Networks for images of at most this side are evaluated on whole images, as in the data modules of such
@@ -80,13 +80,9 @@ class ImageSelection:
         """
         problems = BadImageLog("raise")
         for start in range(0, len(self), size):
-            batch = self.dataset.__getitems__(self.positions[start : start + size])
-            for bad in getattr(batch, "bad", ()):
-                problems.add(bad)
-            kind: Any = NamedImage
-            targets = getattr(batch, "labels", torch.empty(0)).tolist()
-            if isinstance(batch, DetectionFileBatch):
-                kind, targets = NamedScene, batch.batch.targets
+            batch = problems.readable(self.dataset.__getitems__(self.positions[start : start + size]))
+            kind: Any = NamedScene if isinstance(batch, DetectionBatch) else NamedImage
+            targets = batch.targets if isinstance(batch, DetectionBatch) else batch.labels.tolist()
             rows = zip(batch.indices.tolist(), batch.images, targets, strict=True)
             yield [kind(self.dataset.name(index), image, target) for index, image, target in rows]
 
@@ -123,10 +119,10 @@ def open_image_files(
     Raises:
         UsageError: There is no such file or folder, or the folder is empty.
     """
-    paths = find_predict_files(Path(path))
+    paths = find_image_files(path)
     labels = torch.tensor(_labels(Path(path), paths, class_names), dtype=torch.int64)
-    transform = evaluation_transform(size_px)
-    return FileDataset(paths, labels, transform, cast(Literal[1, 3], channels), size_px)
+    preparation = Preparation(evaluation_transform(size_px), cast(Literal[1, 3], channels), size_px)
+    return FileDataset(paths, labels, preparation)
 
 
 def open_scene_files(path: str | Path, channels: int) -> DetectionFiles:
@@ -139,16 +135,15 @@ def open_scene_files(path: str | Path, channels: int) -> DetectionFiles:
     Raises:
         UsageError: There is no such file or folder, or the folder is empty.
     """
-    annotations = without_objects(find_predict_files(Path(path)))
+    annotations = without_objects(find_image_files(path))
     unchanged = Augmented("none", None, [0.0] * channels)
     return DetectionFiles(annotations, unchanged, cast(Literal[1, 3], channels))
 
 
 def evaluation_transform(size_px: int) -> Transform:
     """Return the transform of evaluation for networks of this input size."""
-    return EvalTransform(
-        size_px, size_px if size_px <= _WHOLE_UP_TO_PX else round(size_px * EVAL_RESIZE_RATIO)
-    )
+    resize_px = size_px if size_px <= _WHOLE_UP_TO_PX else round(size_px * EVAL_RESIZE_RATIO)
+    return EvalTransform(size_px, resize_px)
 
 
 def read_mask(folder: str | Path, name: str, size_px: int) -> Tensor | None:

@@ -78,22 +78,17 @@ class ImageNet(class_folders.ClassFolderModule):
             raise UsageError(
                 f"{where} is missing: packed were {', '.join(self.source.parts) or 'other parts'}. Pack it."
             )
-        if Path(where).is_dir() and visible_entries(where):
-            problem = f"{where} holds files that are not sorted into one folder per class; delete it and "
-        elif any(Path(self.root, archive).is_file() for archive in ARCHIVES):
-            problem = f"{self.root} holds the official archives, but no folder {part} made from them; "
-        else:
-            problem = (
-                f"{where} holds no class folders; give the folder of train and val with --data.root, or "
-            )
-        raise UsageError(problem + self._unpacking())
-
-    def _unpacking(self) -> str:
-        """Explain how to unpack the official archives; torchvision names the class folders by wnid."""
         missing = [archive for archive in ARCHIVES if not Path(self.root, archive).is_file()]
+        if Path(where).is_dir() and visible_entries(where):
+            text = f"{where} holds files that are not sorted into one folder per class; delete it and "
+        elif len(missing) < len(ARCHIVES):
+            text = f"{self.root} holds the official archives, but no folder {part} made from them; "
+        else:
+            text = f"{where} holds no class folders; give the folder of train and val with --data.root, or "
         first = f"put the official {', '.join(missing)} into {self.root}, then " if missing else ""
+        # torchvision names the class folders by wnid
         code = f"from torchvision.datasets import ImageNet; [ImageNet({self.root!r}, s) for s in {PARTS}]"
-        return (
-            f"{first}unpack the archives into train and val as needed here (this needs SciPy): "
+        raise UsageError(
+            f"{text}{first}unpack the archives into train and val as needed here (this needs SciPy): "
             f"python -c {shlex.quote(code)}"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from cbam_lightning.data.loader import TrainOrder
-from cbam_lightning.data.split_dataset import SplitDataset
+from cbam_lightning.data.split_dataset import SplitDataset, whole_number
 from cbam_lightning.errors import UsageError
 from cbam_lightning.seeding import spared_generators
 
@@ -82,11 +81,8 @@ class SampledOrder(TrainOrder):
 
     def _positions(self) -> NDArray[np.int64]:
         """Return what the sampler chooses in this epoch, over all devices."""
-        if self._drawn is None or self._drawn[0] != self.epoch:
-            self._drawn = self.epoch, self._draw()
-        return self._drawn[1]
-
-    def _draw(self) -> NDArray[np.int64]:
+        if self._drawn is not None and self._drawn[0] == self.epoch:
+            return self._drawn[1]
         with spared_generators(self.order_seed):
             sampler: Any = self.make_sampler(self.images)
             if hasattr(sampler, "set_epoch"):
@@ -95,14 +91,13 @@ class SampledOrder(TrainOrder):
         title = f"--data.sampler {type(sampler).__name__}"
         if len(chosen) < self.num_replicas:
             raise UsageError(f"{title} gave {len(chosen)} images; allowed: at least one for each device.")
-        return np.array([_position(item, len(self.images), title) for item in chosen], dtype=np.int64)
+        drawn = np.array([_position(item, len(self.images), title) for item in chosen], dtype=np.int64)
+        self._drawn = self.epoch, drawn
+        return drawn
 
 
 def _position(item: object, num_images: int, title: str) -> int:
-    try:
-        position = operator.index(item)  # type: ignore[arg-type]
-    except TypeError:
-        position = -1
+    position = whole_number(item)
     if not 0 <= position < num_images:
         raise UsageError(
             f"{title} gave {item!r:.80}; allowed: positions from 0 to {num_images - 1}, one at a time."

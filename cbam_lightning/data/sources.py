@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from cbam_lightning.data.cropping import Transform
 from cbam_lightning.data.image_files import FileDataset, find_files, visible_entries
-from cbam_lightning.data.split_dataset import ImageDataset, as_index
+from cbam_lightning.data.split_dataset import ImageDataset, Preparation, as_index
 from cbam_lightning.errors import UsageError
 
 PARTS = ("train", "val", "test")
@@ -27,66 +24,37 @@ class LabelledImages:
     Attributes:
         positions: int64 (M,), which images of their part these are.
         labels: int64 (M,), the class of each image.
-        open: Builds the data set that reads them, from positions, labels, transform, channels and size.
+        open: Builds the data set that reads them.
     """
 
     positions: Tensor
     labels: Tensor
-    open: Callable[[Tensor, Tensor, Transform, Literal[1, 3], int], ImageDataset]
+    open: Callable[[Tensor, Tensor, Preparation], ImageDataset]
 
     def select(self, chosen: Tensor) -> LabelledImages:
         """Return the images at some positions among these, int64 (K,)."""
         return replace(self, positions=self.positions[chosen], labels=self.labels[chosen])
 
-    def dataset(self, transform: Transform, channels: Literal[1, 3], size_px: int) -> ImageDataset:
-        """Build the data set that reads them.
-
-        Args:
-            transform: From uint8 (C, H, W) of any size to uint8 (C, size_px, size_px).
-            channels: C, 1 for greyscale or 3 for RGB.
-            size_px: Height and width after the transform.
-        """
-        return self.open(self.positions, self.labels, transform, channels, size_px)
+    def dataset(self, preparation: Preparation) -> ImageDataset:
+        """Build the data set that reads them."""
+        return self.open(self.positions, self.labels, preparation)
 
 
-class ImageSource(ABC):
-    """Images sorted by class, in parts.
+class FolderSource:
+    """Image files in ``root/<part>/<class>/...`` or ``root/<class>/...``.
 
     A part is named by its folder: "train", "val" or "test", or "" if the class folders have no parent folder.
 
-    Attributes:
-        name: Name of the folder that holds the images, or held them before they were packed.
-        parts: Those of "train", "val" and "test" that exist.
-        shorter_side_px: Length to which the shorter side was reduced; ``None`` if it was not.
-    """
-
-    name: str
-    parts: tuple[str, ...]
-    shorter_side_px: int | None = None
-
-    @abstractmethod
-    def classes(self, part: str) -> tuple[str, ...]:
-        """Return the sorted names of the classes in a part; empty if there is no such part."""
-
-    @abstractmethod
-    def images(self, part: str, class_names: tuple[str, ...]) -> LabelledImages:
-        """List the images of a part, sorted by class and name; a label is a position in ``class_names``.
-
-        Raises:
-            UsageError: A class is empty, or the part is incomplete.
-        """
-
-    @abstractmethod
-    def where(self, part: str) -> str:
-        """Return the path or URL of a part, for messages."""
-
-
-class FolderSource(ImageSource):
-    """Image files in ``root/<part>/<class>/...`` or ``root/<class>/...``.
-
     Args:
         root: The folder.
+
+    Attributes:
+        name: Name of the folder.
+        parts: Those of "train", "val" and "test" that exist.
+        shorter_side_px: ``None``, as the images have any size.
     """
+
+    shorter_side_px: None = None
 
     def __init__(self, root: Path) -> None:
         if not root.is_dir():
@@ -96,13 +64,17 @@ class FolderSource(ImageSource):
         self.parts = tuple(part for part in PARTS if (root / part).is_dir())
 
     def classes(self, part: str) -> tuple[str, ...]:
-        """Return the names of the visible folders in the part's folder."""
+        """Return the sorted names of the classes in a part; empty if there is no such part."""
         folder = self.root / part
         entries = visible_entries(folder) if folder.is_dir() else []
         return tuple(entry.name for entry in entries if entry.is_dir())
 
     def images(self, part: str, class_names: tuple[str, ...]) -> LabelledImages:
-        """List the files below each class folder."""
+        """List the images of a part, sorted by class and name; a label is a position in ``class_names``.
+
+        Raises:
+            UsageError: A class folder is empty.
+        """
         paths, labels = self.files(part, class_names)
         return LabelledImages(torch.arange(len(paths)), as_index(labels), partial(_open_files, paths))
 
@@ -124,9 +96,9 @@ class FolderSource(ImageSource):
         return paths, labels
 
     def where(self, part: str) -> str:
-        """Return the path of the part's folder."""
+        """Return the path of the part's folder, for messages."""
         return str(self.root / part)
 
 
-def _open_files(paths: list[str], positions: Tensor, labels: Tensor, *options: Any) -> FileDataset:
-    return FileDataset([paths[position] for position in positions.tolist()], labels, *options)
+def _open_files(paths: list[str], positions: Tensor, labels: Tensor, preparation: Preparation) -> FileDataset:
+    return FileDataset([paths[position] for position in positions.tolist()], labels, preparation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -100,21 +101,31 @@ class ImageDataset(SplitDataset):
         return len(self.labels)
 
 
-class TransformedDataset(ImageDataset):
-    """Images that are read and transformed on access; unreadable ones are left out of the batch.
+class Preparation(NamedTuple):
+    """How images are prepared for a network.
 
-    Args:
-        labels: int64 (M,), the class of each image.
+    Attributes:
         transform: From uint8 (C, H, W) of any size to (C, size_px, size_px), uint8 or float32 in [0, 1].
         channels: C, 1 for greyscale or 3 for RGB.
         size_px: Height and width after the transform.
     """
 
-    def __init__(self, labels: Tensor, transform: Transform, channels: Literal[1, 3], size_px: int) -> None:
+    transform: Transform
+    channels: Literal[1, 3]
+    size_px: int
+
+
+class TransformedDataset(ImageDataset):
+    """Images that are read and transformed on access; unreadable ones are left out of the batch.
+
+    Args:
+        labels: int64 (M,), the class of each image.
+        preparation: How the images are prepared.
+    """
+
+    def __init__(self, labels: Tensor, preparation: Preparation) -> None:
         self.labels = labels
-        self.transform = transform
-        self.channels: Literal[1, 3] = channels
-        self.size_px = size_px
+        self.transform, self.channels, self.size_px = preparation
 
     @abstractmethod
     def read(self, index: int) -> Tensor | BadImage:
@@ -172,20 +183,16 @@ def seeded(request: int | SampleRequest, runs_user_code: bool) -> Iterator[None]
         runs_user_code: Whether user-defined code runs inside. Then all global generators are seeded and
             restored; in evaluation the seed is made of the position.
     """
-    if isinstance(request, SampleRequest):
-        seed = request.seed
-    elif runs_user_code:
-        seed = int(image_seeds(0, np.array([request]))[0])
-    else:
-        yield
-        return
     if runs_user_code:
+        seed = int(image_seeds(0, np.array([request]))[0]) if isinstance(request, int) else request.seed
         with spared_generators(seed):
             yield
-    else:
+    elif isinstance(request, SampleRequest):
         with spared_generator() as generator:
-            generator.manual_seed(seed)
+            generator.manual_seed(request.seed)
             yield
+    else:
+        yield
 
 
 def position_of(request: int | SampleRequest) -> int:
@@ -196,6 +203,14 @@ def position_of(request: int | SampleRequest) -> int:
 def as_index(positions: Sequence[int]) -> Tensor:
     """Convert positions to an int64 tensor, of shape (0,) if there are none."""
     return torch.tensor(positions, dtype=torch.int64)
+
+
+def whole_number(value: Any) -> int:
+    """Return an integer of any type, such as a NumPy scalar, as ``int``; -1 if the value is not one."""
+    try:
+        return operator.index(value)
+    except TypeError:  # torch raises it for tensors of more than one element
+        return -1
 
 
 def usable_cores() -> int:

@@ -15,8 +15,7 @@ from cbam_lightning.data.classification import ImageDataModule
 from cbam_lightning.data.data_module import LabelledSplit
 from cbam_lightning.data.split_dataset import ImageDataset, seeded
 from cbam_lightning.data.splits import stratified_split
-from cbam_lightning.data.torch_items import TorchItems
-from cbam_lightning.data.torch_split import TorchSplit
+from cbam_lightning.data.torch_items import TorchItems, TorchSplit
 from cbam_lightning.data.user_transforms import UserTransform
 from cbam_lightning.errors import UsageError
 
@@ -89,8 +88,7 @@ class TorchDataset(ImageDataModule):
         self.num_classes = len(self.class_names)
         self.dataset_name = type(self._items["train"].whole).__name__.lower()
         for items in self._items.values():
-            items.num_classes = self.num_classes
-            items.check_known_labels()
+            items.set_num_classes(self.num_classes)
             with seeded(0, runs_user_code=True):
                 items.read(0)
         self._crops = size_px is not None

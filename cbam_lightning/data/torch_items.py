@@ -1,9 +1,9 @@
-"""Items of a user-defined ``torch.utils.data.Dataset``, checked as they are read."""
+"""Items of a user-defined ``torch.utils.data.Dataset``, checked as they are read, and splits of them."""
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -13,8 +13,17 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, Subset
 from tqdm import tqdm
 
+from cbam_lightning.data.batch import Batch
+from cbam_lightning.data.cropping import Transform, stack
 from cbam_lightning.data.image_conversion import NotAnImageError, allowed_images, as_image
-from cbam_lightning.data.split_dataset import as_index, seeded
+from cbam_lightning.data.split_dataset import (
+    ImageDataset,
+    SampleRequest,
+    as_index,
+    load_each,
+    seeded,
+    whole_number,
+)
 from cbam_lightning.errors import UsageError
 from cbam_lightning.user_code.tracebacks import describe_error
 
@@ -97,18 +106,17 @@ class TorchItems:
                 labels.append(self.read(index)[1])
         return as_index(labels)
 
-    def check_known_labels(self) -> None:
-        """Check the range of the listed labels.
+    def set_num_classes(self, num_classes: int) -> None:
+        """Set the number of classes, and check the range of the listed labels.
 
         Raises:
             UsageError: A label is out of range.
         """
-        if self.known_labels is None or self.num_classes is None:
-            return
-        wrong = (self.known_labels < 0) | (self.known_labels >= self.num_classes)
-        if wrong.any():
-            index = int(wrong.nonzero()[0])
-            self._label(index, int(self.known_labels[index]))
+        self.num_classes = num_classes
+        if self.known_labels is not None:
+            wrong = (self.known_labels < 0) | (self.known_labels >= num_classes)
+            for index in wrong.nonzero().flatten().tolist():
+                self._label(index, int(self.known_labels[index]))  # raises
 
     def name(self, index: int) -> str | None:
         """Return the path of an item, if the data set lists paths as those of torchvision do."""
@@ -121,10 +129,7 @@ class TorchItems:
         return None
 
     def _label(self, index: int, value: Any) -> int:
-        try:
-            label = operator.index(value)
-        except TypeError:  # torch raises it for tensors of more than one element
-            label = -1
+        label = whole_number(value)
         if label < 0 or label >= (self.num_classes or np.inf):
             allowed = "0, 1, 2, …" if self.num_classes is None else f"0 to {self.num_classes - 1}"
             many = "" if self.num_classes is None else f", as num_classes is {self.num_classes}"
@@ -149,6 +154,63 @@ class TorchItems:
 
     def _wrong(self, index: int, problem: str, allowed: str) -> UsageError:
         return UsageError(" ".join(f"{self.title}: item {index} {problem}; allowed: {allowed}.".split()))
+
+
+@dataclass(eq=False)
+class TorchSplit(ImageDataset):
+    """Items of one split.
+
+    Args:
+        items: Items of the data set.
+        positions: int64 (M,), which of the items belong to the split.
+        transform: From (C, H, W) of any size to (C, *size); ``None`` leaves the images unchanged.
+        size: Height and width of every image.
+        size_from: What has this size, for error messages.
+        part: First part of the names, for example ``"flowers/train"``.
+    """
+
+    items: TorchItems
+    positions: Tensor
+    transform: Transform | None
+    size: tuple[int, int]
+    size_from: str
+    part: str
+
+    @cached_property
+    def labels(self) -> Tensor:  # type: ignore[override]
+        """int64 (M,)."""
+        return self.items.labels[self.positions]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitems__(self, requests: Sequence[int | SampleRequest]) -> Batch:
+        """Read a batch; user-defined code draws from the image's own seed."""
+        positions, samples, _ = load_each(requests, self._load, runs_user_code=True)
+        images = [image for image, _ in samples]
+        labels = [label for _, label in samples]
+        return Batch(
+            stack(images, (self.items.channels, *self.size)),
+            as_index(labels),
+            as_index(positions),
+        )
+
+    def name(self, index: int) -> str:
+        """Return the path of the image, or the part and the item's position in the data set."""
+        position = int(self.positions[index])
+        return self.items.name(position) or f"{self.part}/{position:05d}"
+
+    def _load(self, index: int) -> tuple[Tensor, int]:
+        position = int(self.positions[index])
+        image, label = self.items.read(position)
+        image = image if self.transform is None else self.transform(image)
+        height, width = image.shape[1:]
+        if (height, width) != self.size:
+            raise UsageError(
+                f"{self.items.title}: item {position} is {width} x {height} pixels, and {self.size_from} "
+                f"{self.size[1]} x {self.size[0]}; give --data.size_px to crop them to one size."
+            )
+        return image, label
 
 
 def _class_path(value: object) -> str:

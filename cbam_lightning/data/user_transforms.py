@@ -66,17 +66,13 @@ class UserTransform:
             try:
                 changed = step(changed)
             except Exception as error:
-                what = describe_error(error)
-                raise UsageError(
-                    f"{self._title(step)} raised {what}; its input was {described(changed)}."
-                ) from error
+                title, what = self._title(step), describe_error(error)
+                raise UsageError(f"{title} raised {what}; its input was {described(changed)}.") from error
         try:
             return as_image(changed, self.channels, any_float=self.any_float)
         except NotAnImageError as error:
-            allowed = allowed_images(self.channels)
-            raise UsageError(
-                f"{self._title(self.steps[-1])} returned {error}; allowed: {allowed}."
-            ) from error
+            title, allowed = self._title(self.steps[-1]), allowed_images(self.channels)
+            raise UsageError(f"{title} returned {error}; allowed: {allowed}.") from error
 
     def _title(self, step: object) -> str:
         return f"{self.option} {getattr(step, '__name__', type(step).__name__)}"

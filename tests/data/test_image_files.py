@@ -7,15 +7,15 @@ from torch.utils.data import DataLoader
 
 from cbam_lightning.data.batch import BadImage
 from cbam_lightning.data.cropping import EvalTransform
-from cbam_lightning.data.image_files import FileDataset, find_files, find_predict_files
-from cbam_lightning.data.split_dataset import usable_cores
+from cbam_lightning.data.image_files import FileDataset, find_files, find_image_files
+from cbam_lightning.data.split_dataset import Preparation, usable_cores
 from cbam_lightning.errors import UsageError
 from tests.data.generate import patches, save_image, write_image_folder
 
 
 def dataset(paths, channels=3):
     labels = torch.arange(len(paths))
-    return FileDataset([str(p) for p in paths], labels, EvalTransform(32, 37), channels, 32)
+    return FileDataset([str(p) for p in paths], labels, Preparation(EvalTransform(32, 37), channels, 32))
 
 
 @pytest.fixture
@@ -75,17 +75,17 @@ def test_finds_visible_files_sorted(tmp_path):
         path.touch()
     expected = [str(tmp_path / name) for name in ("a.jpg", "b/c/y.png", "b/x.jpg", "n.txt")]
     assert find_files(tmp_path) == expected
-    assert find_predict_files(tmp_path) == expected
-    assert find_predict_files(tmp_path / "a.jpg") == expected[:1]
+    assert find_image_files(tmp_path) == expected
+    assert find_image_files(tmp_path / "a.jpg") == expected[:1]
 
 
 def test_predicting_nothing_is_refused(tmp_path):
     with pytest.raises(
         UsageError, match=r"predict_path .*none does not exist; give an image file or a folder"
     ):
-        find_predict_files(tmp_path / "none")
+        find_image_files(tmp_path / "none")
     with pytest.raises(UsageError, match=r"predict_path .* is an empty folder; give"):
-        find_predict_files(tmp_path)
+        find_image_files(tmp_path)
 
 
 def test_names_survive_any_character(tmp_path):

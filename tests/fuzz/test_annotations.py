@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from cbam_lightning.data.detection.box_checks import BoxLog
 from cbam_lightning.data.detection.coco_files import CocoFile, read_coco
 from cbam_lightning.data.detection.voc_files import read_voc
 from cbam_lightning.errors import UsageError
@@ -31,7 +30,7 @@ def test_a_damaged_xml(examples):
 
     def read(content):
         path.write_bytes(content)
-        check(read_voc([folder], "trainval", ("cat", "dog"), BoxLog()))
+        check(read_voc([folder], "trainval", ("cat", "dog")))
 
     fuzz(examples, damaged(path.read_bytes()), read, UsageError)
 
@@ -45,6 +44,6 @@ def test_a_damaged_json(examples, kind):
 
     def read(found):
         path.write_bytes(found if kind == "bytes" else json.dumps(found).encode())
-        check(read_coco(CocoFile(path), Path("val2017"), BoxLog()))
+        check(read_coco(CocoFile(path), Path("val2017")))
 
     fuzz(examples, damaged(content) if kind == "bytes" else altered(json.loads(content)), read, UsageError)

@@ -15,6 +15,7 @@ from cbam_lightning.data.batch import BadImage
 from cbam_lightning.data.cropping import EvalTransform
 from cbam_lightning.data.image_decoding import SUFFIXES, UndecodableError, decode_image
 from cbam_lightning.data.image_files import FileDataset, read_image
+from cbam_lightning.data.split_dataset import Preparation
 from cbam_lightning.errors import UsageError
 from tests.data.generate import patches, write_image_folder
 from tests.fuzz.damage import at_most, damaged, fuzz, lengths
@@ -69,7 +70,7 @@ def test_a_damaged_image(examples, channels):
 def test_a_damaged_file_among_others(examples, tmp_path):
     """A damaged image is listed as bad, and the others are read."""
     names = [f"{i}{suffix}" for i, suffix in enumerate(SUFFIXES)]
-    dataset = FileDataset(names, torch.zeros(len(names)).long(), EvalTransform(8, 9), 3, 8)
+    dataset = FileDataset(names, torch.zeros(len(names)).long(), Preparation(EvalTransform(8, 9), 3, 8))
     for name in names:
         Path(name).write_bytes(FILES[0])
 

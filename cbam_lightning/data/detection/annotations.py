@@ -15,6 +15,10 @@ from cbam_lightning.data.detection.detection_batch import Objects
 from cbam_lightning.data.image_files import as_bytes
 from cbam_lightning.data.split_dataset import as_index
 
+# An object as Python values, in the order of the fields of ``Objects``, and their types as tensors.
+ObjectRow = tuple[tuple[float, float, float, float], int, bool, bool, float]
+_DTYPES = (torch.float64, torch.int64, torch.bool, torch.bool, torch.float32)
+
 
 @dataclass(frozen=True)
 class Annotations:
@@ -55,13 +59,8 @@ class Annotations:
         new_position[images] = torch.arange(len(images))
         image_of_object = new_position[self.image_of_object]
         kept = image_of_object >= 0
-        return Annotations(
-            self.names[images.numpy()],
-            self.image_ids[images],
-            self.sizes[images],
-            self.objects.select(kept),
-            image_of_object[kept],
-        )
+        names, ids, sizes = self.names[images.numpy()], self.image_ids[images], self.sizes[images]
+        return Annotations(names, ids, sizes, self.objects.select(kept), image_of_object[kept])
 
     def to_learn(self, keep_negatives: bool) -> Annotations:
         """Return the annotations for training, without difficult objects and crowds.
@@ -95,29 +94,17 @@ def annotate(
 def without_objects(names: Sequence[str]) -> Annotations:
     """Build annotations of images whose objects are unknown."""
     sizes = torch.zeros((len(names), 2), dtype=torch.int64)
-    nothing = as_index([])
-    return annotate(names, range(len(names)), sizes, as_objects([], [], [], [], []), nothing)
+    return annotate(names, range(len(names)), sizes, as_objects([]), as_index([]))
 
 
-def as_objects(
-    boxes: Sequence[Sequence[float]],
-    labels: Sequence[int],
-    difficult: Sequence[bool],
-    crowd: Sequence[bool],
-    areas: Sequence[float],
-) -> Objects:
+def as_objects(rows: Sequence[ObjectRow]) -> Objects:
     """Convert Python values to tensors; boxes are float64 until they are checked."""
-    return Objects(
-        torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4),
-        as_index(labels),
-        torch.tensor(difficult, dtype=torch.bool),
-        torch.tensor(crowd, dtype=torch.bool),
-        torch.tensor(areas, dtype=torch.float32),
-    )
+    columns = zip(*rows, strict=True) if rows else ((),) * len(_DTYPES)
+    values = [torch.tensor(c, dtype=dtype) for c, dtype in zip(columns, _DTYPES, strict=True)]
+    return Objects(values[0].reshape(-1, 4), *values[1:])
 
 
 def join_objects(parts: Sequence[Objects]) -> Objects:
     """Concatenate the objects of several images, with boxes in float32."""
-    nothing = as_objects([], [], [], [], [])
-    joined = Objects(*(torch.cat(values) for values in zip(nothing, *parts, strict=True)))
+    joined = Objects(*(torch.cat(values) for values in zip(as_objects([]), *parts, strict=True)))
     return joined._replace(boxes=joined.boxes.float())

@@ -1,9 +1,8 @@
-"""Checks of annotated boxes: an error for senseless ones, a counted correction for slightly wrong ones."""
+"""Checks of annotated boxes: an error for senseless ones, a warning and a correction for others."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
@@ -17,40 +16,13 @@ TOLERANCE_PX = 0.1
 MAX_OBJECTS_SHOWN = 3
 
 
-@dataclass
-class BoxLog:
-    """The boxes that were corrected.
-
-    Attributes:
-        clipped: Descriptions of boxes that were clipped to their images.
-        dropped: Descriptions of boxes that were left out, because they have no area in their images.
-    """
-
-    clipped: list[str] = field(default_factory=list)
-    dropped: list[str] = field(default_factory=list)
-
-    def report(self) -> None:
-        """Warn of both kinds, each in one line."""
-        for what, why, boxes in (
-            ("clipped", "reach out of their images", self.clipped),
-            ("left out", "have no area in their images", self.dropped),
-        ):
-            if boxes:
-                more = len(boxes) - MAX_OBJECTS_SHOWN
-                shown = boxes[:MAX_OBJECTS_SHOWN] + ([f"and {more} more"] if more > 0 else [])
-                rank_zero_warn(f"{what} {len(boxes)} boxes that {why}: {'; '.join(shown)}")
-
-
-def check_boxes(
-    objects: Objects, sizes: Tensor, describe: Callable[[int], str], log: BoxLog
-) -> tuple[Objects, Tensor]:
-    """Clip boxes to their images, and leave out those of which nothing remains.
+def check_boxes(objects: Objects, sizes: Tensor, describe: Callable[[int], str]) -> tuple[Objects, Tensor]:
+    """Clip boxes to their images, leave out those of which nothing remains, and warn of both, once each.
 
     Args:
         objects: T objects, with boxes in float64.
         sizes: int64 (T, 2), height and width of each object's image.
-        describe: Returns the file and place of the object at a position, for error messages.
-        log: Log of the corrections.
+        describe: Returns the file and place of the object at a position, for messages.
 
     Returns:
         The objects that remain, with boxes in float32, and their positions, int64.
@@ -67,15 +39,23 @@ def check_boxes(
     inside = boxes.clamp(min=0).minimum(limits)
     kept = (inside[:, 2:] > inside[:, :2]).all(1)
     clipped = ((inside - boxes).abs() > TOLERANCE_PX).any(1) & kept
-    log.clipped += map(describe, clipped.nonzero().flatten().tolist())
-    log.dropped += map(describe, (~kept).nonzero().flatten().tolist())
+    _warn("clipped {} boxes that reach out of their images", clipped, describe)
+    _warn("left out {} boxes that have no area in their images", ~kept, describe)
     return objects._replace(boxes=inside.float()).select(kept), kept.nonzero().flatten()
+
+
+def _warn(problem: str, which: Tensor, describe: Callable[[int], str]) -> None:
+    positions = which.nonzero().flatten().tolist()
+    if positions:
+        more = len(positions) - MAX_OBJECTS_SHOWN
+        shown = [describe(position) for position in positions[:MAX_OBJECTS_SHOWN]]
+        if more > 0:
+            shown.append(f"and {more} more")
+        rank_zero_warn(f"{problem.format(len(positions))}: {'; '.join(shown)}")
 
 
 def _refuse(wrong: Tensor, problem: str, boxes: Tensor, describe: Callable[[int], str]) -> None:
     if wrong.any():
-        first = int(wrong.nonzero()[0])
-        box = ", ".join(f"{value:g}" for value in boxes[first].tolist())
-        raise UsageError(
-            f"{describe(first)} {problem}: left, top, right, bottom {box}; correct or remove it."
-        )
+        row = int(wrong.nonzero()[0])
+        box = ", ".join(f"{value:g}" for value in boxes[row].tolist())
+        raise UsageError(f"{describe(row)} {problem}: left, top, right, bottom {box}; correct or remove it.")

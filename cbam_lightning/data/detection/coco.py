@@ -48,11 +48,9 @@ class CocoDetection(DetectionDataModule):
         """Read the annotations of train2017 or val2017."""
         file = self._file(train)
         if file.categories != self.categories:
-            raise UsageError(
-                f"the categories of {file.path} differ from those of val2017; copy both files again."
-            )
+            raise UsageError(f"the categories of {file.path} differ from those of val2017; copy both again.")
         folder = Path(self.root, "train2017" if train else "val2017")
-        return read_coco(file, folder, self.box_log)
+        return read_coco(file, folder)
 
     def _file(self, train: bool) -> CocoFile:
         name = "train2017" if train else "val2017"

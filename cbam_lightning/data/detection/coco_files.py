@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cbam_lightning.data.detection.annotations import Annotations, annotate, as_objects
-from cbam_lightning.data.detection.box_checks import BoxLog, check_boxes
+from cbam_lightning.data.detection.annotations import Annotations, ObjectRow, annotate, as_objects
+from cbam_lightning.data.detection.box_checks import check_boxes
 from cbam_lightning.data.split_dataset import as_index
 from cbam_lightning.errors import UsageError
 
@@ -35,9 +35,7 @@ class CocoFile:
         try:
             content = json.loads(path.read_bytes(), object_hook=_without_outline)
         except (ValueError, RecursionError) as error:
-            raise UsageError(
-                f"{path} is not a complete JSON file: {error}. Replace it with a fresh copy."
-            ) from None
+            raise UsageError(f"{path} is not a complete JSON file: {error}. Copy it again.") from None
         for key in ("images", "annotations", "categories"):
             listed = content.get(key) if isinstance(content, dict) else None
             if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
@@ -79,13 +77,12 @@ def _without_outline(item: dict[str, Any]) -> dict[str, Any]:
     return item
 
 
-def read_coco(file: CocoFile, folder: Path, log: BoxLog) -> Annotations:
+def read_coco(file: CocoFile, folder: Path) -> Annotations:
     """Read all annotations of a part.
 
     Args:
         file: Annotation file of the part.
         folder: Folder of its images.
-        log: Log of the boxes that were corrected.
 
     Raises:
         UsageError: An image is missing, or an annotation is damaged or of an unknown class or image.
@@ -103,22 +100,10 @@ def read_coco(file: CocoFile, folder: Path, log: BoxLog) -> Annotations:
     position = {image_id: i for i, image_id in enumerate(ids)}
     labels = {category: label for label, category in enumerate(file.categories, 1)}
     image_of_object = as_index([_known(file, a, "image_id", position) for a in annotations])
-    boxes = [_numbers(file, a, "bbox", a.get("bbox"), 4) for a in annotations]
-    objects = as_objects(
-        [(left, top, left + width, top + height) for left, top, width, height in boxes],
-        [_known(file, a, "category_id", labels) for a in annotations],
-        [bool(a.get("ignore", 0)) for a in annotations],
-        [bool(a.get("iscrowd", 0)) for a in annotations],
-        [
-            _numbers(file, a, "area", [a["area"]], 1)[0] if "area" in a else width * height
-            for a, (_, _, width, height) in zip(annotations, boxes, strict=True)
-        ],
-    )
     objects, kept = check_boxes(
-        objects,
+        as_objects([_object_row(file, a, labels) for a in annotations]),
         sizes[image_of_object],
         lambda index: file.describe("annotation", annotations[index]),
-        log,
     )
     return annotate(paths, ids, sizes, objects, image_of_object[kept])
 
@@ -129,6 +114,16 @@ def _image_path(file: CocoFile, image: dict[str, Any], folder: Path) -> str:
         where = file.describe("image", image)
         raise UsageError(f"{where} should be {str(path)!r}, which does not exist; copy it again.")
     return str(path)
+
+
+def _object_row(file: CocoFile, annotation: dict[str, Any], labels: dict[int, int]) -> ObjectRow:
+    left, top, width, height = _numbers(file, annotation, "bbox", annotation.get("bbox"), 4)
+    area = width * height
+    if "area" in annotation:
+        (area,) = _numbers(file, annotation, "area", [annotation["area"]], 1)
+    label = _known(file, annotation, "category_id", labels)
+    ignore, crowd = (bool(annotation.get(key, 0)) for key in ("ignore", "iscrowd"))
+    return (left, top, left + width, top + height), label, ignore, crowd, area
 
 
 def _known(file: CocoFile, annotation: dict[str, Any], key: str, known: dict[int, int]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
@@ -17,6 +18,7 @@ from cbam_lightning.data.image_files import read_image
 from cbam_lightning.data.split_dataset import SampleRequest, SplitDataset, as_index, load_each
 
 
+@dataclass(eq=False)
 class DetectionDataset(SplitDataset):
     """Images with objects; unreadable images are left out of the batch.
 
@@ -25,9 +27,8 @@ class DetectionDataset(SplitDataset):
         transform: From an image and its objects to those for the detector.
     """
 
-    def __init__(self, annotations: Annotations, transform: DetectionTransform) -> None:
-        self.annotations = annotations
-        self.transform = transform
+    annotations: Annotations
+    transform: DetectionTransform
 
     @abstractmethod
     def read(self, index: int) -> Tensor | BadImage:
@@ -71,6 +72,7 @@ class DetectionDataset(SplitDataset):
         return *self.transform(image, self.annotations.of_image(index)), tuple(image.shape[1:])
 
 
+@dataclass(eq=False)
 class DetectionFiles(DetectionDataset):
     """Image files with objects.
 
@@ -80,31 +82,25 @@ class DetectionFiles(DetectionDataset):
         channels: 1 for greyscale, 3 for RGB.
     """
 
-    def __init__(
-        self, annotations: Annotations, transform: DetectionTransform, channels: Literal[1, 3]
-    ) -> None:
-        super().__init__(annotations, transform)
-        self.channels: Literal[1, 3] = channels
+    channels: Literal[1, 3]
 
     def read(self, index: int) -> Tensor | BadImage:
         """Decode a file."""
         return read_image(self.name(index), self.channels)
 
 
+@dataclass(eq=False)
 class DetectionImages(DetectionDataset):
     """Images in memory with objects.
 
     Args:
-        images: uint8 (M, C, H, W).
         annotations: Annotations of the images.
         transform: From an image and its objects to those for the detector.
+        images: uint8 (M, C, H, W).
     """
 
     default_num_workers = 0
-
-    def __init__(self, images: Tensor, annotations: Annotations, transform: DetectionTransform) -> None:
-        super().__init__(annotations, transform)
-        self.images = images
+    images: Tensor
 
     def read(self, index: int) -> Tensor:
         """Return an image."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +16,7 @@ from cbam_lightning.data.detection.dataset import DetectionDataset, DetectionIma
 from cbam_lightning.data.detection.module import DetectionDataModule
 from cbam_lightning.data.detection.scene_drawing import Pixels, SceneMaker
 from cbam_lightning.data.fashion_mnist import EMBEDDED_DIR, NUM_CLASSES, FashionMNIST
-from cbam_lightning.data.image_files import find_files, read_image
+from cbam_lightning.data.image_files import find_image_files, read_image
 from cbam_lightning.data.split_dataset import as_index
 from cbam_lightning.errors import UsageError
 from cbam_lightning.seeding import Stream, derive_seed
@@ -42,7 +41,7 @@ class FashionScenes(DetectionDataModule):
         scene_seed: Seed of the scenes; they are independent of the seed of the run.
         source: "embedded" for the shipped garments, "full" for all of Fashion-MNIST.
         root: Folder of the full Fashion-MNIST; see ``FashionMNIST``.
-        photographs: Folder of photographs. Default: two shipped ones.
+        photographs: Folder of photographs, or one photograph. Default: two shipped ones.
         **kwargs: Options of ``DetectionDataModule``.
     """
 
@@ -88,13 +87,7 @@ class FashionScenes(DetectionDataModule):
         scenes = [maker.draw(seed) for seed in seeds]
         self._drawn[part] = torch.from_numpy(np.stack([pixels for pixels, _ in scenes])).permute(0, 3, 1, 2)
         garments = [garment for _, in_scene in scenes for garment in in_scene]
-        objects = as_objects(
-            [garment.box for garment in garments],
-            [garment.label + 1 for garment in garments],
-            [garment.difficult for garment in garments],
-            [False] * len(garments),
-            [garment.visible_px for garment in garments],
-        )
+        objects = as_objects([(g.box, g.label + 1, g.difficult, False, g.visible_px) for g in garments])
         return annotate(
             [f"{self.dataset_name}/{part}/{i:05d}" for i in range(count)],
             range(1, count + 1),
@@ -105,7 +98,7 @@ class FashionScenes(DetectionDataModule):
 
     def open_images(self, annotations: Annotations, transform: DetectionTransform) -> DetectionDataset:
         """Build the data set of some scenes of a part."""
-        return DetectionImages(self.images_of(annotations), annotations, transform)
+        return DetectionImages(annotations, transform, self.images_of(annotations))
 
     def images_of(self, annotations: Annotations) -> Tensor:
         """Return the scenes of some annotations of one part: uint8 (M, C, H, W)."""
@@ -114,22 +107,13 @@ class FashionScenes(DetectionDataModule):
 
     def _maker(self, train: bool) -> SceneMaker:
         clothes, labels = self._clothes.load_part(train)
-        photographs = [self._photograph(path, train) for path in self._photograph_paths()]
-        return SceneMaker(
-            clothes[:, 0].numpy(), labels.tolist(), photographs, self.scene_px, self.num_garments
-        )
+        photos = [self._photograph(path, train) for path in self._photograph_paths()]
+        return SceneMaker(clothes[:, 0].numpy(), labels.tolist(), photos, self.scene_px, self.num_garments)
 
     def _photograph_paths(self) -> list[str]:
-        folder = self.photographs
-        if folder is None:
+        if self.photographs is None:
             return [str(EMBEDDED_DIR / name) for name in PHOTOGRAPHS]
-        paths = find_files(folder) if Path(folder).is_dir() else []
-        if not paths:
-            problem = "holds no files" if Path(folder).is_dir() else "is not a folder"
-            raise UsageError(
-                f"photographs is {folder}, which {problem}; give a folder with --data.photographs."
-            )
-        return paths
+        return find_image_files(self.photographs, "photographs")
 
     def _photograph(self, path: str, train: bool) -> Pixels:
         """Read the part of a photograph for training or for testing: uint8 (H, W, C)."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -16,10 +15,9 @@ from cbam_lightning.data.class_folders import channel_statistics
 from cbam_lightning.data.data_module import BaseDataModule, LabelledSplit
 from cbam_lightning.data.detection.annotations import Annotations, without_objects
 from cbam_lightning.data.detection.augmentation import Augmentation, Augmented, DetectionTransform
-from cbam_lightning.data.detection.box_checks import BoxLog
 from cbam_lightning.data.detection.dataset import DetectionDataset, DetectionFiles
 from cbam_lightning.data.detection.detection_batch import DetectionBatch
-from cbam_lightning.data.image_files import find_predict_files
+from cbam_lightning.data.image_files import find_image_files
 from cbam_lightning.data.splits import stratified_split
 from cbam_lightning.errors import UsageError
 
@@ -67,7 +65,6 @@ class DetectionDataModule(BaseDataModule):
         self.augmentation = augmentation
         self.keep_negatives = keep_negatives
         self.mean, self.std = channel_statistics(None, None, in_channels)
-        self.box_log = BoxLog()
 
     @abstractmethod
     def load_part(self, train: bool) -> Annotations:
@@ -86,44 +83,33 @@ class DetectionDataModule(BaseDataModule):
         if split == "test" or not (split == "train" or self.val_fraction):
             return self.open_images(self._test_part, self._transform("none"))
         part, (train, val) = self._train_part
-        if split == "val":
-            return self.open_images(self._require_any(part.select(val), split), self._transform("none"))
-        train_part = self._require_any(part.select(train).to_learn(self.keep_negatives), split)
-        return self.open_images(train_part, self._transform(self.augmentation))
+        is_train = split == "train"
+        chosen = part.select(train).to_learn(self.keep_negatives) if is_train else part.select(val)
+        if not len(chosen):
+            raise UsageError(
+                f"{self.dataset_name} has no image left for {split}: add images with objects, change "
+                "--data.val_fraction, or set --data.keep_negatives true."
+            )
+        return self.open_images(chosen, self._transform(self.augmentation if is_train else "none"))
 
     def build_predict_set(self, path: str) -> DetectionDataset:
         """Build the data set of an image file, or of the image files in a folder; the objects are unknown."""
-        annotations = without_objects(find_predict_files(Path(path)))
+        annotations = without_objects(find_image_files(path))
         return DetectionFiles(annotations, self._transform("none"), self.in_channels)
 
     def _transform(self, augmentation: Augmentation) -> DetectionTransform:
         return Augmented(augmentation, self.size_px, self.mean)
 
-    def _require_any(self, annotations: Annotations, split: str) -> Annotations:
-        if not len(annotations):
-            raise UsageError(
-                f"{self.dataset_name} has no image left for {split}: add images with objects, change "
-                "--data.val_fraction, or set --data.keep_negatives true."
-            )
-        return annotations
-
     @cached_property
     def _test_part(self) -> Annotations:
-        return self._load_reported(train=False)
+        return self.load_part(train=False)
 
     @cached_property
     def _train_part(self) -> tuple[Annotations, list[Tensor]]:
         """The official training part, and the positions of its images for training and validation."""
-        part = self._load_reported(train=True)
+        part = self.load_part(train=True)
         one_class = torch.zeros(len(part), dtype=torch.int64)
         return part, stratified_split(one_class, [self.val_fraction], self.split_seed)
-
-    def _load_reported(self, train: bool) -> Annotations:
-        """Read a part and warn of the boxes that were corrected."""
-        part = self.load_part(train)
-        self.box_log.report()
-        self.box_log = BoxLog()
-        return part
 
     def on_after_batch_transfer(self, batch: DetectionBatch, dataloader_idx: int) -> DetectionBatch:
         """Convert the images of a batch to floating point on its device; detectors normalise them.

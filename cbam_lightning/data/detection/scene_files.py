@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree
@@ -65,9 +66,7 @@ def _write_voc(root: Path, scenes: FashionScenes) -> None:
         (lists / f"{image_set}.txt").write_text("".join(f"{stem}\n" for stem in stems))
 
 
-def _voc_xml(
-    stem: str, image: Tensor, objects: Objects, class_names: tuple[str, ...]
-) -> ElementTree.ElementTree:
+def _voc_xml(stem: str, image: Tensor, objects: Objects, names: Sequence[str]) -> ElementTree.ElementTree:
     """Build the XML of a scene (C, H, W); VOC counts pixels from 1 and includes the last ones."""
     channels, height, width = image.shape
     root = ElementTree.Element("annotation")
@@ -77,7 +76,7 @@ def _voc_xml(
     for box, label, difficult in zip(objects.boxes, objects.labels, objects.difficult, strict=True):
         left, top, right, bottom = (int(side) for side in box)
         element = ElementTree.SubElement(root, "object")
-        _add(element, name=class_names[label - 1], pose="Unspecified", truncated=0, difficult=int(difficult))
+        _add(element, name=names[label - 1], pose="Unspecified", truncated=0, difficult=int(difficult))
         corners = {"xmin": left + 1, "ymin": top + 1, "xmax": right, "ymax": bottom}
         _add(ElementTree.SubElement(element, "bndbox"), **corners)
     ElementTree.indent(root)
@@ -111,11 +110,8 @@ def _coco_json(annotations: Annotations, scenes: FashionScenes) -> dict[str, Any
         rows = zip(*(values.tolist() for values in annotations.of_image(i)), strict=True)
         for (left, top, right, bottom), label, ignore, _, area in rows:
             box = [left, top, right - left, bottom - top]
-            place = {
-                "id": len(coco_objects) + 1,
-                "image_id": image_id,
-                "category_id": scenes.category_ids[label - 1],
-            }
+            category = scenes.category_ids[label - 1]
+            place = {"id": len(coco_objects) + 1, "image_id": image_id, "category_id": category}
             coco_objects.append(place | {"bbox": box, "area": area, "iscrowd": 0, "ignore": int(ignore)})
     named = zip(scenes.category_ids, scenes.class_names, strict=True)
     categories = [{"id": number, "name": name, "supercategory": "clothes"} for number, name in named]

@@ -60,7 +60,7 @@ class VOCDetection(DetectionDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(size_px=size_px, augmentation=augmentation, **kwargs)
-        known = bool(years) and set(years) <= set(YEARS) and len(set(years)) == len(years)
+        known = sorted(years) in ([2007], [2012], [2007, 2012])
         require(known, "years", list(years), "[2007], [2012] or [2007, 2012]")
         distinct = bool(class_names) and len(set(class_names)) == len(class_names)
         require(distinct, "class_names", list(class_names), "one or more names, each once")
@@ -75,7 +75,7 @@ class VOCDetection(DetectionDataModule):
         """Read the annotations of trainval, or those of the test images of 2007."""
         image_set = "trainval" if train else "test"
         folders = [self._folder(year) for year in (self.years if train else (TEST_YEAR,))]
-        return read_voc(folders, image_set, self.class_names, self.box_log)
+        return read_voc(folders, image_set, self.class_names)
 
     def _folder(self, year: int) -> Path:
         folder = Path(self.root, "VOCdevkit", f"VOC{year}")

@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 
 from PIL import Image
 
-from cbam_lightning.data.detection.annotations import Annotations, annotate, as_objects
-from cbam_lightning.data.detection.box_checks import BoxLog, check_boxes
+from cbam_lightning.data.detection.annotations import Annotations, ObjectRow, annotate, as_objects
+from cbam_lightning.data.detection.box_checks import check_boxes
 from cbam_lightning.data.detection.detection_batch import Objects
 from cbam_lightning.data.split_dataset import as_index
 from cbam_lightning.errors import UsageError, unknown_name
@@ -35,14 +35,13 @@ class VocObject(NamedTuple):
     difficult: bool
 
 
-def read_voc(folders: Sequence[Path], image_set: str, class_names: Sequence[str], log: BoxLog) -> Annotations:
+def read_voc(folders: Sequence[Path], image_set: str, class_names: Sequence[str]) -> Annotations:
     """Read all annotations of an image set.
 
     Args:
         folders: Such as VOCdevkit/VOC2007.
         image_set: Name of the list in ImageSets/Main, without ending.
         class_names: Names of the classes in the order of the labels, which start at 1.
-        log: Log of the boxes that were corrected.
 
     Raises:
         UsageError: A file is missing or damaged, or an object is of an unknown class.
@@ -56,7 +55,6 @@ def read_voc(folders: Sequence[Path], image_set: str, class_names: Sequence[str]
         _as_objects(voc_objects, class_names),
         sizes[image_of_object],
         lambda index: voc_objects[index].where,
-        log,
     )
     ids = _numbers([path.stem for path in paths])
     return annotate([str(path) for path in paths], ids, sizes, objects, image_of_object[kept])
@@ -104,9 +102,7 @@ def _parse(path: Path) -> ElementTree.Element:
     except FileNotFoundError:
         raise UsageError(f"there is no {path}, the annotation of a listed image; copy it again.") from None
     except (ElementTree.ParseError, ValueError, LookupError) as error:  # LookupError: unknown encoding
-        raise UsageError(
-            f"{path} is not a complete XML file: {error}. Replace it with a fresh copy."
-        ) from None
+        raise UsageError(f"{path} is not a complete XML file: {error}. Copy it again.") from None
 
 
 def _number(element: ElementTree.Element, name: str, where: str) -> float:
@@ -134,9 +130,7 @@ def _stored_size(path: Path) -> tuple[int, int]:
         with Image.open(path, formats=("JPEG",)) as image:
             return image.height, image.width
     except (OSError, Image.DecompressionBombError):
-        raise UsageError(
-            f"cannot read the size of {path}, which its annotation lacks; replace the image."
-        ) from None
+        raise UsageError(f"cannot read the size of {path}, missing in its annotation; replace it.") from None
 
 
 def _stems(folder: Path, image_set: str) -> list[str]:
@@ -168,12 +162,11 @@ def _numbers(stems: Sequence[str]) -> Sequence[int]:
 def _as_objects(voc_objects: Sequence[VocObject], class_names: Sequence[str]) -> Objects:
     """Convert coordinates that count from 1 and include the last pixel to edges that count from 0."""
     label_of = {name: label for label, name in enumerate(class_names, 1)}
-    for voc_object in voc_objects:
-        if voc_object.name not in label_of:
-            problem = unknown_name(kind="class", given=voc_object.name, allowed=class_names)
-            raise UsageError(f"{voc_object.where}: {problem} Give other classes with --data.class_names.")
-    boxes = [(left - 1, top - 1, right, bottom) for _, _, (left, top, right, bottom), _ in voc_objects]
-    areas = [(right - left) * (bottom - top) for left, top, right, bottom in boxes]
-    difficult = [voc_object.difficult for voc_object in voc_objects]
-    labels = [label_of[voc_object.name] for voc_object in voc_objects]
-    return as_objects(boxes, labels, difficult, [False] * len(voc_objects), areas)
+    rows: list[ObjectRow] = []
+    for where, name, (left, top, right, bottom), difficult in voc_objects:
+        if name not in label_of:
+            problem = unknown_name(kind="class", given=name, allowed=class_names)
+            raise UsageError(f"{where}: {problem} Give other classes with --data.class_names.")
+        area = (right - left + 1) * (bottom - top + 1)
+        rows.append(((left - 1, top - 1, right, bottom), label_of[name], difficult, False, area))
+    return as_objects(rows)

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,11 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cbam_lightning.data.batch import BadImage
-from cbam_lightning.data.cropping import Transform
 from cbam_lightning.data.image_decoding import UndecodableError
 from cbam_lightning.data.packed.shards import DamagedShardError, Encoding, ShardInfo, decode, open_shard
 from cbam_lightning.data.packed.stores import FolderStore
-from cbam_lightning.data.split_dataset import TransformedDataset
+from cbam_lightning.data.split_dataset import Preparation, TransformedDataset
 
 SHARDS_AT_ONCE = 16  # read at any time in training; 1 GB of shards of 64 MiB
 
@@ -71,21 +69,13 @@ class PackedDataset(TransformedDataset):
         files: Files of the part.
         positions: int64 (M,), which of the part's images belong to this data set.
         labels: int64 (M,), the class of each image.
-        transform: From uint8 (C, H, W) of any size to uint8 (C, size_px, size_px).
-        channels: C, 1 for greyscale or 3 for RGB.
-        size_px: Height and width after the transform.
+        preparation: How the images are prepared.
     """
 
     def __init__(
-        self,
-        files: PackedFiles,
-        positions: Tensor,
-        labels: Tensor,
-        transform: Transform,
-        channels: Literal[1, 3],
-        size_px: int,
+        self, files: PackedFiles, positions: Tensor, labels: Tensor, preparation: Preparation
     ) -> None:
-        super().__init__(labels, transform, channels, size_px)
+        super().__init__(labels, preparation)
         self.files = files
         self.positions = positions
         self.is_sparse = len(positions) < SPARSE_SHARE * len(files.slots)

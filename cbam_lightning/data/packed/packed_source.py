@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,8 +15,8 @@ from cbam_lightning.data.packed.packed_dataset import PackedDataset, PackedFiles
 from cbam_lightning.data.packed.packed_index import PACKED_INDEX, PackedIndex
 from cbam_lightning.data.packed.shards import INDEX_NAME, ShardInfo, damaged_index, read_index
 from cbam_lightning.data.packed.stores import FolderStore, ObjectStore, cache_root, is_url
-from cbam_lightning.data.sources import ImageSource, LabelledImages
-from cbam_lightning.data.split_dataset import as_index
+from cbam_lightning.data.sources import LabelledImages
+from cbam_lightning.data.split_dataset import Preparation, as_index
 from cbam_lightning.errors import UsageError
 
 
@@ -26,7 +25,7 @@ def is_packed(root: str) -> bool:
     return is_url(root) or Path(root, PACKED_INDEX).is_file()
 
 
-class PackedSource(ImageSource):
+class PackedSource:
     """A packed set.
 
     Files from an object store are cached in the folder that the environment variable ``LITDATA_CACHE_DIR``
@@ -35,6 +34,11 @@ class PackedSource(ImageSource):
 
     Args:
         root: Its folder, or its URL in an object store.
+
+    Attributes:
+        name: Name of the folder that held the images.
+        parts: As in ``FolderSource``.
+        shorter_side_px: Length to which the shorter side was reduced.
 
     Raises:
         UsageError: The index is damaged or cannot be read, or LitData is needed and not installed.
@@ -88,11 +92,11 @@ class PackedSource(ImageSource):
 
 
 def _open_packed(
-    files: PackedFiles, readable: Tensor, positions: Tensor, labels: Tensor, *options: Any
+    files: PackedFiles, readable: Tensor, positions: Tensor, labels: Tensor, preparation: Preparation
 ) -> PackedDataset:
     """Build the data set of some images; those skipped in packing still count in the splits, and go here."""
     kept = readable[positions]
-    dataset = PackedDataset(files, positions[kept], labels[kept], *options)
+    dataset = PackedDataset(files, positions[kept], labels[kept], preparation)
     if not (files.store.is_remote and dataset.is_sparse):
         files.store.check(files.sizes())
     return dataset

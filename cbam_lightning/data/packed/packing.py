@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -33,18 +32,18 @@ class Part:
 
     Attributes:
         name: Name of the part.
-        paths: The files, in the order of the folder.
-        names: The same paths, relative to the part's folder.
-        labels: The class of each file.
-        order: Positions in ``paths`` in the order of the shards. Images that may be trained on are shuffled,
+        folder: Output folder.
+        names: Paths of the images relative to the part's folder, in its order.
+        order: Positions in ``names`` in the order of the shards. Images that may be trained on are shuffled,
             so that any few shards are a fair sample; the others are not, so that they are read sequentially.
+        ranges: The images in this order, cut into ranges.
     """
 
     name: str
-    paths: list[str]
+    folder: Path
     names: list[str]
-    labels: list[int]
     order: list[int]
+    ranges: list[ImageRange]
 
 
 def pack(
@@ -73,18 +72,19 @@ def pack(
     """
     out = Path(out)
     source = _checked_source(data, encoding, shorter_side_px, on_bad_image, num_workers)
-    parts = [_part(data, source, name) for name in data.part_names]
-    _open_folder(out, _plan(data, parts, encoding, shorter_side_px))
     options = encoding, shorter_side_px, on_bad_image
-    ranges = {part.name: list(_ranges(part, out / part.name, *options)) for part in parts}
-    pack_ranges([r for of_part in ranges.values() for r in of_part], num_workers or usable_cores())
-    packed = {part.name: _finish_part(part, out / part.name, ranges[part.name]) for part in parts}
+    parts = [_part(data, source, name, out / name, *options) for name in data.part_names]
+    _open_folder(out, _plan(data, parts, encoding, shorter_side_px))
+    for part in parts:
+        part.folder.mkdir(exist_ok=True)
+    pack_ranges([images for part in parts for images in part.ranges], num_workers or usable_cores())
+    packed = {part.name: _finish_part(part) for part in parts}
     index = PackedIndex(source.name, data.class_names, encoding, shorter_side_px, packed)
     _write(out / PACKED_INDEX, index.to_json())
     for part in parts:
-        _clean(out / part.name)
+        _clean(part.folder)
     (out / PLAN_NAME).unlink()
-    shards = [shard.stat().st_size for part in parts for shard in (out / part.name).glob("chunk-*.bin")]
+    shards = [shard.stat().st_size for part in parts for shard in part.folder.glob("chunk-*.bin")]
     return PackingSummary(index, len(shards), sum(shards))
 
 
@@ -102,12 +102,18 @@ def _checked_source(
     return data.source
 
 
-def _part(data: ClassFolderModule, source: FolderSource, name: str) -> Part:
+def _part(data: ClassFolderModule, source: FolderSource, name: str, folder: Path, *options: Any) -> Part:
     paths, labels = source.files(name, data.class_names)
     names = [Path(path).relative_to(source.where(name)).as_posix() for path in paths]
-    in_order = list(range(len(names)))
-    order = shuffled_by_class([0] * len(names), ORDER_SEED)[0] if name in ("", "train") else in_order
-    return Part(name, paths, names, labels, order)
+    order = list(range(len(names)))
+    if name in ("", "train"):
+        (order,) = shuffled_by_class([0] * len(names), ORDER_SEED).values()
+    ranges = []
+    for number, start in enumerate(range(0, len(order), IMAGES_PER_RANGE)):
+        chosen = order[start : start + IMAGES_PER_RANGE]
+        files = [paths[i] for i in chosen], [labels[i] for i in chosen]
+        ranges.append(ImageRange(folder, number, *files, *options))
+    return Part(name, folder, names, order, ranges)
 
 
 def _plan(data: ClassFolderModule, parts: list[Part], encoding: str, shorter_side_px: int) -> str:
@@ -128,29 +134,19 @@ def _open_folder(out: Path, plan: str) -> None:
                 "delete the folder, or give another with --out."
             )
     elif any(out.iterdir()):
-        raise UsageError(
-            f"{out} is not empty, and nothing in it is overwritten; give a new folder with --out."
-        )
+        raise UsageError(f"{out} is not empty, and nothing in it is overwritten; give a new one with --out.")
     _write(out / PLAN_NAME, plan)
 
 
-def _ranges(part: Part, folder: Path, *options: Any) -> Iterator[ImageRange]:
-    folder.mkdir(exist_ok=True)
-    for number, start in enumerate(range(0, len(part.order), IMAGES_PER_RANGE)):
-        positions = part.order[start : start + IMAGES_PER_RANGE]
-        paths, labels = [part.paths[p] for p in positions], [part.labels[p] for p in positions]
-        yield ImageRange(folder, number, paths, labels, *options)
-
-
-def _finish_part(part: Part, folder: Path, ranges: list[ImageRange]) -> PackedPart:
+def _finish_part(part: Part) -> PackedPart:
     """Join the indices of a part's ranges into LitData's index of the part."""
-    indices = [json.loads(images.index_path.read_text()) for images in ranges]
+    indices = [json.loads(images.index_path.read_text()) for images in part.ranges]
     chunks = [chunk for index in indices for chunk in index["chunks"]]
     content = json.dumps({"chunks": chunks, "config": indices[0]["config"]}, sort_keys=True)
-    _write(folder / INDEX_NAME, content)
+    _write(part.folder / INDEX_NAME, content)
     skipped = {
         part.order[images.number * IMAGES_PER_RANGE + offset]: reason
-        for images in ranges
+        for images in part.ranges
         for offset, reason in json.loads(images.skipped_path.read_text())
     }
     return PackedPart(part.names, part.order, skipped, hashlib.sha256(content.encode()).hexdigest())

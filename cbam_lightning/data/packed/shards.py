@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-from cbam_lightning.data.image_decoding import UndecodableError, check_aspect_ratio, decode_image
+from cbam_lightning.data.image_decoding import UndecodableError, check_aspect_ratio, decode_image, from_pillow
 from cbam_lightning.data.packed.stores import FolderStore
 from cbam_lightning.errors import UsageError
 
@@ -135,7 +136,7 @@ class Shard:
             OSError: It cannot be read.
         """
         item = self._read(self._bounds[index], self._bounds[index + 1])
-        header = _to_bytes(item[: _ITEM_HEADER.size])
+        header = bytes(item[: _ITEM_HEADER.size].numpy())
         size, label_size = _ITEM_HEADER.unpack(header) if len(header) == _ITEM_HEADER.size else (0, 0)
         if _ITEM_HEADER.size + size + label_size != len(item):
             raise DamagedShardError("its place in the shard is damaged")
@@ -190,32 +191,20 @@ def decode(image: Tensor, encoding: Encoding, channels: Literal[1, 3]) -> Tensor
         UndecodableError: The image is damaged, or one side is over 100 times the other.
     """
     if encoding == "jpeg":
-        return decode_image(_to_bytes(image), channels)
-    header = _to_bytes(image[: _TENSOR_HEADER.size])
+        return decode_image(bytes(image.numpy()), channels)
+    header = bytes(image[: _TENSOR_HEADER.size].numpy())
     if len(header) == _TENSOR_HEADER.size:
         dtype, axes, height, width, depth = _TENSOR_HEADER.unpack(header)
-        num_pixels = height * width
-        if (dtype, axes, depth) == (_UINT8, 3, 3) and len(image) == len(header) + 3 * num_pixels > len(
-            header
-        ):
+        num_values = len(image) - len(header)
+        if (dtype, axes, depth) == (_UINT8, 3, 3) and 0 < num_values == 3 * height * width:
             check_aspect_ratio(width, height)
-            pixels = image[len(header) :].view(height, width, 3).permute(2, 0, 1)
-            return pixels if channels == 3 else _to_grey(pixels)
+            pixels = image[len(header) :].view(height, width, 3)
+            if channels == 3:
+                return pixels.permute(2, 0, 1)
+            return from_pillow(Image.fromarray(pixels.numpy()), channels)
     raise UndecodableError("its shape is damaged")
 
 
 def as_values(content: bytes) -> Tensor:
     """Convert bytes to a tensor, uint8 (number of bytes,)."""
     return torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0).byte()
-
-
-def _to_bytes(values: Tensor) -> bytes:
-    content: bytes = values.numpy().tobytes()
-    return content
-
-
-def _to_grey(pixels: Tensor) -> Tensor:
-    """Convert uint8 (3, H, W) to (1, H, W) as Pillow does, with weights in 1/65536 and rounding."""
-    red, green, blue = pixels.int()
-    grey: Tensor = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
-    return grey.to(torch.uint8)[None]

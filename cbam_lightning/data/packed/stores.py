@@ -55,11 +55,9 @@ class FolderStore:
         """
         for name, size in sizes.items():
             path = self.path(name)
-            length = path.stat().st_size if path.is_file() else 0
-            if length != size:
-                raise UsageError(
-                    f"{path} has {length} bytes instead of {size}; copy it again, or pack again."
-                )
+            found = path.stat().st_size if path.is_file() else 0
+            if found != size:
+                raise UsageError(f"{path} has {found} bytes instead of {size}; copy it again, or pack again.")
 
 
 class ObjectStore(FolderStore):

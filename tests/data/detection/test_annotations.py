@@ -9,13 +9,7 @@ def four_images():
         ["a", "b", "c", "d"],
         [7, 3, 9, 1],
         torch.tensor([[10, 20]] * 4),
-        as_objects(
-            [(i, i, i + 2, i + 2) for i in range(5)],
-            [1, 2, 3, 4, 5],
-            [False, False, True, False, False],
-            [False, False, False, True, False],
-            [4.0] * 5,
-        ),
+        as_objects([((i, i, i + 2, i + 2), i + 1, i == 2, i == 3, 4.0) for i in range(5)]),
         torch.tensor([3, 0, 2, 3, 0]),
     )
 

@@ -12,8 +12,7 @@ def painted(boxes, height=48, width=80, channels=3):
     image = torch.zeros(channels, height, width, dtype=torch.uint8)
     for left, top, right, bottom in boxes:
         image[:, top:bottom, left:right] = 255
-    count = len(boxes)
-    objects = as_objects(boxes, range(1, count + 1), [False] * count, [False] * count, range(1, count + 1))
+    objects = as_objects([(box, i, False, False, i) for i, box in enumerate(boxes, 1)])
     return image, objects._replace(boxes=objects.boxes.float())
 
 

@@ -4,17 +4,19 @@ import pytest
 import torch
 
 from cbam_lightning.data.detection.annotations import as_objects
-from cbam_lightning.data.detection.box_checks import BoxLog, check_boxes
+from cbam_lightning.data.detection.box_checks import check_boxes
 from cbam_lightning.errors import UsageError
 
 
 def check(*boxes):
     """Check boxes in an image of 20 x 10 pixels."""
     count = len(boxes)
-    objects = as_objects(boxes, range(1, count + 1), [False] * count, [False] * count, [1.0] * count)
-    log = BoxLog()
+    objects = as_objects([(box, i, False, False, 1.0) for i, box in enumerate(boxes, 1)])
     sizes = torch.tensor([[10, 20]]).expand(count, 2)
-    return (*check_boxes(objects, sizes, lambda i: f"a.xml: object {i + 1}", log), log)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        checked = check_boxes(objects, sizes, lambda i: f"a.xml: object {i + 1}")
+    return (*checked, [str(warning.message) for warning in caught])
 
 
 def test_boxes_inside_stay_as_they_are():
@@ -22,27 +24,29 @@ def test_boxes_inside_stay_as_they_are():
     assert objects.boxes.tolist() == [[0, 0, 20, 10], [1.5, 2.5, 3.25, 4]]
     assert objects.boxes.dtype == torch.float32
     assert kept.tolist() == [0, 1]
-    assert not log.clipped + log.dropped
+    assert not log
 
 
 def test_boxes_are_cut_off_at_the_border_and_counted():
     objects, _, log = check((-3, 2, 5, 6), (1, 1, 2, 2), (15, -1, 22, 11))
     assert objects.boxes.tolist() == [[0, 2, 5, 6], [1, 1, 2, 2], [15, 0, 20, 10]]
-    assert log.clipped == ["a.xml: object 1", "a.xml: object 3"]
+    assert log == ["clipped 2 boxes that reach out of their images: a.xml: object 1; a.xml: object 3"]
 
 
 def test_rounding_is_no_error():
     objects, _, log = check((0, 0, 20.004, 10))
     assert objects.boxes.tolist() == [[0, 0, 20, 10]]
-    assert not log.clipped
+    assert not log
 
 
 def test_boxes_without_area_are_left_out_and_counted():
     objects, kept, log = check((3, 3, 3, 8), (1, 1, 2, 2), (25, 2, 30, 4), (4, 4, 6, 4))
     assert objects.labels.tolist() == [2]
     assert kept.tolist() == [1]
-    assert log.dropped == ["a.xml: object 1", "a.xml: object 3", "a.xml: object 4"]
-    assert not log.clipped
+    assert log == [
+        "left out 3 boxes that have no area in their images: "
+        "a.xml: object 1; a.xml: object 3; a.xml: object 4"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -60,16 +64,12 @@ def test_boxes_that_mean_nothing_are_refused(box, problem):
 
 
 def test_each_kind_is_reported_in_one_line():
-    log = BoxLog([f"{i}.xml" for i in range(5)], ["z.xml"])
-    with pytest.warns(UserWarning, match="boxes that") as record:
-        log.report()
-    assert [str(w.message) for w in record] == [
-        "clipped 5 boxes that reach out of their images: 0.xml; 1.xml; 2.xml; and 2 more",
-        "left out 1 boxes that have no area in their images: z.xml",
+    _, _, log = check(*[(-3, 2, 5, 6)] * 5, (25, 2, 30, 4))
+    shown = "; ".join(f"a.xml: object {i}" for i in (1, 2, 3))
+    assert log == [
+        f"clipped 5 boxes that reach out of their images: {shown}; and 2 more",
+        "left out 1 boxes that have no area in their images: a.xml: object 6",
     ]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        BoxLog().report()
 
 
 def test_no_boxes():

@@ -5,7 +5,6 @@ import torch
 from cbam_lightning.data.batch import BadImage
 from cbam_lightning.data.detection.annotations import without_objects
 from cbam_lightning.data.detection.augmentation import Augmented
-from cbam_lightning.data.detection.box_checks import BoxLog
 from cbam_lightning.data.detection.dataset import DetectionFiles, DetectionImages
 from cbam_lightning.data.detection.voc_files import read_voc
 from cbam_lightning.data.split_dataset import SampleRequest
@@ -21,7 +20,7 @@ def folder(tmp_path):
 
 
 def files(folder, augmentation="none", size_px=None):
-    annotations = read_voc([folder], "trainval", ("cat", "dog"), BoxLog())
+    annotations = read_voc([folder], "trainval", ("cat", "dog"))
     return DetectionFiles(annotations, Augmented(augmentation, size_px, MEAN), 3)
 
 
@@ -91,7 +90,7 @@ def test_a_file_that_is_gone_ends_the_batch(folder):
 
 def test_images_in_memory():
     images = torch.from_numpy(np.arange(2 * 3 * 4 * 5, dtype=np.uint8)).reshape(2, 3, 4, 5)
-    dataset = DetectionImages(images, without_objects(["a", "b"]), Augmented("none", None, MEAN))
+    dataset = DetectionImages(without_objects(["a", "b"]), Augmented("none", None, MEAN), images)
     batch = dataset[1].batch
     assert torch.equal(batch.images[0], images[1])
     assert (len(dataset), dataset.name(1)) == (2, "b")

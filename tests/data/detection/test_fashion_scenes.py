@@ -74,9 +74,9 @@ def test_photographs_of_the_user(tmp_path):
     with pytest.raises(UsageError, match=r"cannot use the photograph .*notes\.txt: its name is not that of"):
         FashionScenes(**SMALL, photographs=str(tmp_path)).setup()
     (tmp_path / "none").mkdir()
-    with pytest.raises(UsageError, match="none, which holds no files"):
+    with pytest.raises(UsageError, match=r"photographs .*none is an empty folder; give"):
         FashionScenes(**SMALL, photographs=str(tmp_path / "none")).setup()
-    with pytest.raises(UsageError, match="nowhere, which is not a folder"):
+    with pytest.raises(UsageError, match=r"photographs .*nowhere does not exist; give"):
         FashionScenes(**SMALL, photographs="nowhere").setup()
 
 

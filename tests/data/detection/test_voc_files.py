@@ -2,7 +2,6 @@ import re
 
 import pytest
 
-from cbam_lightning.data.detection.box_checks import BoxLog
 from cbam_lightning.data.detection.voc_files import read_voc, read_xml
 from cbam_lightning.errors import UsageError
 from tests.data.detection.written import BOX, HEIGHT, SIZE, WIDTH, voc_object, write_voc
@@ -10,8 +9,8 @@ from tests.data.detection.written import BOX, HEIGHT, SIZE, WIDTH, voc_object, w
 CLASSES = ("cat", "dog")
 
 
-def read(*folders, log=None):
-    return read_voc(folders, "trainval", CLASSES, log or BoxLog())
+def read(*folders):
+    return read_voc(folders, "trainval", CLASSES)
 
 
 def first_xml(folder):
@@ -69,14 +68,16 @@ def test_a_size_that_is_not_given_is_that_of_the_image(tmp_path, size):
 
 
 def test_boxes_beyond_the_border_are_counted(tmp_path):
-    log = BoxLog()
     folder = write_voc(
         tmp_path, "", voc_object() + voc_object("dog", (50, 5, 70, 45)) + voc_object(box=(5, 5, 4, 9))
     )
-    objects = read(folder, log=log).of_image(1)
+    with pytest.warns(UserWarning, match="boxes that") as caught:
+        objects = read(folder).of_image(1)
     assert objects.boxes.tolist() == [[10, 5, 30, 25], [49, 4, WIDTH, HEIGHT]]
-    assert log.clipped == [f"{folder}/Annotations/000001.xml: object 2 ('dog')"]
-    assert log.dropped == [f"{folder}/Annotations/000001.xml: object 3 ('cat')"]
+    assert [str(warning.message).partition(": ")[2] for warning in caught] == [
+        f"{folder}/Annotations/000001.xml: object 2 ('dog')",
+        f"{folder}/Annotations/000001.xml: object 3 ('cat')",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_a_file_that_is_cut_off_or_something_else(tmp_path):
         b'<?xml version="1.0" encoding="x"?><a/>',
     ):
         first_xml(folder).write_bytes(content)
-        refuse(folder, r"000000\.xml is not a complete XML file: .*\. Replace it with a fresh copy\.")
+        refuse(folder, r"000000\.xml is not a complete XML file: .*\. Copy it again\.")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])

@@ -164,7 +164,7 @@ def test_nothing_is_overwritten(pets):
     Path("full/thesis.tex").write_text("precious")
     Path("file").write_text("precious")
     for out, message in {
-        "full": "full is not empty, and nothing in it is overwritten; give a new folder with --out",
+        "full": "full is not empty, and nothing in it is overwritten; give a new one with --out",
         "file": "file is a file; give a new folder with --out",
         str(pets): "is not empty",
     }.items():
