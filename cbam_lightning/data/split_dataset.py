@@ -200,8 +200,8 @@ def position_of(request: int | SampleRequest) -> int:
     return request.position if isinstance(request, SampleRequest) else request
 
 
-def as_index(positions: Sequence[int]) -> Tensor:
-    """Convert positions to an int64 tensor, of shape (0,) if there are none."""
+def as_index(positions: Sequence[int] | Sequence[tuple[int, int]]) -> Tensor:
+    """Convert positions, or pairs of integers, to an int64 tensor, of shape (0,) if there are none."""
     return torch.tensor(positions, dtype=torch.int64)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cbam_lightning.data.detection.box_checks import check_boxes
 from cbam_lightning.data.detection.detection_batch import Objects
 from cbam_lightning.data.image_files import as_bytes
 from cbam_lightning.data.split_dataset import as_index
@@ -75,26 +76,35 @@ class Annotations:
 
 
 def annotate(
-    names: Sequence[str], image_ids: Sequence[int], sizes: Tensor, objects: Objects, image_of_object: Tensor
+    names: Sequence[str],
+    image_ids: Sequence[int],
+    sizes: Sequence[tuple[int, int]],
+    rows: Sequence[ObjectRow],
+    image_of_object: Sequence[int],
+    describe: Callable[[int], str] = str,
 ) -> Annotations:
-    """Build annotations by sorting objects by their images.
+    """Build annotations by checking boxes and sorting objects by their images.
 
     Args:
         names: Names of the M images.
         image_ids: Ids of the M images.
-        sizes: int64 (M, 2), height and width; 0 where unknown.
-        objects: T objects; those of one image keep their order.
-        image_of_object: int64 (T,), position of each object's image.
+        sizes: Height and width of the M images; 0 where unknown.
+        rows: T objects; those of one image keep their order.
+        image_of_object: Position of each object's image.
+        describe: Returns the file and place of the object at a position, for messages.
+
+    Raises:
+        UsageError: A box has no meaning; see ``check_boxes``.
     """
-    order = image_of_object.argsort(stable=True)
-    ids = as_index(image_ids)
-    return Annotations(as_bytes(names), ids, sizes, objects.select(order), image_of_object[order])
+    size_of, image_of = as_index(sizes).reshape(-1, 2), as_index(image_of_object)
+    objects, kept = check_boxes(as_objects(rows), size_of[image_of], describe)
+    images, order = image_of[kept].sort(stable=True)
+    return Annotations(as_bytes(names), as_index(image_ids), size_of, objects.select(order), images)
 
 
 def without_objects(names: Sequence[str]) -> Annotations:
     """Build annotations of images whose objects are unknown."""
-    sizes = torch.zeros((len(names), 2), dtype=torch.int64)
-    return annotate(names, range(len(names)), sizes, as_objects([]), as_index([]))
+    return annotate(names, range(len(names)), [(0, 0)] * len(names), [], [])
 
 
 def as_objects(rows: Sequence[ObjectRow]) -> Objects:

@@ -9,9 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cbam_lightning.data.detection.annotations import Annotations, ObjectRow, annotate, as_objects
-from cbam_lightning.data.detection.box_checks import check_boxes
-from cbam_lightning.data.split_dataset import as_index
+from cbam_lightning.data.detection.annotations import Annotations, ObjectRow, annotate
 from cbam_lightning.errors import UsageError
 
 MAX_INT64 = 2**63 - 1
@@ -95,17 +93,14 @@ def read_coco(file: CocoFile, folder: Path) -> Annotations:
             f"{file.path}: {times} images have the id {number}; ids must be unique. Correct the file."
         )
     paths = [_image_path(file, image, folder) for image in images]
-    sizes = as_index([file.integer("image", i, s, 1) for i in images for s in ("height", "width")])
-    sizes = sizes.reshape(-1, 2)
+    sizes = [(file.integer("image", i, "height", 1), file.integer("image", i, "width", 1)) for i in images]
     position = {image_id: i for i, image_id in enumerate(ids)}
     labels = {category: label for label, category in enumerate(file.categories, 1)}
-    image_of_object = as_index([_known(file, a, "image_id", position) for a in annotations])
-    objects, kept = check_boxes(
-        as_objects([_object_row(file, a, labels) for a in annotations]),
-        sizes[image_of_object],
-        lambda index: file.describe("annotation", annotations[index]),
+    image_of_object = [_known(file, a, "image_id", position) for a in annotations]
+    rows = [_object_row(file, a, labels) for a in annotations]
+    return annotate(
+        paths, ids, sizes, rows, image_of_object, lambda i: file.describe("annotation", annotations[i])
     )
-    return annotate(paths, ids, sizes, objects, image_of_object[kept])
 
 
 def _image_path(file: CocoFile, image: dict[str, Any], folder: Path) -> str:

@@ -10,14 +10,13 @@ from torch import Tensor
 
 from cbam_lightning.checks import require, require_at_least
 from cbam_lightning.data.batch import BadImage
-from cbam_lightning.data.detection.annotations import Annotations, annotate, as_objects
+from cbam_lightning.data.detection.annotations import Annotations, annotate
 from cbam_lightning.data.detection.augmentation import DetectionTransform
 from cbam_lightning.data.detection.dataset import DetectionDataset, DetectionImages
 from cbam_lightning.data.detection.module import DetectionDataModule
 from cbam_lightning.data.detection.scene_drawing import Pixels, SceneMaker
 from cbam_lightning.data.fashion_mnist import EMBEDDED_DIR, NUM_CLASSES, FashionMNIST
 from cbam_lightning.data.image_files import find_image_files, read_image
-from cbam_lightning.data.split_dataset import as_index
 from cbam_lightning.errors import UsageError
 from cbam_lightning.seeding import Stream, derive_seed
 
@@ -87,13 +86,12 @@ class FashionScenes(DetectionDataModule):
         scenes = [maker.draw(seed) for seed in seeds]
         self._drawn[part] = torch.from_numpy(np.stack([pixels for pixels, _ in scenes])).permute(0, 3, 1, 2)
         garments = [garment for _, in_scene in scenes for garment in in_scene]
-        objects = as_objects([(g.box, g.label + 1, g.difficult, False, g.visible_px) for g in garments])
         return annotate(
             [f"{self.dataset_name}/{part}/{i:05d}" for i in range(count)],
             range(1, count + 1),
-            torch.full((count, 2), self.scene_px),
-            objects._replace(boxes=objects.boxes.float()),
-            as_index([i for i, (_, in_scene) in enumerate(scenes) for _ in in_scene]),
+            [(self.scene_px, self.scene_px)] * count,
+            [(g.box, g.label + 1, g.difficult, False, g.visible_px) for g in garments],
+            [i for i, (_, in_scene) in enumerate(scenes) for _ in in_scene],
         )
 
     def open_images(self, annotations: Annotations, transform: DetectionTransform) -> DetectionDataset:

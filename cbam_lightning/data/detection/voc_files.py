@@ -9,10 +9,7 @@ from xml.etree import ElementTree
 
 from PIL import Image
 
-from cbam_lightning.data.detection.annotations import Annotations, ObjectRow, annotate, as_objects
-from cbam_lightning.data.detection.box_checks import check_boxes
-from cbam_lightning.data.detection.detection_batch import Objects
-from cbam_lightning.data.split_dataset import as_index
+from cbam_lightning.data.detection.annotations import Annotations, ObjectRow, annotate
 from cbam_lightning.errors import UsageError, unknown_name
 
 _MAX_SIDE_PX = 2**31  # larger sizes are treated as missing
@@ -48,16 +45,15 @@ def read_voc(folders: Sequence[Path], image_set: str, class_names: Sequence[str]
     """
     paths = [folder / "JPEGImages" / f"{s}.jpg" for folder in folders for s in _stems(folder, image_set)]
     images = [_read_image(path) for path in paths]
-    sizes = as_index([side for size, _ in images for side in size]).reshape(-1, 2)
     voc_objects = [voc_object for _, of_image in images for voc_object in of_image]
-    image_of_object = as_index([i for i, (_, of_image) in enumerate(images) for _ in of_image])
-    objects, kept = check_boxes(
-        _as_objects(voc_objects, class_names),
-        sizes[image_of_object],
+    return annotate(
+        [str(path) for path in paths],
+        _numbers([path.stem for path in paths]),
+        [size for size, _ in images],
+        _object_rows(voc_objects, class_names),
+        [i for i, (_, of_image) in enumerate(images) for _ in of_image],
         lambda index: voc_objects[index].where,
     )
-    ids = _numbers([path.stem for path in paths])
-    return annotate([str(path) for path in paths], ids, sizes, objects, image_of_object[kept])
 
 
 def read_xml(path: Path) -> tuple[tuple[int, int] | None, list[VocObject]]:
@@ -159,7 +155,7 @@ def _numbers(stems: Sequence[str]) -> Sequence[int]:
     return range(1, len(stems) + 1)
 
 
-def _as_objects(voc_objects: Sequence[VocObject], class_names: Sequence[str]) -> Objects:
+def _object_rows(voc_objects: Sequence[VocObject], class_names: Sequence[str]) -> list[ObjectRow]:
     """Convert coordinates that count from 1 and include the last pixel to edges that count from 0."""
     label_of = {name: label for label, name in enumerate(class_names, 1)}
     rows: list[ObjectRow] = []
@@ -169,4 +165,4 @@ def _as_objects(voc_objects: Sequence[VocObject], class_names: Sequence[str]) ->
             raise UsageError(f"{where}: {problem} Give other classes with --data.class_names.")
         area = (right - left + 1) * (bottom - top + 1)
         rows.append(((left - 1, top - 1, right, bottom), label_of[name], difficult, False, area))
-    return as_objects(rows)
+    return rows

@@ -49,7 +49,7 @@ class PackedIndex:
         classes: Names of the classes, sorted.
         encoding: How the shards store an image.
         shorter_side_px: Largest length of an image's shorter side; larger images were shrunk to it.
-        parts: The parts by name; see ``ImageSource``.
+        parts: The parts by name; see ``FolderSource``.
     """
 
     name: str

@@ -1,6 +1,6 @@
 import torch
 
-from cbam_lightning.data.detection.annotations import annotate, as_objects, without_objects
+from cbam_lightning.data.detection.annotations import annotate, without_objects
 
 
 def four_images():
@@ -8,9 +8,9 @@ def four_images():
     return annotate(
         ["a", "b", "c", "d"],
         [7, 3, 9, 1],
-        torch.tensor([[10, 20]] * 4),
-        as_objects([((i, i, i + 2, i + 2), i + 1, i == 2, i == 3, 4.0) for i in range(5)]),
-        torch.tensor([3, 0, 2, 3, 0]),
+        [(10, 20)] * 4,
+        [((i, i, i + 2, i + 2), i + 1, i == 2, i == 3, 4.0) for i in range(5)],
+        [3, 0, 2, 3, 0],
     )
 
 
