@@ -51,7 +51,7 @@ def detect_network(
         network_options: Known options; they override the detected ones.
 
     Returns:
-        The network; ``check_same`` says whether it fits exactly.
+        The network; whether it fits exactly is known once the state dict is loaded into it.
 
     Raises:
         UsageError: The state dict cannot belong to one of our networks.
@@ -181,26 +181,3 @@ def _shape(shapes: _Shapes, key: str, absent: tuple[int, ...] | None = None) -> 
 
 def _shapes_of(state_dict: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {key: tuple(value.shape) for key, value in state_dict.items()}
-
-
-def check_same(state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor], name: str) -> None:
-    """Check that a state dict has exactly the keys and shapes of a network.
-
-    Args:
-        state_dict: The values.
-        expected: The state dict of the network.
-        name: Name of the network.
-
-    Raises:
-        UsageError: They differ; lists the first differences.
-    """
-    faults = [f"{key} is missing" for key in expected if key not in state_dict]
-    faults += [f"{key} is not part of it" for key in state_dict if key not in expected]
-    faults += [
-        f"{key} is {tuple(state_dict[key].shape)} instead of {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in state_dict and state_dict[key].shape != value.shape
-    ]
-    if faults:
-        more = f", … ({len(faults)} in all)" if len(faults) > 3 else ""
-        raise UsageError(f"the keys are not those of {name}: {', '.join(faults[:3])}{more}.")
