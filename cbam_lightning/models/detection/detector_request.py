@@ -10,13 +10,10 @@ from typing import Any
 from cbam_lightning import __version__
 from cbam_lightning.checks import check_positive
 from cbam_lightning.errors import UsageError, unknown_name
-from cbam_lightning.models.detection.backbone import Backbone, check_attention, plain
+from cbam_lightning.models.detection.backbone import check_attention, plain
 from cbam_lightning.models.detection.detector_network import Specification
-from cbam_lightning.models.detection.detector_registry import (
-    DETECTORS,
-    DetectorArchitecture,
-    list_detectors,
-)
+from cbam_lightning.models.detection.detector_registry import DETECTORS, DetectorArchitecture
+from cbam_lightning.models.factory import BuiltNetwork
 from cbam_lightning.weights import Header
 
 _VOC_CLASSES = 21
@@ -57,7 +54,7 @@ class DetectorRequest:
                 "stairnet_resnet20, with --model.network."
             )
         if self.name not in DETECTORS:
-            raise unknown_name(kind="detector", given=self.name, allowed=list_detectors())
+            raise unknown_name(kind="detector", given=self.name, allowed=DETECTORS)
         return DETECTORS[self.name]
 
     @property
@@ -104,7 +101,7 @@ class DetectorRequest:
             "weights": self.backbone_weights,
         }
 
-    def specify(self, backbone: Backbone) -> Specification:
+    def specify(self, backbone: BuiltNetwork) -> Specification:
         """Return the specification from which the detector is built on a backbone.
 
         Raises:
@@ -129,7 +126,7 @@ class DetectorRequest:
             )
         return spec
 
-    def describe(self, backbone: Backbone, spec: Specification) -> Header:
+    def describe(self, backbone: BuiltNetwork, spec: Specification) -> Header:
         """Return the header from which ``complete`` restores this request.
 
         As in every header, the classes are those with names, without the background.
@@ -163,8 +160,14 @@ class DetectorRequest:
             source: Name of the detector's file in error messages.
 
         Raises:
-            UsageError: An argument contradicts the header, or there are also weights of a backbone.
+            UsageError: The header is not a detector's, an argument contradicts it, or there are also weights of
+                a backbone.
         """
+        if header.network not in DETECTORS:
+            raise UsageError(
+                f"{source} holds {header.network}, which is not a detector; pass weights of a classifier as "
+                "backbone_weights."
+            )
         if self.backbone_weights is not None:
             raise UsageError(f"{source} is a whole detector with its backbone; omit backbone_weights.")
         if self.name not in (None, header.network):

@@ -77,7 +77,7 @@ class TestShipped:
         [
             (
                 {"in_channels": 3},
-                "was trained on images of 1 channel, .* takes 3 channels; .*--data.in_channels 1",
+                "was trained with in_channels 1, the detector has 3; .*--data.in_channels 1",
             ),
             ({"in_channels": None}, "1 channel, .* takes 3 channels"),
             ({"backbone_attention": "se"}, "has attention 'cbam', not 'se'"),
