@@ -44,13 +44,9 @@ def check_feature_map(module: nn.Module, x: Tensor, dims: int | None = None) -> 
     given = x.ndim - 2
     if given == dims or (dims is None and given in _SHAPES):
         return
+    allowed = _SHAPES[dims] if dims else " or ".join(_SHAPES.values())
+    origin = hint = ""
+    if dims and given in _SHAPES:
+        origin, hint = f"was made with dims={dims} and ", f" Make it with dims={given}."
     name, shape = type(module).__name__, tuple(x.shape)
-    if dims is None or given not in _SHAPES:
-        allowed = _SHAPES[dims] if dims else " or ".join(_SHAPES.values())
-        message = f"{name} takes {allowed}, but was given {shape}."
-    else:
-        message = (
-            f"{name} was made with dims={dims} and takes {_SHAPES[dims]}, but was given {shape}. "
-            f"Make it with dims={given}."
-        )
-    raise UsageError(message)
+    raise UsageError(f"{name} {origin}takes {allowed}, but was given {shape}.{hint}")

@@ -110,25 +110,20 @@ class ClassifierNetwork(nn.Module, ABC):
             placement = default_placement(attention)
         check_choice("placement", placement, get_args(Placement))
         if placement == "stage":
-            for stage in self._stages_for(attention):
+            stages = list(self.stage_channels)[:-1]
+            if not stages and attention != "none":
+                raise UsageError(
+                    f"{attention} goes after every stage but the last, and this network has one stage. "
+                    "Give it more stages, or placement 'block'."
+                )
+            for stage in stages:
                 self.attention[stage] = build_attention(attention, self.stage_channels[stage], **options)
         else:
             for module in [found for found in self.modules() if isinstance(found, AttendedModule)]:
                 module.attention = build_attention(attention, module.out_channels, **options)
 
-    def _stages_for(self, attention: str) -> list[str]:
-        stages = list(self.stage_channels)[:-1]
-        if not stages and attention != "none":
-            raise UsageError(
-                f"{attention} goes after every stage but the last, and this network has one stage. "
-                "Give it more stages, or placement 'block'."
-            )
-        return stages
-
 
 def check_num_classes(num_classes: int) -> None:
     """Raise a ``UsageError`` unless ``num_classes`` is a whole number of at least 0."""
     if not isinstance(num_classes, int) or num_classes < 0:
-        raise UsageError(
-            f"num_classes is {num_classes!r}; give the number of classes, or 0 for the features."
-        )
+        raise UsageError(f"num_classes is {num_classes!r}; give the number of classes, or 0 for features.")

@@ -242,9 +242,7 @@ def _find_network_class(path: str) -> type | None:
 
 def _build_own(network: str, network_options: Mapping[str, Any], arguments: Mapping[str, Any]) -> nn.Module:
     if network in DETECTORS:
-        raise UsageError(
-            f"{network} is a detector; build it with `cbam_lightning.models.detection.create_detector`."
-        )
+        raise UsageError(f"{network} is a detector; build it with models.detection.create_detector.")
     if network not in MODELS:
         error = unknown_name(kind="model", given=network, allowed=list_models())
         module = network.rpartition(".")[0] if is_class_path(network) else "MODULE"

@@ -6,12 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from cbam_lightning.attention.registry import Placement, default_placement
 from cbam_lightning.errors import UsageError
-from cbam_lightning.models.factory import build
 from cbam_lightning.models.registry import MODELS
 
 # The attention module of a stage or a block, and the name of a value inside it.
@@ -63,7 +61,7 @@ def detect_network(
     attention = attention or detected_attention
     options: dict[str, Any] = {}
     if not network:
-        network, options = _detect_resnet(backbone, num_classes, in_channels)
+        network, options = _detect_resnet(backbone)
     if placement not in (None, default_placement(attention)):
         options["placement"] = placement
     return DetectedNetwork(
@@ -76,28 +74,18 @@ def detect_network(
     )
 
 
-def _detect_resnet(backbone: _Shapes, num_classes: int, in_channels: int) -> tuple[str, dict[str, Any]]:
-    """Return the name with these shapes, or the closest one and the options that give them."""
+def _detect_resnet(backbone: _Shapes) -> tuple[str, dict[str, Any]]:
+    """Return the name that comes closest to these shapes, and the options that differ from its own."""
     options = _read_resnet(backbone)
+    differing: dict[str, dict[str, Any]] = {}
     for name, architecture in MODELS.items():
-        if tuple(architecture.options.get("depths", ())) == options["depths"]:
-            with torch.device("meta"):
-                candidate = build(name, "none", {}, {}, num_classes, in_channels)
-            if _shapes_of(candidate.state_dict()) == backbone:
-                return name, {}
-    kind = options.pop("block"), options.pop("stem")
-    alike = [
-        name
-        for name, architecture in MODELS.items()
-        if (architecture.options.get("block"), architecture.options.get("stem", "imagenet")) == kind
-    ]
-    name = min(alike, key=lambda name: tuple(MODELS[name].options["depths"]) != options["depths"])
-    defaults = {"widths": (64, 128, 256, 512), "groups": 1, **MODELS[name].options}
-    return name, {
-        option: list(value) if isinstance(value, tuple) else value
-        for option, value in options.items()
-        if value != defaults.get(option)
-    }
+        defaults = {"stem": "imagenet", "widths": (64, 128, 256, 512), "groups": 1, **architecture.options}
+        alike = all(options[option] == defaults.get(option) for option in ("block", "stem"))
+        if alike and architecture.options.keys() <= options.keys():
+            differing[name] = {key: value for key, value in options.items() if value != defaults.get(key)}
+    name = min(differing, key=lambda name: ("depths" in differing[name], len(differing[name])))
+    options = differing[name]
+    return name, {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
 
 
 def _read_resnet(backbone: _Shapes) -> dict[str, Any]:
@@ -135,9 +123,7 @@ def _detect_attention(shapes: _Shapes) -> tuple[str, dict[str, Any], Placement |
     placement: Placement = "stage" if first.startswith("attention.") else "block"
     odd = next((name for name, others in modules.items() if others.keys() != values.keys()), None)
     if odd is not None:
-        raise UsageError(
-            f"{odd} has a gate of another design than {first}; in our networks all are the same."
-        )
+        raise UsageError(f"{odd} has a gate of another design than {first}; in our networks all are alike.")
     if {"channel.fc1.weight", "spatial.reduce.weight"} <= values.keys():
         return "bam", _reduction(modules, "channel.fc1.weight"), placement
     if "mlp.0.weight" in values:

@@ -120,6 +120,4 @@ class MobileNet(ClassifierNetwork):
 def _check_multiplier(multiplier: float) -> None:
     number = isinstance(multiplier, int | float) and not isinstance(multiplier, bool)
     if not number or not math.isfinite(multiplier) or multiplier <= 0:
-        raise UsageError(
-            f"width_multiplier is {multiplier!r}; give a number above 0, for example 1.0 or 0.7."
-        )
+        raise UsageError(f"width_multiplier is {multiplier!r}; give a number above 0, such as 1.0 or 0.7.")

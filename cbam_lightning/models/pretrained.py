@@ -132,12 +132,9 @@ def _from_timm(network: str) -> Checkpoint:
         raise UsageError(f"timm has no weights for {name}: {one_line(error)}.") from None
     except Exception as error:  # its download library may raise anything
         raise OSError(f"could not download timm's weights for {name}: {one_line(error)}.") from error
-    return Checkpoint(_timm_header(network, built.pretrained_cfg), dict(built.state_dict()))
-
-
-def _timm_header(network: str, config: Mapping[str, Any]) -> Header:
+    config = built.pretrained_cfg
     channels, height, _ = config["input_size"]
-    return Header(
+    header = Header(
         network=network,
         attention="none",
         num_classes=config["num_classes"],
@@ -147,6 +144,7 @@ def _timm_header(network: str, config: Mapping[str, Any]) -> Header:
         std=tuple(config["std"]),
         version=__version__,
     )
+    return Checkpoint(header, dict(built.state_dict()))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models import get_model_builder
 
 from cbam_lightning.checks import check_positive
 from cbam_lightning.errors import UsageError
@@ -168,7 +169,7 @@ class TorchvisionNetwork(nn.Module):
 
 def torchvision_names() -> list[str]:
     """Return the names that ``TorchvisionNetwork`` takes, sorted."""
-    return [name for name in _all_names() if _defining_module(name) in _FAMILIES]
+    return [name for name, family in _families().items() if family in _FAMILIES]
 
 
 def unknown_network(library: str, given: str, names: list[str]) -> UsageError:
@@ -182,9 +183,9 @@ def unknown_network(library: str, given: str, names: list[str]) -> UsageError:
 
 
 def _check_family(name: str) -> str:
-    if name not in _all_names():
+    family = _families().get(name)
+    if family is None:
         raise unknown_network(library="torchvision", given=name, names=torchvision_names())
-    family = _defining_module(name)
     if family not in _FAMILIES:
         raise UsageError(
             f"torchvision/{name} is not a convolutional network with one output. "
@@ -193,10 +194,7 @@ def _check_family(name: str) -> str:
     return family
 
 
-def _all_names() -> list[str]:
-    names: list[str] = torchvision.models.list_models(module=torchvision.models)
-    return names
-
-
-def _defining_module(name: str) -> str:
-    return str(torchvision.models.get_model_builder(name).__module__).rpartition(".")[2]
+def _families() -> dict[str, str]:
+    """Return the module that defines each network of torchvision.models, by its name."""
+    names = torchvision.models.list_models(module=torchvision.models)
+    return {name: get_model_builder(name).__module__.rpartition(".")[2] for name in names}

@@ -75,9 +75,7 @@ class DetectorRequest:
         """
         check_positive("in_channels", self.channels)
         if not isinstance(self.classes, int) or self.classes < 2:
-            raise UsageError(
-                f"num_classes is {self.classes!r}; give the number of classes plus 1 (background)."
-            )
+            raise UsageError(f"num_classes is {self.classes!r}; give the number of classes + 1 (background).")
         if self.class_names is not None and len(self.class_names) + 1 != self.classes:
             raise UsageError(
                 f"there are {len(self.class_names)} class_names but num_classes is {self.classes}; give a "
@@ -160,8 +158,8 @@ class DetectorRequest:
             source: Name of the detector's file in error messages.
 
         Raises:
-            UsageError: The header is not a detector's, an argument contradicts it, or there are also weights of
-                a backbone.
+            UsageError: The header is not a detector's, an argument contradicts it, or there are weights of a
+                backbone as well.
         """
         if header.network not in DETECTORS:
             raise UsageError(
