@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
 from torch import Tensor, nn
@@ -23,9 +23,9 @@ class AttendedModule(nn.Module):
 class ClassifierNetwork(nn.Module, ABC):
     """Stem, stages, mean over the positions, linear layer.
 
-    A subclass builds its stem and a module for each key of ``stage_channels``, then calls ``_complete``. The
-    backbone is initialised before the attention is built, so after the same ``torch.manual_seed`` it starts
-    from the same weights with any attention.
+    A subclass builds its stem, then calls ``_add_stages`` and ``_complete``. The backbone is initialised
+    before the attention is built, so after the same ``torch.manual_seed`` it starts from the same weights
+    with any attention.
     """
 
     in_channels: int
@@ -92,6 +92,31 @@ class ClassifierNetwork(nn.Module, ABC):
     def _forward_stage(self, stage: str, x: Tensor) -> Tensor:
         x = getattr(self, stage)(x)
         return self.attention[stage](x) if stage in self.attention else x
+
+    def _add_stages(
+        self,
+        make: Callable[[int, int, int], nn.Module],
+        in_channels: int,
+        widths: Sequence[Sequence[int]],
+        expansion: int = 1,
+    ) -> None:
+        """Add the stages; every one but the first halves H and W in its first block.
+
+        Args:
+            make: Builds a block from its input channels, its width and its stride.
+            in_channels: Number of channels of the first block's input.
+            widths: Width of every block of every stage.
+            expansion: Output channels of a block divided by its width.
+        """
+        self.stage_channels = {}
+        for number, stage_widths in enumerate(widths, start=1):
+            stage = nn.Sequential()
+            for index, width in enumerate(stage_widths):
+                stage.append(make(in_channels, width, 2 if index == 0 and number > 1 else 1))
+                in_channels = width * expansion
+            self.add_module(f"layer{number}", stage)
+            self.stage_channels[f"layer{number}"] = in_channels
+        self.num_features = in_channels
 
     def _complete(
         self,

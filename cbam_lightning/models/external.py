@@ -20,8 +20,6 @@ from cbam_lightning.models.classifier_network import check_num_classes
 from cbam_lightning.models.insertion.insert import insert_named_attention
 from cbam_lightning.models.torchvision_network import TorchvisionNetwork, torchvision_names, unknown_network
 
-__all__ = ["TorchvisionNetwork", "build_external", "list_external"]
-
 # Arguments of timm.create_model that load weights or return something else than a classification network.
 _TIMM_LOADING = frozenset((
     "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "features_only",

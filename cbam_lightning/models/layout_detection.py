@@ -57,7 +57,7 @@ def detect_network(
     shapes = _shapes_of(state_dict)
     backbone = {key: shape for key, shape in shapes.items() if not _ATTENTION_KEY.match(key)}
     detected_attention, detected_options, placement = _detect_attention(shapes)
-    num_classes, in_channels = _shape(shapes, "fc.weight", (0,))[0], _shape(shapes, "conv1.weight")[1]
+    num_classes, in_channels = (shapes.get("fc.weight") or (0,))[0], _shape(shapes, "conv1.weight")[1]
     attention = attention or detected_attention
     options: dict[str, Any] = {}
     if not network:
@@ -157,10 +157,10 @@ def _reduction(modules: Mapping[str, _Shapes], key: str) -> dict[str, int]:
     raise UsageError(f"no single reduction gives the hidden widths of the attention ({shown}).")
 
 
-def _shape(shapes: _Shapes, key: str, absent: tuple[int, ...] | None = None) -> tuple[int, ...]:
-    shape = shapes.get(key, absent)
-    if not shape or (absent is None and len(shape) < 2):
-        what = "missing" if shape is None else f"of shape {shape}"
+def _shape(shapes: _Shapes, key: str) -> tuple[int, ...]:
+    shape = shapes.get(key, ())
+    if len(shape) < 2:
+        what = f"of shape {shape}" if key in shapes else "missing"
         raise UsageError(f"{key} is {what}, so this is not a ResNet that is known here.")
     return shape
 

@@ -8,12 +8,8 @@ import torchvision
 from torch import nn
 
 from cbam_lightning.errors import UsageError
-from cbam_lightning.models.external import (
-    TorchvisionNetwork,
-    build_external,
-    list_external,
-)
-from cbam_lightning.models.torchvision_network import _FAMILIES
+from cbam_lightning.models.external import build_external, list_external
+from cbam_lightning.models.torchvision_network import _FAMILIES, TorchvisionNetwork
 
 # The smallest of each family.
 SMALLEST = {

@@ -120,7 +120,7 @@ def _build(request: DetectorRequest) -> tuple[DetectorNetwork, set[int]]:
     builder = _builder(request.architecture, request.options)
     request.check()
     with own_stream():  # the rest gets the same initial values, whatever attention the backbone has
-        backbone, trained = build_backbone(request.architecture.backbone, **request.for_backbone())
+        backbone, trained = build_backbone(request)
     spec = request.specify(backbone)
     detector: DetectorNetwork = builder(backbone.network, spec, **request.options)
     detector.header = request.describe(backbone, spec)
