@@ -118,7 +118,13 @@ def load_into(
 def compare(
     current: Mapping[str, Tensor], saved: Mapping[str, Tensor], new_attention: bool = False
 ) -> LoadReport:
-    """Return which keys of a checkpoint, without prefixes of wrappers, fit the state dict of a network."""
+    """Return which values of a checkpoint fit a network; nothing is loaded.
+
+    Args:
+        current: State dict of the network.
+        saved: Values of the checkpoint, without prefixes of wrappers.
+        new_attention: As for ``load_into``.
+    """
     shapes = {key: (tuple(current[key].shape), tuple(saved[key].shape)) for key in current if key in saved}
     absent = [key for key in current if key not in saved]
     added = [key for key in absent if new_attention and ATTENTION in key.split(".")]
