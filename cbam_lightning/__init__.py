@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cbam_lightning.attention import CBAM, create_attention, list_attention, register_attention
-    from cbam_lightning.models import create_model, insert_attention, list_models, register_model
+    from cbam_lightning.models import create_model, list_models, register_model
+    from cbam_lightning.models.insertion import insert_attention
     from cbam_lightning.tasks import Classifier, Detector
 
 __version__ = "0.1.0"
 
 _ROOMS = {
     "attention": ("CBAM", "create_attention", "list_attention", "register_attention"),
-    "models": ("create_model", "insert_attention", "list_models", "register_model"),
+    "models": ("create_model", "list_models", "register_model"),
+    "models.insertion": ("insert_attention",),
     "tasks": ("Classifier", "Detector"),
 }
 

@@ -75,11 +75,8 @@ def adaptive_kernel_size(channels: int, gamma: float = 2, beta: float = 1) -> in
         UsageError: A gamma that is not a positive finite number, or a beta that is not a finite number.
     """
     for option, value in {"gamma": gamma, "beta": beta}.items():
-        if (
-            not isinstance(value, (int, float))
-            or not math.isfinite(value)
-            or (option == "gamma" and value <= 0)
-        ):
+        is_number = isinstance(value, (int, float)) and math.isfinite(value)
+        if not is_number or (option == "gamma" and value <= 0):
             raise UsageError(f"{option} is {value!r}; give a {'positive ' * (option == 'gamma')}number.")
     truncated = int(abs((math.log2(channels) + beta) / gamma))
     return truncated if truncated % 2 else truncated + 1

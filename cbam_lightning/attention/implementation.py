@@ -100,9 +100,7 @@ def choose_compiled(compiled: bool | None, device: torch.device) -> bool:
     available = has_compiler(device.type)
     if compiled and not available:
         needed = "a C++ compiler (g++, or the one that CXX names)" if device.type == "cpu" else "Triton"
-        raise UsageError(
-            f"torch.compile needs {needed}, which is not installed; install it, or leave compiled out."
-        )
+        raise UsageError(f"torch.compile needs {needed}; install it, or leave compiled out.")
     return available if compiled is None else compiled
 
 

@@ -8,17 +8,14 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from cbam_lightning.errors import UsageError
 
 Dims = Literal[1, 2, 3]
 
 CONVOLUTIONS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-BATCH_NORMS: dict[int, type[nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d]] = {
-    1: nn.BatchNorm1d,
-    2: nn.BatchNorm2d,
-    3: nn.BatchNorm3d,
-}
+BATCH_NORMS: dict[int, type[_BatchNorm]] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _SHAPES = {1: "(N, C, L)", 2: "(N, C, H, W)", 3: "(N, C, D, H, W)"}
 
 
@@ -44,13 +41,9 @@ def check_feature_map(module: nn.Module, x: Tensor, dims: int | None = None) -> 
     given = x.ndim - 2
     if given == dims or (dims is None and given in _SHAPES):
         return
+    allowed = _SHAPES[dims] if dims else " or ".join(_SHAPES.values())
+    origin = hint = ""
+    if dims and given in _SHAPES:
+        origin, hint = f"was made with dims={dims} and ", f" Make it with dims={given}."
     name, shape = type(module).__name__, tuple(x.shape)
-    if dims is None or given not in _SHAPES:
-        allowed = _SHAPES[dims] if dims else " or ".join(_SHAPES.values())
-        message = f"{name} takes {allowed}, but was given {shape}."
-    else:
-        message = (
-            f"{name} was made with dims={dims} and takes {_SHAPES[dims]}, but was given {shape}. "
-            f"Make it with dims={given}."
-        )
-    raise UsageError(message)
+    raise UsageError(f"{name} {origin}takes {allowed}, but was given {shape}.{hint}")

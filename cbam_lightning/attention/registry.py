@@ -157,18 +157,14 @@ def _find(name: str) -> Attention:
         return _ATTENTION[name]
     found = find_class(name)
     if found is None:
-        unknown = unknown_name(kind="attention", given=name, allowed=_ATTENTION)
-        raise UsageError(f"{unknown} {_how_to_import(name)}")
+        hint = "Or the import path of a class, or a name that your module registers (--imports MODULE)."
+        if is_class_path(name):
+            hint = f"It is the path of a class that is not imported: --imports {name.rpartition('.')[0]}."
+        raise UsageError(f"{unknown_name('attention', name, _ATTENTION)} {hint}")
     if not issubclass(found, nn.Module):
         raise UsageError(f"attention {name!r} is not a torch.nn.Module; give the import path of one.")
     _check_channels(name, found)
     return Attention(found)
-
-
-def _how_to_import(name: str) -> str:
-    if is_class_path(name):
-        return f"It is the path of a class that is not imported: --imports {name.rpartition('.')[0]}."
-    return "Or the import path of a class, or a name that your module registers (--imports MODULE)."
 
 
 def _options(name: str) -> dict[str, inspect.Parameter]:
@@ -191,9 +187,7 @@ def _check_options(name: str, options: dict[str, Any]) -> None:
             raise unknown_name(kind=f"{name} option", given=option, allowed=known)
     missing = [o for o, p in known.items() if p.default is p.empty and o not in options]
     if missing:
-        raise UsageError(
-            f"{name} needs {' and '.join(missing)}: give attention_options, such as {missing[0]}: …"
-        )
+        raise UsageError(f"{name} needs {' and '.join(missing)} in attention_options, as in {missing[0]}: …")
 
 
 def _check_channels(name: str, builder: Builder) -> None:

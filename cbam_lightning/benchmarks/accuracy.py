@@ -16,8 +16,8 @@ from tqdm import tqdm
 from cbam_lightning.data import FashionMNIST
 from cbam_lightning.data.batch import Batch
 from cbam_lightning.errors import UsageError
-from cbam_lightning.models import open_checkpoint
 from cbam_lightning.models.factory import rebuild
+from cbam_lightning.models.pretrained import open_checkpoint
 from cbam_lightning.weights import Checkpoint, Header, list_weights, load_into
 from cbam_lightning.weights.checkpoint_registry import find
 

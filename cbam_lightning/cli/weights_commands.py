@@ -36,7 +36,7 @@ def show(file: _Source) -> None:
     Args:
         file: A name from `weights list`, or a .safetensors or .ckpt file.
     """
-    from cbam_lightning.models import open_checkpoint
+    from cbam_lightning.models.pretrained import open_checkpoint
     from cbam_lightning.weights.checkpoint_registry import card_path, find, list_weights
 
     checkpoint = open_checkpoint(file)

@@ -12,9 +12,9 @@ from torchvision.transforms.v2 import functional as F
 
 from cbam_lightning.errors import UsageError
 from cbam_lightning.explain.gradcam import GradCAM
-from cbam_lightning.models import open_checkpoint
 from cbam_lightning.models.detection.detector_registry import NetworkKind, network_kind
 from cbam_lightning.models.factory import rebuild
+from cbam_lightning.models.pretrained import open_checkpoint
 from cbam_lightning.weights import Header
 
 _COMPARED = ("size_px", "in_channels", "num_classes", "class_names")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
 from torch import Tensor, nn
@@ -23,9 +23,9 @@ class AttendedModule(nn.Module):
 class ClassifierNetwork(nn.Module, ABC):
     """Stem, stages, mean over the positions, linear layer.
 
-    A subclass builds its stem and a module for each key of ``stage_channels``, then calls ``_complete``. The
-    backbone is initialised before the attention is built, so after the same ``torch.manual_seed`` it starts
-    from the same weights with any attention.
+    A subclass builds its stem, then calls ``_add_stages`` and ``_complete``. The backbone is initialised
+    before the attention is built, so after the same ``torch.manual_seed`` it starts from the same weights
+    with any attention.
     """
 
     in_channels: int
@@ -93,6 +93,31 @@ class ClassifierNetwork(nn.Module, ABC):
         x = getattr(self, stage)(x)
         return self.attention[stage](x) if stage in self.attention else x
 
+    def _add_stages(
+        self,
+        make: Callable[[int, int, int], nn.Module],
+        in_channels: int,
+        widths: Sequence[Sequence[int]],
+        expansion: int = 1,
+    ) -> None:
+        """Add the stages; every one but the first halves H and W in its first block.
+
+        Args:
+            make: Builds a block from its input channels, its width and its stride.
+            in_channels: Number of channels of the first block's input.
+            widths: Width of every block of every stage.
+            expansion: Output channels of a block divided by its width.
+        """
+        self.stage_channels = {}
+        for number, stage_widths in enumerate(widths, start=1):
+            stage = nn.Sequential()
+            for index, width in enumerate(stage_widths):
+                stage.append(make(in_channels, width, 2 if index == 0 and number > 1 else 1))
+                in_channels = width * expansion
+            self.add_module(f"layer{number}", stage)
+            self.stage_channels[f"layer{number}"] = in_channels
+        self.num_features = in_channels
+
     def _complete(
         self,
         num_classes: int,
@@ -110,25 +135,20 @@ class ClassifierNetwork(nn.Module, ABC):
             placement = default_placement(attention)
         check_choice("placement", placement, get_args(Placement))
         if placement == "stage":
-            for stage in self._stages_for(attention):
+            stages = list(self.stage_channels)[:-1]
+            if not stages and attention != "none":
+                raise UsageError(
+                    f"{attention} goes after every stage but the last, and this network has one stage. "
+                    "Give it more stages, or placement 'block'."
+                )
+            for stage in stages:
                 self.attention[stage] = build_attention(attention, self.stage_channels[stage], **options)
         else:
             for module in [found for found in self.modules() if isinstance(found, AttendedModule)]:
                 module.attention = build_attention(attention, module.out_channels, **options)
 
-    def _stages_for(self, attention: str) -> list[str]:
-        stages = list(self.stage_channels)[:-1]
-        if not stages and attention != "none":
-            raise UsageError(
-                f"{attention} goes after every stage but the last, and this network has one stage. "
-                "Give it more stages, or placement 'block'."
-            )
-        return stages
-
 
 def check_num_classes(num_classes: int) -> None:
     """Raise a ``UsageError`` unless ``num_classes`` is a whole number of at least 0."""
     if not isinstance(num_classes, int) or num_classes < 0:
-        raise UsageError(
-            f"num_classes is {num_classes!r}; give the number of classes, or 0 for the features."
-        )
+        raise UsageError(f"num_classes is {num_classes!r}; give the number of classes, or 0 for features.")

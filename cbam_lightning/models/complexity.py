@@ -39,8 +39,6 @@ def count(network: nn.Module, size_px: int = 224, in_channels: int = 3) -> Compl
     Raises:
         UsageError: A number below 1, or images that the network does not take.
     """
-    check_positive("size_px", size_px)
-    check_positive("in_channels", in_channels)
     return _count(copy.deepcopy(network), size_px, in_channels)
 
 
@@ -56,7 +54,6 @@ def count_named(
     Raises:
         UsageError: An unknown name or option, or images that the network does not take.
     """
-    check_positive("size_px", size_px)
     names = (network, attention, attention_options or {}, network_options or {})
     try:
         with torch.device("meta"):
@@ -68,6 +65,8 @@ def count_named(
 
 def _count(network: nn.Module, size_px: int, in_channels: int) -> Complexity:
     """Count a network that may be moved to the meta device and left in evaluation mode."""
+    check_positive("size_px", size_px)
+    check_positive("in_channels", in_channels)
     network = network.to("meta").eval()
     image = torch.empty(1, in_channels, size_px, size_px, device="meta")
     counter = FlopCounterMode(display=False)

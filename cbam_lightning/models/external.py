@@ -20,8 +20,6 @@ from cbam_lightning.models.classifier_network import check_num_classes
 from cbam_lightning.models.insertion.insert import insert_named_attention
 from cbam_lightning.models.torchvision_network import TorchvisionNetwork, torchvision_names, unknown_network
 
-__all__ = ["TorchvisionNetwork", "build_external", "list_external"]
-
 # Arguments of timm.create_model that load weights or return something else than a classification network.
 _TIMM_LOADING = frozenset((
     "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "features_only",
@@ -49,7 +47,7 @@ def list_external(pattern: str = "*") -> list[str]:
     names = [f"torchvision/{name}" for name in torchvision_names()]
     is_for_timm, is_for_torchvision = pattern.startswith("timm/"), pattern.startswith("torchvision/")
     if is_for_timm or (not is_for_torchvision and importlib.util.find_spec("timm")):
-        names += [f"timm/{name}" for name in _timm_names(_import_timm())]
+        names += [f"timm/{name}" for name in _timm_names(import_timm())]
     return sorted(name for name in names if fnmatchcase(name, pattern))
 
 
@@ -93,7 +91,7 @@ def build_external(
 
 
 def _build_timm(name: str, num_classes: int, in_channels: int, options: Mapping[str, Any]) -> nn.Module:
-    timm = _import_timm()
+    timm = import_timm()
     check_positive("in_channels", in_channels)
     check_num_classes(num_classes)
     names = _timm_names(timm)
@@ -117,7 +115,12 @@ def _timm_names(timm: Any) -> list[str]:
     )
 
 
-def _import_timm() -> Any:
+def import_timm() -> Any:
+    """Import timm, an optional package.
+
+    Raises:
+        UsageError: It is not installed.
+    """
     try:
         return importlib.import_module("timm")
     except ModuleNotFoundError as error:

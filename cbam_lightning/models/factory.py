@@ -179,17 +179,13 @@ def resolve_names(
             header's weights were trained.
     """
     attention_options, network_options = dict(attention_options or {}), dict(network_options or {})
-    if header is None:
-        if network is None:
-            raise UsageError(
-                "no network and no weights were given; choose a network of `cbam-lightning models`."
-            )
-    else:
-        if network in (None, header.network):
-            _check_strides(header.network_options, network_options)
-            network, network_options = header.network, {**header.network_options, **network_options}
-        if attention in (None, header.attention):
-            attention, attention_options = header.attention, {**header.attention_options, **attention_options}
+    if header is None and network is None:
+        raise UsageError("no network and no weights were given; choose a network of `cbam-lightning models`.")
+    if header and network in (None, header.network):
+        _check_strides(header.network_options, network_options)
+        network, network_options = header.network, {**header.network_options, **network_options}
+    if header and attention in (None, header.attention):
+        attention, attention_options = header.attention, {**header.attention_options, **attention_options}
     return {
         "network": network,
         "attention": attention or "none",
@@ -220,9 +216,7 @@ def build(
     twice = sorted(arguments.keys() & network_options.keys())
     if twice:
         names = ", ".join(map(repr, twice))
-        raise UsageError(
-            f"{names} cannot be among the options of {network}; pass it as an argument of its own."
-        )
+        raise UsageError(f"{names} cannot be among the options of {network}; pass it as a separate argument.")
     if "/" in network:
         from cbam_lightning.models.external import build_external
 
@@ -248,9 +242,7 @@ def _find_network_class(path: str) -> type | None:
 
 def _build_own(network: str, network_options: Mapping[str, Any], arguments: Mapping[str, Any]) -> nn.Module:
     if network in DETECTORS:
-        raise UsageError(
-            f"{network} is a detector; build it with `cbam_lightning.models.detection.create_detector`."
-        )
+        raise UsageError(f"{network} is a detector; build it with models.detection.create_detector.")
     if network not in MODELS:
         error = unknown_name(kind="model", given=network, allowed=list_models())
         module = network.rpartition(".")[0] if is_class_path(network) else "MODULE"

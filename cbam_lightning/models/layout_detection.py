@@ -6,12 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from cbam_lightning.attention.registry import Placement, default_placement
 from cbam_lightning.errors import UsageError
-from cbam_lightning.models.factory import build
 from cbam_lightning.models.registry import MODELS
 
 # The attention module of a stage or a block, and the name of a value inside it.
@@ -51,7 +49,7 @@ def detect_network(
         network_options: Known options; they override the detected ones.
 
     Returns:
-        The network; ``check_same`` says whether it fits exactly.
+        The network; whether it fits exactly is known once the state dict is loaded into it.
 
     Raises:
         UsageError: The state dict cannot belong to one of our networks.
@@ -59,11 +57,11 @@ def detect_network(
     shapes = _shapes_of(state_dict)
     backbone = {key: shape for key, shape in shapes.items() if not _ATTENTION_KEY.match(key)}
     detected_attention, detected_options, placement = _detect_attention(shapes)
-    num_classes, in_channels = _shape(shapes, "fc.weight", (0,))[0], _shape(shapes, "conv1.weight")[1]
+    num_classes, in_channels = (shapes.get("fc.weight") or (0,))[0], _shape(shapes, "conv1.weight")[1]
     attention = attention or detected_attention
     options: dict[str, Any] = {}
     if not network:
-        network, options = _detect_resnet(backbone, num_classes, in_channels)
+        network, options = _detect_resnet(backbone)
     if placement not in (None, default_placement(attention)):
         options["placement"] = placement
     return DetectedNetwork(
@@ -76,28 +74,18 @@ def detect_network(
     )
 
 
-def _detect_resnet(backbone: _Shapes, num_classes: int, in_channels: int) -> tuple[str, dict[str, Any]]:
-    """Return the name with these shapes, or the closest one and the options that give them."""
+def _detect_resnet(backbone: _Shapes) -> tuple[str, dict[str, Any]]:
+    """Return the name that comes closest to these shapes, and the options that differ from its own."""
     options = _read_resnet(backbone)
+    differing: dict[str, dict[str, Any]] = {}
     for name, architecture in MODELS.items():
-        if tuple(architecture.options.get("depths", ())) == options["depths"]:
-            with torch.device("meta"):
-                candidate = build(name, "none", {}, {}, num_classes, in_channels)
-            if _shapes_of(candidate.state_dict()) == backbone:
-                return name, {}
-    kind = options.pop("block"), options.pop("stem")
-    alike = [
-        name
-        for name, architecture in MODELS.items()
-        if (architecture.options.get("block"), architecture.options.get("stem", "imagenet")) == kind
-    ]
-    name = min(alike, key=lambda name: tuple(MODELS[name].options["depths"]) != options["depths"])
-    defaults = {"widths": (64, 128, 256, 512), "groups": 1, **MODELS[name].options}
-    return name, {
-        option: list(value) if isinstance(value, tuple) else value
-        for option, value in options.items()
-        if value != defaults.get(option)
-    }
+        defaults = {"stem": "imagenet", "widths": (64, 128, 256, 512), "groups": 1, **architecture.options}
+        alike = all(options[option] == defaults.get(option) for option in ("block", "stem"))
+        if alike and architecture.options.keys() <= options.keys():
+            differing[name] = {key: value for key, value in options.items() if value != defaults.get(key)}
+    name = min(differing, key=lambda name: ("depths" in differing[name], len(differing[name])))
+    options = differing[name]
+    return name, {key: list(value) if isinstance(value, tuple) else value for key, value in options.items()}
 
 
 def _read_resnet(backbone: _Shapes) -> dict[str, Any]:
@@ -135,9 +123,7 @@ def _detect_attention(shapes: _Shapes) -> tuple[str, dict[str, Any], Placement |
     placement: Placement = "stage" if first.startswith("attention.") else "block"
     odd = next((name for name, others in modules.items() if others.keys() != values.keys()), None)
     if odd is not None:
-        raise UsageError(
-            f"{odd} has a gate of another design than {first}; in our networks all are the same."
-        )
+        raise UsageError(f"{odd} has a gate of another design than {first}; in our networks all are alike.")
     if {"channel.fc1.weight", "spatial.reduce.weight"} <= values.keys():
         return "bam", _reduction(modules, "channel.fc1.weight"), placement
     if "mlp.0.weight" in values:
@@ -171,36 +157,13 @@ def _reduction(modules: Mapping[str, _Shapes], key: str) -> dict[str, int]:
     raise UsageError(f"no single reduction gives the hidden widths of the attention ({shown}).")
 
 
-def _shape(shapes: _Shapes, key: str, absent: tuple[int, ...] | None = None) -> tuple[int, ...]:
-    shape = shapes.get(key, absent)
-    if not shape or (absent is None and len(shape) < 2):
-        what = "missing" if shape is None else f"of shape {shape}"
+def _shape(shapes: _Shapes, key: str) -> tuple[int, ...]:
+    shape = shapes.get(key, ())
+    if len(shape) < 2:
+        what = f"of shape {shape}" if key in shapes else "missing"
         raise UsageError(f"{key} is {what}, so this is not a ResNet that is known here.")
     return shape
 
 
 def _shapes_of(state_dict: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {key: tuple(value.shape) for key, value in state_dict.items()}
-
-
-def check_same(state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor], name: str) -> None:
-    """Check that a state dict has exactly the keys and shapes of a network.
-
-    Args:
-        state_dict: The values.
-        expected: The state dict of the network.
-        name: Name of the network.
-
-    Raises:
-        UsageError: They differ; lists the first differences.
-    """
-    faults = [f"{key} is missing" for key in expected if key not in state_dict]
-    faults += [f"{key} is not part of it" for key in state_dict if key not in expected]
-    faults += [
-        f"{key} is {tuple(state_dict[key].shape)} instead of {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in state_dict and state_dict[key].shape != value.shape
-    ]
-    if faults:
-        more = f", … ({len(faults)} in all)" if len(faults) > 3 else ""
-        raise UsageError(f"the keys are not those of {name}: {', '.join(faults[:3])}{more}.")

@@ -98,17 +98,10 @@ class MobileNet(ClassifierNetwork):
         check_positive("in_channels", in_channels)
         _check_multiplier(width_multiplier)
         self.in_channels = in_channels
-        width = max(8, int(_STEM_WIDTH * width_multiplier))
-        self.stem = ConvUnit(in_channels, width, 3, stride=2 if stem == "imagenet" else 1)
-        self.stage_channels = {}
-        for number, widths in enumerate(_STAGE_WIDTHS, start=1):
-            stage = nn.Sequential()
-            for index, full_width in enumerate(widths):
-                in_width, width = width, max(8, int(full_width * width_multiplier))
-                stage.append(DepthwiseSeparable(in_width, width, 2 if index == 0 and number > 1 else 1))
-            self.add_module(f"layer{number}", stage)
-            self.stage_channels[f"layer{number}"] = width
-        self.num_features = width
+        stem_width = max(8, int(_STEM_WIDTH * width_multiplier))
+        widths = [[max(8, int(width * width_multiplier)) for width in stage] for stage in _STAGE_WIDTHS]
+        self.stem = ConvUnit(in_channels, stem_width, 3, stride=2 if stem == "imagenet" else 1)
+        self._add_stages(DepthwiseSeparable, stem_width, widths)
         self._complete(num_classes, attention, attention_options, placement)
 
     def forward_stem(self, x: Tensor) -> Tensor:
@@ -120,6 +113,4 @@ class MobileNet(ClassifierNetwork):
 def _check_multiplier(multiplier: float) -> None:
     number = isinstance(multiplier, int | float) and not isinstance(multiplier, bool)
     if not number or not math.isfinite(multiplier) or multiplier <= 0:
-        raise UsageError(
-            f"width_multiplier is {multiplier!r}; give a number above 0, for example 1.0 or 0.7."
-        )
+        raise UsageError(f"width_multiplier is {multiplier!r}; give a number above 0, such as 1.0 or 0.7.")

@@ -106,9 +106,7 @@ def _trace(network: nn.Module, in_channels: int, size_px: int) -> tuple[Exported
         try:
             return torch.export.export(network, (images,), dynamic_shapes=(batch,)), False
         except Exception as error:
-            raise UsageError(
-                f"torch.export cannot trace the network: {str(error).splitlines()[0]}."
-            ) from error
+            raise UsageError(f"torch.export cannot trace it: {str(error).splitlines()[0]}.") from error
 
 
 def _to_torch(program: ExportedProgram, header: Header) -> tuple[bytes, _Run]:
@@ -141,6 +139,4 @@ def _difference(network: nn.Module, run: _Run, images: Tensor) -> float:
 def _need_onnx() -> None:
     missing = [name for name in _ONNX_PACKAGES if find_spec(name) is None]
     if missing:
-        raise UsageError(
-            f"ONNX needs {', '.join(missing)}; install with: pip install 'cbam_lightning[onnx]'."
-        )
+        raise UsageError(f"ONNX needs {', '.join(missing)}; run pip install 'cbam_lightning[onnx]'.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import pickle
 from collections.abc import Iterator, Mapping
@@ -56,15 +55,15 @@ def open_checkpoint(source: str | Path, network: str | None = None) -> Checkpoin
 
 
 def _unknown(name: str, network: str | None, allowed: list[str]) -> UsageError:
-    hint = "give the path of a file"
+    wanted, hint = f" for {network}", "give the path of a file"
     if network is None:
-        hint = f"{hint}, or also name the network if these are weights of torchvision or timm"
-    if network is not None and network.startswith("timm/"):
+        wanted, hint = "", f"{hint}, or also name the network if these are weights of torchvision or timm"
+    elif network.startswith("timm/"):
         allowed = [*allowed, "DEFAULT"]
     if not allowed:
-        return UsageError(f"there are no weights {name!r}{f' for {network}' if network else ''}; {hint}.")
-    kind = f"weights for {network}" if network else "weights"
-    return UsageError(f"{unknown_name(kind, name, allowed)} Or {hint}.")
+        return UsageError(f"there are no weights {name!r}{wanted}; {hint}.")
+    error = unknown_name(f"weights{wanted}", name, allowed)
+    return UsageError(f"{error} Or {hint}.")
 
 
 def _torchvision_entries(network: str | None) -> dict[str, Any]:
@@ -123,13 +122,9 @@ def _torchvision_header(network: str, entry: Any) -> Header:
 
 
 def _from_timm(network: str) -> Checkpoint:
-    name = network.removeprefix("timm/")
-    try:
-        timm = importlib.import_module("timm")
-    except ImportError:
-        raise UsageError(
-            f"{network} needs timm; install it with: pip install 'cbam_lightning[timm]'."
-        ) from None
+    from cbam_lightning.models.external import import_timm
+
+    name, timm = network.removeprefix("timm/"), import_timm()
     try:
         with _plain_values_only():
             built = timm.create_model(name, pretrained=True)
@@ -137,12 +132,9 @@ def _from_timm(network: str) -> Checkpoint:
         raise UsageError(f"timm has no weights for {name}: {one_line(error)}.") from None
     except Exception as error:  # its download library may raise anything
         raise OSError(f"could not download timm's weights for {name}: {one_line(error)}.") from error
-    return Checkpoint(_timm_header(network, built.pretrained_cfg), dict(built.state_dict()))
-
-
-def _timm_header(network: str, config: Mapping[str, Any]) -> Header:
+    config = built.pretrained_cfg
     channels, height, _ = config["input_size"]
-    return Header(
+    header = Header(
         network=network,
         attention="none",
         num_classes=config["num_classes"],
@@ -152,6 +144,7 @@ def _timm_header(network: str, config: Mapping[str, Any]) -> Header:
         std=tuple(config["std"]),
         version=__version__,
     )
+    return Checkpoint(header, dict(built.state_dict()))
 
 
 @contextmanager

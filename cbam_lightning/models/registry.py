@@ -73,13 +73,10 @@ MODELS: dict[str, Architecture] = {
     "wide_resnet18_2.0_cifar": _wide_resnet18(2.0, stem="cifar"),
     "resnext50_32x4d_cifar": _resnext(3, 4, 6, 3, stem="cifar"),
     "mobilenet_v1_cifar": _mobilenet(stem="cifar"),
-    "resnet8": _resnet("basic", 1, 1, 1, stem="cifar", widths=_CIFAR_WIDTHS),
-    "resnet14": _resnet("basic", 2, 2, 2, stem="cifar", widths=_CIFAR_WIDTHS),
-    "resnet20": _resnet("basic", 3, 3, 3, stem="cifar", widths=_CIFAR_WIDTHS),
-    "resnet32": _resnet("basic", 5, 5, 5, stem="cifar", widths=_CIFAR_WIDTHS),
-    "resnet44": _resnet("basic", 7, 7, 7, stem="cifar", widths=_CIFAR_WIDTHS),
-    "resnet56": _resnet("basic", 9, 9, 9, stem="cifar", widths=_CIFAR_WIDTHS),
-    "resnet110": _resnet("basic", 18, 18, 18, stem="cifar", widths=_CIFAR_WIDTHS),
+    **{
+        f"resnet{6 * n + 2}": _resnet("basic", n, n, n, stem="cifar", widths=_CIFAR_WIDTHS)
+        for n in (1, 2, 3, 5, 7, 9, 18)
+    },
 }
 
 

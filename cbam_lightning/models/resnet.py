@@ -162,10 +162,9 @@ class ResNet(ClassifierNetwork):
         stem_width = widths[0] if stem_width is None else stem_width
         check_positive("stem_width", stem_width)
         self._build_stem(stem, stem_width)
-        self._build_stages(
-            _block_maker(block, groups, width_per_group, stride_in), stem_width, depths, widths
-        )
-        self.num_features = widths[-1] * _BLOCKS[block].expansion
+        make = _block_maker(block, groups, width_per_group, stride_in)
+        stages = [[width] * depth for width, depth in zip(widths, depths, strict=True)]
+        self._add_stages(make, stem_width, stages, _BLOCKS[block].expansion)
         self._complete(num_classes, attention, attention_options, placement)
 
     def forward_stem(self, x: Tensor) -> Tensor:
@@ -179,19 +178,6 @@ class ResNet(ClassifierNetwork):
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU()
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if large else nn.Identity()
-
-    def _build_stages(
-        self, make: _BlockMaker, in_channels: int, depths: Sequence[int], widths: Sequence[int]
-    ) -> None:
-        self.stage_channels = {}
-        for number, (depth, width) in enumerate(zip(depths, widths, strict=True), start=1):
-            stage = nn.Sequential()
-            for index in range(depth):
-                block = make(in_channels, width, 2 if index == 0 and number > 1 else 1)
-                stage.append(block)
-                in_channels = block.out_channels
-            self.add_module(f"layer{number}", stage)
-            self.stage_channels[f"layer{number}"] = in_channels
 
 
 def _block_maker(block: str, groups: int, width_per_group: int, stride_in: StrideIn) -> _BlockMaker:

@@ -27,6 +27,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from cbam_lightning.attention.gate import wide_dtype
 from cbam_lightning.errors import UsageError
 
+_Statistics = tuple[Tensor, Tensor, int]  # mean and variance, (C,), and the number of values per channel
 _PLAIN = "_plain_class"  # attribute in which a synchronised module keeps its original class
 
 
@@ -52,9 +53,9 @@ class SyncBatchNorm(_BatchNorm):
     # Inside DistributedDataParallel, torch.compile fails on this method (torch 2.14).
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _normalise_over_all(self, x: Tensor) -> Tensor:
-        mean, variance, count = _statistics(x)
+        statistics = mean, variance, count = _statistics(x)
         self._track(mean, variance * (count / (count - 1)))
-        output: Tensor = _Normalise.apply(x, self.weight, self.bias, mean, variance, count, self.eps)
+        output: Tensor = _Normalise.apply(x, self.weight, self.bias, statistics, self.eps)
         return output
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002
@@ -162,17 +163,10 @@ class _Normalise(Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        mean: Tensor,
-        variance: Tensor,
-        count: int,
-        eps: float,
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, statistics: _Statistics, eps: float
     ) -> Tensor:
+        mean, variance, ctx.count = statistics
         ctx.save_for_backward(x, weight, mean, (variance + eps).rsqrt())
-        ctx.count = count
         scale, shift = (None if values is None else values.to(mean.dtype) for values in (weight, bias))
         return F.batch_norm(x, mean, variance, scale, shift, eps=eps)
 
@@ -186,23 +180,21 @@ class _Normalise(Function):
             sums[i].to(weight.dtype) if ctx.needs_input_grad[2 - i] else None for i in range(2)
         )
         if not ctx.needs_input_grad[0]:
-            return None, d_weight, d_bias, None, None, None, None
+            return None, d_weight, d_bias, None, None
         over_all = _per_channel((_sum_over_processes(sums) / ctx.count).to(mean.dtype), x)
         scale = rstd if weight is None else rstd * weight
         d_x = torch.addcmul(grad - over_all[0], normalised, -over_all[1]).mul_(_per_channel(scale, x))
-        return d_x.to(x.dtype), d_weight, d_bias, None, None, None, None
+        return d_x.to(x.dtype), d_weight, d_bias, None, None
 
 
 @torch.no_grad()
-def _statistics(x: Tensor) -> tuple[Tensor, Tensor, int]:
+def _statistics(x: Tensor) -> _Statistics:
     """Return mean and biased variance, (C,), and the number of values per channel, over all processes."""
     here = _sum(x)
     total = _sum_over_processes(torch.cat([here, here.new_tensor([x.numel() // x.shape[1]])]))
     count = round(float(total[-1]))
     if count < 2:
-        raise ValueError(
-            f"expected more than 1 value per channel in training, got {count} over all processes"
-        )
+        raise ValueError(f"expected more than 1 value per channel in training, got {count} in all processes")
     mean = total[:-1] / count
     variance = _sum_over_processes(_sum((x - _per_channel(mean.to(wide_dtype(x)), x)).square())) / count
     return mean.to(wide_dtype(x)), variance.to(wide_dtype(x)), count

@@ -6,73 +6,61 @@ Source: https://github.com/pytorch/vision/tree/main/torchvision/models.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models import get_model_builder
 
 from cbam_lightning.checks import check_positive
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models.classifier_network import check_num_classes
+
+_Step = str | Callable[[Tensor], Tensor]  # the name of a child, or a function
+
+
+def _flatten(x: Tensor) -> Tensor:
+    return x.flatten(1)
+
+
+def _mean(x: Tensor) -> Tensor:
+    return x.mean((2, 3))
 
 
 class _Family(NamedTuple):
     """How a family of networks computes logits from images.
 
     Attributes:
-        features: The children that compute the last feature maps, in order.
+        features: The steps that compute the last feature maps (N, C, h, w) from images.
+        pool: The steps from there to the input of the classifier.
         classifier: The child that computes the logits.
-        pool: Computes the input of the classifier from the network and its last feature maps (N, C, h, w).
     """
 
-    features: tuple[str, ...]
-    classifier: str
-    pool: Callable[[nn.Module, Tensor], Tensor]
+    features: Sequence[_Step]
+    pool: Sequence[_Step] = ("avgpool", _flatten)
+    classifier: str = "classifier"
 
 
-def _avgpool_flat(network: nn.Module, features: Tensor) -> Tensor:
-    return _avgpool(network, features).flatten(1)
-
-
-def _avgpool(network: nn.Module, features: Tensor) -> Tensor:
-    pooled: Tensor = network.get_submodule("avgpool")(features)
-    return pooled
-
-
-def _mean(network: nn.Module, features: Tensor) -> Tensor:
-    return features.mean((2, 3))
-
-
-def _adaptive(network: nn.Module, features: Tensor) -> Tensor:
-    return F.adaptive_avg_pool2d(features, (1, 1)).flatten(1)
-
-
-def _relu_adaptive(network: nn.Module, features: Tensor) -> Tensor:
-    return _adaptive(network, F.relu(features))
-
-
-def _unpooled(network: nn.Module, features: Tensor) -> Tensor:
-    return features
-
-
+_GLOBAL_MEAN = (partial(F.adaptive_avg_pool2d, output_size=(1, 1)), _flatten)
 _STAGES = ("layer1", "layer2", "layer3", "layer4")
 # By the module of torchvision.models that defines them. Each is the forward() of that class, split in two.
 _FAMILIES: dict[str, _Family] = {
-    "alexnet": _Family(("features",), "classifier", _avgpool_flat),
-    "convnext": _Family(("features",), "classifier", _avgpool),
-    "densenet": _Family(("features",), "classifier", _relu_adaptive),
-    "efficientnet": _Family(("features",), "classifier", _avgpool_flat),
-    "mnasnet": _Family(("layers",), "classifier", _mean),
-    "mobilenetv2": _Family(("features",), "classifier", _adaptive),
-    "mobilenetv3": _Family(("features",), "classifier", _avgpool_flat),
-    "regnet": _Family(("stem", "trunk_output"), "fc", _avgpool_flat),
-    "resnet": _Family(("conv1", "bn1", "relu", "maxpool", *_STAGES), "fc", _avgpool_flat),
-    "shufflenetv2": _Family(("conv1", "maxpool", "stage2", "stage3", "stage4", "conv5"), "fc", _mean),
-    "squeezenet": _Family(("features",), "classifier", _unpooled),
-    "vgg": _Family(("features",), "classifier", _avgpool_flat),
+    "alexnet": _Family(["features"]),
+    "convnext": _Family(["features"], ["avgpool"]),
+    "densenet": _Family(["features"], [F.relu, *_GLOBAL_MEAN]),
+    "efficientnet": _Family(["features"]),
+    "mnasnet": _Family(["layers"], [_mean]),
+    "mobilenetv2": _Family(["features"], _GLOBAL_MEAN),
+    "mobilenetv3": _Family(["features"]),
+    "regnet": _Family(["stem", "trunk_output"], classifier="fc"),
+    "resnet": _Family(["conv1", "bn1", "relu", "maxpool", *_STAGES], classifier="fc"),
+    "shufflenetv2": _Family(["conv1", "maxpool", "stage2", "stage3", "stage4", "conv5"], [_mean], "fc"),
+    "squeezenet": _Family(["features"], []),
+    "vgg": _Family(["features"]),
 }
 
 
@@ -121,9 +109,7 @@ class TorchvisionNetwork(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last feature maps: (N, in_channels, H, W) to (N, C, h, w)."""
-        for child in self._family.features:
-            x = self.get_submodule(child)(x)
-        return x
+        return self._run(self._family.features, x)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Return the logits of feature maps: (N, C, h, w) to (N, num_classes).
@@ -132,7 +118,7 @@ class TorchvisionNetwork(nn.Module):
             features: Output of ``forward_features``.
             pre_logits: Return the input of the last layer, (N, num_features), instead.
         """
-        x = self._family.pool(self, features)
+        x = self._run(self._family.pool, features)
         head = self.get_submodule(self._family.classifier)
         if not pre_logits:
             x = head(x)
@@ -168,6 +154,11 @@ class TorchvisionNetwork(nn.Module):
             layer = nn.Linear(self.num_features, num_classes)
         self.set_submodule(self._last, layer.to(next(self.parameters())))
 
+    def _run(self, steps: Sequence[_Step], x: Tensor) -> Tensor:
+        for step in steps:
+            x = self.get_submodule(step)(x) if isinstance(step, str) else step(x)
+        return x
+
     def _renew_first_convolution(self) -> None:
         conv = next(module for module in self.modules() if isinstance(module, nn.Conv2d))
         conv.in_channels = self.in_channels
@@ -178,24 +169,23 @@ class TorchvisionNetwork(nn.Module):
 
 def torchvision_names() -> list[str]:
     """Return the names that ``TorchvisionNetwork`` takes, sorted."""
-    return [name for name in _all_names() if _defining_module(name) in _FAMILIES]
+    return [name for name, family in _families().items() if family in _FAMILIES]
 
 
 def unknown_network(library: str, given: str, names: list[str]) -> UsageError:
     """Build the error for an unknown name of a library with too many names to list."""
     close = difflib.get_close_matches(given, names, n=5)
     hint = f" Did you mean {', '.join(close)}?" if close else ""
-    message = (
+    return UsageError(
         f"no convolutional network of {library} is called {given!r}.{hint} "
         f"`cbam-lightning models '{library}/*'` lists them; names of the hub are not supported."
     )
-    return UsageError(message)
 
 
 def _check_family(name: str) -> str:
-    if name not in _all_names():
+    family = _families().get(name)
+    if family is None:
         raise unknown_network(library="torchvision", given=name, names=torchvision_names())
-    family = _defining_module(name)
     if family not in _FAMILIES:
         raise UsageError(
             f"torchvision/{name} is not a convolutional network with one output. "
@@ -204,10 +194,7 @@ def _check_family(name: str) -> str:
     return family
 
 
-def _all_names() -> list[str]:
-    names: list[str] = torchvision.models.list_models(module=torchvision.models)
-    return names
-
-
-def _defining_module(name: str) -> str:
-    return str(torchvision.models.get_model_builder(name).__module__).rpartition(".")[2]
+def _families() -> dict[str, str]:
+    """Return the module that defines each network of torchvision.models, by its name."""
+    names = torchvision.models.list_models(module=torchvision.models)
+    return {name: get_model_builder(name).__module__.rpartition(".")[2] for name in names}

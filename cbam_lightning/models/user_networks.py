@@ -11,7 +11,6 @@ from torch import nn
 from cbam_lightning.errors import UsageError, unknown_name
 from cbam_lightning.models.insertion.insert import insert_named_attention
 
-_SIZES = ("num_classes", "in_channels")
 _ATTENTION = ("attention", "attention_options")
 
 
@@ -44,15 +43,14 @@ def build_user_network(
     parameters = inspect.signature(builder).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     adds_attention = all(option in parameters for option in _ATTENTION)
+    sizes = {"num_classes": num_classes, "in_channels": in_channels}
     options = dict(network_options)
     where = None if adds_attention else options.pop("where", None)
-    allowed = set(parameters) - {*_SIZES, *_ATTENTION} | (set() if adds_attention else {"where"})
+    allowed = set(parameters) - {*sizes, *_ATTENTION} | (set() if adds_attention else {"where"})
     for option in options:
         if option not in allowed and not open_ended:
             raise unknown_name(kind=f"{name} option", given=option, allowed=allowed)
-    for option, value in zip(_SIZES, (num_classes, in_channels), strict=True):
-        if option in parameters or open_ended:
-            options[option] = value
+    options |= {option: size for option, size in sizes.items() if option in parameters or open_ended}
     if adds_attention:
         options |= {"attention": attention, "attention_options": dict(attention_options)}
     network = builder(**options)

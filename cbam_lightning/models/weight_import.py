@@ -11,12 +11,12 @@ from torch import Tensor
 from cbam_lightning import __version__
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models.factory import build
-from cbam_lightning.models.layout_detection import DetectedNetwork, check_same, detect_network
+from cbam_lightning.models.layout_detection import DetectedNetwork, detect_network
 from cbam_lightning.models.registry import MODELS
 from cbam_lightning.user_code.class_paths import import_class_path
 from cbam_lightning.weights import Header, load_into, read_state_dict, save_checkpoint, translate
 from cbam_lightning.weights.layouts import LAYOUTS
-from cbam_lightning.weights.loading import strip_wrappers
+from cbam_lightning.weights.loading import compare, strip_wrappers
 from cbam_lightning.weights.translate import complete
 
 # What networks for the 1000 classes of ImageNet expect: https://docs.pytorch.org/vision/stable/models.html
@@ -67,8 +67,13 @@ def import_weights(
     try:
         detected, state, origin = _detect(original, *names)
         built = build(*detected)
-        check_same(state, built.state_dict(), f"{detected.network} with attention {detected.attention}")
-        report = load_into(built, state)
+        report = compare(built.state_dict(), state)
+        if report.faults(head=""):
+            faults = "; ".join(line.strip() for line in str(report).splitlines()[1:4])
+            raise UsageError(
+                f"the keys are not those of {detected.network} with attention {detected.attention}: {faults}."
+            )
+        load_into(built, state)
     except UsageError as error:
         raise UsageError(f"{source} cannot be imported: {error}") from None
     header = Header.from_dict(

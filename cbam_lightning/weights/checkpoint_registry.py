@@ -29,8 +29,7 @@ def entries() -> dict[str, Entry]:
         UsageError: The table is damaged.
     """
     try:
-        table = json.loads(TABLE.read_text(encoding="utf-8"))
-        registered = [Entry(**values) for values in table]
+        registered = [Entry(**values) for values in json.loads(TABLE.read_text(encoding="utf-8"))]
     except UsageError:
         raise
     except (ValueError, TypeError, RecursionError) as error:
@@ -59,11 +58,10 @@ def find(name: str) -> Entry:
         UsageError: There is none.
     """
     known = entries()
+    if not known:
+        raise UsageError("no checkpoint is registered in this version; give a .safetensors or .ckpt file.")
     if name not in known:
-        message = (
-            "no checkpoint is registered in this version; give the path of a .safetensors or .ckpt file."
-        )
-        raise unknown_name("registered checkpoint", name, known) if known else UsageError(message)
+        raise unknown_name("registered checkpoint", name, known)
     return known[name]
 
 

@@ -78,7 +78,7 @@ def require_same_network(saved: Mapping[str, Any], current: Mapping[str, Any]) -
         UsageError: Says what differs.
     """
     for name in _SAME:
-        if name in saved and _function(saved[name]) != _function(current[name]):
+        if name in saved and without_implementation(saved[name]) != without_implementation(current[name]):
             raise UsageError(
                 f"the checkpoint has {name} {saved[name]!r} and this run {current[name]!r}; they "
                 "have to be the same. To fine-tune, use --model.weights instead of --ckpt_path."
@@ -112,7 +112,7 @@ def class_mismatch(
     )
 
 
-def _function(value: Any) -> Any:
+def without_implementation(value: Any) -> Any:
     """Drop the implementation from an attention's options: every implementation is the same function."""
     if isinstance(value, Mapping):
         return {name: option for name, option in value.items() if name != "implementation"}

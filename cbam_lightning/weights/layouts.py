@@ -7,9 +7,12 @@ names for the ResNet itself.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -32,30 +35,24 @@ class Layout(NamedTuple):
     lacks: frozenset[str] = frozenset()
 
 
-def _linear_from_conv1x1(weight: Tensor) -> Tensor:
-    return weight.flatten(1)  # (out, in, 1, 1) to (out, in)
-
-
-def _max_before_mean(weight: Tensor) -> Tensor:
-    return weight.flip(1)  # (1, 2, k, k)
-
-
 # Convolutions instead of linear layers, and the channel mean before the channel maximum.
 _CONVOLUTIONS = (
-    (r"(^|\.)mlp\.[02]\.weight$", _linear_from_conv1x1),
-    (r"(^|\.)spatial\.conv\.weight$", _max_before_mean),
+    (r"(^|\.)mlp\.[02]\.weight$", partial(torch.flatten, start_dim=1)),  # (out, in, 1, 1) to (out, in)
+    (r"(^|\.)spatial\.conv\.weight$", partial(torch.flip, dims=(1,))),  # (1, 2, k, k)
 )
 
-# BAM's layers, from the authors' to ours: `channel_att.gate_c.gate_c_fc_0` is `channel.fc1`.
-_BAM_CHANNEL = {"fc_0": "fc1", "bn_1": "bn", "fc_final": "fc2"}
-_BAM_SPATIAL = {
-    "conv_reduce0": "reduce",
-    "bn_reduce0": "reduce_bn",
-    "conv_di_0": "conv1",
-    "bn_di_0": "bn1",
-    "conv_di_1": "conv2",
-    "bn_di_1": "bn2",
-    "conv_final": "final",
+# BAM's layers, from the authors' names to ours
+_AUTHORS_BAM = {
+    "channel_att.gate_c.gate_c_fc_0": "channel.fc1",
+    "channel_att.gate_c.gate_c_bn_1": "channel.bn",
+    "channel_att.gate_c.gate_c_fc_final": "channel.fc2",
+    "spatial_att.gate_s.gate_s_conv_reduce0": "spatial.reduce",
+    "spatial_att.gate_s.gate_s_bn_reduce0": "spatial.reduce_bn",
+    "spatial_att.gate_s.gate_s_conv_di_0": "spatial.conv1",
+    "spatial_att.gate_s.gate_s_bn_di_0": "spatial.bn1",
+    "spatial_att.gate_s.gate_s_conv_di_1": "spatial.conv2",
+    "spatial_att.gate_s.gate_s_bn_di_1": "spatial.bn2",
+    "spatial_att.gate_s.gate_s_conv_final": "spatial.final",
 }
 
 LAYOUTS: Mapping[str, Layout] = {
@@ -69,14 +66,7 @@ LAYOUTS: Mapping[str, Layout] = {
             (r"(^|\.)ChannelGate\.mlp\.3\.", r"\1channel.mlp.2."),
             (r"(^|\.)SpatialGate\.spatial\.", r"\1spatial."),
             (r"^bam(\d+)\.", r"attention.layer\1."),
-            *(
-                (rf"(^|\.)channel_att\.gate_c\.gate_c_{layer}\.", rf"\1channel.{our_layer}.")
-                for layer, our_layer in _BAM_CHANNEL.items()
-            ),
-            *(
-                (rf"(^|\.)spatial_att\.gate_s\.gate_s_{layer}\.", rf"\1spatial.{our_layer}.")
-                for layer, our_layer in _BAM_SPATIAL.items()
-            ),
+            *((rf"(^|\.){re.escape(key)}\.", rf"\1{our_key}.") for key, our_key in _AUTHORS_BAM.items()),
         ),
     ),
     # https://github.com/luuuyi/CBAM.PyTorch: model/resnet_cbam.py; the two layers are `fc1` and `fc2` in its
@@ -85,12 +75,10 @@ LAYOUTS: Mapping[str, Layout] = {
         "luuuyi/CBAM.PyTorch",
         r"(^|\.)(ca\.fc(1|2|\.0|\.2)|sa\.conv1)\.weight$",
         (
-            (r"^ca\.fc(?:1|\.0)\.", "channel.mlp.0."),
-            (r"^ca\.fc(?:2|\.2)\.", "channel.mlp.2."),
-            (r"^sa\.conv1\.", "spatial.conv."),
-            (r"\.ca\.fc(?:1|\.0)\.", ".attention.channel.mlp.0."),
-            (r"\.ca\.fc(?:2|\.2)\.", ".attention.channel.mlp.2."),
-            (r"\.sa\.conv1\.", ".attention.spatial.conv."),
+            (r"\.(?=ca\.fc|sa\.conv1)", ".attention."),
+            (r"(^|\.)ca\.fc(?:1|\.0)\.", r"\1channel.mlp.0."),
+            (r"(^|\.)ca\.fc(?:2|\.2)\.", r"\1channel.mlp.2."),
+            (r"(^|\.)sa\.conv1\.", r"\1spatial.conv."),
         ),
         _CONVOLUTIONS,
         frozenset({"bias", "bn"}),

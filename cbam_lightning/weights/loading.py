@@ -103,7 +103,7 @@ def load_into(
     saved = strip_wrappers(state_dict)
     if not load_head:
         saved = {key: value for key, value in saved.items() if not key.startswith(f"{head}.")}
-    report = _compare(network.state_dict(), saved, new_attention)
+    report = compare(network.state_dict(), saved, new_attention)
     faults = report.faults(head)
     if not report.matched or (strict and faults):
         raise UsageError(
@@ -115,7 +115,16 @@ def load_into(
     return report
 
 
-def _compare(current: Mapping[str, Tensor], saved: Mapping[str, Tensor], new_attention: bool) -> LoadReport:
+def compare(
+    current: Mapping[str, Tensor], saved: Mapping[str, Tensor], new_attention: bool = False
+) -> LoadReport:
+    """Return which values of a checkpoint fit a network; nothing is loaded.
+
+    Args:
+        current: State dict of the network.
+        saved: Values of the checkpoint, without prefixes of wrappers.
+        new_attention: As for ``load_into``.
+    """
     shapes = {key: (tuple(current[key].shape), tuple(saved[key].shape)) for key in current if key in saved}
     absent = [key for key in current if key not in saved]
     added = [key for key in absent if new_attention and ATTENTION in key.split(".")]

@@ -120,9 +120,7 @@ def _apply(name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for pattern, replacement in layout.renames:
             new = re.sub(pattern, replacement, new)
         if new in translated:
-            raise UsageError(
-                f"two keys, one of them {key}, correspond to our {new}; the file mixes two versions."
-            )
+            raise UsageError(f"two keys, one of them {key}, become our {new}; the file mixes two versions.")
         translated[new] = value
         for pattern, change in layout.changes:
             if value.ndim == 4 and re.search(pattern, new):

@@ -197,7 +197,7 @@ def gives_nothing(channels):
             Shrinks,
             r"turns \(2, 16, 8, 8\) into \(2, 16, 4, 4\); its output has to have the shape",
         ),
-        (NeedsOption, "needs size: give attention_options"),
+        (NeedsOption, "needs size in attention_options"),
         (dict, "is not a torch.nn.Module"),
     ],
 )

@@ -8,12 +8,8 @@ import torchvision
 from torch import nn
 
 from cbam_lightning.errors import UsageError
-from cbam_lightning.models.external import (
-    TorchvisionNetwork,
-    build_external,
-    list_external,
-)
-from cbam_lightning.models.torchvision_network import _FAMILIES
+from cbam_lightning.models.external import build_external, list_external
+from cbam_lightning.models.torchvision_network import _FAMILIES, TorchvisionNetwork
 
 # The smallest of each family.
 SMALLEST = {
@@ -178,7 +174,7 @@ def test_wrong_names_of_timm_are_refused(name):
         ("torchvision/resnet18", {"dropot": 0.1}, "torchvision/resnet18 does not take .*dropot"),
         ("torchvision/resnet18", {"num_classes": -1}, "num_classes is -1"),
         ("torchvision/resnet18", {"in_channels": 0}, "in_channels is 0"),
-        ("torchvision/resnet18", {"attention_options": {"where": "layer1"}}, "as an option of the network"),
+        ("torchvision/resnet18", {"attention_options": {"where": "layer1"}}, "as a network option"),
         ("timm/resnet18", {"dropot": 0.1}, "timm/resnet18 cannot be built .*dropot"),
         ("timm/resnet18.nonsense", {}, "timm/resnet18.nonsense cannot be built .*tag"),
         ("timm/resnet18", {"num_classes": -1}, "num_classes is -1"),

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from cbam_lightning.models import build_network, open_checkpoint, pretrained
+from cbam_lightning.models import build_network, pretrained
+from cbam_lightning.models.pretrained import open_checkpoint
 from cbam_lightning.weights import load_checkpoint
 
 SHIPPED = "resnet20_cbam.fashion_mnist"

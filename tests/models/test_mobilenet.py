@@ -188,7 +188,7 @@ def test_images_may_have_other_channels():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"width_multiplier": 0}, r"width_multiplier is 0; give a number above 0, for example 1\.0 or 0\.7"),
+        ({"width_multiplier": 0}, r"width_multiplier is 0; give a number above 0, such as 1\.0 or 0\.7"),
         ({"width_multiplier": float("nan")}, "width_multiplier is nan"),
         ({"width_multiplier": "wide"}, "width_multiplier is 'wide'"),
         ({"width_multiplier": True}, "width_multiplier is True"),

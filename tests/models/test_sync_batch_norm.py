@@ -228,7 +228,7 @@ def test_bam_takes_one_image_from_each_process(halves):
 
 def test_one_value_in_all_processes_is_refused_in_all_of_them(halves):
     assert {half["one value"] for half in halves} == {
-        "expected more than 1 value per channel in training, got 1 over all processes"
+        "expected more than 1 value per channel in training, got 1 in all processes"
     }
 
 

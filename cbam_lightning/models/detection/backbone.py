@@ -3,79 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from cbam_lightning.attention.registry import option_defaults
 from cbam_lightning.errors import UsageError
+from cbam_lightning.models.detection.detector_request import DetectorRequest, check_attention
 from cbam_lightning.models.detection.vgg import build_vgg16
-from cbam_lightning.models.factory import build_network, resolve_names
+from cbam_lightning.models.factory import BuiltNetwork, build_network, resolve_names
 from cbam_lightning.models.pretrained import open_checkpoint
 from cbam_lightning.weights import Header, LoadReport
 
-_VGG16 = "torchvision/vgg16"
 
+def build_backbone(request: DetectorRequest) -> tuple[BuiltNetwork, set[int]]:
+    """Build the backbone of a detector, with fresh initial values or those of a classifier's checkpoint.
 
-@dataclass(frozen=True)
-class Backbone:
-    """A network without a classifier, and what it was built from.
-
-    Attributes:
-        network: The network.
-        names: Names and options that it was built with, as ``build`` takes them.
-        trained: The ``id`` of every parameter whose value comes from a checkpoint.
-        header: Header of that checkpoint.
-    """
-
-    network: nn.Module
-    names: dict[str, Any]
-    trained: set[int] = field(default_factory=set)
-    header: Header | None = None
-
-
-def build_backbone(
-    name: str,
-    *,
-    attention: str | None,
-    attention_options: Mapping[str, Any] | None,
-    options: Mapping[str, Any] | None,
-    in_channels: int,
-    weights: str | Path | None,
-) -> Backbone:
-    """Build a backbone, with fresh initial values or those of a classifier's checkpoint.
-
-    Args:
-        name: ``torchvision/vgg16``, or one of our ResNets.
-        attention: Attention in the network. Default: that of the weights, else ``none``.
-        attention_options: Arguments of the attention's class besides ``channels``.
-        options: Further arguments of the network's class.
-        in_channels: Number of channels of the images.
-        weights: As for ``create_model``.
+    Returns:
+        The network, and the ``id`` of every parameter whose value comes from the weights.
 
     Raises:
         UsageError: The weights belong to another network, or were trained with another attention or on
             images with another number of channels.
     """
+    name, in_channels = request.architecture.backbone, request.channels
+    attention, attention_options = request.attention, request.attention_options
+    if request.architecture.has_attention_in_heads:
+        attention, attention_options = request.backbone_attention, request.backbone_attention_options
+    weights, source = request.backbone_weights, str(request.backbone_weights)
     checkpoint = None if weights is None else open_checkpoint(weights, name)
     header = None if checkpoint is None else checkpoint.header
     if header is not None:
-        _check_network(header, name, str(weights))
-        _check_channels(header, in_channels, str(weights))
-        check_attention(header, attention, attention_options or {}, str(weights))
-    names = (name, attention, attention_options, options)
-    if name == _VGG16:
+        _check_header(header, name, in_channels, source)
+        check_attention(header, attention, attention_options or {}, source)
+    names = (name, attention, attention_options, request.backbone_options)
+    if name == "torchvision/vgg16":
         resolved = resolve_names(header, *names)
         _check_plain(resolved)
-        maps, trained = build_vgg16(in_channels, checkpoint, str(weights))
-        return Backbone(maps, resolved, trained, header)
-    built = build_network(
-        *names, num_classes=0, in_channels=in_channels, weights=checkpoint, source=str(weights)
-    )
-    trained = set() if built.report is None else loaded_parameters(built.network, built.report)
-    return Backbone(built.network, built.names, trained, header)
+        maps, trained = build_vgg16(in_channels, checkpoint, source)
+        return BuiltNetwork(maps, resolved, header), trained
+    built = build_network(*names, num_classes=0, in_channels=in_channels, weights=checkpoint, source=source)
+    return built, loaded_parameters(built.network, built.report) if built.report else set()
 
 
 def loaded_parameters(network: nn.Module, report: LoadReport) -> set[int]:
@@ -84,60 +51,17 @@ def loaded_parameters(network: nn.Module, report: LoadReport) -> set[int]:
     return {id(parameter) for key, parameter in network.named_parameters() if key in matched}
 
 
-def _check_network(header: Header, name: str, source: str) -> None:
+def _check_header(header: Header, name: str, in_channels: int, source: str) -> None:
     if header.network != name:
         raise UsageError(
             f"{source} holds weights of {header.network}, but the backbone is {name}. Give weights of "
             f"{name}, or choose a detector with the backbone {header.network}."
         )
-
-
-def _check_channels(header: Header, in_channels: int, source: str) -> None:
     if header.in_channels != in_channels:
         raise UsageError(
-            f"{source} was trained on images of {_channels(header.in_channels)}, and the detector takes "
-            f"{_channels(in_channels)}; use images with that many channels (--data.in_channels "
-            f"{header.in_channels}), or other weights."
+            f"{source} was trained with in_channels {header.in_channels}, the detector has {in_channels}; "
+            f"use such images (--data.in_channels {header.in_channels}), or other weights."
         )
-
-
-def _channels(number: int) -> str:
-    return f"{number} channel{'' if number == 1 else 's'}"
-
-
-def check_attention(header: Header, attention: str | None, options: Mapping[str, Any], source: str) -> None:
-    """Refuse attention that differs from the attention of the weights, if they have any.
-
-    Args:
-        header: Header of the weights.
-        attention: The requested attention; None: that of the weights.
-        options: The requested options.
-        source: Name of the weights in error messages.
-
-    Raises:
-        UsageError: The weights have another attention, or other options.
-    """
-    if header.attention == "none":
-        return
-    if attention not in (None, header.attention):
-        raise UsageError(
-            f"the network of {source} has attention {header.attention!r}, not {attention!r}; omit it, "
-            "or give other weights."
-        )
-    trained = {**option_defaults(header.attention), **header.attention_options}
-    for name, value in options.items():  # building the attention refuses unknown names
-        if name in trained and name != "implementation" and plain(value) != plain(trained[name]):
-            raise UsageError(
-                f"the attention of {source} was trained with {name} {trained[name]!r}, not {value!r}; "
-                "omit it, or give other weights."
-            )
-
-
-def plain(value: Any) -> Any:
-    """Return an option as it is in a header, with lists instead of tuples."""
-    if isinstance(value, Mapping):
-        return {name: plain(item) for name, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _check_plain(names: Mapping[str, Any]) -> None:

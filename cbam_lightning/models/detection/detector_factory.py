@@ -8,8 +8,8 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cbam_lightning.errors import UsageError, unknown_name
-from cbam_lightning.models.detection.detector_registry import DETECTORS, DetectorArchitecture
+from cbam_lightning.errors import unknown_name
+from cbam_lightning.models.detection.detector_registry import DetectorArchitecture
 from cbam_lightning.user_code.class_paths import import_class_path
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def create_detector(
         UsageError: An unknown name or option, a value out of its range, or weights of something else.
     """
     from cbam_lightning.models.detection.detector_request import DetectorRequest
+    from cbam_lightning.models.pretrained import open_checkpoint
 
     import_class_path(attention, "attention")
     import_class_path(backbone_attention, "backbone_attention")
@@ -97,7 +98,7 @@ def create_detector(
     )  # fmt: skip
     checkpoint = None
     if weights is not None:
-        checkpoint = _open(weights)
+        checkpoint = open_checkpoint(weights)
         request = request.complete(checkpoint.header, str(weights))
     detector, trained = _build(request)
     kind = request.architecture.kind
@@ -119,11 +120,11 @@ def _build(request: DetectorRequest) -> tuple[DetectorNetwork, set[int]]:
     builder = _builder(request.architecture, request.options)
     request.check()
     with own_stream():  # the rest gets the same initial values, whatever attention the backbone has
-        backbone = build_backbone(request.architecture.backbone, **request.for_backbone())
+        backbone, trained = build_backbone(request)
     spec = request.specify(backbone)
     detector: DetectorNetwork = builder(backbone.network, spec, **request.options)
     detector.header = request.describe(backbone, spec)
-    return detector, backbone.trained
+    return detector, trained
 
 
 def _builder(architecture: DetectorArchitecture, options: Mapping[str, Any]) -> Callable[..., Any]:
@@ -146,18 +147,6 @@ def _builder(architecture: DetectorArchitecture, options: Mapping[str, Any]) -> 
         if isinstance(allowed[option], int | float):
             check_number(option, value, allowed[option])
     return builder
-
-
-def _open(weights: str | Path) -> Checkpoint:
-    from cbam_lightning.models.pretrained import open_checkpoint
-
-    checkpoint = open_checkpoint(weights)
-    if checkpoint.header.network not in DETECTORS:
-        raise UsageError(
-            f"{weights} holds {checkpoint.header.network}, which is not a detector; pass weights of a "
-            "classifier as backbone_weights."
-        )
-    return checkpoint
 
 
 def _load(detector: DetectorNetwork, checkpoint: Checkpoint, classifier: str, source: str) -> set[int]:

@@ -39,11 +39,15 @@ class Specification(NamedTuple):
 class DetectorNetwork(nn.Module):
     """A detector of torchvision that checks its inputs and keeps frozen parts frozen.
 
-    Attributes:
+    Args:
         backbone: The module from images to feature maps.
+        stages: Names of the modules in each stage of the backbone, starting at the images.
+        spec: The arguments of every detector.
+        parts: Modules and numbers for torchvision's class.
+
+    Attributes:
         header: Header for a checkpoint, from which ``create_detector`` rebuilds the detector.
         in_channels: Number of channels of the images.
-        stages: Names of the modules in each stage of the backbone, starting at the images.
         trainable_stages: Number of trained stages, counted from the last.
         freeze_batch_norm: Whether every BatchNorm keeps its running statistics.
         new_classes: Why the class predictor is new although there are weights, else ``None``.
@@ -51,12 +55,17 @@ class DetectorNetwork(nn.Module):
 
     backbone: nn.Module
     header: Header
-    in_channels: int
-    stages: list[list[str]]
     trainable_stages: int
     freeze_batch_norm: bool = False
     new_classes: str | None = None
     _frozen: tuple[str, ...] = ()
+
+    def __init__(
+        self, backbone: nn.Module, stages: list[list[str]], spec: Specification, **parts: Any
+    ) -> None:
+        super().__init__(backbone, image_mean=list(spec.mean), image_std=list(spec.std), **parts)
+        self.in_channels = spec.in_channels
+        self.stages = stages
 
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None) -> Any:
         """Return the losses in training, otherwise the detections.

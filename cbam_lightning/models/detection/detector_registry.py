@@ -31,43 +31,29 @@ class DetectorArchitecture(NamedTuple):
         return self.kind == "ssd"
 
 
-def _vgg16_detectors() -> dict[str, DetectorArchitecture]:
-    return {
-        f"{name}_vgg16": DetectorArchitecture(
+def _detectors() -> dict[str, DetectorArchitecture]:
+    detectors = {}
+    for name, title in (("ssd300", "SSD"), ("stairnet", "StairNet")):
+        detectors[f"{name}_vgg16"] = DetectorArchitecture(
             "ssd", f"ssd300.{name}_vgg16", "torchvision/vgg16", f"{title} for images of 300 px on VGG16"
         )
-        for name, title in (("ssd300", "SSD"), ("stairnet", "StairNet"))
-    }
-
-
-def _small_detectors(backbone: str) -> dict[str, DetectorArchitecture]:
-    return {
-        f"{name}_{backbone}": DetectorArchitecture(
-            "ssd", f"small_ssd.{name}_resnet", backbone, f"{title} for small images on {backbone}"
-        )
-        for name, title in (("ssd", "SSD"), ("stairnet", "StairNet"))
-    }
-
-
-def _faster_rcnn_detectors(backbone: str) -> dict[str, DetectorArchitecture]:
-    return {
-        f"faster_rcnn_{backbone}_{name}": DetectorArchitecture(
-            "faster_rcnn", f"faster_rcnn.faster_rcnn_{name}", backbone, f"Faster R-CNN on {backbone}, {title}"
-        )
-        for name, title in (("c4", "one map of stride 16"), ("fpn", "a feature pyramid"))
-    }
-
-
-def _resnet_detectors() -> dict[str, DetectorArchitecture]:
-    detectors: dict[str, DetectorArchitecture] = {}
-    for name, architecture in MODELS.items():
-        if architecture.family == "resnet.ResNet":
-            is_small = architecture.options.get("stem") == "cifar"
-            detectors |= (_small_detectors if is_small else _faster_rcnn_detectors)(name)
+    resnets = {name: network for name, network in MODELS.items() if network.family == "resnet.ResNet"}
+    for backbone, network in resnets.items():
+        if network.options.get("stem") == "cifar":
+            for name, title in (("ssd", "SSD"), ("stairnet", "StairNet")):
+                detectors[f"{name}_{backbone}"] = DetectorArchitecture(
+                    "ssd", f"small_ssd.{name}_resnet", backbone, f"{title} for small images on {backbone}"
+                )
+        else:
+            for name, title in (("c4", "one map of stride 16"), ("fpn", "a feature pyramid")):
+                description = f"Faster R-CNN on {backbone}, {title}"
+                detectors[f"faster_rcnn_{backbone}_{name}"] = DetectorArchitecture(
+                    "faster_rcnn", f"faster_rcnn.faster_rcnn_{name}", backbone, description
+                )
     return detectors
 
 
-DETECTORS: dict[str, DetectorArchitecture] = _vgg16_detectors() | _resnet_detectors()
+DETECTORS = _detectors()
 
 
 def network_kind(name: str) -> NetworkKind:

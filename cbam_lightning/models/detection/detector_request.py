@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from cbam_lightning import __version__
+from cbam_lightning.attention.registry import option_defaults
 from cbam_lightning.checks import check_positive
 from cbam_lightning.errors import UsageError, unknown_name
-from cbam_lightning.models.detection.backbone import Backbone, check_attention, plain
 from cbam_lightning.models.detection.detector_network import Specification
-from cbam_lightning.models.detection.detector_registry import (
-    DETECTORS,
-    DetectorArchitecture,
-    list_detectors,
-)
+from cbam_lightning.models.detection.detector_registry import DETECTORS, DetectorArchitecture
+from cbam_lightning.models.factory import BuiltNetwork
 from cbam_lightning.weights import Header
+from cbam_lightning.weights.compatibility import without_implementation
 
 _VOC_CLASSES = 21
 # Arguments that are among the network_options in a detector's header.
@@ -57,7 +55,7 @@ class DetectorRequest:
                 "stairnet_resnet20, with --model.network."
             )
         if self.name not in DETECTORS:
-            raise unknown_name(kind="detector", given=self.name, allowed=list_detectors())
+            raise unknown_name(kind="detector", given=self.name, allowed=DETECTORS)
         return DETECTORS[self.name]
 
     @property
@@ -78,9 +76,7 @@ class DetectorRequest:
         """
         check_positive("in_channels", self.channels)
         if not isinstance(self.classes, int) or self.classes < 2:
-            raise UsageError(
-                f"num_classes is {self.classes!r}; give the number of classes plus 1 (background)."
-            )
+            raise UsageError(f"num_classes is {self.classes!r}; give the number of classes + 1 (background).")
         if self.class_names is not None and len(self.class_names) + 1 != self.classes:
             raise UsageError(
                 f"there are {len(self.class_names)} class_names but num_classes is {self.classes}; give a "
@@ -93,18 +89,7 @@ class DetectorRequest:
                 "omit backbone_attention and backbone_attention_options."
             )
 
-    def for_backbone(self) -> dict[str, Any]:
-        """Return the arguments of ``build_backbone`` besides the name."""
-        in_heads = self.architecture.has_attention_in_heads
-        return {
-            "attention": self.backbone_attention if in_heads else self.attention,
-            "attention_options": self.backbone_attention_options if in_heads else self.attention_options,
-            "options": self.backbone_options,
-            "in_channels": self.channels,
-            "weights": self.backbone_weights,
-        }
-
-    def specify(self, backbone: Backbone) -> Specification:
+    def specify(self, backbone: BuiltNetwork) -> Specification:
         """Return the specification from which the detector is built on a backbone.
 
         Raises:
@@ -129,7 +114,7 @@ class DetectorRequest:
             )
         return spec
 
-    def describe(self, backbone: Backbone, spec: Specification) -> Header:
+    def describe(self, backbone: BuiltNetwork, spec: Specification) -> Header:
         """Return the header from which ``complete`` restores this request.
 
         As in every header, the classes are those with names, without the background.
@@ -139,13 +124,13 @@ class DetectorRequest:
         attention, attention_options = names["attention"], names["attention_options"]
         if self.architecture.has_attention_in_heads:
             options["backbone_attention"] = None if attention == "none" else attention
-            options["backbone_attention_options"] = _without_implementation(attention_options)
+            options["backbone_attention_options"] = without_implementation(attention_options)
             attention, attention_options = spec.attention, spec.attention_options
         empty = [name for name in _BACKBONE_ARGUMENTS if not options.get(name)]
         return Header(
             network=str(self.name),
             attention=attention,
-            attention_options=_without_implementation(attention_options),
+            attention_options=without_implementation(attention_options),
             num_classes=spec.num_classes - 1,
             class_names=None if self.class_names is None else tuple(self.class_names),
             in_channels=spec.in_channels,
@@ -163,8 +148,14 @@ class DetectorRequest:
             source: Name of the detector's file in error messages.
 
         Raises:
-            UsageError: An argument contradicts the header, or there are also weights of a backbone.
+            UsageError: The header is not a detector's, an argument contradicts it, or there are weights of a
+                backbone as well.
         """
+        if header.network not in DETECTORS:
+            raise UsageError(
+                f"{source} holds {header.network}, which is not a detector; pass weights of a classifier as "
+                "backbone_weights."
+            )
         if self.backbone_weights is not None:
             raise UsageError(f"{source} is a whole detector with its backbone; omit backbone_weights.")
         if self.name not in (None, header.network):
@@ -174,7 +165,7 @@ class DetectorRequest:
         backbone = {name: options.pop(name) for name in _BACKBONE_ARGUMENTS if name in options}
         for name in _BACKBONE_ARGUMENTS:
             value = getattr(self, name)
-            if value and plain(value) != plain(backbone.get(name, "none")):
+            if value and _plain(value) != _plain(backbone.get(name, "none")):
                 raise UsageError(
                     f"the backbone of {source} was built with {name} {backbone.get(name)!r}, not {value!r}; "
                     "omit it."
@@ -196,6 +187,36 @@ class DetectorRequest:
         return replace(self, **changes, options={**options, **self.options})
 
 
-def _without_implementation(attention_options: Mapping[str, Any]) -> dict[str, Any]:
-    # which implementation runs depends on the machine
-    return {name: value for name, value in attention_options.items() if name != "implementation"}
+def check_attention(header: Header, attention: str | None, options: Mapping[str, Any], source: str) -> None:
+    """Refuse attention that differs from the attention of the weights, if they have any.
+
+    Args:
+        header: Header of the weights.
+        attention: The requested attention; None: that of the weights.
+        options: The requested options.
+        source: Name of the weights in error messages.
+
+    Raises:
+        UsageError: The weights have another attention, or other options.
+    """
+    if header.attention == "none":
+        return
+    if attention not in (None, header.attention):
+        raise UsageError(
+            f"the network of {source} has attention {header.attention!r}, not {attention!r}; omit it, "
+            "or give other weights."
+        )
+    trained = {**option_defaults(header.attention), **header.attention_options}
+    for name, value in options.items():  # building the attention refuses unknown names
+        if name in trained and name != "implementation" and _plain(value) != _plain(trained[name]):
+            raise UsageError(
+                f"the attention of {source} was trained with {name} {trained[name]!r}, not {value!r}; "
+                "omit it, or give other weights."
+            )
+
+
+def _plain(value: Any) -> Any:
+    """Return an option as it is in a header, with lists instead of tuples."""
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

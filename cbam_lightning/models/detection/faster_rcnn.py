@@ -16,8 +16,6 @@ The paper gives no number of parameters for COCO. With 81 outputs, C4 has 48,079
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
@@ -47,21 +45,7 @@ _CHEN_AND_GUPTA = {
 
 
 class FasterRCNNNetwork(DetectorNetwork, FasterRCNN):  # type: ignore[misc]
-    """torchvision's Faster R-CNN.
-
-    Args:
-        backbone: Computes a map or a dictionary of maps, with ``out_channels`` each, from images.
-        stages: As in ``DetectorNetwork``.
-        spec: The arguments of every detector.
-        parts: Modules and numbers for torchvision's class.
-    """
-
-    def __init__(
-        self, backbone: nn.Module, stages: list[list[str]], spec: Specification, **parts: Any
-    ) -> None:
-        super().__init__(backbone, image_mean=list(spec.mean), image_std=list(spec.std), **parts)
-        self.in_channels = spec.in_channels
-        self.stages = stages
+    """torchvision's Faster R-CNN. Its backbone computes a map or a dictionary of maps from images."""
 
 
 class StageHead(nn.Module):

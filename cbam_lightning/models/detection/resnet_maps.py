@@ -18,7 +18,6 @@ from cbam_lightning.models.resnet import ResNet
 
 # Stages of a ResNet for small images whose maps, of stride 1 and 2, are too large for predictions.
 _LARGE_STAGES = 2
-_PYRAMID_STAGES = 4
 
 
 class CoarseMaps(nn.Module):
@@ -99,10 +98,8 @@ class Pyramid(nn.Module):
         super().__init__()
         self.body = network
         widths = list(network.stage_channels.values())
-        if len(widths) != _PYRAMID_STAGES:
-            raise UsageError(
-                f"the backbone has {len(widths)} stages, but a feature pyramid needs {_PYRAMID_STAGES}."
-            )
+        if len(widths) != 4:
+            raise UsageError(f"the backbone has {len(widths)} stages, but a feature pyramid needs 4.")
         self.fpn = FeaturePyramidNetwork(widths, channels, LastLevelMaxPool())
         self.out_channels = channels
 
@@ -123,9 +120,7 @@ def take_last_stage(network: ResNet) -> nn.Module:
         UsageError: The network has only one stage.
     """
     if len(network.stage_channels) == 1:
-        raise UsageError(
-            "the backbone has 1 stage; C4 needs one for the whole image and another for the regions."
-        )
+        raise UsageError("the backbone has 1 stage; C4 needs one for the image and another for the regions.")
     name, _ = network.stage_channels.popitem()
     stage: nn.Sequential = network.get_submodule(name)  # type: ignore[assignment]
     delattr(network, name)

@@ -80,19 +80,13 @@ def stairnet_resnet(
 def _maps_and_boxes(
     network: ResNet, scales: Sequence[float], aspect_ratios: Sequence[float]
 ) -> tuple[CoarseMaps, DefaultBoxes]:
-    _check_boxes(scales, aspect_ratios)
-    maps = CoarseMaps(network, len(scales) - 1)
-    return maps, DefaultBoxes([list(aspect_ratios)] * len(maps.out_channels), scales=list(scales))
-
-
-def _check_boxes(scales: Sequence[float], aspect_ratios: Sequence[float]) -> None:
     rising = _are_numbers(scales) and all(0 < small < large for small, large in pairwise(scales))
     if not rising or len(scales) < 2:
-        raise UsageError(
-            f"scales is {scales}; give 2 or more ascending fractions of the image, such as {_SMALL_SCALES}."
-        )
+        raise UsageError(f"scales is {scales}; give 2 or more ascending fractions, such as {_SMALL_SCALES}.")
     if not _are_numbers(aspect_ratios) or not all(ratio > 1 for ratio in aspect_ratios):
         raise UsageError(f"aspect_ratios is {aspect_ratios}; give numbers above 1, such as 2 and 3.")
+    maps = CoarseMaps(network, len(scales) - 1)
+    return maps, DefaultBoxes([list(aspect_ratios)] * len(maps.out_channels), scales=list(scales))
 
 
 def _are_numbers(values: Sequence[float]) -> bool:

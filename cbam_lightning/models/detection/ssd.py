@@ -83,16 +83,7 @@ class SSDNetwork(DetectorNetwork, SSD):  # type: ignore[misc]
         top_down: TopDown | None,
         **numbers: float,
     ) -> None:
-        super().__init__(
-            backbone,
-            boxes,
-            (size_px, size_px),
-            spec.num_classes,
-            image_mean=list(spec.mean),
-            image_std=list(spec.std),
-            head=AttendedHead(backbone.out_channels, boxes.num_anchors_per_location(), spec, top_down),
-            **numbers,
-        )
-        self.in_channels = spec.in_channels
+        head = AttendedHead(backbone.out_channels, boxes.num_anchors_per_location(), spec, top_down)
+        parts = {"anchor_generator": boxes, "head": head, "size": (size_px, size_px), **numbers}
+        super().__init__(backbone, stages, spec, num_classes=spec.num_classes, **parts)
         self.size_px = size_px
-        self.stages = stages

@@ -23,15 +23,22 @@ _VOC_STEPS_PX = (8, 16, 32, 64, 100, 300)
 _VGG_STRIDES = (2, 2, 2, 2, 1)
 
 
-def ssd300_vgg16(maps: VGG16Maps, spec: Specification, **numbers: float) -> SSDNetwork:
+def ssd300_vgg16(
+    maps: VGG16Maps, spec: Specification, top_down: TopDown | None = None, **numbers: float
+) -> SSDNetwork:
     """Build SSD300 in its version for VOC.
 
     Args:
         maps: The feature maps of VGG16.
         spec: The arguments of every detector.
+        top_down: StairNet's path, if any.
         numbers: As in ``SSDNetwork``.
     """
-    return _ssd300(maps, spec, None, numbers)
+    stages = [[f"backbone.{name}" for name in stage] for stage in maps.stages]
+    boxes = DefaultBoxes(
+        [list(ratios) for ratios in _VOC_RATIOS], scales=list(_VOC_SCALES), steps=list(_VOC_STEPS_PX)
+    )
+    return SSDNetwork(maps, stages, boxes, 300, spec, top_down, **numbers)
 
 
 def stairnet_vgg16(
@@ -52,14 +59,4 @@ def stairnet_vgg16(
         numbers: As in ``SSDNetwork``.
     """
     path = TopDown(maps.out_channels, top_down_channels, _VGG_STRIDES, batch_norm_momentum)
-    return _ssd300(maps, spec, path, numbers)
-
-
-def _ssd300(
-    maps: VGG16Maps, spec: Specification, top_down: TopDown | None, numbers: dict[str, float]
-) -> SSDNetwork:
-    stages = [[f"backbone.{name}" for name in stage] for stage in maps.stages]
-    boxes = DefaultBoxes(
-        [list(ratios) for ratios in _VOC_RATIOS], scales=list(_VOC_SCALES), steps=list(_VOC_STEPS_PX)
-    )
-    return SSDNetwork(maps, stages, boxes, 300, spec, top_down, **numbers)
+    return ssd300_vgg16(maps, spec, path, **numbers)

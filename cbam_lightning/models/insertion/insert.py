@@ -73,7 +73,10 @@ def insert_attention(
         )
     modules = [_build_for(network, point, attention, options) for point in points]
     for point, module in zip(points, modules, strict=True):
-        _attach(network.get_submodule(point.name), module)
+        host = network.get_submodule(point.name)
+        host.add_module(_CHILD, module)
+        if type(host).forward is not nn.Sequential.forward:  # a Sequential runs its new last child anyway
+            host.register_forward_hook(_apply_attention)
     return network
 
 
@@ -90,9 +93,7 @@ def insert_named_attention(
     """
     for option in ("where", "example"):
         if option in attention_options:
-            raise UsageError(
-                f"{option!r} is not an option of attention; pass it as an option of the network."
-            )
+            raise UsageError(f"{option!r} is not an option of attention; pass it as a network option.")
     with importing_nothing():
         return insert_attention(network, attention, where=where, **attention_options)
 
@@ -129,12 +130,6 @@ def _nearest_parameter(network: nn.Module, name: str) -> nn.Parameter | None:
             if parameter.is_floating_point():
                 return parameter
     return None
-
-
-def _attach(host: nn.Module, attention: nn.Module) -> None:
-    host.add_module(_CHILD, attention)
-    if type(host).forward is not nn.Sequential.forward:  # a Sequential runs its new last child anyway
-        host.register_forward_hook(_apply_attention)
 
 
 def _apply_attention(host: nn.Module, inputs: Any, output: Tensor) -> Tensor:

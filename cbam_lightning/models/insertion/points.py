@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import groupby
-from typing import Literal, NoReturn
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -59,14 +59,19 @@ def plan_insertion(
         UsageError: The network does not run on the example, there is no residual addition, a pattern matches
             no module, or a matched module does not return exactly one feature map per forward pass.
     """
-    patterns = _patterns(where)
+    patterns = None if where is None else _patterns(where)
     flow = record(network, example)
     if patterns is None:
         return _residual_points(flow) or _stage_points(flow)
     if patterns == ["stage"]:
         return _stage_points(flow)
     if patterns == ["residual"]:
-        return _residual_points(flow) or _refuse_residual(network)
+        if points := _residual_points(flow):
+            return points
+        raise UsageError(
+            f"{type(network).__name__} adds no module's output to a shortcut of another depth. "
+            "Choose where='stage', or give a pattern of submodule names."
+        )
     names = [name for name, _ in network.named_modules() if name]
     matched = {name for pattern in patterns for name in _matching(pattern, names)}
     order = list(flow.outputs)
@@ -118,15 +123,11 @@ def _module_of(flow: Dataflow, value: Value) -> str | None:
     return min([*names[:1], *around], key=len, default=None)
 
 
-def _patterns(where: str | Sequence[str] | None) -> list[str] | None:
-    if where is None:
-        return None
+def _patterns(where: str | Sequence[str]) -> list[str]:
     patterns = [where] if isinstance(where, str) else where
     is_list = isinstance(patterns, Sequence) and all(isinstance(pattern, str) for pattern in patterns)
     if not is_list or not patterns:
-        raise UsageError(
-            f"where is {where!r}; give 'residual', 'stage', or one or more patterns of submodule names."
-        )
+        raise UsageError(f"where is {where!r}; give 'residual', 'stage', or patterns of submodule names.")
     return list(patterns)
 
 
@@ -142,38 +143,26 @@ def _matching(pattern: str, names: Sequence[str]) -> list[str]:
 
 
 def _named_point(flow: Dataflow, name: str) -> InsertionPoint:
-    outputs = flow.outputs.get(name, [])
-    if not outputs:
-        problem = "is not called in evaluation mode"
-    elif len(outputs) > 1:
-        problem = f"is called {len(outputs)} times in a forward pass"
-    elif isinstance(outputs[0], str):
-        problem = f"returns {outputs[0]}, not a tensor"
-    elif len(outputs[0].shape) not in (3, 4, 5):
-        problem = f"returns a tensor of shape {outputs[0].shape}, not a feature map"
-    else:
-        return InsertionPoint(name, outputs[0].shape[1], outputs[0].shape, "pattern")
-    raise UsageError(f"attention cannot follow {name!r}, which {problem}. {_instead(flow, name)}")
-
-
-def _instead(flow: Dataflow, name: str) -> str:
-    """Suggest modules near this one that return one feature map."""
-    fitting = [
-        other
-        for other, outputs in flow.outputs.items()
-        if other
-        and len(outputs) == 1
-        and isinstance(outputs[0], Value)
-        and len(outputs[0].shape) in (3, 4, 5)
-    ]
+    found = _feature_map(flow.outputs.get(name, []))
+    if isinstance(found, Value):
+        return InsertionPoint(name, found.shape[1], found.shape, "pattern")
+    fitting = [n for n, outputs in flow.outputs.items() if n and isinstance(_feature_map(outputs), Value)]
     inside = [other for other in fitting if other.startswith(f"{name}.")]
     beside = [other for other in fitting if other.rpartition(".")[0] == name.rpartition(".")[0]]
     shown = (inside or beside or fitting)[-_SHOWN:]
-    return f"Choose modules such as {', '.join(shown)}." if shown else "No module returns one feature map."
+    hint = f"Choose modules such as {', '.join(shown)}." if shown else "No module returns one feature map."
+    raise UsageError(f"attention cannot follow {name!r}, which {found}. {hint}")
 
 
-def _refuse_residual(network: nn.Module) -> NoReturn:
-    raise UsageError(
-        f"{type(network).__name__} adds no module's output to a shortcut of another depth. "
-        "Choose where='stage', or give a pattern of submodule names."
-    )
+def _feature_map(outputs: list[Value | str]) -> Value | str:
+    """Return the only feature map that a module returned, or what is wrong with its outputs."""
+    if not outputs:
+        return "is not called in evaluation mode"
+    output = outputs[0]
+    if len(outputs) > 1:
+        return f"is called {len(outputs)} times in a forward pass"
+    if isinstance(output, str):
+        return f"returns {output}, not a tensor"
+    if len(output.shape) not in (3, 4, 5):
+        return f"returns a tensor of shape {output.shape}, not a feature map"
+    return output

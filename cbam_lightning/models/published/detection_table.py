@@ -1,17 +1,25 @@
-"""The paper's detectors beside ours."""
+"""The paper's detection tables beside our detectors. No AP among them was measured here."""
 
 from __future__ import annotations
 
+import csv
 from decimal import Decimal
+from importlib.resources import files
 from typing import Any, NamedTuple
 
 import torch
 
 from cbam_lightning.checks import check_choice
 from cbam_lightning.models.published.classification_rows import DIFFERS, NO_FIGURE, REPRODUCED
-from cbam_lightning.models.published.detection_rows import PublishedDetector, published_detectors
 from cbam_lightning.tables import FORMATS, Table
 
+_DETECTORS = {
+    ("Faster R-CNN", "ResNet-101"): "faster_rcnn_resnet101_c4",
+    ("SSD", "VGG16"): "ssd300_vgg16",
+    ("StairNet", "VGG16"): "stairnet_vgg16",
+}
+# Including the background; COCO has 80 classes.
+_NUM_CLASSES = {"MS-COCO": 81, "VOC 2007 test": 21}
 _HEADINGS = (
     *("dataset", "detector", "attention", "outputs", "parameters", "Mparam", "paper"),
     *("AP50", "AP75", "AP", "status"),
@@ -24,6 +32,33 @@ _NOTES = (
     "SSD has the paper's parameters with six default boxes at each position of conv4_3; torchvision's four "
     "give 26.3 million. StairNet follows the code of its second author.",
 )
+
+
+class PublishedDetector(NamedTuple):
+    """A row of the paper, with our names and the printed digits; ``None`` where the paper gives no value.
+
+    The paper does not say how it counts parameters. Counting all of ours, including weights and biases of
+    plain BatchNorms, gives its values.
+
+    Attributes:
+        dataset: The paper's name of the data set, with the test split.
+        detector: Name for ``create_detector``.
+        attention: Name for ``create_detector``.
+        num_classes: Number of classes including the background.
+        params_m: Millions of parameters.
+        map_50: AP at an overlap of 0.5 in percent; on VOC by the rules of 2007, from 11 recalls.
+        map_75: AP at an overlap of 0.75 in percent.
+        map: Mean AP at overlaps of 0.5 to 0.95 in percent.
+    """
+
+    dataset: str
+    detector: str
+    attention: str
+    num_classes: int
+    params_m: Decimal | None
+    map_50: Decimal
+    map_75: Decimal | None
+    map: Decimal | None
 
 
 class DetectorRow(NamedTuple):
@@ -39,6 +74,12 @@ class DetectorRow(NamedTuple):
         if printed is None:
             return NO_FIGURE
         return REPRODUCED if _millions(self.params).quantize(printed) == printed else DIFFERS
+
+
+def published_detectors() -> list[PublishedDetector]:
+    """Read ``detection.csv``, in its order."""
+    text = files("cbam_lightning.models.published").joinpath("detection.csv").read_text("utf-8")
+    return [_parse(line) for line in csv.DictReader(text.splitlines())]
 
 
 def detector_rows() -> list[DetectorRow]:
@@ -93,3 +134,20 @@ def _record(row: DetectorRow) -> dict[str, Any]:
         "status": row.status,
     }
     return {name: float(value) if isinstance(value, Decimal) else value for name, value in record.items()}
+
+
+def _parse(line: dict[str, str]) -> PublishedDetector:
+    return PublishedDetector(
+        dataset=line["dataset"],
+        detector=_DETECTORS[line["detector"], line["backbone"]],
+        attention=line["attention"],
+        num_classes=_NUM_CLASSES[line["dataset"]],
+        params_m=_decimal(line["params_m"]),
+        map_50=Decimal(line["map_50"]),
+        map_75=_decimal(line["map_75"]),
+        map=_decimal(line["map_50_95"]),
+    )
+
+
+def _decimal(text: str) -> Decimal | None:
+    return Decimal(text) if text else None

@@ -8,24 +8,16 @@ from typing import Any
 
 from cbam_lightning.checks import check_choice
 from cbam_lightning.models.complexity import CONVENTION
-from cbam_lightning.models.published.classification_rows import (
-    CONTRADICTION,
-    DIFFERS,
-    GFLOPS_TOLERANCE,
-    NO_FIGURE,
-    NOT_IN_THE_PAPER,
-    PARAMS_M_TOLERANCE,
-    REPRODUCED,
-    ClassificationRow,
-)
+from cbam_lightning.models.published import classification_rows
+from cbam_lightning.models.published.classification_rows import ClassificationRow
 from cbam_lightning.tables import FORMATS, Table, join_values
 
 _SHORT_STATUS = {
-    REPRODUCED: "reproduced",
-    DIFFERS: "differs",
-    CONTRADICTION: "conflicts",
-    NO_FIGURE: "no figure",
-    NOT_IN_THE_PAPER: "added",
+    classification_rows.REPRODUCED: "reproduced",
+    classification_rows.DIFFERS: "differs",
+    classification_rows.CONTRADICTION: "conflicts",
+    classification_rows.NO_FIGURE: "no figure",
+    classification_rows.NOT_IN_THE_PAPER: "added",
 }
 _HEADINGS = (
     *("network", "attention", "Mparam", "paper", "diff", "GFLOPs", "paper", "diff", "v1.5"),
@@ -37,8 +29,8 @@ _NOTES = (
     "and top-5: the paper's errors in percent.",
     "v1.5: with a bottleneck's stride in its 3x3 convolution, as create_model builds it. The columns before "
     "have it in the first 1x1, as the paper counts (network option stride_in: 1x1).",
-    f"reproduced: within {PARAMS_M_TOLERANCE} million parameters and {GFLOPS_TOLERANCE} GFLOPs, or equal in "
-    "the digits that the paper prints.",
+    f"reproduced: within {classification_rows.PARAMS_M_TOLERANCE} million parameters and "
+    f"{classification_rows.GFLOPS_TOLERANCE} GFLOPs, or equal in the digits that the paper prints.",
     "conflicts: the paper's channel ablation gives 25.92 million parameters to networks that have 28.09 in "
     "its other tables and here. resnet50 with bam has 25.92 and 3.94 GFLOPs; we know of no network with "
     "4.02 GFLOPs.",
@@ -46,35 +38,38 @@ _NOTES = (
 )
 
 
-def render(rows: Sequence[ClassificationRow], format: str = "terminal") -> str:  # noqa: A002 - the command's option
-    """Return the rows as text.
+def table(extra: Sequence[tuple[str, str]] = (), *, size_px: int = 224, format: str = "terminal") -> str:  # noqa: A002 - the name of the command's option
+    """Return every published row next to ours, ready to print.
 
     Args:
-        rows: What ``published.rows`` returned.
+        extra: Further pairs of network and attention, as for ``create_model``.
+        size_px: Height and width of the images for ``extra``; the published rows are for 224.
         format: ``terminal`` and ``markdown``: rounded, with notes on what was counted. ``csv`` and
             ``json``: to 6 decimals, a field for each value, without notes.
 
     Raises:
-        UsageError: An unknown format.
+        UsageError: An unknown format or name, or a network that does not take images of ``size_px``.
     """
     check_choice("format", format, FORMATS)
+    return render(classification_rows.rows(extra, size_px), format)
+
+
+def render(rows: Sequence[ClassificationRow], format: str) -> str:  # noqa: A002 - the command's option
+    """Return rows of ``classification_rows.rows`` as text, in a format of ``table``."""
     groups = [f"{row.table}, {row.size_px} px" for row in rows]
     cells, records = [_cells(row) for row in rows], [_record(row) for row in rows]
-    table = Table(_HEADINGS, cells, left=(0, 1, 11), notes=_NOTES, groups=groups, records=records)
-    return table.render(format)
+    shown = Table(_HEADINGS, cells, left=(0, 1, 11), notes=_NOTES, groups=groups, records=records)
+    return shown.render(format)
 
 
 def _record(row: ClassificationRow) -> dict[str, Any]:
     names = ("params_m", "gflops", "top1_error", "top5_error")
     record = row._asdict() | {f"published_{n}": row.published and getattr(row.published, n) for n in names}
-    record |= {f"{name}_difference": getattr(row, f"{name}_difference") for name in ("params_m", "gflops")}
+    record |= {f"{name}_difference": row.difference(name) for name in ("params_m", "gflops")}
     record["status"] = row.status
     del record["published"]
-    numbers = (float, Decimal)
-    return {
-        name: round(float(value), 6) if isinstance(value, numbers) else value
-        for name, value in record.items()
-    }
+    numbers = {name: round(float(v), 6) for name, v in record.items() if isinstance(v, float | Decimal)}
+    return record | numbers
 
 
 def _cells(row: ClassificationRow) -> tuple[str, ...]:
@@ -85,10 +80,10 @@ def _cells(row: ClassificationRow) -> tuple[str, ...]:
         " ".join([row.attention, *options]),
         f"{row.params_m:.2f}",
         _number(published and published.params_m),
-        _number(row.params_m_difference, "+.3f"),
+        _number(row.difference("params_m"), "+.3f"),
         f"{row.gflops:.3f}",
         _number(published and published.gflops),
-        _number(row.gflops_difference, "+.4f"),
+        _number(row.difference("gflops"), "+.4f"),
         "" if row.gflops_default == row.gflops else f"{row.gflops_default:.3f}",
         _number(published and published.top1_error, ".2f"),
         _number(published and published.top5_error, ".2f"),

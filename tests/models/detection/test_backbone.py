@@ -77,9 +77,9 @@ class TestShipped:
         [
             (
                 {"in_channels": 3},
-                "was trained on images of 1 channel, .* takes 3 channels; .*--data.in_channels 1",
+                "was trained with in_channels 1, the detector has 3; .*--data.in_channels 1",
             ),
-            ({"in_channels": None}, "1 channel, .* takes 3 channels"),
+            ({"in_channels": None}, "in_channels 1, the detector has 3"),
             ({"backbone_attention": "se"}, "has attention 'cbam', not 'se'"),
             ({"backbone_attention": "none"}, "has attention 'cbam', not 'none'"),
             ({"backbone_attention_options": {"gate": "sigmoid"}}, "with gate 'identity', not 'sigmoid'"),

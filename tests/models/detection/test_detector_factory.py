@@ -19,7 +19,7 @@ def test_unknown_names():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_classes": 1}, "num_classes is 1; give the number of classes plus 1"),
+        ({"num_classes": 1}, "num_classes is 1; give the number of classes \\+ 1"),
         ({"num_classes": 2.5}, "num_classes is 2.5"),
         ({"in_channels": 0}, "in_channels is 0"),
         ({"mean": (0.5,)}, r"mean is \(0.5,\) .* give 3 numbers each"),
