@@ -21,10 +21,7 @@ class BoxPredictions(PredictionWriter):
     height in pixels of the image as stored, ``score``; and ``file_name`` besides.
     """
 
-    @property
-    def path(self) -> Path:
-        """The file that all parts become."""
-        return self.run.detections
+    file_name = "detections.json"
 
     def write(self, file: TextIO, outputs: Any, batch: Any, pl_module: LightningModule) -> None:
         """Write the boxes of a batch, one per line."""

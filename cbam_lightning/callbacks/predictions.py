@@ -20,8 +20,11 @@ class PredictionWriter(Callback, ABC):
         run: Where to write.
 
     Attributes:
+        file_name: Name of the file in the run's directory.
         data: The data module whose images are predicted, once prediction starts.
     """
+
+    file_name: str
 
     def __init__(self, run: RunDirectory) -> None:
         self.run = run
@@ -29,9 +32,9 @@ class PredictionWriter(Callback, ABC):
         self._numbers = itertools.count()
 
     @property
-    @abstractmethod
     def path(self) -> Path:
         """The file that all parts become."""
+        return self.run.path / self.file_name
 
     def open(self, part: Path) -> Any:
         """Return the object that ``write`` gets and that is closed at the end: a text file."""
@@ -71,13 +74,7 @@ class PredictionWriter(Callback, ABC):
         self.data: Any = getattr(trainer, "datamodule")  # noqa: B009 - set by Lightning, unknown to its types
 
     def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
         """Write a batch."""
         if self._file is not None:

@@ -100,9 +100,7 @@ class RunRecord(SaveConfigCallback):
         names = (self.run.config.with_suffix(f".{number}.yaml") for number in itertools.count(1))
         self.run.config.rename(next(path for path in names if not path.exists()))
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Any) -> None:
         """Add experiment, seed, version and the present metrics to a checkpoint."""
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val")}
         checkpoint.setdefault(PROVENANCE_KEY, {}).update(

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from cbam_lightning.cli.config_classes import class_options
 from cbam_lightning.errors import UsageError, closest
 from cbam_lightning.user_code.class_paths import find_class, import_class_path, is_class_path
 
@@ -39,21 +40,18 @@ _GIVEN_PATH = re.compile(
 _NO_SUBCLASS = re.compile(r"does not correspond to a subclass of (\w+)")
 
 
-def explain(message: str, options: Iterable[str], configs: Iterable[str | Path] = ()) -> str:
+def explain(message: str, options: Iterable[str]) -> str:
     """Return one line that says what was given, what is allowed, and what to do.
 
     Args:
         message: Text of jsonargparse's error.
         options: All options of the sub-command, such as ``trainer.max_epochs``.
-        configs: The configuration files that were given, to find the one that is not valid YAML.
     """
     key = ".".join(re.findall(r'Parser key "([^"]+)"', message))
     if problem := _class_path_problem(key, message) or _option_problem(key, message, options):
         return problem
     if found := _NO_FILE.search(message):
         return f"there is no configuration file {found[1]}; check the path after --config."
-    if message.startswith("Problems parsing config") and (problem := broken_yaml(configs)):
-        return problem
     if found := _CLASS_NAME.search(message):
         return f"--{key} is {found[1]!r}, which is not a known class.{_classes(key, found[1], message)}"
     if "is abstract" in message:
@@ -114,23 +112,11 @@ def _unaccepted(key: str, option: str, class_paths: list[str]) -> str:
     owner = locate(class_paths[-1]) if class_paths else None
     if not isinstance(owner, type):
         return f"unknown option {option!r} of {key}."
-    allowed = sorted(_parameters(owner))
+    allowed = sorted(class_options(owner).keys() - {"params"})  # of an optimizer: Lightning fills it in
     if not allowed:  # Lightning's own base class, which stands for any class until one is named
         return f"{key} has no class yet to have an option {option!r}; name the class first, --{key} NAME."
     hint = closest(option, allowed)
     return f"{owner.__name__} has no option {option!r}.{hint} Allowed: {', '.join(allowed)}."
-
-
-def _parameters(owner: type) -> set[str]:
-    """Return the options of a class, and those of its bases as long as it passes on ``**kwargs``."""
-    names: set[str] = set()
-    for base in owner.__mro__:
-        if "__init__" in vars(base):
-            parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
-            names |= {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-                break
-    return names - {"params"}  # of an optimizer: Lightning fills it in
 
 
 def _classes(key: str, name: str, message: str) -> str:

@@ -79,7 +79,7 @@ class TrainerOptions(LightningCLI):
     ) -> LightningArgumentParser:
         """Read every checkpoint, including remote ones, without running code from it, by default."""
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        parser.set_defaults({"weights_only": True})
+        parser.set_defaults(weights_only=True)
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -111,27 +111,23 @@ class TrainerOptions(LightningCLI):
         if problem := broken_yaml(configs):
             raise UsageError(problem)
         self._given = given_options(args)
-        checkpoint = self._local_checkpoint()
-        if checkpoint is not None:
-            self._fill_in(args[0], checkpoint)
+        path = self._given.get("ckpt_path")
+        is_local = isinstance(path, str) and path not in ("best", "last", "hpc") and "://" not in path
+        if is_local:
+            self._fill_in(args[0], str(path))
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as error:
-            raise UsageError(explain(str(error), self._option_names(), configs)) from None
+            raise UsageError(explain(str(error), self._option_names())) from None
         config = self.config[self.config["subcommand"]]
         leave_out_defaults(config)
         refuse_functions(config)
-        if checkpoint is not None:  # its values replace those of the files that its run started from
+        if is_local:  # its values replace those of the files that its run started from
             self._set_model_options({name: None for name in _WEIGHTS if name in self._model_options()})
 
     def _option_names(self) -> list[str]:
         parsers = self._subcommand_parsers.values()
         return [a.dest for p in parsers for a in p._actions if a.dest != SUPPRESS]
-
-    def _local_checkpoint(self) -> str | None:
-        path = self._given.get("ckpt_path")
-        keywords = ("best", "last", "hpc")
-        return path if isinstance(path, str) and path not in keywords and "://" not in path else None
 
     def _fill_in(self, command: str, path: str) -> None:
         """Make the model of a checkpoint the default; in Lightning's own CLI it wins over the user.
@@ -149,9 +145,8 @@ class TrainerOptions(LightningCLI):
         return self.config[self.config["subcommand"]]["model"].get("init_args") or {}
 
     def _set_model_options(self, values: Mapping[str, Any]) -> None:
-        options = self._model_options()
         for name, value in values.items():
-            options[name] = value
+            self._model_options()[name] = value
 
     @property
     def _resumes(self) -> bool:
@@ -175,9 +170,9 @@ class TrainerOptions(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Write the resolved network to the configuration, so that it needs no other file."""
         self._set_model_options(self._weights)
-        resolved = (name for name in _RESOLVED if name in self._model_options())
-        hparams = self.model.hparams
-        self._set_model_options({name: hparams[name] for name in resolved if name in hparams})
+        options, hparams = self._model_options(), self.model.hparams
+        names = [name for name in _RESOLVED if name in options and name in hparams]
+        self._set_model_options({name: hparams[name] for name in names})
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Add the checkpoint to resume from."""

@@ -95,11 +95,5 @@ def export(run_or_ckpt: str, out: _Out) -> None:
 
 WEIGHTS = Group(
     "List, show, verify, import and export checkpoints.",
-    {
-        "list": list_checkpoints,
-        "show": show,
-        "verify": verify,
-        "import": import_other,
-        "export": export,
-    },
+    {"list": list_checkpoints, "show": show, "verify": verify, "import": import_other, "export": export},
 )

@@ -226,4 +226,4 @@ def test_a_callback_of_ones_own_that_raises(capsys, monkeypatch, tmp_path):
 def test_a_defect_of_ours_is_no_mistake():
     with pytest.raises(AttributeError) as defect:
         steps_per_epoch(None)
-    assert trainer_errors._is_ours(trainer_errors._calls(defect.value))
+    assert trainer_errors._is_ours(trainer_errors._frames(defect.value))
