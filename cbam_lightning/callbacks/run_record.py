@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import BatchSizeFinder
 from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 from pytorch_lightning.loggers import WandbLogger
 
+from cbam_lightning import __version__
 from cbam_lightning.files import atomic_write
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.weights.checkpoint import PROVENANCE_KEY
@@ -46,7 +47,6 @@ class RunRecord(SaveConfigCallback):
         config: The resolved configuration.
         run: Where to write.
         experiment: Name of the experiment.
-        version: Version of this package.
         stated: Options of the model that are linked to the data, which the parser therefore leaves out, but
             that these data do not have.
     """
@@ -57,14 +57,12 @@ class RunRecord(SaveConfigCallback):
         config: Any,
         run: RunDirectory,
         experiment: str,
-        version: str,
         stated: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(parser, config, save_to_log_dir=False)
         self.stated = stated or {}
         self.run = run
         self.experiment = experiment
-        self.version = version
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write ``config.yaml``, and send the configuration and the parameter counts to W&B."""
@@ -106,7 +104,7 @@ class RunRecord(SaveConfigCallback):
         checkpoint.setdefault(PROVENANCE_KEY, {}).update(
             experiment=self.experiment,
             seed=self.config.get("seed_everything"),
-            version=self.version,
+            version=__version__,
             metrics=metrics,
         )
 

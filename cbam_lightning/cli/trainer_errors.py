@@ -22,7 +22,7 @@ from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 
 from cbam_lightning.cli.config_classes import named_classes
 from cbam_lightning.errors import RunStopped, UsageError
-from cbam_lightning.user_code.tracebacks import describe_error, is_user_file, user_line, with_causes
+from cbam_lightning.user_code.tracebacks import describe_error, is_user_file, user_line
 
 _OWN = str(Path(__file__).parent.parent)
 _LIGHTNING = str(Path(pytorch_lightning.__file__).parent)
@@ -101,11 +101,6 @@ def own_mistake(error: Exception) -> UsageError | None:
     """Return an error of user-defined code with its file and line; ``None`` if it came from elsewhere."""
     line = None if isinstance(error, _NO_MISTAKES) else user_line(error)
     return None if line is None else UsageError(f"{line}. --debug shows the whole traceback.")
-
-
-def wrapped_usage_error(error: BaseException) -> UsageError | None:
-    """Return the ``UsageError`` that jsonargparse wraps in an error about types when it makes a class."""
-    return next((inner for inner in with_causes(error) if isinstance(inner, UsageError)), None)
 
 
 def refuse_checkpoint_io(plugins: list[Any]) -> None:

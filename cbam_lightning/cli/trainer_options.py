@@ -5,7 +5,7 @@ Importing the tasks and the data modules here is what lets YAML and the command 
 
 from __future__ import annotations
 
-from argparse import SUPPRESS, ArgumentError
+from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -118,16 +118,14 @@ class TrainerOptions(LightningCLI):
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as error:
-            raise UsageError(explain(str(error), self._option_names())) from None
+            parsers = self._subcommand_parsers.values()
+            names = [action.dest for parser in parsers for action in parser._actions]
+            raise UsageError(explain(str(error), names)) from None
         config = self.config[self.config["subcommand"]]
         leave_out_defaults(config)
         refuse_functions(config)
         if is_local:  # its values replace those of the files that its run started from
             self._set_model_options({name: None for name in _WEIGHTS if name in self._model_options()})
-
-    def _option_names(self) -> list[str]:
-        parsers = self._subcommand_parsers.values()
-        return [a.dest for p in parsers for a in p._actions if a.dest != SUPPRESS]
 
     def _fill_in(self, command: str, path: str) -> None:
         """Make the model of a checkpoint the default; in Lightning's own CLI it wins over the user.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from fnmatch import fnmatch
 from typing import Any
 
@@ -63,8 +62,8 @@ def freeze(network: nn.Module, pattern: str) -> list[nn.Module]:
             f"freeze={pattern!r} matches no module. Allowed: 'backbone', or a pattern of names such as "
             f"{names}."
         )
-    for parameter in _parameters(frozen):
-        parameter.requires_grad_(False)
+    for module in frozen:
+        module.requires_grad_(False)
     return frozen
 
 
@@ -78,10 +77,6 @@ def backbone_modules(network: nn.Module) -> list[nn.Module]:
             backbone.append(module)
             taken.update(module.modules())
     return backbone
-
-
-def _parameters(modules: Iterable[nn.Module]) -> Iterable[nn.Parameter]:
-    return (parameter for module in modules for parameter in module.parameters())
 
 
 def global_batch_size(trainer: Trainer) -> int:

@@ -18,7 +18,7 @@ from pytorch_lightning.cli import LRSchedulerCallable
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DistributedSampler
 
 from cbam_lightning.errors import UsageError
@@ -202,10 +202,7 @@ class TorchSchedule(Schedule):
     def build(self, optimizer: Optimizer, steps_per_epoch: float, max_epochs: float) -> dict[str, Any]:
         """Attach the scheduler."""
         scheduler = self.scheduler(optimizer)
-        configuration: dict[str, Any] = {"scheduler": scheduler, "interval": self.interval}
-        if isinstance(scheduler, ReduceLROnPlateau):
-            configuration["monitor"] = self.monitor
-        return configuration
+        return {"scheduler": scheduler, "interval": self.interval, "monitor": self.monitor}
 
 
 def steps_per_epoch(trainer: Trainer) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -69,13 +70,9 @@ def same_value(written: Any, resolved: Any) -> bool:
         written: From a YAML file or an option.
         resolved: From a run's ``config.yaml``.
     """
-    if written == resolved:
-        return True
     if isinstance(written, str) and isinstance(resolved, str):
-        return resolved.endswith(f".{written}")
+        return f".{resolved}".endswith(f".{written}")
     if isinstance(written, str) and isinstance(resolved, (int, float)):
-        try:
+        with contextlib.suppress(ValueError):
             return float(written) == resolved
-        except ValueError:
-            return False
-    return False
+    return bool(written == resolved)

@@ -33,7 +33,7 @@ MISTAKES = {
     f"{PLATEAU} val/lsos": ["--model.schedule", "'val/lsos'", "Did you mean 'val/loss'"],
     "--checkpoint.monitor val/acc --checkpoint.mode max": ["ModelCheckpoint", "'val/acc'", "val/top1"],
     "--checkpoint.monitor val/loss": ["--checkpoint.mode min or --checkpoint.mode max"],
-    "--trainer.accumulate_grad_batches 0": ["accumulate_grad_batches is 0", "1 or more"],
+    "--trainer.accumulate_grad_batches 0": ["accumulate_grad_batches is 0", "at least 1"],
     "--trainer.strategy dp": ["strategy='dp'"],
     "--trainer.plugins XLACheckpointIO": ["--trainer.plugins XLACheckpointIO", "torch_xla"],
     "--trainer.plugins AsyncCheckpointIO": ["--trainer.plugins AsyncCheckpointIO", "leave the plugin out"],
