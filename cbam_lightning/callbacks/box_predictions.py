@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fileinput
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,9 +34,9 @@ class BoxPredictions(PredictionWriter):
 
     def join(self, parts: Sequence[Path]) -> None:
         """Make one list of the boxes of all parts."""
-        with atomic_write(self.path) as out:
+        with atomic_write(self.path) as out, fileinput.input(parts, encoding="utf-8") as lines:
             out.write(b"[")
-            for number, line in enumerate(_lines(parts)):
+            for number, line in enumerate(lines):
                 out.write((",\n" if number else "\n").encode() + line.rstrip("\n").encode())
             out.write(b"\n]\n")
 
@@ -56,9 +57,3 @@ def as_results(detections: Any, image_id: int, category_ids: tuple[int, ...]) ->
             "bbox": [round(value, 3) for value in (left, top, right - left, bottom - top)],
             "score": round(score, 6),
         }
-
-
-def _lines(parts: Sequence[Path]) -> Iterator[str]:
-    for part in parts:
-        with part.open(encoding="utf-8") as file:
-            yield from file

@@ -28,8 +28,6 @@ class PredictionWriter(Callback, ABC):
 
     def __init__(self, run: RunDirectory) -> None:
         self.run = run
-        self._file: Any = None
-        self._numbers = itertools.count()
 
     @property
     def path(self) -> Path:
@@ -77,13 +75,11 @@ class PredictionWriter(Callback, ABC):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
         """Write a batch."""
-        if self._file is not None:
-            self.write(self._file, outputs, batch, pl_module)
+        self.write(self._file, outputs, batch, pl_module)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Join the parts of all processes."""
-        if self._file is not None:
-            self._file.close()
+        self._file.close()
         trainer.strategy.barrier()
         if trainer.is_global_zero:
             parts = [self._part(rank) for rank in range(trainer.world_size)]

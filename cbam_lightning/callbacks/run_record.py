@@ -46,23 +46,16 @@ class RunRecord(SaveConfigCallback):
         parser: Writes the configuration.
         config: The resolved configuration.
         run: Where to write.
-        experiment: Name of the experiment.
         stated: Options of the model that are linked to the data, which the parser therefore leaves out, but
             that these data do not have.
     """
 
     def __init__(
-        self,
-        parser: LightningArgumentParser,
-        config: Any,
-        run: RunDirectory,
-        experiment: str,
-        stated: Mapping[str, Any] | None = None,
+        self, parser: LightningArgumentParser, config: Any, run: RunDirectory, stated: Mapping[str, Any]
     ) -> None:
         super().__init__(parser, config, save_to_log_dir=False)
-        self.stated = stated or {}
+        self.stated = stated
         self.run = run
-        self.experiment = experiment
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write ``config.yaml``, and send the configuration and the parameter counts to W&B."""
@@ -73,16 +66,17 @@ class RunRecord(SaveConfigCallback):
             content["model"].setdefault("init_args", {}).update(self.stated)
             text = yaml.safe_dump(content, sort_keys=False)
         if self.run.config.is_file() and self.run.config.read_text() != text:
-            self._keep_old_config()
+            # of a run that is resumed with other options
+            names = (self.run.config.with_suffix(f".{number}.yaml") for number in itertools.count(1))
+            self.run.config.rename(next(path for path in names if not path.exists()))
         with atomic_write(self.run.config) as file:
             file.write(text.encode())
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 known = {"parameters": count_parameters(pl_module), NETWORK_KEY: _described(pl_module)}
                 logger.log_hyperparams({**yaml.safe_load(text), **known})
-                logger.experiment.log_artifact(
-                    str(self.run.config), name=f"config-{self.run.id}", type="config"
-                )
+                name = f"config-{self.run.id}"
+                logger.experiment.log_artifact(str(self.run.config), name=name, type="config")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the batch size that was searched for: a resumed run does not search again."""
@@ -93,16 +87,11 @@ class RunRecord(SaveConfigCallback):
             if trainer.is_global_zero:
                 self.save_config(trainer, pl_module, "fit")
 
-    def _keep_old_config(self) -> None:
-        """Keep the old configuration of a run that is resumed with other options."""
-        names = (self.run.config.with_suffix(f".{number}.yaml") for number in itertools.count(1))
-        self.run.config.rename(next(path for path in names if not path.exists()))
-
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Any) -> None:
         """Add experiment, seed, version and the present metrics to a checkpoint."""
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val")}
         checkpoint.setdefault(PROVENANCE_KEY, {}).update(
-            experiment=self.experiment,
+            experiment=self.config["run"]["experiment"],
             seed=self.config.get("seed_everything"),
             version=__version__,
             metrics=metrics,

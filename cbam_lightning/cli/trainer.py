@@ -168,7 +168,7 @@ class TrainerCLI(TrainerOptions):
         config, parser = self.config[self.subcommand], self._parser(self.subcommand)
         names = unlinked(self.datamodule)
         stated = {name: value for name, value in self._model_options().items() if name in names}
-        record = RunRecord(parser, config, self.run, self.experiment, stated)
+        record = RunRecord(parser, config, self.run, stated)
         callbacks: list[Callback] = [record, self._start]
         model: Any = self.model
         if not hasattr(model, "picture_callback"):

@@ -6,8 +6,7 @@ Importing the tasks and the data modules here is what lets YAML and the command 
 from __future__ import annotations
 
 from argparse import ArgumentError
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from cbam_lightning.cli.config_classes import leave_out_defaults, refuse_functio
 from cbam_lightning.cli.data_links import link
 from cbam_lightning.cli.monitors import AUTO, resolve_monitor
 from cbam_lightning.cli.option_errors import broken_yaml, explain
+from cbam_lightning.cli.own_code import CONFIG_OPTIONS, options_with_values
 from cbam_lightning.errors import UsageError
 from cbam_lightning.runs.directory import RunDirectory, RunOptions, experiment_name
 from cbam_lightning.runs.settings import flatten
@@ -36,7 +36,6 @@ _RESOLVED = (
 )
 # Options that name the weights a model starts from.
 _WEIGHTS = ("weights", "backbone_weights")
-_CONFIG = ("-c", "--config")
 _CLASSIFIER = "cbam_lightning.tasks.Classifier"
 _DEFAULTS = {
     "model": {"class_path": _CLASSIFIER},
@@ -107,7 +106,7 @@ class TrainerOptions(LightningCLI):
         Raises:
             UsageError: An option, a name or a value is wrong, or the checkpoint cannot be used.
         """
-        configs = [path for option, path in _words(args) if option in _CONFIG and path]
+        configs = [path for option, path in options_with_values(args) if option in CONFIG_OPTIONS and path]
         if problem := broken_yaml(configs):
             raise UsageError(problem)
         self._given = given_options(args)
@@ -190,18 +189,10 @@ def given_options(args: Sequence[str]) -> dict[str, Any]:
         args: The command line; its configuration files are valid YAML.
     """
     given: dict[str, Any] = {}
-    for option, value in _words(args):
-        if option in _CONFIG and value:
+    for option, value in options_with_values(args):
+        if option in CONFIG_OPTIONS and value:
             content = yaml.safe_load(Path(value).read_text())
             given |= flatten(content) if isinstance(content, Mapping) else {}
         else:
             given[option.removeprefix("--").replace(".init_args.", ".")] = value
     return given
-
-
-def _words(args: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Return every option with the word that follows it, empty for the last one."""
-    for word, following in pairwise([*args, ""]):
-        if word.startswith("-"):
-            option, is_set, value = word.partition("=")
-            yield option, value if is_set else following

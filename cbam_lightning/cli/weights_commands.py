@@ -22,9 +22,7 @@ def list_checkpoints(pattern: str = "*") -> None:
 
     names = list_weights(pattern)
     if not names:
-        raise UsageError(
-            f"no checkpoint is called {pattern!r}; `cbam-lightning weights list` lists all of them."
-        )
+        raise UsageError(f"no checkpoint is called {pattern!r}; `cbam-lightning weights list` lists all.")
     width = max(map(len, names))
     for name in names:
         print(f"{name:<{width}}  {find(name).summary()}")
@@ -59,9 +57,7 @@ def verify(files: Sequence[_Source] = (), *, all: bool = False) -> None:  # noqa
     from cbam_lightning.weights.checkpoint_registry import list_weights
 
     if all == bool(files):
-        raise UsageError(
-            "give the names or files of checkpoints to verify, or --all for all of `weights list`."
-        )
+        raise UsageError("give names or files of checkpoints, or --all for all of `weights list`.")
     for line in verify_all(files or list_weights()):
         print(line, flush=True)
 

@@ -136,9 +136,7 @@ class RunDirectory:
             # unlike flock, worker processes do not inherit it, and so do not keep it when this one is killed
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UsageError(
-                f"another process is training in {self.path}; stop it first, or wait for its end."
-            ) from None
+            raise UsageError(f"another process is training in {self.path}; stop it first.") from None
 
     @classmethod
     def open(cls, path: str | Path) -> RunDirectory:

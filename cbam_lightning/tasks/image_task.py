@@ -153,9 +153,7 @@ class ImageTask(LightningModule):
                 neither trained nor loaded since.
         """
         if self._new_classifier:
-            raise UsageError(
-                f"{self._new_classifier}: fine-tune it first (`cbam-lightning fit --model.weights …`)."
-            )
+            raise UsageError(f"{self._new_classifier}: fine-tune it first (`fit --model.weights …`).")
 
     on_test_start = on_validation_start
     on_predict_start = on_validation_start

@@ -85,8 +85,8 @@ def test_those_of_a_run_and_of_a_study_need_no_word():
     ("words", "expected"),
     [
         ("models --imports nowhere", "there is no module 'nowhere'; give one that is in /"),
-        ("models --imports ''", "--imports is []; give names of modules"),
-        ("models --imports", "--imports is []; give names of modules"),
+        ("models --imports ''", "--imports is []; give modules"),
+        ("models --imports", "--imports is []; give modules"),
         ("models --imports 'a b'", "--imports is ['a b']; give names"),
         ("models --imports ../alpha", "--imports is ['../alpha']; give names"),
         ("fit --config c.yaml", "imports of c.yaml is {'alpha': 1}; give names"),
