@@ -12,7 +12,6 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from cbam_lightning.callbacks.pictures import RunPictures, class_names, panels, undo_normalisation
 from cbam_lightning.explain.box_drawing import draw_image
-from cbam_lightning.runs.directory import RunDirectory
 
 # Beyond this many classes a confusion matrix cannot be read.
 _MAX_CLASSES_SHOWN = 100
@@ -27,10 +26,8 @@ class ClassPictures(RunPictures):
         every_epochs: Number of epochs between two drawings.
     """
 
-    def __init__(self, run: RunDirectory | None = None, num_images: int = 16, every_epochs: int = 5) -> None:
-        super().__init__(run, num_images, every_epochs)
-        self._confusion: MulticlassConfusionMatrix | None = None
-        self._counts: Tensor | None = None
+    _confusion: MulticlassConfusionMatrix | None
+    _counts: Tensor | None
 
     def start(self, pl_module: LightningModule) -> None:
         """Discard what was collected in the last pass."""

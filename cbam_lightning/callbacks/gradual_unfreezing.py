@@ -135,8 +135,7 @@ class GradualUnfreezing(BaseFinetuning):
 
 def divide_by_stage(optimizer: Optimizer, trainer: Trainer) -> None:
     """Let ``GradualUnfreezing``, where the trainer has it, divide the optimiser's groups by stage."""
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    for callback in callbacks:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, GradualUnfreezing):
             callback.divide(optimizer)
 

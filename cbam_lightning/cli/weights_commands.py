@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cbam_lightning.cli.command_line import Group
 from cbam_lightning.errors import UsageError
+from cbam_lightning.tables import aligned
 
 _Source = Annotated[str, "NAME_OR_FILE"]
 _Out = Annotated[str, "OUT.safetensors"]
@@ -23,9 +24,7 @@ def list_checkpoints(pattern: str = "*") -> None:
     names = list_weights(pattern)
     if not names:
         raise UsageError(f"no checkpoint is called {pattern!r}; `cbam-lightning weights list` lists all.")
-    width = max(map(len, names))
-    for name in names:
-        print(f"{name:<{width}}  {find(name).summary()}")
+    print("\n".join(aligned([(name, find(name).summary()) for name in names], left=(0, 1))))
 
 
 def show(file: _Source) -> None:
