@@ -19,22 +19,13 @@ from cbam_lightning import __version__
 from cbam_lightning.files import atomic_write
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.weights.checkpoint import PROVENANCE_KEY
+from cbam_lightning.weights.compatibility import BUILD_OPTIONS
 
 # In results.json and in W&B: the options that `compare` needs to build the network again, including those
 # that the data decided.
 NETWORK_KEY = "network"
 MAIN_FIGURES = ("test/top1", "test/map")  # of a classifier, of a detector
-_NETWORK = (
-    "network",
-    "attention",
-    "attention_options",
-    "network_options",
-    "num_classes",
-    "in_channels",
-    "size_px",
-    "channels_last",
-)
-
+_NETWORK = (*BUILD_OPTIONS, "size_px", "channels_last")
 
 _UNWRITTEN = re.compile(r"unable to serialize instance (\w+)$", re.MULTILINE)
 

@@ -9,12 +9,11 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from cbam_lightning.callbacks.resume import moments
 from cbam_lightning.callbacks.resume.accumulated import Accumulated, load_accumulated
 from cbam_lightning.callbacks.resume.checkpointing import AtomicCheckpointIO, SaveOptions
 from cbam_lightning.callbacks.resume.divergence import LossWatch, has_finite_weights
 from cbam_lightning.callbacks.resume.exact_loader import read_exactly
-from cbam_lightning.callbacks.resume.moments import Moment
+from cbam_lightning.callbacks.resume.moments import Moment, prepare_logging, prepare_loops, write_progress
 from cbam_lightning.callbacks.resume.processes import agree
 from cbam_lightning.callbacks.resume.signals import StopSignals, requeue
 from cbam_lightning.callbacks.resume.typed_options import take_typed_options
@@ -80,8 +79,8 @@ class ExactResume(Callback):
             return
         self._saved_step = trainer.global_step
         if self._restored["moment"] is not None:
-            moments.prepare_loops(trainer, Moment(self._restored["moment"]))
-        moments.prepare_logging(trainer, self._restored["moment"])
+            prepare_loops(trainer, Moment(self._restored["moment"]))
+        prepare_logging(trainer, self._restored["moment"])
         trainer._logger_connector._callback_metrics.update(self._restored["callback_metrics"])
         take_typed_options(trainer, pl_module, self._restored["optimizer"])
 
@@ -90,7 +89,8 @@ class ExactResume(Callback):
         if self._restored is not None:
             load_accumulated(trainer, pl_module, self._restored)
             if self._restored["moment"] == Moment.BATCH:
-                moments.set_logged_steps(trainer, self._restored["logged_steps"])
+                # by which Lightning numbers what is logged; on loading, it counts one step twice
+                trainer.fit_loop.epoch_loop._batches_that_stepped = self._restored["logged_steps"]
         self._restored = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -219,13 +219,13 @@ class ExactResume(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Any) -> None:
         """Add what Lightning leaves out."""
         state = checkpoint["callbacks"][self.state_key]
-        state["logged_steps"] = moments.logged_steps(trainer)
+        state["logged_steps"] = trainer.fit_loop.epoch_loop._batches_that_stepped
         state["points"] = {type(x).__name__: x.points for x in trainer.loggers if hasattr(x, "points")}
         state.update(self._accumulated.read(trainer, pl_module))
         metrics = trainer._logger_connector._callback_metrics
         state["callback_metrics"] = {name: value.cpu() for name, value in metrics.items()}
         if self._moment is not None:
-            moments.write_progress(checkpoint["loops"]["fit_loop"], self._moment, self._loader_states)
+            write_progress(checkpoint["loops"]["fit_loop"], self._moment, self._loader_states)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Any) -> None:
         """Keep the state until training starts."""
