@@ -62,16 +62,11 @@ class ClassPictures(RunPictures):
     def log_more(self, logger: WandbLogger, split: str, pl_module: LightningModule) -> None:
         """Send both as tables."""
         names = class_names(pl_module)
-        rows = [
-            [names[label], names[int(p.argmax())], float(p.max()), float(p[label])]
-            for _, label, p in self.shown
-        ]
+        rows = [[names[k], names[int(p.argmax())], float(p.max()), float(p[k])] for _, k, p in self.shown]
         columns = ["class", "prediction", "probability", "probability of the class"]
         logger.log_table(f"{split}/predictions_table", columns=columns, data=rows)
-        if self._counts is not None:
-            pairs = [
-                [names[i], names[j], int(self._counts[i, j])] for i, j in self._counts.nonzero().tolist()
-            ]
+        if (counts := self._counts) is not None:
+            pairs = [[names[i], names[j], int(counts[i, j])] for i, j in counts.nonzero().tolist()]
             columns = ["class", "prediction", "images"]
             logger.log_table(f"{split}/confusion_table", columns=columns, data=pairs)
 

@@ -138,7 +138,5 @@ def _described(module: LightningModule) -> dict[str, Any]:
 
 def count_parameters(module: LightningModule) -> dict[str, int]:
     """Return the numbers of all and of the trainable parameters."""
-    return {
-        "total": sum(p.numel() for p in module.parameters()),
-        "trainable": sum(p.numel() for p in module.parameters() if p.requires_grad),
-    }
+    trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    return {"total": sum(p.numel() for p in module.parameters()), "trainable": trainable}

@@ -165,7 +165,5 @@ def _explanations(
 
 
 EXPLAIN = Group(
-    "Show what networks look at, and ask people about it.",
-    {"survey": survey, "tally": tally},
-    default=explain,
+    "Show what networks look at, and ask people about it.", {"survey": survey, "tally": tally}, explain
 )

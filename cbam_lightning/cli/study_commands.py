@@ -165,7 +165,6 @@ def _runs_of(plan: Study) -> str:
     if plan.folder.is_dir():
         return str(plan.folder)
     if plan.results is None:
-        raise UsageError(
-            f"{plan.path} has no run in {plan.folder}; make them: `cbam-lightning study {plan.path}`."
-        )
+        file = plan.path
+        raise UsageError(f"{file} has no run in {plan.folder}; make them: `cbam-lightning study {file}`.")
     return str(plan.results)

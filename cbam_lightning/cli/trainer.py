@@ -71,9 +71,8 @@ def run_trainer(args: Sequence[str], resumed: RunDirectory | None = None) -> Non
     try:
         TrainerCLI(args, resumed)
     except wandb.Error as error:
-        raise ConnectionError(
-            f"W&B: {error}. Set WANDB_MODE=offline to record the run here and upload it later."
-        ) from None
+        advice = "Set WANDB_MODE=offline to record the run here and upload it later."
+        raise ConnectionError(f"W&B: {error}. {advice}") from None
     except ValueError as error:
         # jsonargparse wraps the error of a class that it makes in one about types
         mistakes = (cause for cause in with_causes(error) if isinstance(cause, UsageError))
@@ -145,10 +144,8 @@ class TrainerCLI(TrainerOptions):
         if config.get("default_root_dir") is None:
             options["default_root_dir"] = str(self.run.path)
         if config.get("logger") is None and not config.get("fast_dev_run"):
-            wandb_options = self._get(self.config_init, "wandb")
-            options["logger"] = build_loggers(
-                self.run, self.experiment, wandb_options, str(self.subcommand), points
-            )
+            tracking = self._get(self.config_init, "wandb")
+            options["logger"] = build_loggers(self.run, self.experiment, tracking, self.subcommand, points)
         logs = bool(options.get("logger") or config.get("logger"))
         callbacks = _as_list(config.get("callbacks"))
         if self._resumes:  # what the finders found is in the checkpoint and in the configuration

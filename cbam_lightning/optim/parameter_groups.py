@@ -58,10 +58,7 @@ def freeze(network: nn.Module, pattern: str) -> list[nn.Module]:
         frozen = [m for name, m in network.named_modules() if name and fnmatch(name, pattern)]
     if not frozen:
         names = ", ".join(name for name, _ in network.named_children())
-        raise UsageError(
-            f"freeze={pattern!r} matches no module. Allowed: 'backbone', or a pattern of names such as "
-            f"{names}."
-        )
+        raise UsageError(f"freeze={pattern!r} matches no module. Give 'backbone', or a pattern of {names}.")
     for module in frozen:
         module.requires_grad_(False)
     return frozen

@@ -127,9 +127,7 @@ class WarmupCosine(_FactorSchedule):
             UsageError: The run has no end.
         """
         if math.isinf(max_epochs):
-            raise UsageError(
-                "WarmupCosine needs the length of the run: set --trainer.max_epochs or --trainer.max_steps."
-            )
+            raise UsageError("WarmupCosine needs an end: set --trainer.max_epochs or --trainer.max_steps.")
         return super().build(optimizer, steps_per_epoch, max_epochs)
 
     def _decay(self, epoch: float, max_epochs: float) -> float:

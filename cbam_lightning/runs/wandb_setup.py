@@ -53,7 +53,7 @@ def build_loggers(
     run: RunDirectory,
     experiment: str,
     options: WandbOptions,
-    job_type: str,
+    job_type: str | None,
     points: Mapping[str, int] | None = None,
 ) -> list[Logger]:
     """Return the loggers of a run.

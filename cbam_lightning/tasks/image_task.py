@@ -226,10 +226,8 @@ class ImageTask(LightningModule):
         divide_by_stage(optimizer, self.trainer)
         schedule = self.schedule or WarmupCosine()
         steps = steps_per_epoch(self.trainer)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": schedule.build(optimizer, steps, max_epochs(self.trainer, steps)),
-        }
+        scheduler = schedule.build(optimizer, steps, max_epochs(self.trainer, steps))
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
 
 def _is_plain(value: Any) -> bool:

@@ -84,7 +84,7 @@ def test_those_of_a_run_and_of_a_study_need_no_word():
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("models --imports nowhere", "there is no module 'nowhere'; give one that is in /"),
+        ("models --imports nowhere", "there is no module 'nowhere' in /"),
         ("models --imports ''", "--imports is []; give modules"),
         ("models --imports", "--imports is []; give modules"),
         ("models --imports 'a b'", "--imports is ['a b']; give names"),
