@@ -34,7 +34,7 @@ class BoxPredictions(PredictionWriter):
 
     def join(self, parts: Sequence[Path]) -> None:
         """Make one list of the boxes of all parts."""
-        with atomic_write(self.path) as out, fileinput.input(parts, encoding="utf-8") as lines:
+        with atomic_write(self.path) as out, fileinput.FileInput(parts, encoding="utf-8") as lines:
             out.write(b"[")
             for number, line in enumerate(lines):
                 out.write((",\n" if number else "\n").encode() + line.rstrip("\n").encode())

@@ -199,11 +199,10 @@ class TrainerCLI(TrainerOptions):
         try:
             yield
         except Exception as error:
-            mistake = None if isinstance(error, UsageError) else find(error) or own_mistake(error)
-            is_mistake = mistake or isinstance(error, UsageError)
-            if is_mistake and self._new_folders and not self._start.has_trained:
+            mistake = error if isinstance(error, UsageError) else find(error) or own_mistake(error)
+            if mistake and self._new_folders and not self._start.has_trained:
                 self._new_folders.take_back(self.run.path)
-            if mistake is None:
+            if mistake is None or mistake is error:
                 raise
             raise mistake from error
 

@@ -108,10 +108,7 @@ def require_backend() -> None:
         UsageError: faster-coco-eval is not installed.
     """
     if find_spec("faster_coco_eval") is None:
-        raise UsageError(
-            "faster-coco-eval is not installed; COCO's average precision needs it: "
-            "pip install 'cbam_lightning[detection]'"
-        )
+        raise UsageError("faster-coco-eval is not installed: pip install 'cbam_lightning[detection]'")
 
 
 def _on_cpu(boxes: Boxes) -> Boxes:
