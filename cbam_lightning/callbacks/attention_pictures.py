@@ -36,7 +36,6 @@ class AttentionPictures(RunPictures):
     def __init__(self, num_images: int = 8, every_epochs: int = 5, layer: str | None = None) -> None:
         super().__init__(None, num_images, every_epochs)
         self.layer = layer
-        self._pictures: list[InputImage] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the layer, so that a wrong name is reported before training."""
@@ -44,24 +43,20 @@ class AttentionPictures(RunPictures):
         size = self._header.size_px or 224
         self._cam = GradCAM(_network(pl_module), self.layer, (1, self._header.in_channels, size, size))
 
-    def start(self, pl_module: LightningModule) -> None:
-        """Discard what was collected in the last pass."""
-        self._pictures = []
-
     def add(self, outputs: Any, batch: Any) -> None:
         """Keep the first images."""
         for image, label in zip(batch.images, batch.labels.tolist(), strict=True):
-            if len(self._pictures) < self.num_images:
+            if len(self.shown) < self.num_images:
                 pixels = undo_normalisation(image, self._header.mean, self._header.std)
-                self._pictures.append(InputImage("", (pixels * 255).round().byte(), label))
+                self.shown.append(InputImage("", (pixels * 255).round().byte(), label))
 
     def figures(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Figure]:
         """Return ``gradcam``, and ``gates`` if the network has any."""
-        if not self._pictures:
+        if not self.shown:
             return {}
         label = f"epoch {trainer.current_epoch + 1}"
         network = ExplainedNetwork(label, _network(pl_module), self._header, self._cam)
-        seen = explain_images([network], self._pictures)
+        seen = explain_images([network], self.shown)
         figures = {"gradcam": draw_figure(seen, [network.label], network.class_names)}
         if seen[0].explanations[0].gates:
             figures["gates"] = draw_gates(seen)

@@ -26,33 +26,28 @@ class BoxPictures(RunPictures):
 
     def __init__(self, run: RunDirectory | None = None, num_images: int = 8, every_epochs: int = 5) -> None:
         super().__init__(run, num_images, every_epochs)
-        self._shown: list[tuple[Tensor, Boxes, Boxes]] = []
-
-    def start(self, pl_module: LightningModule) -> None:
-        """Discard what was collected in the last pass."""
-        self._shown = []
 
     def add(self, outputs: Any, batch: Any) -> None:
         """Keep the first images."""
         if outputs is None:
             return
         for image, truth, detections in zip(batch.images, batch.targets, outputs["detections"], strict=True):
-            if len(self._shown) < self.num_images:
+            if len(self.shown) < self.num_images:
                 target = {name: truth[name].cpu() for name in ("boxes", "labels")}
-                self._shown.append((image.float().cpu(), target, surest(detections)))
+                self.shown.append((image.float().cpu(), target, surest(detections)))
 
     def figures(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Figure]:
         """Return ``detections``."""
-        return {"detections": draw_boxes(self._shown, class_names(pl_module))} if self._shown else {}
+        return {"detections": draw_boxes(self.shown, class_names(pl_module))} if self.shown else {}
 
     def log_more(self, logger: WandbLogger, split: str, pl_module: LightningModule) -> None:
         """Send the images with W&B's own boxes."""
         names = dict(enumerate(class_names(pl_module), start=1))
         boxes = [
             {"objects": _for_wandb(target, names), "detections": _for_wandb(detections, names)}
-            for _, target, detections in self._shown
+            for _, target, detections in self.shown
         ]
-        images = [image.permute(1, 2, 0).numpy() for image, _, _ in self._shown]
+        images = [image.permute(1, 2, 0).numpy() for image, _, _ in self.shown]
         logger.log_image(f"{split}/boxes", images, boxes=boxes)
 
 

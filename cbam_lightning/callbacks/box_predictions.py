@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fileinput
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,10 +22,7 @@ class BoxPredictions(PredictionWriter):
     height in pixels of the image as stored, ``score``; and ``file_name`` besides.
     """
 
-    @property
-    def path(self) -> Path:
-        """The file that all parts become."""
-        return self.run.detections
+    file_name = "detections.json"
 
     def write(self, file: TextIO, outputs: Any, batch: Any, pl_module: LightningModule) -> None:
         """Write the boxes of a batch, one per line."""
@@ -36,9 +34,9 @@ class BoxPredictions(PredictionWriter):
 
     def join(self, parts: Sequence[Path]) -> None:
         """Make one list of the boxes of all parts."""
-        with atomic_write(self.path) as out:
+        with atomic_write(self.path) as out, fileinput.FileInput(parts, encoding="utf-8") as lines:
             out.write(b"[")
-            for number, line in enumerate(_lines(parts)):
+            for number, line in enumerate(lines):
                 out.write((",\n" if number else "\n").encode() + line.rstrip("\n").encode())
             out.write(b"\n]\n")
 
@@ -59,9 +57,3 @@ def as_results(detections: Any, image_id: int, category_ids: tuple[int, ...]) ->
             "bbox": [round(value, 3) for value in (left, top, right - left, bottom - top)],
             "score": round(score, 6),
         }
-
-
-def _lines(parts: Sequence[Path]) -> Iterator[str]:
-    for part in parts:
-        with part.open(encoding="utf-8") as file:
-            yield from file

@@ -12,7 +12,6 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from cbam_lightning.callbacks.pictures import RunPictures, class_names, panels, undo_normalisation
 from cbam_lightning.explain.box_drawing import draw_image
-from cbam_lightning.runs.directory import RunDirectory
 
 # Beyond this many classes a confusion matrix cannot be read.
 _MAX_CLASSES_SHOWN = 100
@@ -27,15 +26,12 @@ class ClassPictures(RunPictures):
         every_epochs: Number of epochs between two drawings.
     """
 
-    def __init__(self, run: RunDirectory | None = None, num_images: int = 16, every_epochs: int = 5) -> None:
-        super().__init__(run, num_images, every_epochs)
-        self._shown: list[tuple[Tensor, int, Tensor]] = []
-        self._confusion: MulticlassConfusionMatrix | None = None
-        self._counts: Tensor | None = None
+    _confusion: MulticlassConfusionMatrix | None
+    _counts: Tensor | None
 
     def start(self, pl_module: LightningModule) -> None:
         """Discard what was collected in the last pass."""
-        self._shown = []
+        super().start(pl_module)
         self._confusion = self._counts = None
         num_classes = pl_module.hparams["num_classes"]
         if num_classes <= _MAX_CLASSES_SHOWN:
@@ -48,17 +44,17 @@ class ClassPictures(RunPictures):
         logits = outputs["logits"].float()
         if self._confusion is not None:
             self._confusion.update(logits, batch.labels)
-        for i in range(min(self.num_images - len(self._shown), len(logits))):
-            self._shown.append((batch.images[i].cpu(), int(batch.labels[i]), logits[i].softmax(0).cpu()))
+        for i in range(min(self.num_images - len(self.shown), len(logits))):
+            self.shown.append((batch.images[i].cpu(), int(batch.labels[i]), logits[i].softmax(0).cpu()))
 
     def figures(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Figure]:
         """Return ``predictions`` and ``confusion_matrix``."""
         # a metric is computed over all processes
         self._counts = self._confusion.compute().cpu() if self._confusion is not None else None
-        if not self._shown:
+        if not self.shown:
             return {}
         names = class_names(pl_module)
-        figures = {"predictions": draw_predictions(self._shown, names, pl_module.hparams)}
+        figures = {"predictions": draw_predictions(self.shown, names, pl_module.hparams)}
         if self._counts is not None:
             figures["confusion_matrix"] = draw_confusion(self._counts, names)
         return figures
@@ -66,16 +62,11 @@ class ClassPictures(RunPictures):
     def log_more(self, logger: WandbLogger, split: str, pl_module: LightningModule) -> None:
         """Send both as tables."""
         names = class_names(pl_module)
-        rows = [
-            [names[label], names[int(p.argmax())], float(p.max()), float(p[label])]
-            for _, label, p in self._shown
-        ]
+        rows = [[names[k], names[int(p.argmax())], float(p.max()), float(p[k])] for _, k, p in self.shown]
         columns = ["class", "prediction", "probability", "probability of the class"]
         logger.log_table(f"{split}/predictions_table", columns=columns, data=rows)
-        if self._counts is not None:
-            pairs = [
-                [names[i], names[j], int(self._counts[i, j])] for i, j in self._counts.nonzero().tolist()
-            ]
+        if (counts := self._counts) is not None:
+            pairs = [[names[i], names[j], int(counts[i, j])] for i, j in counts.nonzero().tolist()]
             columns = ["class", "prediction", "images"]
             logger.log_table(f"{split}/confusion_table", columns=columns, data=pairs)
 

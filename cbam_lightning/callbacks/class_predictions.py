@@ -16,10 +16,7 @@ from cbam_lightning.callbacks.predictions import PredictionWriter
 class ClassPredictions(PredictionWriter):
     """Write file, class and probability of every image to the run's ``predictions.csv``."""
 
-    @property
-    def path(self) -> Path:
-        """The file that all parts become."""
-        return self.run.predictions
+    file_name = "predictions.csv"
 
     def write(self, file: TextIO, outputs: Any, batch: Any, pl_module: LightningModule) -> None:
         """Write the rows of a batch of probabilities (N, K)."""

@@ -97,13 +97,7 @@ class EMA(WeightAveraging):
             self._raw_metric = make().to(pl_module.device) if make else None
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
         """Evaluate the raw weights, which are in the averaged copy during validation."""
         if self._raw_metric is not None and self._average_model is not None and len(batch.images):
@@ -122,9 +116,7 @@ class EMA(WeightAveraging):
         self._follow_until_started(pl_module)
         self._swap_models(pl_module)
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Any) -> None:
         """Save the average as ``state_dict`` and the raw weights next to it, and say so."""
         if self._average_model is None:
             return
@@ -135,9 +127,7 @@ class EMA(WeightAveraging):
             checkpoint.update(state_dict=average, current_model_state=raw)
         checkpoint.setdefault(PROVENANCE_KEY, {})["averaged"] = bool(self._average_model.n_averaged)
 
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Any) -> None:
         """Restore both copies for training; evaluation uses ``state_dict``, the average."""
         if self._average_model is not None:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)

@@ -64,9 +64,8 @@ class GradualUnfreezing(BaseFinetuning):
         """
         network = getattr(pl_module, "network", None)
         if not isinstance(network, nn.Module):
-            raise UsageError(
-                f"GradualUnfreezing trains a Classifier; {type(pl_module).__name__} has no network."
-            )
+            name = type(pl_module).__name__
+            raise UsageError(f"GradualUnfreezing trains a Classifier; {name} has no network.")
         channels, size_px = (pl_module.hparams.get(name) for name in ("in_channels", "size_px"))
         stages = find_stages(network, (1, channels, size_px, size_px) if channels and size_px else None)
         self.stages = [stage for stage in stages if any(p.requires_grad for p in stage.parameters)]
@@ -136,8 +135,7 @@ class GradualUnfreezing(BaseFinetuning):
 
 def divide_by_stage(optimizer: Optimizer, trainer: Trainer) -> None:
     """Let ``GradualUnfreezing``, where the trainer has it, divide the optimiser's groups by stage."""
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    for callback in callbacks:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, GradualUnfreezing):
             callback.divide(optimizer)
 

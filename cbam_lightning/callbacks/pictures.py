@@ -16,7 +16,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 
-from cbam_lightning.errors import UsageError
+from cbam_lightning.checks import check_positive
 from cbam_lightning.runs.directory import RunDirectory
 
 
@@ -28,21 +28,24 @@ class RunPictures(Callback, ABC):
         num_images: Number of images to show; always the first ones of the split.
         every_epochs: Number of epochs between two drawings.
 
+    Attributes:
+        shown: What ``add`` collected of each of the images to show.
+
     Raises:
         UsageError: A number is below 1.
     """
 
     def __init__(self, run: RunDirectory | None = None, num_images: int = 16, every_epochs: int = 5) -> None:
-        for name, value in {"num_images": num_images, "every_epochs": every_epochs}.items():
-            if value < 1:
-                raise UsageError(f"{name} is {value}; allowed: 1 or more.")
+        check_positive("num_images", num_images)
+        check_positive("every_epochs", every_epochs)
         self.run = run
         self.num_images = num_images
         self.every_epochs = every_epochs
+        self.shown: list[Any] = []
 
-    @abstractmethod
     def start(self, pl_module: LightningModule) -> None:
         """Discard what was collected in the last pass."""
+        self.shown = []
 
     @abstractmethod
     def add(self, outputs: Any, batch: Any) -> None:
@@ -77,13 +80,7 @@ class RunPictures(Callback, ABC):
             self.start(pl_module)
 
     def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
         """Collect a batch."""
         if self.is_due(trainer):
@@ -111,7 +108,7 @@ class RunPictures(Callback, ABC):
             self.log_more(logger, split, pl_module)
 
     on_test_epoch_start = on_validation_epoch_start
-    on_test_batch_end = on_validation_batch_end
+    on_test_batch_end = on_validation_batch_end  # type: ignore[assignment]
     on_test_epoch_end = on_validation_epoch_end
 
 

@@ -20,18 +20,19 @@ class PredictionWriter(Callback, ABC):
         run: Where to write.
 
     Attributes:
+        file_name: Name of the file in the run's directory.
         data: The data module whose images are predicted, once prediction starts.
     """
 
+    file_name: str
+
     def __init__(self, run: RunDirectory) -> None:
         self.run = run
-        self._file: Any = None
-        self._numbers = itertools.count()
 
     @property
-    @abstractmethod
     def path(self) -> Path:
         """The file that all parts become."""
+        return self.run.path / self.file_name
 
     def open(self, part: Path) -> Any:
         """Return the object that ``write`` gets and that is closed at the end: a text file."""
@@ -71,22 +72,14 @@ class PredictionWriter(Callback, ABC):
         self.data: Any = getattr(trainer, "datamodule")  # noqa: B009 - set by Lightning, unknown to its types
 
     def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
     ) -> None:
         """Write a batch."""
-        if self._file is not None:
-            self.write(self._file, outputs, batch, pl_module)
+        self.write(self._file, outputs, batch, pl_module)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Join the parts of all processes."""
-        if self._file is not None:
-            self._file.close()
+        self._file.close()
         trainer.strategy.barrier()
         if trainer.is_global_zero:
             parts = [self._part(rank) for rank in range(trainer.world_size)]

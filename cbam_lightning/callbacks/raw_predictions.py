@@ -37,10 +37,7 @@ class RawPredictions(PredictionWriter):
     tuple or dictionary of them, no file is written, and a warning says so.
     """
 
-    @property
-    def path(self) -> Path:
-        """The file that all parts become."""
-        return self.run.raw_predictions
+    file_name = "predictions.pt"
 
     def open(self, part: Path) -> _Batches:
         """Keep the batches in memory until they are written at once."""

@@ -15,25 +15,17 @@ from pytorch_lightning.callbacks import BatchSizeFinder
 from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 from pytorch_lightning.loggers import WandbLogger
 
+from cbam_lightning import __version__
 from cbam_lightning.files import atomic_write
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.weights.checkpoint import PROVENANCE_KEY
+from cbam_lightning.weights.compatibility import BUILD_OPTIONS
 
 # In results.json and in W&B: the options that `compare` needs to build the network again, including those
 # that the data decided.
 NETWORK_KEY = "network"
 MAIN_FIGURES = ("test/top1", "test/map")  # of a classifier, of a detector
-_NETWORK = (
-    "network",
-    "attention",
-    "attention_options",
-    "network_options",
-    "num_classes",
-    "in_channels",
-    "size_px",
-    "channels_last",
-)
-
+_NETWORK = (*BUILD_OPTIONS, "size_px", "channels_last")
 
 _UNWRITTEN = re.compile(r"unable to serialize instance (\w+)$", re.MULTILINE)
 
@@ -45,26 +37,16 @@ class RunRecord(SaveConfigCallback):
         parser: Writes the configuration.
         config: The resolved configuration.
         run: Where to write.
-        experiment: Name of the experiment.
-        version: Version of this package.
         stated: Options of the model that are linked to the data, which the parser therefore leaves out, but
             that these data do not have.
     """
 
     def __init__(
-        self,
-        parser: LightningArgumentParser,
-        config: Any,
-        run: RunDirectory,
-        experiment: str,
-        version: str,
-        stated: Mapping[str, Any] | None = None,
+        self, parser: LightningArgumentParser, config: Any, run: RunDirectory, stated: Mapping[str, Any]
     ) -> None:
         super().__init__(parser, config, save_to_log_dir=False)
-        self.stated = stated or {}
+        self.stated = stated
         self.run = run
-        self.experiment = experiment
-        self.version = version
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write ``config.yaml``, and send the configuration and the parameter counts to W&B."""
@@ -75,16 +57,17 @@ class RunRecord(SaveConfigCallback):
             content["model"].setdefault("init_args", {}).update(self.stated)
             text = yaml.safe_dump(content, sort_keys=False)
         if self.run.config.is_file() and self.run.config.read_text() != text:
-            self._keep_old_config()
+            # of a run that is resumed with other options
+            names = (self.run.config.with_suffix(f".{number}.yaml") for number in itertools.count(1))
+            self.run.config.rename(next(path for path in names if not path.exists()))
         with atomic_write(self.run.config) as file:
             file.write(text.encode())
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 known = {"parameters": count_parameters(pl_module), NETWORK_KEY: _described(pl_module)}
                 logger.log_hyperparams({**yaml.safe_load(text), **known})
-                logger.experiment.log_artifact(
-                    str(self.run.config), name=f"config-{self.run.id}", type="config"
-                )
+                name = f"config-{self.run.id}"
+                logger.experiment.log_artifact(str(self.run.config), name=name, type="config")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the batch size that was searched for: a resumed run does not search again."""
@@ -95,20 +78,13 @@ class RunRecord(SaveConfigCallback):
             if trainer.is_global_zero:
                 self.save_config(trainer, pl_module, "fit")
 
-    def _keep_old_config(self) -> None:
-        """Keep the old configuration of a run that is resumed with other options."""
-        names = (self.run.config.with_suffix(f".{number}.yaml") for number in itertools.count(1))
-        self.run.config.rename(next(path for path in names if not path.exists()))
-
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Any) -> None:
         """Add experiment, seed, version and the present metrics to a checkpoint."""
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val")}
         checkpoint.setdefault(PROVENANCE_KEY, {}).update(
-            experiment=self.experiment,
+            experiment=self.config["run"]["experiment"],
             seed=self.config.get("seed_everything"),
-            version=self.version,
+            version=__version__,
             metrics=metrics,
         )
 
@@ -162,7 +138,5 @@ def _described(module: LightningModule) -> dict[str, Any]:
 
 def count_parameters(module: LightningModule) -> dict[str, int]:
     """Return the numbers of all and of the trainable parameters."""
-    return {
-        "total": sum(p.numel() for p in module.parameters()),
-        "trainable": sum(p.numel() for p in module.parameters() if p.requires_grad),
-    }
+    trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    return {"total": sum(p.numel() for p in module.parameters()), "trainable": trainable}

@@ -51,9 +51,7 @@ class StepSeeds(Callback):
         """Return the seed."""
         return {"seed": self.seed}
 
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Any) -> None:
         """Continue with the seed of the run that is resumed."""
         states = checkpoint.get("callbacks", {})
         self.seed = {**states.get(_FORMER_KEY, {}), **states.get(self.state_key, {})}.get("seed", self.seed)

@@ -2,104 +2,87 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cbam_lightning.benchmarks.options import (
-    AttentionOptions,
-    GradCAMOptions,
-    LoopOptions,
-    NetworkOptions,
-    ReadingOptions,
-)
+from cbam_lightning.benchmarks import options as benchmarks
 from cbam_lightning.cli.command_line import Folder, Group
-from cbam_lightning.errors import UsageError
+from cbam_lightning.files import check_unwritten
 
 if TYPE_CHECKING:
     from cbam_lightning.benchmarks.measurements import Report
 
 
-def attention(options: AttentionOptions, *, out: Folder | None = None) -> None:
+def attention(options: benchmarks.AttentionOptions, *, out: Folder | None = None) -> None:
     """Measure time and memory of an attention module, compared with copying its input.
 
     Args:
         options: What to measure, and how.
         out: Write attention*.json and attention*.png to this folder.
     """
-    _check_out(out, "attention")
     from cbam_lightning.benchmarks.time_attention import time_attention
 
-    _show(time_attention(options), out)
+    _run("attention", out, lambda: time_attention(options))
 
 
-def network(options: NetworkOptions, *, out: Folder | None = None) -> None:
+def network(options: benchmarks.NetworkOptions, *, out: Folder | None = None) -> None:
     """Measure time and memory of a training step, with and without attention.
 
     Args:
         options: What to measure, and how.
         out: Write network*.json and network*.png to this folder.
     """
-    _check_out(out, "network")
     from cbam_lightning.benchmarks.time_network import time_network
 
-    _show(time_network(options), out)
+    _run("network", out, lambda: time_network(options))
 
 
-def data(options: ReadingOptions, *, out: Folder | None = None) -> None:
+def data(options: benchmarks.ReadingOptions, *, out: Folder | None = None) -> None:
     """Measure the images/s of reading, decoding and cropping.
 
     Args:
         options: What to measure, and how.
         out: Write data.json and data.png to this folder.
     """
-    _check_out(out, "data")
     from cbam_lightning.benchmarks.time_reading import time_reading
 
-    _show([time_reading(options)], out)
+    _run("data", out, lambda: [time_reading(options)])
 
 
-def gradcam(options: GradCAMOptions, *, out: Folder | None = None) -> None:
+def gradcam(options: benchmarks.GradCAMOptions, *, out: Folder | None = None) -> None:
     """Measure the time of Grad-CAM, compared with the passes that it needs.
 
     Args:
         options: What to measure, and how.
         out: Write gradcam.json and gradcam.png to this folder.
     """
-    _check_out(out, "gradcam")
     from cbam_lightning.benchmarks.time_gradcam import time_gradcam
 
-    _show([time_gradcam(options)], out)
+    _run("gradcam", out, lambda: [time_gradcam(options)])
 
 
-def loop(options: LoopOptions, *, out: Folder | None = None) -> None:
+def loop(options: benchmarks.LoopOptions, *, out: Folder | None = None) -> None:
     """Measure the images/s of `fit`, compared with a plain PyTorch loop.
 
     Args:
         options: What to measure, and how.
         out: Write loop.json and loop.png to this folder.
     """
-    _check_out(out, "loop")
     from cbam_lightning.benchmarks.time_loop import time_loop
 
-    _show([time_loop(options)], out)
+    _run("loop", out, lambda: [time_loop(options)])
 
 
-def _check_out(out: str | None, kind: str) -> None:
-    """Refuse a folder that contains earlier results before anything is measured."""
-    if out is None:
-        return
-    found = [path for suffix in ("json", "png") for path in sorted(Path(out).glob(f"{kind}*.{suffix}"))]
-    if Path(out).exists() and not Path(out).is_dir():
-        found = [Path(out)]
-    if found:
-        raise UsageError(
-            f"--out {out}: {found[0]} already exists and is not overwritten; give another folder."
-        )
-
-
-def _show(reports: list[Report], out: str | None) -> None:
+def _run(kind: str, out: str | None, measure: Callable[[], list[Report]]) -> None:
+    """Measure and show the reports, unless ``out`` already has results of this kind."""
     from cbam_lightning.benchmarks.table import render, render_conditions
 
+    if out is not None:
+        folder = Path(out)
+        earlier = (*folder.glob(f"{kind}*.json"), *folder.glob(f"{kind}*.png"))
+        check_unwritten(*([folder] if folder.is_file() else earlier))
+    reports = measure()
     print("\n\n".join(map(render, reports)))
     print(f"\n{render_conditions(reports[0])}")
     if out is not None:

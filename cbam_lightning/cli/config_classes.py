@@ -51,7 +51,7 @@ def leave_out_defaults(config: Any) -> None:
     """
     for _, node in _nodes(config):
         options, owner = _items(_items(node).get("init_args")), _named(node)
-        defaults = _defaults(owner) if isinstance(owner, type) else {}
+        defaults = class_options(owner) if isinstance(owner, type) else {}
         for name, value in list(options.items()):
             if not _is_plain(value) and name in defaults and defaults[name] == value:
                 del options[name]
@@ -88,11 +88,14 @@ def _is_plain(value: Any) -> bool:
     return type(value) in _PLAIN or isinstance(value, Path)
 
 
-def _defaults(owner: type) -> dict[str, Any]:
-    """Return the defaults of a class's options, including those that it passes on to its bases."""
+def class_options(owner: type) -> dict[str, Any]:
+    """Return the defaults of a class's options, and of its bases' as long as it passes on ``**kwargs``."""
     defaults: dict[str, Any] = {}
     for base in owner.__mro__:
-        if "__init__" in vars(base) and base is not object:
-            for name, parameter in inspect.signature(vars(base)["__init__"]).parameters.items():
-                defaults.setdefault(name, parameter.default)
+        if "__init__" in vars(base):
+            parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
+            named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+            defaults = {p.name: p.default for p in named} | defaults
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                break
     return defaults

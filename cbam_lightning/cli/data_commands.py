@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+from cbam_lightning.checks import check_choice
 from cbam_lightning.cli.command_line import Folder, Group
-from cbam_lightning.errors import UsageError, unknown_name
+from cbam_lightning.errors import UsageError
 
 
 def pack(
@@ -37,8 +38,7 @@ def pack(
     from cbam_lightning.data.packed.packing import pack as write_shards
 
     modules = {"ImageFolder": ImageFolder, "ImageNet": ImageNet}
-    if data not in modules:
-        raise unknown_name(kind="data set to pack", given=data, allowed=modules)
+    check_choice("data set to pack", data, modules)
     with _options_of_this_command():
         source = modules[data](root=root)
     packed = write_shards(

@@ -11,16 +11,9 @@ from pytorch_lightning.cli import LightningArgumentParser
 
 from cbam_lightning.errors import UsageError
 
+_SAME_NAME = ("num_classes", "in_channels", "class_names", "size_px", "mean", "std")
 # From an attribute of the data to an option of the model.
-_LINKS = {
-    "num_classes": "num_classes",
-    "in_channels": "in_channels",
-    "class_names": "class_names",
-    "size_px": "size_px",
-    "mean": "mean",
-    "std": "std",
-    "dataset_name": "dataset",
-}
+_LINKS = {**{name: name for name in _SAME_NAME}, "dataset_name": "dataset"}
 
 
 def link(parser: LightningArgumentParser, model_options: Callable[[], Mapping[str, Any]]) -> None:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from cbam_lightning.checks import check_positive
 from cbam_lightning.cli.command_line import Folder, Group
 from cbam_lightning.errors import UsageError
 
@@ -65,7 +66,6 @@ def explain(
         masks: Folder with NAME.png for NAME.jpg, not black where the object is.
         rows: Number of images in figure.png.
     """
-    from cbam_lightning.checks import check_positive
     from cbam_lightning.explain.networks import source_kind
 
     check_positive("rows", rows)
@@ -165,7 +165,5 @@ def _explanations(
 
 
 EXPLAIN = Group(
-    "Show what networks look at, and ask people about it.",
-    {"survey": survey, "tally": tally},
-    default=explain,
+    "Show what networks look at, and ask people about it.", {"survey": survey, "tally": tally}, explain
 )

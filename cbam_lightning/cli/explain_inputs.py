@@ -31,16 +31,15 @@ def open_classification(inputs: ExplainInputs) -> tuple[list[ExplainedNetwork], 
     header = networks[0].header
     target_of(inputs.target, networks[0])
     if inputs.images is not None:
-        dataset = open_image_files(
-            inputs.images, size_of(header), header.in_channels, networks[0].class_names
-        )
+        names = networks[0].class_names
+        dataset = open_image_files(inputs.images, size_of(header), header.in_channels, names)
     else:
         module_class = _module_class(inputs, data.ImageDataModule)
         accepted = inspect.signature(module_class).parameters
         options = {name: getattr(header, name) for name in ("size_px", "in_channels") if name in accepted}
         if inputs.root and "source" in accepted:
             options["source"] = "full"
-        dataset = _split(inputs, module_class, options, header, ("size_px", "in_channels", "num_classes"))
+        dataset = _split(inputs, module_class, options, header, "size_px", "in_channels", "num_classes")
     return networks, spread(dataset, inputs.limit)
 
 
@@ -51,8 +50,7 @@ def open_detection(inputs: ExplainInputs, masks: str | None) -> tuple[list[Named
         UsageError: An option has a wrong value.
     """
     _check(inputs)
-    for_classifiers = {"layer": inputs.layer, "target": inputs.target, "masks": masks}
-    for name, value in for_classifiers.items():
+    for name, value in {"layer": inputs.layer, "target": inputs.target, "masks": masks}.items():
         if value is not None:
             raise UsageError(f"--{name} is for classifiers; for detectors `explain` draws boxes. Omit it.")
     detectors = open_detectors(inputs.checkpoints, choose_device(inputs.device))
@@ -66,7 +64,7 @@ def open_detection(inputs: ExplainInputs, masks: str | None) -> tuple[list[Named
             options |= {"size_px": None, "class_names": detectors[0].class_names}
         if module_class is data.FashionScenes and header.size_px:
             options["size_px"] = header.size_px
-        dataset = _split(inputs, module_class, options, header, ("in_channels", "num_classes"))
+        dataset = _split(inputs, module_class, options, header, "in_channels", "num_classes")
     return detectors, spread(dataset, inputs.limit)
 
 
@@ -92,11 +90,7 @@ def _module_class(inputs: ExplainInputs, base: type) -> Any:
 
 
 def _split(
-    inputs: ExplainInputs,
-    module_class: Any,
-    options: dict[str, Any],
-    header: Header,
-    compared: tuple[str, ...],
+    inputs: ExplainInputs, module_class: Any, options: dict[str, Any], header: Header, *compared: str
 ) -> Any:
     """Return a split of a data module, which must be for the same images and classes as the networks."""
     if inputs.root:
@@ -110,9 +104,8 @@ def _split(
     if header.class_names is not None and tuple(header.class_names) != tuple(module.class_names):
         wrong = wrong or ["other classes"]
     if wrong:
-        raise UsageError(
-            f"the networks expect other images or classes than {inputs.data}: {', '.join(wrong)}."
-        )
+        differences = ", ".join(wrong)
+        raise UsageError(f"the networks expect other images or classes than {inputs.data}: {differences}.")
     return module.split_set(inputs.split)
 
 

@@ -58,15 +58,6 @@ def _show_help(args: list[str]) -> None:
     parser.parse_args(args or ["--help"])
 
 
-def _train(args: list[str]) -> None:
-    from cbam_lightning.cli.trainer import resume_run, run_trainer
-
-    if args[0] == "resume":
-        resume_run(args[1:])
-    else:
-        run_trainer(args)
-
-
 def _print(name: str, args: list[str]) -> None:
     """Run a command that prints, and end silently when the reader, such as ``head``, closes the pipe."""
     try:
@@ -87,7 +78,12 @@ def _dispatch(args: list[str]) -> None:
     if modules and command in _SAVING_IMPORTS:
         args = [*args, "--imports", json.dumps(modules)]
     if command in _TRAINER_COMMANDS:
-        _train(args)
+        from cbam_lightning.cli.trainer import resume_run, run_trainer
+
+        if command == "resume":
+            resume_run(args[1:])
+        else:
+            run_trainer(args)
     elif command in _COMMANDS:
         _print(command, args[1:])
     else:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from cbam_lightning.errors import UsageError
+from cbam_lightning.tables import aligned
 
 
 def models(pattern: str = "*", *, places: bool = False, where: Sequence[str] | None = None) -> None:
@@ -25,9 +26,7 @@ def models(pattern: str = "*", *, places: bool = False, where: Sequence[str] | N
     descriptions = _describe(pattern)
     if not descriptions:
         raise UsageError(f"no network is called {pattern!r}; `cbam-lightning models` lists all of them.")
-    width = max(map(len, descriptions))
-    for name, description in descriptions.items():
-        print(f"{name:<{width}}  {description}".rstrip())
+    print("\n".join(aligned(list(descriptions.items()), left=(0, 1))))
 
 
 def _describe(pattern: str) -> dict[str, str]:

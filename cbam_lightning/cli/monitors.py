@@ -9,7 +9,8 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import BackboneFinetuning
 
-from cbam_lightning.errors import UsageError, unknown_name
+from cbam_lightning.checks import check_choice, check_positive
+from cbam_lightning.errors import UsageError
 
 AUTO = "auto"  # as the model's class says
 _LIBRARIES = ("cbam_lightning.", "pytorch_lightning.", "lightning.")
@@ -57,10 +58,7 @@ class TrainingStart(Callback):
         Raises:
             UsageError: It is below 1.
         """
-        if trainer.accumulate_grad_batches < 1:
-            raise UsageError(
-                f"accumulate_grad_batches is {trainer.accumulate_grad_batches}; allowed: 1 or more."
-            )
+        check_positive("accumulate_grad_batches", trainer.accumulate_grad_batches)
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse to monitor a metric that neither training nor validation logs.
@@ -69,13 +67,12 @@ class TrainingStart(Callback):
             UsageError: Lists the metrics that are logged.
         """
         known = getattr(pl_module, "train_keys", None)
-        if known is None or not _all_ours([pl_module, *trainer.callbacks]):  # type: ignore[attr-defined]
+        parts: list[Any] = [pl_module, *trainer.callbacks]  # type: ignore[attr-defined]
+        if known is None or not all(type(part).__module__.startswith(_LIBRARIES) for part in parts):
             return  # user-defined parts may log anything in training
         logged = {*trainer.callback_metrics, *known}
         for owner, key in _watched(trainer):
-            if key not in logged:
-                kind = f"metric to monitor, by {owner},"
-                raise unknown_name(kind, key, logged)
+            check_choice(f"metric to monitor, by {owner},", key, logged)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Unfreeze a backbone that a resumed run had unfrozen, which ``BackboneFinetuning`` forgets."""
@@ -89,10 +86,6 @@ class TrainingStart(Callback):
     def on_train_batch_end(self, *args: Any) -> None:
         """Note that the run has results to keep."""
         self.has_trained = True
-
-
-def _all_ours(parts: list[Any]) -> bool:
-    return all(type(part).__module__.startswith(_LIBRARIES) for part in parts)
 
 
 def _watched(trainer: Trainer) -> Iterator[tuple[str, str]]:

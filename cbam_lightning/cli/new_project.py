@@ -22,9 +22,7 @@ def new(folder: Annotated[Path, "DIR"]) -> None:
         folder: A new or empty folder.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(
-            f"{folder} is not an empty folder, and nothing in it is overwritten; give another name."
-        )
+        raise UsageError(f"{folder} is not an empty folder; nothing is overwritten. Give another name.")
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted(path for path in _TEMPLATE.iterdir() if path.suffix in _ENDINGS):
         (folder / path.name).write_bytes(path.read_bytes())

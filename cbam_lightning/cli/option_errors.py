@@ -1,4 +1,4 @@
-"""Turns the errors of jsonargparse into one line each.
+"""Turns the errors of jsonargparse into one sentence each.
 
 jsonargparse explains at length why a value fits none of the types that a parameter may have. The relevant
 line is the innermost one; the parameter's full name is spread over the lines above it.
@@ -16,66 +16,53 @@ from typing import Any
 
 import yaml
 
+from cbam_lightning.cli.config_classes import class_options
 from cbam_lightning.errors import UsageError, closest
 from cbam_lightning.user_code.class_paths import find_class, import_class_path, is_class_path
 
 _MAX_VALUES = 100_000  # in a configuration
 
-_UNACCEPTED = re.compile(r"Option '([^']+)' is not accepted")
-_UNKNOWN_KEY = re.compile(r"does not accept option '([^']+)'")
-_UNRECOGNIZED = re.compile(r"unrecognized arguments: ([^ =]*)")
-_MISSING = re.compile(r"class_path '([\w.]+)':\s+the following arguments are required: (.+)")
-_CLASS_NAME = re.compile(r"Expected a dot import path string: (\S+)")
-_TYPE = re.compile(r"Expected an? (.+?)\. Got value: (.+)")
-_TYPES = re.compile(r"Expected an? (?!path but)(.+)$", re.MULTILINE)
-_CLASS_PATH = re.compile(r"class_path[ =]'([\w.]+)'")
-_BASE = re.compile(r"Subtypes: \[(.+)\]")
-_NO_FILE = re.compile(r"File does not exist: '([^']+)'")
-_VALUE = re.compile(r"Given value: (.+)")
 # A class path that was given: by itself, as the class of a dictionary, or as an option inside another class.
 _GIVEN_PATH = re.compile(
     r"^\s*Given value: ([\w.]+)$|'class_path': '([\w.]+)'|NestedArg\(key=.*?val='([\w.]+)'", re.MULTILINE
 )
-_NO_SUBCLASS = re.compile(r"does not correspond to a subclass of (\w+)")
 
 
-def explain(message: str, options: Iterable[str], configs: Iterable[str | Path] = ()) -> str:
-    """Return one line that says what was given, what is allowed, and what to do.
+def explain(message: str, options: Iterable[str]) -> str:
+    """Return a sentence that says what was given, what is allowed, and what to do.
 
     Args:
         message: Text of jsonargparse's error.
         options: All options of the sub-command, such as ``trainer.max_epochs``.
-        configs: The configuration files that were given, to find the one that is not valid YAML.
     """
     key = ".".join(re.findall(r'Parser key "([^"]+)"', message))
     if problem := _class_path_problem(key, message) or _option_problem(key, message, options):
         return problem
-    if found := _NO_FILE.search(message):
+    if found := re.search(r"File does not exist: '([^']+)'", message):
         return f"there is no configuration file {found[1]}; check the path after --config."
-    if message.startswith("Problems parsing config") and (problem := broken_yaml(configs)):
-        return problem
-    if found := _CLASS_NAME.search(message):
+    if found := re.search(r"Expected a dot import path string: (\S+)", message):
         return f"--{key} is {found[1]!r}, which is not a known class.{_classes(key, found[1], message)}"
     if "is abstract" in message:
         return f"--{key} has options but no class; name it first.{_classes(key, '', message)}"
-    if found := _TYPE.search(message):
+    if found := re.search(r"Expected an? (.+?)\. Got value: (.+)", message):
         return f"--{key} is {found[2]!r}; allowed: {_plain(found[1])}."
-    if (found := _VALUE.search(message)) and (types := _TYPES.findall(message)):
+    types = re.findall(r"Expected an? (?!path but)(.+)$", message, re.MULTILINE)
+    if types and (found := re.search(r"Given value: (.+)", message)):
         return f"--{key} is {found[1]!r}; allowed: {' or '.join(dict.fromkeys(map(_plain, types)))}."
     if "arguments are required" in message:
-        return re.sub(r"\b(fit|validate|test|predict)\.", "--", _one_line(message)) + "."
-    return _one_line(message)
+        return re.sub(r"\b(fit|validate|test|predict)\.", "--", message) + "."
+    return message
 
 
 def _option_problem(key: str, message: str, options: Iterable[str]) -> str | None:
     """Return what is wrong with the name of an option, if that is the problem."""
-    if found := _UNACCEPTED.search(message):
-        return _unaccepted(key, found[1], _CLASS_PATH.findall(message))
-    if found := _UNKNOWN_KEY.search(message):
+    if found := re.search(r"Option '([^']+)' is not accepted", message):
+        return _unaccepted(key, found[1], re.findall(r"class_path[ =]'([\w.]+)'", message))
+    if found := re.search(r"does not accept option '([^']+)'", message):
         return f"unknown option {found[1]!r}.{closest(found[1], options)}"
-    if found := _UNRECOGNIZED.search(message):
+    if found := re.search(r"unrecognized arguments: ([^ =]*)", message):
         return f"unknown option {found[1]!r}.{closest(found[1].lstrip('-'), options, '--')}"
-    if found := _MISSING.search(message):
+    if found := re.search(r"class_path '([\w.]+)':\s+the following arguments are required: (.+)", message):
         needed = ", ".join(f"--{key}.{name}" for name in found[2].replace(",", " ").split())
         return f"--{key} {found[1].rpartition('.')[2]} needs {needed}."
     return None
@@ -95,13 +82,9 @@ def _class_path_problem(key: str, message: str) -> str | None:
             return str(error)
         if find_class(path) is None:
             return f"--{key} is {path!r}, which is not a class; give the path of a class."
-        if found := _NO_SUBCLASS.search(message):
+        if found := re.search(r"does not correspond to a subclass of (\w+)", message):
             return f"--{key} is {path!r}, which is not a {found[1]}."
     return None
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _plain(type_text: str) -> str:
@@ -114,28 +97,16 @@ def _unaccepted(key: str, option: str, class_paths: list[str]) -> str:
     owner = locate(class_paths[-1]) if class_paths else None
     if not isinstance(owner, type):
         return f"unknown option {option!r} of {key}."
-    allowed = sorted(_parameters(owner))
+    allowed = sorted(class_options(owner).keys() - {"params"})  # of an optimizer: Lightning fills it in
     if not allowed:  # Lightning's own base class, which stands for any class until one is named
         return f"{key} has no class yet to have an option {option!r}; name the class first, --{key} NAME."
     hint = closest(option, allowed)
     return f"{owner.__name__} has no option {option!r}.{hint} Allowed: {', '.join(allowed)}."
 
 
-def _parameters(owner: type) -> set[str]:
-    """Return the options of a class, and those of its bases as long as it passes on ``**kwargs``."""
-    names: set[str] = set()
-    for base in owner.__mro__:
-        if "__init__" in vars(base):
-            parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
-            names |= {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-                break
-    return names - {"params"}  # of an optimizer: Lightning fills it in
-
-
 def _classes(key: str, name: str, message: str) -> str:
     """Return the class with the closest name and all allowed ones, as the end of a message."""
-    bases = re.findall(r"<class '([\w.]+)'>", (_BASE.findall(message) or [""])[-1])
+    bases = re.findall(r"<class '([\w.]+)'>", (re.findall(r"Subtypes: \[(.+)\]", message) or [""])[-1])
     if key.endswith("optimizer"):
         bases = ["torch.optim.Optimizer"]
     names = sorted({subclass for base in bases for subclass in _subclasses(locate(base))})
@@ -160,14 +131,12 @@ def broken_yaml(configs: Iterable[str | Path]) -> str | None:
             _expanded_size(yaml.compose(text, yaml.SafeLoader), {})
             yaml.safe_load(text)
         except yaml.YAMLError as error:
-            return f"{path} is not valid YAML: {_one_line(str(error))}."
+            return f"{path} is not valid YAML: {error}."
         except RecursionError:
             return f"{path} cannot be read: its values are nested too deeply."
-        except OverflowError as error:
-            return f"{path} cannot be read: {error}."
         except FileNotFoundError:
             return f"there is no configuration file {path}; check the path after --config."
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, OverflowError, UnicodeDecodeError) as error:
             return f"{path} cannot be read: {error}."
     return None
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cbam_lightning.studies.compare import FinishedRun
 
 VARIABLE = "CBAM_LIGHTNING_IMPORTS"
+CONFIG_OPTIONS = ("-c", "--config")
 _OPTION = "--imports"
 
 
@@ -95,9 +96,7 @@ def _names(option: str, value: Any, required: bool = False) -> list[str]:
         value = [word for word in value if word]
     valid = isinstance(value, list) and all(_is_module_name(name) for name in value)
     if not valid or (required and not value):
-        raise UsageError(
-            f"{option} is {value!r}; give names of modules, such as my_code or '[my_code, other]'."
-        )
+        raise UsageError(f"{option} is {value!r}; give modules, such as my_code or '[my_code, other]'.")
     return list(value)
 
 
@@ -107,17 +106,21 @@ def _is_module_name(name: Any) -> bool:
 
 def _configurations(args: list[str]) -> Iterator[Path]:
     """Yield the configuration files: of ``--config``, of a run to resume, and of a study."""
-    for option, value in pairwise([*args, ""]):
-        if option in ("-c", "--config"):
-            yield Path(value)
-        elif option.startswith("--config="):
-            yield Path(option.partition("=")[2])
+    yield from (Path(value) for option, value in options_with_values(args) if option in CONFIG_OPTIONS)
     command, positional = args[0] if args else "", [word for word in args[1:] if not word.startswith("-")]
     if command == "resume" and positional:
         yield Path(positional[0]) / "config.yaml"
     for file in positional if command in ("study", "compare") else []:
         if file.endswith((".yaml", ".yml")) and isinstance(base := _read(Path(file)).get("config"), str):
             yield Path(file).parent / base
+
+
+def options_with_values(args: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Return every option with the word that follows it, empty for the last one."""
+    for word, following in pairwise([*args, ""]):
+        if word.startswith("-"):
+            option, is_set, value = word.partition("=")
+            yield option, value if is_set else following
 
 
 def _read(path: Path) -> dict[str, Any]:

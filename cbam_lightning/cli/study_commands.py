@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
+from cbam_lightning.checks import check_positive
 from cbam_lightning.cli.command_line import Folder
 from cbam_lightning.errors import RunStopped, UsageError
 
@@ -35,8 +36,7 @@ def study(
         imports: Modules of your own for every run.
         list: Only print the runs and their commands.
     """
-    if jobs < 1:
-        raise UsageError(f"--jobs is {jobs}; allowed: 1 or more.")
+    check_positive("--jobs", jobs)
     from cbam_lightning.callbacks.resume.divergence import EXIT_DIVERGED
     from cbam_lightning.studies import read_study, run_study
 
@@ -113,7 +113,6 @@ def compare(
         device: Device for the training step, such as cpu or cuda.
     """
     from cbam_lightning.benchmarks.machine import set_threads, this_machine
-    from cbam_lightning.checks import check_positive
     from cbam_lightning.cli.own_code import import_own_networks
     from cbam_lightning.files import check_unwritten
     from cbam_lightning.studies.compare import compare, comparison_table, draw, measure_costs
@@ -139,33 +138,26 @@ def compare(
 
 def _arms(selection: RunSelection) -> tuple[list[Arm], str, list[str]]:
     """Return the arms, the name of the baseline, and lines on what was left out; obey ``--save``."""
-    from cbam_lightning.studies import read_study
-    from cbam_lightning.studies.compare import (
-        choose_arms,
-        find_runs,
-        group_arms,
-        save_results,
-        saved_arms,
-        study_arms,
-        unfinished_arms,
-    )
+    from cbam_lightning.studies import compare, read_study
     from cbam_lightning.studies.compare.results_file import ENDING
 
     first = selection.runs[0]
     is_study = len(selection.runs) == 1 and first.endswith((".yaml", ".yml"))
     plan = read_study(first) if is_study else None
-    runs, left_out = find_runs([_runs_of(plan)] if plan else selection.runs)
+    runs, left_out = compare.find_runs([_runs_of(plan)] if plan else selection.runs)
     published = len(selection.runs) == 1 and first.endswith(ENDING)
     if selection.by or not (plan or published):
-        arms = group_arms(runs, selection.by or ["model.attention"], selection.ignore)
+        arms = compare.group_arms(runs, selection.by or ["model.attention"], selection.ignore)
     else:
-        arms = study_arms(plan, runs, selection.ignore) if plan else saved_arms(runs)
+        arms = compare.study_arms(plan, runs, selection.ignore) if plan else compare.saved_arms(runs)
     if selection.save:
-        save_results(selection.save, arms, runs, left_out)
+        compare.save_results(selection.save, arms, runs, left_out)
     if plan:
-        left_out += [f"{arm}: it has no finished run" for arm in unfinished_arms(plan, runs)]
+        left_out += [f"{arm}: it has no finished run" for arm in compare.unfinished_arms(plan, runs)]
     baseline = selection.baseline or (arms[0].label if plan or published else "none")
-    return choose_arms(arms, [baseline, *selection.arms]) if selection.arms else arms, baseline, left_out
+    if selection.arms:
+        arms = compare.choose_arms(arms, [baseline, *selection.arms])
+    return arms, baseline, left_out
 
 
 def _runs_of(plan: Study) -> str:
@@ -173,7 +165,6 @@ def _runs_of(plan: Study) -> str:
     if plan.folder.is_dir():
         return str(plan.folder)
     if plan.results is None:
-        raise UsageError(
-            f"{plan.path} has no run in {plan.folder}; make them: `cbam-lightning study {plan.path}`."
-        )
+        file = plan.path
+        raise UsageError(f"{file} has no run in {plan.folder}; make them: `cbam-lightning study {file}`.")
     return str(plan.results)

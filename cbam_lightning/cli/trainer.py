@@ -11,38 +11,26 @@ from typing import Any
 
 import wandb
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.callbacks import (
-    BatchSizeFinder,
-    LearningRateFinder,
-    LearningRateMonitor,
-    ModelCheckpoint,
-)
+from pytorch_lightning.callbacks import BatchSizeFinder, LearningRateFinder, LearningRateMonitor
 from pytorch_lightning.utilities import rank_zero_info
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
-from cbam_lightning import __version__
 from cbam_lightning.callbacks.batch_norm_sync import BatchNormSync
 from cbam_lightning.callbacks.raw_predictions import RawPredictions
-from cbam_lightning.callbacks.resume.checkpointing import SaveOptions
 from cbam_lightning.callbacks.resume.exact_resume import ExactResume, read_points
 from cbam_lightning.callbacks.run_record import RunRecord
 from cbam_lightning.callbacks.step_seeds import StepSeeds
 from cbam_lightning.cli.data_links import require_from_data, unlinked
 from cbam_lightning.cli.monitors import TrainingStart
 from cbam_lightning.cli.quiet import silence
-from cbam_lightning.cli.trainer_errors import (
-    Parts,
-    as_mistake,
-    own_mistake,
-    refuse_checkpoint_io,
-    wrapped_usage_error,
-)
+from cbam_lightning.cli.trainer_errors import Parts, as_mistake, own_mistake, refuse_checkpoint_io
 from cbam_lightning.cli.trainer_options import TrainerOptions
 from cbam_lightning.errors import RunStopped, UsageError
 from cbam_lightning.runs.closing_report import fit_report
-from cbam_lightning.runs.directory import RunDirectory, RunOptions
+from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.half_made import NewFolders
-from cbam_lightning.runs.wandb_setup import WandbOptions, build_loggers, finish_wandb
+from cbam_lightning.runs.wandb_setup import build_loggers, finish_wandb
+from cbam_lightning.user_code.tracebacks import with_causes
 
 _FINDERS = (LearningRateFinder, BatchSizeFinder)
 
@@ -83,11 +71,12 @@ def run_trainer(args: Sequence[str], resumed: RunDirectory | None = None) -> Non
     try:
         TrainerCLI(args, resumed)
     except wandb.Error as error:
-        raise ConnectionError(
-            f"W&B: {error}. Set WANDB_MODE=offline to record the run here and upload it later."
-        ) from None
+        advice = "Set WANDB_MODE=offline to record the run here and upload it later."
+        raise ConnectionError(f"W&B: {error}. {advice}") from None
     except ValueError as error:
-        raise wrapped_usage_error(error) or error  # noqa: B904 - its own cause stays, for --debug
+        # jsonargparse wraps the error of a class that it makes in one about types
+        mistakes = (cause for cause in with_causes(error) if isinstance(cause, UsageError))
+        raise next(mistakes, error)  # noqa: B904 - its own cause stays, for --debug
 
 
 class TrainerCLI(TrainerOptions):
@@ -122,7 +111,7 @@ class TrainerCLI(TrainerOptions):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer around the run's directory."""
         require_from_data(self.model, self.datamodule, self._given)
-        self.run_options = RunOptions(**vars(self._get(self.config_init, "run")))
+        self.run_options = self._get(self.config_init, "run")
         # saved as given: for another metric the other one may be better
         self.config[self.subcommand]["checkpoint"]["mode"] = self._chosen_mode
         self.run = self._resumed or self._new_run()
@@ -144,18 +133,19 @@ class TrainerCLI(TrainerOptions):
         if self.subcommand == "fit":
             self.run.occupy()
         points = read_points(self._checkpoint_io.read(self.run.last)) if self._resumes else {}
-        self.checkpoint: ModelCheckpoint = self._get(self.config_init, "checkpoint")
+        self.checkpoint = self._get(self.config_init, "checkpoint")
         if self.checkpoint.dirpath is None:
             self.checkpoint.dirpath = str(self.run.checkpoints.absolute())
         config = dict(self._get(self.config_init, "trainer"))
-        options: dict[str, Any] = {"plugins": self._plugins(config)}
+        plugins = _as_list(config.get("plugins"))
+        refuse_checkpoint_io(plugins)
+        plugins += [self._checkpoint_io, *([BatchNormSync()] if config.get("sync_batchnorm") else [])]
+        options: dict[str, Any] = {"plugins": plugins}
         if config.get("default_root_dir") is None:
             options["default_root_dir"] = str(self.run.path)
         if config.get("logger") is None and not config.get("fast_dev_run"):
-            wandb_options = WandbOptions(**vars(self._get(self.config_init, "wandb")))
-            options["logger"] = build_loggers(
-                self.run, self.experiment, wandb_options, str(self.subcommand), points
-            )
+            tracking = self._get(self.config_init, "wandb")
+            options["logger"] = build_loggers(self.run, self.experiment, tracking, self.subcommand, points)
         logs = bool(options.get("logger") or config.get("logger"))
         callbacks = _as_list(config.get("callbacks"))
         if self._resumes:  # what the finders found is in the checkpoint and in the configuration
@@ -163,24 +153,19 @@ class TrainerCLI(TrainerOptions):
         first = self._first_callbacks(is_trial=bool(config.get("fast_dev_run")))
         return {**options, "callbacks": [*first, *callbacks, *self._last_callbacks(logs)]}
 
-    def _plugins(self, config: dict[str, Any]) -> list[Any]:
-        plugins = _as_list(config.get("plugins"))
-        refuse_checkpoint_io(plugins)
-        return [*plugins, self._checkpoint_io, *([BatchNormSync()] if config.get("sync_batchnorm") else [])]
-
     def _first_callbacks(self, is_trial: bool) -> list[Callback]:
         """Return what saves, so that what others log comes after it, and then what seeds a step."""
         seeds = StepSeeds()
         if self.subcommand != "fit" or is_trial:
             return [seeds]
-        save_options = SaveOptions(**vars(self._get(self.config_init, "save")))
-        return [ExactResume(self.run, save_options, self._checkpoint_io, seeds), seeds]
+        options = self._get(self.config_init, "save")
+        return [ExactResume(self.run, options, self._checkpoint_io, seeds), seeds]
 
     def _last_callbacks(self, logs: bool) -> list[Callback]:
         config, parser = self.config[self.subcommand], self._parser(self.subcommand)
         names = unlinked(self.datamodule)
         stated = {name: value for name, value in self._model_options().items() if name in names}
-        record = RunRecord(parser, config, self.run, self.experiment, __version__, stated)
+        record = RunRecord(parser, config, self.run, stated)
         callbacks: list[Callback] = [record, self._start]
         model: Any = self.model
         if not hasattr(model, "picture_callback"):

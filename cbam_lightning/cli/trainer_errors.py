@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from functools import wraps
 from itertools import dropwhile
 from pathlib import Path
-from types import TracebackType
+from traceback import walk_tb
+from types import FrameType
 from typing import Any
 
 import pytorch_lightning
@@ -56,7 +57,7 @@ class Parts:
             except _NO_MISTAKES:
                 raise
             except Exception as error:
-                if class_type.__module__.startswith("cbam_lightning.") or _is_ours(_calls(error)[1:]):
+                if class_type.__module__.startswith("cbam_lightning.") or _is_ours(_frames(error)[1:]):
                     raise
                 self.failure = _mistake(self._option(class_type), class_type, error)
                 raise self.failure from error
@@ -77,9 +78,9 @@ class Parts:
         if isinstance(error, _NO_MISTAKES):
             return None
         known = {id(part): (option, type(part)) for part, option in [*self._made, *_parts_of(trainer)]}
-        for call in reversed(_calls(error)):
-            owner = call.tb_frame.f_locals.get("self")
-            if not _is_library(call) or isinstance(owner, (LightningModule, LightningDataModule)):
+        for frame in reversed(_frames(error)):
+            owner = frame.f_locals.get("self")
+            if not _is_library(frame) or isinstance(owner, (LightningModule, LightningDataModule)):
                 break
             if id(owner) in known:
                 return _mistake(*known[id(owner)], error)
@@ -89,24 +90,17 @@ class Parts:
 
 def as_mistake(error: Exception) -> UsageError | None:
     """Return an error of the trainer about its options as the user's; ``None`` if it came from elsewhere."""
-    inner = list(dropwhile(_is_own, _calls(error)))
-    if not inner or not _file(inner[0]).startswith(_LIGHTNING):
+    inner = list(dropwhile(_is_own, _frames(error)))
+    of_lightning = bool(inner) and inner[0].f_code.co_filename.startswith(_LIGHTNING)
+    if not of_lightning or isinstance(error, _NO_MISTAKES) or _is_ours(inner):
         return None
-    return None if isinstance(error, _NO_MISTAKES) or _is_ours(inner) else UsageError(_said(error))
+    return UsageError(_said(error))
 
 
 def own_mistake(error: Exception) -> UsageError | None:
     """Return an error of user-defined code with its file and line; ``None`` if it came from elsewhere."""
     line = None if isinstance(error, _NO_MISTAKES) else user_line(error)
     return None if line is None else UsageError(f"{line}. --debug shows the whole traceback.")
-
-
-def wrapped_usage_error(error: BaseException) -> UsageError | None:
-    """Return the ``UsageError`` that jsonargparse wraps in an error about types when it makes a class."""
-    inner: BaseException | None = error
-    while inner is not None and not isinstance(inner, UsageError):
-        inner = inner.__cause__ or inner.__context__
-    return inner
 
 
 def refuse_checkpoint_io(plugins: list[Any]) -> None:
@@ -123,9 +117,9 @@ def refuse_checkpoint_io(plugins: list[Any]) -> None:
             )
 
 
-def _is_ours(calls: list[TracebackType]) -> bool:
+def _is_ours(frames: list[FrameType]) -> bool:
     """Return whether the innermost line outside the libraries is in this package."""
-    return next((_is_own(call) for call in reversed(calls) if not _is_library(call)), False)
+    return next((_is_own(frame) for frame in reversed(frames) if not _is_library(frame)), False)
 
 
 def _mistake(option: str, part: type, error: Exception) -> UsageError:
@@ -137,25 +131,17 @@ def _said(error: Exception) -> str:
     return str(error) if spoken else describe_error(error)
 
 
-def _calls(error: BaseException) -> list[TracebackType]:
+def _frames(error: BaseException) -> list[FrameType]:
     """Return the calls in an error's traceback, from the one that catches it to the innermost."""
-    calls, call = [], error.__traceback__
-    while call is not None:
-        calls.append(call)
-        call = call.tb_next
-    return calls
+    return [frame for frame, _ in walk_tb(error.__traceback__)]
 
 
-def _file(call: TracebackType) -> str:
-    return call.tb_frame.f_code.co_filename
+def _is_own(frame: FrameType) -> bool:
+    return frame.f_code.co_filename.startswith(_OWN)
 
 
-def _is_own(call: TracebackType) -> bool:
-    return _file(call).startswith(_OWN)
-
-
-def _is_library(call: TracebackType) -> bool:
-    return not _is_own(call) and not is_user_file(_file(call))
+def _is_library(frame: FrameType) -> bool:
+    return not _is_own(frame) and not is_user_file(frame.f_code.co_filename)
 
 
 def _parts_of(trainer: Trainer) -> Iterator[tuple[Any, str]]:

@@ -5,9 +5,8 @@ Importing the tasks and the data modules here is what lets YAML and the command 
 
 from __future__ import annotations
 
-from argparse import SUPPRESS, ArgumentError
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from argparse import ArgumentError
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from cbam_lightning.cli.config_classes import leave_out_defaults, refuse_functio
 from cbam_lightning.cli.data_links import link
 from cbam_lightning.cli.monitors import AUTO, resolve_monitor
 from cbam_lightning.cli.option_errors import broken_yaml, explain
+from cbam_lightning.cli.own_code import CONFIG_OPTIONS, options_with_values
 from cbam_lightning.errors import UsageError
 from cbam_lightning.runs.directory import RunDirectory, RunOptions, experiment_name
 from cbam_lightning.runs.settings import flatten
@@ -36,7 +36,6 @@ _RESOLVED = (
 )
 # Options that name the weights a model starts from.
 _WEIGHTS = ("weights", "backbone_weights")
-_CONFIG = ("-c", "--config")
 _CLASSIFIER = "cbam_lightning.tasks.Classifier"
 _DEFAULTS = {
     "model": {"class_path": _CLASSIFIER},
@@ -79,7 +78,7 @@ class TrainerOptions(LightningCLI):
     ) -> LightningArgumentParser:
         """Read every checkpoint, including remote ones, without running code from it, by default."""
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        parser.set_defaults({"weights_only": True})
+        parser.set_defaults(weights_only=True)
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -107,31 +106,25 @@ class TrainerOptions(LightningCLI):
         Raises:
             UsageError: An option, a name or a value is wrong, or the checkpoint cannot be used.
         """
-        configs = [path for option, path in _words(args) if option in _CONFIG and path]
+        configs = [path for option, path in options_with_values(args) if option in CONFIG_OPTIONS and path]
         if problem := broken_yaml(configs):
             raise UsageError(problem)
         self._given = given_options(args)
-        checkpoint = self._local_checkpoint()
-        if checkpoint is not None:
-            self._fill_in(args[0], checkpoint)
+        path = self._given.get("ckpt_path")
+        is_local = isinstance(path, str) and path not in ("best", "last", "hpc") and "://" not in path
+        if is_local:
+            self._fill_in(args[0], str(path))
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as error:
-            raise UsageError(explain(str(error), self._option_names(), configs)) from None
+            parsers = self._subcommand_parsers.values()
+            names = [action.dest for parser in parsers for action in parser._actions]
+            raise UsageError(explain(str(error), names)) from None
         config = self.config[self.config["subcommand"]]
         leave_out_defaults(config)
         refuse_functions(config)
-        if checkpoint is not None:  # its values replace those of the files that its run started from
+        if is_local:  # its values replace those of the files that its run started from
             self._set_model_options({name: None for name in _WEIGHTS if name in self._model_options()})
-
-    def _option_names(self) -> list[str]:
-        parsers = self._subcommand_parsers.values()
-        return [a.dest for p in parsers for a in p._actions if a.dest != SUPPRESS]
-
-    def _local_checkpoint(self) -> str | None:
-        path = self._given.get("ckpt_path")
-        keywords = ("best", "last", "hpc")
-        return path if isinstance(path, str) and path not in keywords and "://" not in path else None
 
     def _fill_in(self, command: str, path: str) -> None:
         """Make the model of a checkpoint the default; in Lightning's own CLI it wins over the user.
@@ -149,9 +142,8 @@ class TrainerOptions(LightningCLI):
         return self.config[self.config["subcommand"]]["model"].get("init_args") or {}
 
     def _set_model_options(self, values: Mapping[str, Any]) -> None:
-        options = self._model_options()
         for name, value in values.items():
-            options[name] = value
+            self._model_options()[name] = value
 
     @property
     def _resumes(self) -> bool:
@@ -175,9 +167,9 @@ class TrainerOptions(LightningCLI):
     def after_instantiate_classes(self) -> None:
         """Write the resolved network to the configuration, so that it needs no other file."""
         self._set_model_options(self._weights)
-        resolved = (name for name in _RESOLVED if name in self._model_options())
-        hparams = self.model.hparams
-        self._set_model_options({name: hparams[name] for name in resolved if name in hparams})
+        options, hparams = self._model_options(), self.model.hparams
+        names = [name for name in _RESOLVED if name in options and name in hparams]
+        self._set_model_options({name: hparams[name] for name in names})
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Add the checkpoint to resume from."""
@@ -197,18 +189,10 @@ def given_options(args: Sequence[str]) -> dict[str, Any]:
         args: The command line; its configuration files are valid YAML.
     """
     given: dict[str, Any] = {}
-    for option, value in _words(args):
-        if option in _CONFIG and value:
+    for option, value in options_with_values(args):
+        if option in CONFIG_OPTIONS and value:
             content = yaml.safe_load(Path(value).read_text())
             given |= flatten(content) if isinstance(content, Mapping) else {}
         else:
             given[option.removeprefix("--").replace(".init_args.", ".")] = value
     return given
-
-
-def _words(args: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Return every option with the word that follows it, empty for the last one."""
-    for word, following in pairwise([*args, ""]):
-        if word.startswith("-"):
-            option, is_set, value = word.partition("=")
-            yield option, value if is_set else following

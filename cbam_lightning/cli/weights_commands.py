@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cbam_lightning.cli.command_line import Group
 from cbam_lightning.errors import UsageError
+from cbam_lightning.tables import aligned
 
 _Source = Annotated[str, "NAME_OR_FILE"]
 _Out = Annotated[str, "OUT.safetensors"]
@@ -22,12 +23,8 @@ def list_checkpoints(pattern: str = "*") -> None:
 
     names = list_weights(pattern)
     if not names:
-        raise UsageError(
-            f"no checkpoint is called {pattern!r}; `cbam-lightning weights list` lists all of them."
-        )
-    width = max(map(len, names))
-    for name in names:
-        print(f"{name:<{width}}  {find(name).summary()}")
+        raise UsageError(f"no checkpoint is called {pattern!r}; `cbam-lightning weights list` lists all.")
+    print("\n".join(aligned([(name, find(name).summary()) for name in names], left=(0, 1))))
 
 
 def show(file: _Source) -> None:
@@ -59,9 +56,7 @@ def verify(files: Sequence[_Source] = (), *, all: bool = False) -> None:  # noqa
     from cbam_lightning.weights.checkpoint_registry import list_weights
 
     if all == bool(files):
-        raise UsageError(
-            "give the names or files of checkpoints to verify, or --all for all of `weights list`."
-        )
+        raise UsageError("give names or files of checkpoints, or --all for all of `weights list`.")
     for line in verify_all(files or list_weights()):
         print(line, flush=True)
 
@@ -95,11 +90,5 @@ def export(run_or_ckpt: str, out: _Out) -> None:
 
 WEIGHTS = Group(
     "List, show, verify, import and export checkpoints.",
-    {
-        "list": list_checkpoints,
-        "show": show,
-        "verify": verify,
-        "import": import_other,
-        "export": export,
-    },
+    {"list": list_checkpoints, "show": show, "verify": verify, "import": import_other, "export": export},
 )

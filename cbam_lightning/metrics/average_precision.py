@@ -82,7 +82,14 @@ def coco_average_precision(detections: Sequence[Boxes], targets: Sequence[Boxes]
     Raises:
         UsageError: faster-coco-eval is not installed.
     """
-    metric = _metric()
+    require_backend()
+    metric = MeanAveragePrecision(
+        iou_thresholds=_OVERLAPS,
+        rec_thresholds=_RECALLS,
+        backend="faster_coco_eval",
+        sync_on_compute=False,  # the images of all processes are here
+    )
+    metric.warn_on_many_detections = False
     for boxes, truth in zip(detections, targets, strict=True):
         crowd = truth.get("crowd", torch.zeros_like(truth["labels"])).bool()
         difficult = truth.get("difficult", torch.zeros_like(crowd)).bool()
@@ -101,22 +108,7 @@ def require_backend() -> None:
         UsageError: faster-coco-eval is not installed.
     """
     if find_spec("faster_coco_eval") is None:
-        raise UsageError(
-            "faster-coco-eval is not installed; COCO's average precision needs it: "
-            "pip install 'cbam_lightning[detection]'"
-        )
-
-
-def _metric() -> MeanAveragePrecision:
-    require_backend()
-    metric = MeanAveragePrecision(
-        iou_thresholds=_OVERLAPS,
-        rec_thresholds=_RECALLS,
-        backend="faster_coco_eval",
-        sync_on_compute=False,  # the images of all processes are here
-    )
-    metric.warn_on_many_detections = False
-    return metric
+        raise UsageError("faster-coco-eval is not installed: pip install 'cbam_lightning[detection]'")
 
 
 def _on_cpu(boxes: Boxes) -> Boxes:

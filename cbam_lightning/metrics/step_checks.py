@@ -49,10 +49,8 @@ def checked_loss(loss: Any, task: Any) -> Tensor:
     what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
     if is_number:
         what = "a number that does not depend on the weights, such as a detached one"
-    place = inspect.getsourcefile(type(task).loss)
-    raise UsageError(
-        f"{type(task).__name__}.loss in {place} returned {what}; return the mean over the batch."
-    )
+    name, file = type(task).__name__, inspect.getsourcefile(type(task).loss)
+    raise UsageError(f"{name}.loss in {file} returned {what}; return the mean over the batch.")
 
 
 def named_metrics(metrics: Mapping[str, Metric] | Sequence[Metric] | Metric) -> dict[str, Metric]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from fnmatch import fnmatch
 from typing import Any
 
@@ -59,12 +58,9 @@ def freeze(network: nn.Module, pattern: str) -> list[nn.Module]:
         frozen = [m for name, m in network.named_modules() if name and fnmatch(name, pattern)]
     if not frozen:
         names = ", ".join(name for name, _ in network.named_children())
-        raise UsageError(
-            f"freeze={pattern!r} matches no module. Allowed: 'backbone', or a pattern of names such as "
-            f"{names}."
-        )
-    for parameter in _parameters(frozen):
-        parameter.requires_grad_(False)
+        raise UsageError(f"freeze={pattern!r} matches no module. Give 'backbone', or a pattern of {names}.")
+    for module in frozen:
+        module.requires_grad_(False)
     return frozen
 
 
@@ -78,10 +74,6 @@ def backbone_modules(network: nn.Module) -> list[nn.Module]:
             backbone.append(module)
             taken.update(module.modules())
     return backbone
-
-
-def _parameters(modules: Iterable[nn.Module]) -> Iterable[nn.Parameter]:
-    return (parameter for module in modules for parameter in module.parameters())
 
 
 def global_batch_size(trainer: Trainer) -> int:

@@ -18,7 +18,7 @@ from pytorch_lightning.cli import LRSchedulerCallable
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DistributedSampler
 
 from cbam_lightning.errors import UsageError
@@ -127,9 +127,7 @@ class WarmupCosine(_FactorSchedule):
             UsageError: The run has no end.
         """
         if math.isinf(max_epochs):
-            raise UsageError(
-                "WarmupCosine needs the length of the run: set --trainer.max_epochs or --trainer.max_steps."
-            )
+            raise UsageError("WarmupCosine needs an end: set --trainer.max_epochs or --trainer.max_steps.")
         return super().build(optimizer, steps_per_epoch, max_epochs)
 
     def _decay(self, epoch: float, max_epochs: float) -> float:
@@ -202,10 +200,7 @@ class TorchSchedule(Schedule):
     def build(self, optimizer: Optimizer, steps_per_epoch: float, max_epochs: float) -> dict[str, Any]:
         """Attach the scheduler."""
         scheduler = self.scheduler(optimizer)
-        configuration: dict[str, Any] = {"scheduler": scheduler, "interval": self.interval}
-        if isinstance(scheduler, ReduceLROnPlateau):
-            configuration["monitor"] = self.monitor
-        return configuration
+        return {"scheduler": scheduler, "interval": self.interval, "monitor": self.monitor}
 
 
 def steps_per_epoch(trainer: Trainer) -> float:

@@ -46,91 +46,49 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
+class _Inside:
+    """An attribute that is a path in a run's directory."""
+
+    name: str
+
+    def __get__(self, run: RunDirectory, owner: type) -> Path:
+        return run.path / self.name
+
+
+@dataclass(frozen=True)
 class RunDirectory:
-    """A run's directory, with the paths of everything in it.
+    """A run's directory, with the paths of everything in it except for predictions.
 
     Attributes:
         path: The directory itself, ``<root>/<experiment>/<time>-<id>``.
+        config: The resolved configuration; running it again repeats the run.
+        checkpoints: Folder of ``best.ckpt`` and ``last.ckpt``.
+        best: The checkpoint with the best value of the monitored metric.
+        last: The checkpoint from which ``resume`` continues.
+        metrics: Every logged metric as CSV.
+        history: The metrics that were sent to W&B, one point per line.
+        divergence: Where a run ended whose loss became NaN or Inf, as JSON.
+        results: Metrics of the last validation or test, and the evaluated checkpoint, as JSON.
+        pictures: Folder of figures.
     """
 
     path: Path
+
+    config = _Inside("config.yaml")
+    checkpoints = _Inside("checkpoints")
+    best = _Inside("checkpoints/best.ckpt")
+    last = _Inside("checkpoints/last.ckpt")
+    metrics = _Inside("metrics.csv")
+    history = _Inside("history.jsonl")
+    divergence = _Inside("divergence.json")
+    results = _Inside("results.json")
+    pictures = _Inside("pictures")
+    _id_file = _Inside(".wandb-id")
 
     @property
     def id(self) -> str:
         """The id of the W&B run: the directory's name, made unique if a user chose it, or a sweep's."""
         return self._id_file.read_text() if self._id_file.is_file() else self.path.name
-
-    @property
-    def _id_file(self) -> Path:
-        return self.path / ".wandb-id"
-
-    def _keep_id(self, name: str | None) -> None:
-        """Save the id of the W&B run if it is not the directory's name."""
-        # the agent of a W&B sweep chooses the id, and wandb.init accepts no other
-        swept = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
-        if (swept or name) and not self._id_file.is_file():
-            with atomic_write(self._id_file) as file:
-                file.write((swept or f"{name}-{secrets.token_hex(3)}").encode())
-
-    @property
-    def config(self) -> Path:
-        """The resolved configuration; running it again repeats the run."""
-        return self.path / "config.yaml"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of ``best.ckpt`` and ``last.ckpt``."""
-        return self.path / "checkpoints"
-
-    @property
-    def last(self) -> Path:
-        """The checkpoint from which ``resume`` continues."""
-        return self.checkpoints / "last.ckpt"
-
-    @property
-    def best(self) -> Path:
-        """The checkpoint with the best value of the monitored metric."""
-        return self.checkpoints / "best.ckpt"
-
-    @property
-    def metrics(self) -> Path:
-        """Every logged metric as CSV."""
-        return self.path / "metrics.csv"
-
-    @property
-    def history(self) -> Path:
-        """The metrics that were sent to W&B, one point per line."""
-        return self.path / "history.jsonl"
-
-    @property
-    def divergence(self) -> Path:
-        """Where a run ended whose loss became NaN or Inf, as JSON."""
-        return self.path / "divergence.json"
-
-    @property
-    def results(self) -> Path:
-        """Metrics of the last validation or test, and the evaluated checkpoint, as JSON."""
-        return self.path / "results.json"
-
-    @property
-    def pictures(self) -> Path:
-        """Folder of figures."""
-        return self.path / "pictures"
-
-    @property
-    def predictions(self) -> Path:
-        """Predictions as CSV."""
-        return self.path / "predictions.csv"
-
-    @property
-    def raw_predictions(self) -> Path:
-        """Predictions of a user-defined module, batch by batch, for ``torch.load``."""
-        return self.path / "predictions.pt"
-
-    @property
-    def detections(self) -> Path:
-        """Detections as COCO results, JSON."""
-        return self.path / "detections.json"
 
     @classmethod
     def create(cls, root: str, experiment: str, name: str | None = None) -> RunDirectory:
@@ -152,6 +110,14 @@ class RunDirectory:
             run.announce()
         return run
 
+    def _keep_id(self, name: str | None) -> None:
+        """Save the id of the W&B run if it is not the directory's name."""
+        # the agent of a W&B sweep chooses the id, and wandb.init accepts no other
+        swept = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+        if (swept or name) and not self._id_file.is_file():
+            with atomic_write(self._id_file) as file:
+                file.write((swept or f"{name}-{secrets.token_hex(3)}").encode())
+
     def announce(self) -> None:
         """Tell the processes that Lightning starts for further devices."""
         os.environ[_ENVIRONMENT_NAME] = str(self.path.absolute())
@@ -170,9 +136,7 @@ class RunDirectory:
             # unlike flock, worker processes do not inherit it, and so do not keep it when this one is killed
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UsageError(
-                f"another process is training in {self.path}; stop it first, or wait for its end."
-            ) from None
+            raise UsageError(f"another process is training in {self.path}; stop it first.") from None
 
     @classmethod
     def open(cls, path: str | Path) -> RunDirectory:

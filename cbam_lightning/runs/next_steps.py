@@ -23,10 +23,8 @@ def short(path: Path) -> str:
 
 def evaluating(run: RunDirectory, checkpoint: Path) -> list[str]:
     """Return how to evaluate a checkpoint again."""
-    return [
-        "Evaluate it again:",
-        _command(f"test --config {short(run.config)} --ckpt_path {short(checkpoint)}"),
-    ]
+    options = f"--config {short(run.config)} --ckpt_path {short(checkpoint)}"
+    return ["Evaluate it again:", _command(f"test {options}")]
 
 
 def sharing(run: RunDirectory, checkpoint: Path, hparams: Mapping[str, Any]) -> list[str]:
@@ -72,10 +70,8 @@ def fine_tuning(checkpoint: Path, hparams: Mapping[str, Any]) -> list[str]:
     if hparams.get("channels_last"):
         flags.append("--model.channels_last true")
     flags += ["--data.batch_size 32", "--trainer.max_epochs 15"]
-    return [
-        "Fine-tune it on your own images (one folder per class):",
-        _command(f"fit --model.weights {short(checkpoint)} {' '.join(flags)}"),
-    ]
+    command = _command(f"fit --model.weights {short(checkpoint)} {' '.join(flags)}")
+    return ["Fine-tune it on your own images (one folder per class):", command]
 
 
 def _command(words: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 Settings = dict[str, Any]
@@ -32,22 +33,18 @@ def flatten(config: Mapping[str, Any]) -> Settings:
     Args:
         config: The configuration of a sub-command, from YAML or JSON.
     """
-    settings: Settings = {}
-    for key, value in config.items():
-        _add(settings, str(key), value)
-    return settings
+    return {name: value for key, part in config.items() for name, value in _settings(str(key), part)}
 
 
-def _add(settings: Settings, key: str, value: Any) -> None:
+def _settings(key: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            below = key if name in ("class_path", "init_args") else f"{key}.{name}"
-            _add(settings, below, inner)
+            yield from _settings(key if name in ("class_path", "init_args") else f"{key}.{name}", inner)
     elif isinstance(value, (list, tuple)) and any(isinstance(item, Mapping) for item in value):
         for position, item in enumerate(value):
-            _add(settings, f"{key}.{position}", item)
+            yield from _settings(f"{key}.{position}", item)
     else:
-        settings[key] = list(value) if isinstance(value, tuple) else value
+        yield key, list(value) if isinstance(value, tuple) else value
 
 
 def is_below(key: str, names: Iterable[str]) -> bool:
@@ -69,13 +66,9 @@ def same_value(written: Any, resolved: Any) -> bool:
         written: From a YAML file or an option.
         resolved: From a run's ``config.yaml``.
     """
-    if written == resolved:
-        return True
     if isinstance(written, str) and isinstance(resolved, str):
-        return resolved.endswith(f".{written}")
+        return f".{resolved}".endswith(f".{written}")
     if isinstance(written, str) and isinstance(resolved, (int, float)):
-        try:
+        with contextlib.suppress(ValueError):
             return float(written) == resolved
-        except ValueError:
-            return False
-    return False
+    return bool(written == resolved)

@@ -53,7 +53,7 @@ def build_loggers(
     run: RunDirectory,
     experiment: str,
     options: WandbOptions,
-    job_type: str,
+    job_type: str | None,
     points: Mapping[str, int] | None = None,
 ) -> list[Logger]:
     """Return the loggers of a run.
@@ -67,25 +67,18 @@ def build_loggers(
             of; later ones are removed.
     """
     keep = dict(points or {})
-    loggers: list[Logger] = []
-    if options.enabled:
-        loggers.append(_wandb_logger(run, experiment, options, job_type, keep.get(WandbJournal.__name__, 0)))
-    loggers.append(MetricsFile(run.metrics, keep.get(MetricsFile.__name__, 0)))
-    return loggers
-
-
-def _wandb_logger(
-    run: RunDirectory, experiment: str, options: WandbOptions, job_type: str, keep_points: int
-) -> WandbJournal:
+    metrics_file = MetricsFile(run.metrics, keep.get(MetricsFile.__name__, 0))
+    if not options.enabled:
+        return [metrics_file]
     offline = is_offline()
     # absolute, since wandb's service may have been started in another folder
     folder = str(run.path.absolute())
     # wandb writes its own service files to WANDB_DIR, whatever `save_dir` says
     os.environ["WANDB_DIR"] = folder
     _set_aside_recordings(run)
-    logger = WandbJournal(
+    journal = WandbJournal(
         run,
-        keep_points,
+        keep.get(WandbJournal.__name__, 0),
         name=experiment,
         save_dir=folder,
         id=run.id,
@@ -101,8 +94,8 @@ def _wandb_logger(
         settings=wandb.Settings(silent=offline, console="off"),
     )
     # Lightning 2.6 always passes it, and wandb 0.31 warns about it
-    logger._wandb_init.pop("anonymous", None)
-    return logger
+    journal._wandb_init.pop("anonymous", None)
+    return [journal, metrics_file]
 
 
 @rank_zero_only
@@ -118,14 +111,10 @@ def _set_aside_recordings(run: RunDirectory) -> None:
 def wandb_lines(loggers: list[Logger]) -> list[str]:
     """Return where the W&B run is, and the command that uploads it if it is offline."""
     lines = []
-    for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            experiment = logger.experiment
-            if experiment.offline:
-                folder = os.path.relpath(Path(experiment.dir).parent)
-                lines.append(f"offline; upload it with: {program('wandb')} sync {shlex.quote(folder)}")
-            else:
-                lines.append(str(experiment.url))
+    for experiment in (logger.experiment for logger in loggers if isinstance(logger, WandbLogger)):
+        folder = os.path.relpath(Path(experiment.dir).parent)
+        upload = f"offline; upload it with: {program('wandb')} sync {shlex.quote(folder)}"
+        lines.append(upload if experiment.offline else str(experiment.url))
     return lines
 
 

@@ -143,8 +143,7 @@ class Detector(ImageTask):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save which parameters are frozen, which depends on loaded weights, not on hyperparameters alone."""
-        frozen = [name for name, p in self.network.named_parameters() if not p.requires_grad]
-        checkpoint[_FROZEN] = frozen
+        checkpoint[_FROZEN] = [n for n, p in self.network.named_parameters() if not p.requires_grad]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another network, and freeze the parameters that it had frozen.

@@ -153,9 +153,7 @@ class ImageTask(LightningModule):
                 neither trained nor loaded since.
         """
         if self._new_classifier:
-            raise UsageError(
-                f"{self._new_classifier}: fine-tune it first (`cbam-lightning fit --model.weights …`)."
-            )
+            raise UsageError(f"{self._new_classifier}: fine-tune it first (`fit --model.weights …`).")
 
     on_test_start = on_validation_start
     on_predict_start = on_validation_start
@@ -228,10 +226,8 @@ class ImageTask(LightningModule):
         divide_by_stage(optimizer, self.trainer)
         schedule = self.schedule or WarmupCosine()
         steps = steps_per_epoch(self.trainer)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": schedule.build(optimizer, steps, max_epochs(self.trainer, steps)),
-        }
+        scheduler = schedule.build(optimizer, steps, max_epochs(self.trainer, steps))
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
 
 def _is_plain(value: Any) -> bool:

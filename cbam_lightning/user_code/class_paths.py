@@ -52,9 +52,7 @@ def import_module(name: str, option: str) -> None:
             raise _broken(name, option, error) from error
         here = Path.cwd()
         hint = closest(name, [path.stem for path in here.glob("*.py")])
-        raise UsageError(
-            f"{option}: there is no module {name!r}; give one that is in {here} or installed.{hint}"
-        ) from error
+        raise UsageError(f"{option}: there is no module {name!r} in {here} or installed.{hint}") from error
     except (Exception, SystemExit) as error:
         raise _broken(name, option, error) from error
 

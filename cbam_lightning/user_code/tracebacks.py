@@ -30,7 +30,7 @@ def describe_error(error: BaseException) -> str:
     """Return for example "KeyError: 'x' (flowers.py, line 12)", with the place in the user's code, if any."""
     text = " ".join(f"{type(error).__name__}: {without_worker_traceback(error)}".split()).removesuffix(":")
     place = _place(error)
-    return text if place is None else f"{text} ({place})"
+    return f"{text} ({place})" if place else text
 
 
 def user_line(error: BaseException) -> str | None:
@@ -42,8 +42,8 @@ def user_line(error: BaseException) -> str | None:
     Returns:
         For example ``my_task.py, line 12: ValueError: …``; None if no user code was involved.
     """
-    for found in _with_causes(error):
-        if (place := _place(found)) is not None:
+    for found in with_causes(error):
+        if place := _place(found):
             text = found.msg if isinstance(found, SyntaxError) else without_worker_traceback(found)
             return f"{place}: {type(found).__name__}{f': {text}' if text else ''}"
     return None
@@ -80,7 +80,7 @@ def _frames(error: BaseException) -> list[tuple[str, int]]:
     return [(frame.filename, frame.lineno or 0) for frame in traceback.extract_tb(error.__traceback__)]
 
 
-def _with_causes(error: BaseException) -> Iterator[BaseException]:
+def with_causes(error: BaseException) -> Iterator[BaseException]:
     """Yield an error, then the errors that it was raised from."""
     seen: set[int] = set()
     current: BaseException | None = error

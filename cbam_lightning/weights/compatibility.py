@@ -11,7 +11,7 @@ from cbam_lightning.weights import Header
 
 # Hyperparameters whose values may be import paths of classes.
 _NAMES = ("class_path", "network", "attention", "backbone_attention")
-_SAME = ("network", "network_options", "attention", "attention_options", "num_classes", "in_channels")
+BUILD_OPTIONS = ("network", "network_options", "attention", "attention_options", "num_classes", "in_channels")
 
 
 def model_of_checkpoint(
@@ -77,7 +77,7 @@ def require_same_network(saved: Mapping[str, Any], current: Mapping[str, Any]) -
     Raises:
         UsageError: Says what differs.
     """
-    for name in _SAME:
+    for name in BUILD_OPTIONS:
         if name in saved and without_implementation(saved[name]) != without_implementation(current[name]):
             raise UsageError(
                 f"the checkpoint has {name} {saved[name]!r} and this run {current[name]!r}; they "

@@ -33,7 +33,7 @@ def predict(module):
 
 def test_predictions_are_in_the_order_of_the_batches():
     run, expected = predict(Two())
-    found = torch.load(run.raw_predictions, weights_only=True)
+    found = torch.load(run.path / "predictions.pt", weights_only=True)
     assert [batch["index"] for batch in found] == [0, 1, 2, 3, 4]
     assert all(torch.equal(a["sum"], b["sum"]) for a, b in zip(found, expected, strict=True))
     assert [path.name for path in run.path.iterdir()] == ["predictions.pt"]
@@ -45,7 +45,7 @@ def test_the_batches_of_several_processes_take_turns(tmp_path):
     for part, batches in zip(parts, ([0, 2, 4], [1, 3]), strict=True):
         torch.save([torch.tensor(batch) for batch in batches], part)
     RawPredictions(run).join(parts)
-    assert [int(batch) for batch in torch.load(run.raw_predictions)] == [0, 1, 2, 3, 4]
+    assert [int(batch) for batch in torch.load(run.path / "predictions.pt")] == [0, 1, 2, 3, 4]
 
 
 def test_what_cannot_be_kept_is_left_out_in_one_line():

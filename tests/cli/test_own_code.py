@@ -84,12 +84,12 @@ def test_those_of_a_run_and_of_a_study_need_no_word():
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("models --imports nowhere", "there is no module 'nowhere'; give one that is in /"),
-        ("models --imports ''", "--imports is []; give names of modules"),
-        ("models --imports", "--imports is []; give names of modules"),
-        ("models --imports 'a b'", "--imports is ['a b']; give names"),
-        ("models --imports ../alpha", "--imports is ['../alpha']; give names"),
-        ("fit --config c.yaml", "imports of c.yaml is {'alpha': 1}; give names"),
+        ("models --imports nowhere", "there is no module 'nowhere' in /"),
+        ("models --imports ''", "--imports is []; give modules"),
+        ("models --imports", "--imports is []; give modules"),
+        ("models --imports 'a b'", "--imports is ['a b']; give modules"),
+        ("models --imports ../alpha", "--imports is ['../alpha']; give modules"),
+        ("fit --config c.yaml", "imports of c.yaml is {'alpha': 1}; give modules"),
         ("weights list --imports broken", "broken.py, line 2: ZeroDivisionError"),
     ],
 )

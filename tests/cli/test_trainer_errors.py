@@ -33,7 +33,7 @@ MISTAKES = {
     f"{PLATEAU} val/lsos": ["--model.schedule", "'val/lsos'", "Did you mean 'val/loss'"],
     "--checkpoint.monitor val/acc --checkpoint.mode max": ["ModelCheckpoint", "'val/acc'", "val/top1"],
     "--checkpoint.monitor val/loss": ["--checkpoint.mode min or --checkpoint.mode max"],
-    "--trainer.accumulate_grad_batches 0": ["accumulate_grad_batches is 0", "1 or more"],
+    "--trainer.accumulate_grad_batches 0": ["accumulate_grad_batches is 0", "at least 1"],
     "--trainer.strategy dp": ["strategy='dp'"],
     "--trainer.plugins XLACheckpointIO": ["--trainer.plugins XLACheckpointIO", "torch_xla"],
     "--trainer.plugins AsyncCheckpointIO": ["--trainer.plugins AsyncCheckpointIO", "leave the plugin out"],
@@ -226,4 +226,4 @@ def test_a_callback_of_ones_own_that_raises(capsys, monkeypatch, tmp_path):
 def test_a_defect_of_ours_is_no_mistake():
     with pytest.raises(AttributeError) as defect:
         steps_per_epoch(None)
-    assert trainer_errors._is_ours(trainer_errors._calls(defect.value))
+    assert trainer_errors._is_ours(trainer_errors._frames(defect.value))

@@ -10,9 +10,9 @@ from tests.command import call
 def test_every_registered_checkpoint_is_whole_and_described(capsys):
     assert call("weights list") == 0
     assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == set(list_weights())
-    assert call("weights show resnet20_fashion_mnist") == 0
+    assert call("weights show resnet20.fashion_mnist") == 0
     text = capsys.readouterr().out
-    for part in ("sha256", "MIT", "Ankle boot", "test/top1=0.9330"):
+    for part in ("sha256", "MIT", "Ankle boot", "test/top1=0.9384"):
         assert part in text
     assert call("weights list nothing*") == 2
 

@@ -13,14 +13,7 @@ from cbam_lightning.callbacks.resume.accumulated import Accumulated, load_accumu
 from cbam_lightning.callbacks.resume.checkpointing import AtomicCheckpointIO, SaveOptions
 from cbam_lightning.callbacks.resume.divergence import LossWatch, has_finite_weights
 from cbam_lightning.callbacks.resume.exact_loader import read_exactly
-from cbam_lightning.callbacks.resume.moments import (
-    Moment,
-    logged_steps,
-    prepare_logging,
-    prepare_loops,
-    set_logged_steps,
-    write_progress,
-)
+from cbam_lightning.callbacks.resume.moments import Moment, prepare_logging, prepare_loops, write_progress
 from cbam_lightning.callbacks.resume.processes import agree
 from cbam_lightning.callbacks.resume.signals import StopSignals, requeue
 from cbam_lightning.callbacks.resume.typed_options import take_typed_options
@@ -96,7 +89,8 @@ class ExactResume(Callback):
         if self._restored is not None:
             load_accumulated(trainer, pl_module, self._restored)
             if self._restored["moment"] == Moment.BATCH:
-                set_logged_steps(trainer, self._restored["logged_steps"])
+                # by which Lightning numbers what is logged; on loading, it counts one step twice
+                trainer.fit_loop.epoch_loop._batches_that_stepped = self._restored["logged_steps"]
         self._restored = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -134,14 +128,7 @@ class ExactResume(Callback):
         if not trainer.fit_loop._should_accumulate():
             self._pause(trainer, Moment.VALIDATION)
 
-    def on_validation_batch_start(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_validation_batch_start(self, trainer: Trainer, *args: Any) -> None:
         """Stop on a signal during a validation, which starts again when the run is resumed."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._pause_to_validate(trainer)
@@ -229,12 +216,10 @@ class ExactResume(Callback):
         """Return the moment; ``on_save_checkpoint`` adds the rest of the state."""
         return {"moment": None if self._moment is None else str(self._moment)}
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Any) -> None:
         """Add what Lightning leaves out."""
         state = checkpoint["callbacks"][self.state_key]
-        state["logged_steps"] = logged_steps(trainer)
+        state["logged_steps"] = trainer.fit_loop.epoch_loop._batches_that_stepped
         state["points"] = {type(x).__name__: x.points for x in trainer.loggers if hasattr(x, "points")}
         state.update(self._accumulated.read(trainer, pl_module))
         metrics = trainer._logger_connector._callback_metrics
@@ -242,9 +227,7 @@ class ExactResume(Callback):
         if self._moment is not None:
             write_progress(checkpoint["loops"]["fit_loop"], self._moment, self._loader_states)
 
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Any) -> None:
         """Keep the state until training starts."""
         state = checkpoint.get("callbacks", {}).get(self.state_key)
         if trainer.state.fn == "fit" and state is not None:

@@ -34,10 +34,8 @@ def plain_metrics(states: States) -> States:
         try:
             kept[name] = plain_copy(state)
         except TypeError as error:
-            warnings.warn(
-                f"the state of the metric {name} has a {error}, which is not saved: a resumed run resets it.",
-                stacklevel=2,
-            )
+            text = f"the state of the metric {name} has a {error}, which is not saved: resuming resets it."
+            warnings.warn(text, stacklevel=2)
     return kept
 
 

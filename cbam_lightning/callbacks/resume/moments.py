@@ -79,13 +79,3 @@ def prepare_logging(trainer: Trainer, moment: str | None) -> None:
     """Keep Lightning from treating the next batch as the first of its epoch, which resets averages."""
     if moment in (Moment.BATCH, Moment.VALIDATION):
         trainer._logger_connector._first_loop_iter = True  # as after a batch
-
-
-def logged_steps(trainer: Trainer) -> int:
-    """Return Lightning's count of steps, by which it numbers what is logged."""
-    return trainer.fit_loop.epoch_loop._batches_that_stepped
-
-
-def set_logged_steps(trainer: Trainer, steps: int) -> None:
-    """Set Lightning's count of steps; on loading it counts one step twice."""
-    trainer.fit_loop.epoch_loop._batches_that_stepped = steps
