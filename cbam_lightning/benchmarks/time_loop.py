@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import logging
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from typing import Any
 
@@ -61,14 +61,10 @@ def _time_fit(model: Classifier, data: ImageDataModule, steps: int) -> float:
     return clock.seconds
 
 
-@contextlib.contextmanager
+@contextmanager
 def _silence() -> Iterator[None]:
-    with (
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")
+    output = io.StringIO()
+    with redirect_stdout(output), redirect_stderr(output), warnings.catch_warnings(action="ignore"):
         logging.disable(logging.INFO)
         try:
             yield
@@ -95,14 +91,14 @@ def _time_plain(model: Classifier, data: ImageDataModule, steps: int) -> float:
                 return time.perf_counter() - started
 
 
-def time_loop(options: LoopOptions) -> Report:
+def time_loop(options: LoopOptions) -> list[Report]:
     """Compare ``fit`` with a plain loop over the same loader and network on the CPU, alternately.
 
     Both loops start from the same weights. ``fit`` runs with its defaults: metrics, learning-rate schedule,
     logging and progress bar.
 
     Returns:
-        Images/s of both loops, with the plain loop as the baseline.
+        A report: images/s of both loops, with the plain loop as the baseline.
 
     Raises:
         UsageError: A name is unknown.
@@ -121,4 +117,4 @@ def time_loop(options: LoopOptions) -> Report:
     images, group = options.steps * options.batch_size, f"batch {options.batch_size}, {options.steps} steps"
     rows = collect(group, in_turns(loops, options.repeats), lambda seconds: images / seconds)
     title, setting = f"{options.network} + {options.attention}, training loop", {"repeats": options.repeats}
-    return Report("loop", title, "images/s", rows, _PLAIN, lower_is_better=False, setting=setting)
+    return [Report("loop", title, "images/s", rows, _PLAIN, lower_is_better=False, setting=setting)]

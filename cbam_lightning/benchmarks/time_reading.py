@@ -35,7 +35,7 @@ FILE_SIZE_PX = (500, 375)  # the most frequent width and height in ImageNet
 PIL, FILES, COPY = "PIL", "files", "copy"
 
 
-def time_reading(options: ReadingOptions) -> Report:
+def time_reading(options: ReadingOptions) -> list[Report]:
     """Measure the images/s that one process with one thread reads from files in the disk cache.
 
     ``PIL`` is the pipeline of https://github.com/pytorch/examples/blob/main/imagenet/main.py, which ends with
@@ -70,7 +70,7 @@ def time_reading(options: ReadingOptions) -> Report:
         "size_px": SIZE_PX,
     }
     title = "Reading images in one process"
-    return Report("data", title, "images/s", rows, baseline=PIL, lower_is_better=False, setting=setting)
+    return [Report("data", title, "images/s", rows, PIL, lower_is_better=False, setting=setting)]
 
 
 def _pipelines(folder: Path, group: str) -> dict[str, Callable[[], object]]:

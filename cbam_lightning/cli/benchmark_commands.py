@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,10 +11,11 @@ from cbam_lightning.benchmarks.options import (
     GradCAMOptions,
     LoopOptions,
     NetworkOptions,
+    Options,
     ReadingOptions,
 )
 from cbam_lightning.cli.command_line import Folder, Group
-from cbam_lightning.errors import UsageError
+from cbam_lightning.files import check_unwritten
 
 if TYPE_CHECKING:
     from cbam_lightning.benchmarks.measurements import Report
@@ -26,10 +28,7 @@ def attention(options: AttentionOptions, *, out: Folder | None = None) -> None:
         options: What to measure, and how.
         out: Write attention*.json and attention*.png to this folder.
     """
-    _check_out(out, "attention")
-    from cbam_lightning.benchmarks.time_attention import time_attention
-
-    _show(time_attention(options), out)
+    _run("attention", options, out, "attention")
 
 
 def network(options: NetworkOptions, *, out: Folder | None = None) -> None:
@@ -39,10 +38,7 @@ def network(options: NetworkOptions, *, out: Folder | None = None) -> None:
         options: What to measure, and how.
         out: Write network*.json and network*.png to this folder.
     """
-    _check_out(out, "network")
-    from cbam_lightning.benchmarks.time_network import time_network
-
-    _show(time_network(options), out)
+    _run("network", options, out, "network")
 
 
 def data(options: ReadingOptions, *, out: Folder | None = None) -> None:
@@ -52,10 +48,7 @@ def data(options: ReadingOptions, *, out: Folder | None = None) -> None:
         options: What to measure, and how.
         out: Write data.json and data.png to this folder.
     """
-    _check_out(out, "data")
-    from cbam_lightning.benchmarks.time_reading import time_reading
-
-    _show([time_reading(options)], out)
+    _run("reading", options, out, "data")
 
 
 def gradcam(options: GradCAMOptions, *, out: Folder | None = None) -> None:
@@ -65,10 +58,7 @@ def gradcam(options: GradCAMOptions, *, out: Folder | None = None) -> None:
         options: What to measure, and how.
         out: Write gradcam.json and gradcam.png to this folder.
     """
-    _check_out(out, "gradcam")
-    from cbam_lightning.benchmarks.time_gradcam import time_gradcam
-
-    _show([time_gradcam(options)], out)
+    _run("gradcam", options, out, "gradcam")
 
 
 def loop(options: LoopOptions, *, out: Folder | None = None) -> None:
@@ -78,33 +68,23 @@ def loop(options: LoopOptions, *, out: Folder | None = None) -> None:
         options: What to measure, and how.
         out: Write loop.json and loop.png to this folder.
     """
-    _check_out(out, "loop")
-    from cbam_lightning.benchmarks.time_loop import time_loop
-
-    _show([time_loop(options)], out)
+    _run("loop", options, out, "loop")
 
 
-def _check_out(out: str | None, kind: str) -> None:
-    """Refuse a folder that contains earlier results before anything is measured."""
-    if out is None:
-        return
-    found = [path for suffix in ("json", "png") for path in sorted(Path(out).glob(f"{kind}*.{suffix}"))]
-    if Path(out).exists() and not Path(out).is_dir():
-        found = [Path(out)]
-    if found:
-        raise UsageError(
-            f"--out {out}: {found[0]} already exists and is not overwritten; give another folder."
-        )
-
-
-def _show(reports: list[Report], out: str | None) -> None:
+def _run(name: str, options: Options, out: str | None, file_name: str) -> None:
+    """Run ``time_NAME`` unless the folder contains earlier results, print the reports, and save them."""
+    if out is not None:
+        folder = Path(out)
+        earlier = [path for ending in ("json", "png") for path in folder.glob(f"{file_name}*.{ending}")]
+        check_unwritten(*sorted(earlier) if folder.is_dir() else [folder])
+    from cbam_lightning.benchmarks.report_files import save
     from cbam_lightning.benchmarks.table import render, render_conditions
 
+    module = import_module(f"cbam_lightning.benchmarks.time_{name}")
+    reports: list[Report] = getattr(module, f"time_{name}")(options)
     print("\n\n".join(map(render, reports)))
     print(f"\n{render_conditions(reports[0])}")
     if out is not None:
-        from cbam_lightning.benchmarks.report_files import save
-
         for report in reports:
             print("Written: " + ", ".join(map(str, save(report, out))))
 

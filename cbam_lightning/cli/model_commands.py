@@ -58,8 +58,8 @@ def table(
         format: Format of the table.
         detection: Print the paper's detectors instead.
     """
-    from cbam_lightning.models.published import detection_table
-    from cbam_lightning.models.published import table as published_table
+    from cbam_lightning.models.published.detection_table import detection_table
+    from cbam_lightning.models.published.rendering import table as published_table
 
     if detection and networks:
         raise UsageError(f"--detection prints the paper's detectors only; leave out {' '.join(networks)}.")

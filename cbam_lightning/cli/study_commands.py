@@ -13,7 +13,7 @@ from cbam_lightning.errors import RunStopped, UsageError
 
 if TYPE_CHECKING:
     from cbam_lightning.studies import Study
-    from cbam_lightning.studies.compare import Arm
+    from cbam_lightning.studies.compare.arms import Arm
 
 
 def study(
@@ -116,7 +116,9 @@ def compare(
     from cbam_lightning.checks import check_positive
     from cbam_lightning.cli.own_code import import_own_networks
     from cbam_lightning.files import check_unwritten
-    from cbam_lightning.studies.compare import compare, comparison_table, draw, measure_costs
+    from cbam_lightning.studies.compare.comparison import compare
+    from cbam_lightning.studies.compare.comparison_table import comparison_table, draw
+    from cbam_lightning.studies.compare.costs import measure_costs
     from cbam_lightning.tables import table_paths
 
     check_positive("batch_size", batch_size)
@@ -140,16 +142,10 @@ def compare(
 def _arms(selection: RunSelection) -> tuple[list[Arm], str, list[str]]:
     """Return the arms, the name of the baseline, and lines on what was left out; obey ``--save``."""
     from cbam_lightning.studies import read_study
-    from cbam_lightning.studies.compare import (
-        choose_arms,
-        find_runs,
-        group_arms,
-        save_results,
-        saved_arms,
-        study_arms,
-        unfinished_arms,
-    )
-    from cbam_lightning.studies.compare.results_file import ENDING
+    from cbam_lightning.studies.compare.arms import choose_arms, group_arms, saved_arms
+    from cbam_lightning.studies.compare.results_file import ENDING, save_results
+    from cbam_lightning.studies.compare.sources import find_runs
+    from cbam_lightning.studies.compare.study_arms import study_arms, unfinished_arms
 
     first = selection.runs[0]
     is_study = len(selection.runs) == 1 and first.endswith((".yaml", ".yml"))

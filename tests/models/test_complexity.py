@@ -12,7 +12,8 @@ from torch import nn
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models import create_model
 from cbam_lightning.models.complexity import count, count_named
-from cbam_lightning.models.published import ClassificationRow, published_rows, render, rows, table
+from cbam_lightning.models.published.classification_rows import ClassificationRow, published_rows, rows
+from cbam_lightning.models.published.rendering import render, table
 
 PUBLISHED = published_rows()
 
@@ -202,6 +203,6 @@ class TestRender:
         assert records[7]["attention_options"] == {"arrangement": "channel", "pools": ["max"]}
 
     def test_an_unknown_format_is_refused_before_anything_is_counted(self, monkeypatch):
-        monkeypatch.setattr("cbam_lightning.models.published.classification_rows", None)
+        monkeypatch.setattr("cbam_lightning.models.published.rendering.classification.rows", None)
         with pytest.raises(UsageError, match=r"unknown format 'jsn'\. Did you mean 'json'"):
             table(format="jsn")

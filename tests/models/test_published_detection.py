@@ -8,14 +8,14 @@ from decimal import Decimal
 import pytest
 
 from cbam_lightning.errors import UsageError
-from cbam_lightning.models.published import (
+from cbam_lightning.models.published.classification_rows import DIFFERS, NO_FIGURE, REPRODUCED
+from cbam_lightning.models.published.detection_table import (
     DetectorRow,
     PublishedDetector,
     detection_table,
     detector_rows,
     published_detectors,
 )
-from cbam_lightning.models.published.classification_rows import DIFFERS, NO_FIGURE, REPRODUCED
 
 ROWS = published_detectors()
 

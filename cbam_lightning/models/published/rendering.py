@@ -8,24 +8,14 @@ from typing import Any
 
 from cbam_lightning.checks import check_choice
 from cbam_lightning.models.complexity import CONVENTION
-from cbam_lightning.models.published.classification_rows import (
-    CONTRADICTION,
-    DIFFERS,
-    GFLOPS_TOLERANCE,
-    NO_FIGURE,
-    NOT_IN_THE_PAPER,
-    PARAMS_M_TOLERANCE,
-    REPRODUCED,
-    ClassificationRow,
-)
+from cbam_lightning.models.published import classification_rows as classification
+from cbam_lightning.models.published.classification_rows import ClassificationRow
 from cbam_lightning.tables import FORMATS, Table, join_values
 
 _SHORT_STATUS = {
-    REPRODUCED: "reproduced",
-    DIFFERS: "differs",
-    CONTRADICTION: "conflicts",
-    NO_FIGURE: "no figure",
-    NOT_IN_THE_PAPER: "added",
+    classification.CONTRADICTION: "conflicts",
+    classification.NO_FIGURE: "no figure",
+    classification.NOT_IN_THE_PAPER: "added",
 }
 _HEADINGS = (
     *("network", "attention", "Mparam", "paper", "diff", "GFLOPs", "paper", "diff", "v1.5"),
@@ -37,8 +27,8 @@ _NOTES = (
     "and top-5: the paper's errors in percent.",
     "v1.5: with a bottleneck's stride in its 3x3 convolution, as create_model builds it. The columns before "
     "have it in the first 1x1, as the paper counts (network option stride_in: 1x1).",
-    f"reproduced: within {PARAMS_M_TOLERANCE} million parameters and {GFLOPS_TOLERANCE} GFLOPs, or equal in "
-    "the digits that the paper prints.",
+    f"reproduced: within {classification.PARAMS_M_TOLERANCE} million parameters and "
+    f"{classification.GFLOPS_TOLERANCE} GFLOPs, or equal in the digits that the paper prints.",
     "conflicts: the paper's channel ablation gives 25.92 million parameters to networks that have 28.09 in "
     "its other tables and here. resnet50 with bam has 25.92 and 3.94 GFLOPs; we know of no network with "
     "4.02 GFLOPs.",
@@ -46,22 +36,35 @@ _NOTES = (
 )
 
 
+def table(extra: Sequence[tuple[str, str]] = (), *, size_px: int = 224, format: str = "terminal") -> str:  # noqa: A002 - the name of the command's option
+    """Return every published row next to ours, ready to print.
+
+    Args:
+        extra: Further pairs of network and attention, as for ``create_model``.
+        size_px: Height and width of the images for ``extra``; the published rows are for 224.
+        format: ``terminal``, ``csv``, ``markdown`` or ``json``.
+
+    Raises:
+        UsageError: An unknown format or name, or a network that does not take images of ``size_px``.
+    """
+    check_choice("format", format, FORMATS)
+    return render(classification.rows(extra, size_px), format)
+
+
 def render(rows: Sequence[ClassificationRow], format: str = "terminal") -> str:  # noqa: A002 - the command's option
     """Return the rows as text.
 
     Args:
-        rows: What ``published.rows`` returned.
+        rows: What ``classification_rows.rows`` returned.
         format: ``terminal`` and ``markdown``: rounded, with notes on what was counted. ``csv`` and
             ``json``: to 6 decimals, a field for each value, without notes.
 
     Raises:
         UsageError: An unknown format.
     """
-    check_choice("format", format, FORMATS)
     groups = [f"{row.table}, {row.size_px} px" for row in rows]
     cells, records = [_cells(row) for row in rows], [_record(row) for row in rows]
-    table = Table(_HEADINGS, cells, left=(0, 1, 11), notes=_NOTES, groups=groups, records=records)
-    return table.render(format)
+    return Table(_HEADINGS, cells, (0, 1, 11), _NOTES, groups, records).render(format)
 
 
 def _record(row: ClassificationRow) -> dict[str, Any]:
@@ -92,7 +95,7 @@ def _cells(row: ClassificationRow) -> tuple[str, ...]:
         "" if row.gflops_default == row.gflops else f"{row.gflops_default:.3f}",
         _number(published and published.top1_error, ".2f"),
         _number(published and published.top5_error, ".2f"),
-        _SHORT_STATUS[row.status],
+        _SHORT_STATUS.get(row.status, row.status),
     )
 
 
