@@ -54,9 +54,6 @@ def bare_passes(network: nn.Module, layer: str, images: Tensor) -> Tensor:
     """Return the gradient of the largest logits with respect to a layer's output."""
     outputs: list[Tensor] = []
     module = network.get_submodule(layer)
-    handle = module.register_forward_hook(lambda m, args, output: outputs.append(output))
-    try:
+    with module.register_forward_hook(lambda m, args, output: outputs.append(output)):
         logits: Tensor = network(images)
-    finally:
-        handle.remove()
     return torch.autograd.grad(logits.amax(1).sum(), outputs[0])[0]

@@ -63,12 +63,8 @@ def time_reading(options: ReadingOptions) -> list[Report]:
         for group in ("training", "evaluation"):
             measured = alternate(_pipelines(folder, group), options.repeats, description=group)
             rows += collect(group, measured, lambda seconds: count / seconds)
-    setting: dict[str, str | int] = {
-        "images": count,
-        "files": options.root or "500 x 375 px, JPEG",
-        "repeats": options.repeats,
-        "size_px": SIZE_PX,
-    }
+    files = options.root or "500 x 375 px, JPEG"
+    setting = {"images": count, "files": files, "repeats": options.repeats, "size_px": SIZE_PX}
     title = "Reading images in one process"
     return [Report("data", title, "images/s", rows, PIL, lower_is_better=False, setting=setting)]
 

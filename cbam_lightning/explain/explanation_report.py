@@ -55,12 +55,8 @@ def write_report(
     labels, class_names = [network.label for network in networks], networks[0].class_names
     summary, shown = Summary(labels), list[ExplainedImage]()
     results: list[dict[str, Any]] = []
-    data = {
-        "classes": class_names,
-        "figures": FIGURES,
-        "colours": colour_map(COLOUR_MAP),
-        "networks": results,
-    }
+    colours = colour_map(COLOUR_MAP)
+    data = {"classes": class_names, "figures": FIGURES, "colours": colours, "networks": results}
 
     def entries(file: TextIO) -> Iterator[dict[str, Any]]:
         """Write the numbers of every image as JSON, and yield what the page shows of it."""

@@ -63,7 +63,7 @@ def test_a_network_is_measured_beside_another_report(capsys, tmp_path):
     assert call("benchmark network resnet20", options, f"--out {tmp_path}") == 0
     text = capsys.readouterr().out
     for candidate in ("plain", "se authors", "se reference", "eca reference"):
-        assert text.count(f"\n  {candidate} ") == 2
+        assert text.count(f"\n {candidate} ") == 2
     assert "batch 2, 8 px, channels_first" in text
     assert {path.name for path in tmp_path.glob("network*")} == {
         f"network_{quantity}.{ending}" for quantity in ("step", "saved_bytes") for ending in ("json", "png")
@@ -75,7 +75,7 @@ def test_the_loop_is_measured(capsys):
     text = capsys.readouterr().out
     assert text.startswith("resnet20 + none, training loop, images/s, higher is better\n")
     assert "x plain loop" in text
-    assert "\n  fit " in text
+    assert "\n fit " in text
 
 
 def test_gradcam_is_measured_beside_its_passes(capsys):
@@ -83,7 +83,7 @@ def test_gradcam_is_measured_beside_its_passes(capsys):
     text = capsys.readouterr().out
     assert text.startswith("Grad-CAM of resnet18 with attention se at layer4, ms, lower is better\n")
     for candidate in ("forward, backward to the layer", "Grad-CAM", "Grad-CAM and gates"):
-        assert f"\n  {candidate} " in text
+        assert f"\n {candidate} " in text
 
 
 def test_reading_images_is_handed_to_its_layer(capsys, monkeypatch, tmp_path):

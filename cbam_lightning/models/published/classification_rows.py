@@ -66,15 +66,10 @@ class ClassificationRow(NamedTuple):
     gflops_default: float
     published: PublishedRow | None
 
-    @property
-    def params_m_difference(self) -> float | None:
-        """Our count minus the paper's, in millions of parameters."""
-        return _difference(self.params_m, self.published and self.published.params_m)
-
-    @property
-    def gflops_difference(self) -> float | None:
-        """Our count minus the paper's, in GFLOPs."""
-        return _difference(self.gflops, self.published and self.published.gflops)
+    def difference(self, name: str) -> float | None:
+        """Return our ``params_m`` or ``gflops`` minus the paper's; ``None`` where it gives no value."""
+        published = self.published and getattr(self.published, name)
+        return None if published is None else getattr(self, name) - float(published)
 
     @property
     def status(self) -> str:
@@ -146,16 +141,12 @@ def _parse(line: dict[str, str]) -> PublishedRow:
 
 
 def _cbam_options(line: dict[str, str]) -> dict[str, Any]:
-    options: dict[str, Any] = {"arrangement": line["arrangement"], "pools": line["channel_pools"].split("+")}
+    pools = tuple(line["channel_pools"].split("+"))
+    options: dict[str, Any] = {"arrangement": line["arrangement"], "pools": pools}
     if line["spatial_pool"]:
         options |= {"spatial_pool": line["spatial_pool"], "kernel_size": int(line["spatial_kernel"])}
     defaults = inspect.signature(CBAM).parameters
-    options = {name: tuple(value) if name == "pools" else value for name, value in options.items()}
     return {name: value for name, value in options.items() if value != defaults[name].default}
-
-
-def _difference(counted: float, published: Decimal | None) -> float | None:
-    return None if published is None else counted - float(published)
 
 
 def _close(counted: float, published: Decimal, tolerance: float) -> bool:

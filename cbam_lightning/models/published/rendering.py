@@ -70,7 +70,7 @@ def render(rows: Sequence[ClassificationRow], format: str = "terminal") -> str: 
 def _record(row: ClassificationRow) -> dict[str, Any]:
     names = ("params_m", "gflops", "top1_error", "top5_error")
     record = row._asdict() | {f"published_{n}": row.published and getattr(row.published, n) for n in names}
-    record |= {f"{name}_difference": getattr(row, f"{name}_difference") for name in ("params_m", "gflops")}
+    record |= {f"{name}_difference": row.difference(name) for name in ("params_m", "gflops")}
     record["status"] = row.status
     del record["published"]
     numbers = (float, Decimal)
@@ -88,10 +88,10 @@ def _cells(row: ClassificationRow) -> tuple[str, ...]:
         " ".join([row.attention, *options]),
         f"{row.params_m:.2f}",
         _number(published and published.params_m),
-        _number(row.params_m_difference, "+.3f"),
+        _number(row.difference("params_m"), "+.3f"),
         f"{row.gflops:.3f}",
         _number(published and published.gflops),
-        _number(row.gflops_difference, "+.4f"),
+        _number(row.difference("gflops"), "+.4f"),
         "" if row.gflops_default == row.gflops else f"{row.gflops_default:.3f}",
         _number(published and published.top1_error, ".2f"),
         _number(published and published.top5_error, ".2f"),

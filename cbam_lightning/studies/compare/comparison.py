@@ -81,10 +81,7 @@ class Comparison:
 
 
 def compare(
-    arms: Sequence[Arm],
-    baseline: str,
-    metric: str | None = None,
-    costs: Mapping[str, Costs] | None = None,
+    arms: Sequence[Arm], baseline: str, metric: str | None = None, costs: Mapping[str, Costs] | None = None
 ) -> Comparison:
     """Compare arms with one of them, paired by seed.
 
@@ -117,8 +114,8 @@ def _checked(arms: Sequence[Arm], metric: str | None) -> str:
     """Return the metric, or the default one, if all runs have it."""
     runs = [run for arm in arms for run in arm.runs.values()]
     if metric is None:
-        shared = [name for name in MAIN_FIGURES if all(name in run.metrics for run in runs)]
-        metric = shared[0] if shared else MAIN_FIGURES[0]
+        shared = (name for name in MAIN_FIGURES if all(name in run.metrics for run in runs))
+        metric = next(shared, MAIN_FIGURES[0])
     for run in runs:
         if metric not in run.metrics:
             raise unknown_name(kind=f"metric of {run.source}", given=metric, allowed=run.metrics)
