@@ -82,8 +82,8 @@ def _pipelines(folder: Path, group: str) -> dict[str, Callable[[], object]]:
     finished = sets[FILES].__getitems__(indices).images.contiguous()
     paths, pil = [sets[FILES].name(i) for i in indices], _pil_transform(training)
     return {
-        PIL: _seeded(lambda: torch.stack([pil(pil_loader(path)) for path in paths])),
-        **{name: _seeded(partial(data.__getitems__, indices)) for name, data in sets.items()},
+        PIL: partial(_seeded, lambda: torch.stack([pil(pil_loader(path)) for path in paths])),
+        **{name: partial(_seeded, partial(data.__getitems__, indices)) for name, data in sets.items()},
         COPY: finished.clone,
     }
 
@@ -98,13 +98,10 @@ def _pil_transform(training: bool) -> transforms.Compose:
     )
 
 
-def _seeded(call: Callable[[], object]) -> Callable[[], object]:
-    def seeded() -> object:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return call()
-
-    return seeded
+def _seeded(call: Callable[[], object]) -> object:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return call()
 
 
 def _choose(root: Path, count: int) -> list[str]:

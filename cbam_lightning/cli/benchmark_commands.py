@@ -6,14 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cbam_lightning.benchmarks.options import (
-    AttentionOptions,
-    GradCAMOptions,
-    LoopOptions,
-    NetworkOptions,
-    Options,
-    ReadingOptions,
-)
+from cbam_lightning.benchmarks import options as benchmark_options
 from cbam_lightning.cli.command_line import Folder, Group
 from cbam_lightning.files import check_unwritten
 
@@ -21,7 +14,7 @@ if TYPE_CHECKING:
     from cbam_lightning.benchmarks.measurements import Report
 
 
-def attention(options: AttentionOptions, *, out: Folder | None = None) -> None:
+def attention(options: benchmark_options.AttentionOptions, *, out: Folder | None = None) -> None:
     """Measure time and memory of an attention module, compared with copying its input.
 
     Args:
@@ -31,7 +24,7 @@ def attention(options: AttentionOptions, *, out: Folder | None = None) -> None:
     _run("attention", options, out, "attention")
 
 
-def network(options: NetworkOptions, *, out: Folder | None = None) -> None:
+def network(options: benchmark_options.NetworkOptions, *, out: Folder | None = None) -> None:
     """Measure time and memory of a training step, with and without attention.
 
     Args:
@@ -41,7 +34,7 @@ def network(options: NetworkOptions, *, out: Folder | None = None) -> None:
     _run("network", options, out, "network")
 
 
-def data(options: ReadingOptions, *, out: Folder | None = None) -> None:
+def data(options: benchmark_options.ReadingOptions, *, out: Folder | None = None) -> None:
     """Measure the images/s of reading, decoding and cropping.
 
     Args:
@@ -51,7 +44,7 @@ def data(options: ReadingOptions, *, out: Folder | None = None) -> None:
     _run("reading", options, out, "data")
 
 
-def gradcam(options: GradCAMOptions, *, out: Folder | None = None) -> None:
+def gradcam(options: benchmark_options.GradCAMOptions, *, out: Folder | None = None) -> None:
     """Measure the time of Grad-CAM, compared with the passes that it needs.
 
     Args:
@@ -61,7 +54,7 @@ def gradcam(options: GradCAMOptions, *, out: Folder | None = None) -> None:
     _run("gradcam", options, out, "gradcam")
 
 
-def loop(options: LoopOptions, *, out: Folder | None = None) -> None:
+def loop(options: benchmark_options.LoopOptions, *, out: Folder | None = None) -> None:
     """Measure the images/s of `fit`, compared with a plain PyTorch loop.
 
     Args:
@@ -71,7 +64,7 @@ def loop(options: LoopOptions, *, out: Folder | None = None) -> None:
     _run("loop", options, out, "loop")
 
 
-def _run(name: str, options: Options, out: str | None, file_name: str) -> None:
+def _run(name: str, options: benchmark_options.Options, out: str | None, file_name: str) -> None:
     """Run ``time_NAME`` unless the folder contains earlier results, print the reports, and save them."""
     if out is not None:
         folder = Path(out)

@@ -60,33 +60,21 @@ def explain(
         rows: Number of images in figure.png.
     """
     from cbam_lightning.checks import check_positive
+    from cbam_lightning.cli.explain_inputs import detect_objects, explain_classifiers
+    from cbam_lightning.explain.detections import write_detections
+    from cbam_lightning.explain.explanation_report import write_report
     from cbam_lightning.explain.networks import source_kind
 
     check_positive("rows", rows)
     if source_kind(inputs.checkpoints[0]) == "detector":
-        _draw_detections(inputs, out, masks, rows)
+        written = write_detections(*detect_objects(inputs, masks), Path(out), rows)
     else:
-        _explain_classifiers(inputs, out, steps, masks, rows)
-
-
-def _explain_classifiers(inputs: ExplainInputs, out: str, steps: int, masks: str | None, rows: int) -> None:
-    from cbam_lightning.cli.explain_inputs import explain_classifiers
-    from cbam_lightning.explain.explanation_report import write_report
-
-    if steps < 0:
-        raise UsageError(f"--steps is {steps}; allowed: 0 for no curves, or the number of steps.")
-    networks, count, explained = explain_classifiers(inputs, steps, masks)
-    written, summary = write_report(networks, explained, out, rows)
-    print(f"{summary.table()}\n\nIn brackets: 95 % intervals of the mean over {count} images.")
+        if steps < 0:
+            raise UsageError(f"--steps is {steps}; allowed: 0 for no curves, or the number of steps.")
+        networks, count, explained = explain_classifiers(inputs, steps, masks)
+        written, summary = write_report(networks, explained, out, rows)
+        print(f"{summary.table()}\n\nIn brackets: 95 % intervals of the mean over {count} images.")
     print("Written: " + ", ".join(map(str, written)))
-
-
-def _draw_detections(inputs: ExplainInputs, out: str, masks: str | None, rows: int) -> None:
-    from cbam_lightning.cli.explain_inputs import detect_objects
-    from cbam_lightning.explain.detections import write_detections
-
-    detectors, detected = detect_objects(inputs, masks)
-    print("Written: " + ", ".join(map(str, write_detections(detectors, detected, Path(out), rows))))
 
 
 def survey(inputs: ExplainInputs, *, out: Folder, only_right: bool = False) -> None:

@@ -11,8 +11,8 @@ from scipy import stats
 from cbam_lightning.explain.explanations import ExplainedImage
 from cbam_lightning.tables import Table
 
-CONFIDENCE = 0.95
-_RESAMPLES = 2_000
+# A fixed seed: the same images always have the same interval.
+_BOOTSTRAP = {"confidence_level": 0.95, "n_resamples": 2_000, "method": "percentile", "batch": 100, "rng": 0}
 # Name and meaning of each measure; all are fractions.
 FIGURES = {
     "top1": "share of correctly classified images, of those with a label",
@@ -112,14 +112,5 @@ def _estimate(known: np.ndarray) -> Estimate:
     mean = float(known.mean())
     if len(known) < 2:
         return Estimate(mean, None, None, len(known))
-    resampled = stats.bootstrap(
-        (known,),
-        np.mean,
-        confidence_level=CONFIDENCE,
-        n_resamples=_RESAMPLES,
-        method="percentile",
-        batch=100,
-        rng=0,
-    )
-    low, high = resampled.confidence_interval
+    low, high = stats.bootstrap((known,), np.mean, **_BOOTSTRAP).confidence_interval
     return Estimate(mean, float(low), float(high), len(known))

@@ -28,12 +28,7 @@ class StudyProgress:
         self._initial = self._done()
         # disable=None: no bar without a terminal
         self._bar = tqdm(
-            desc="study",
-            total=self._total,
-            initial=self._initial,
-            unit="epoch",
-            disable=None,
-            smoothing=0.05,
+            desc="study", total=self._total, initial=self._initial, unit="epoch", disable=None, smoothing=0.05
         )
 
     def close(self) -> None:

@@ -71,13 +71,9 @@ def _record(row: ClassificationRow) -> dict[str, Any]:
     names = ("params_m", "gflops", "top1_error", "top5_error")
     record = row._asdict() | {f"published_{n}": row.published and getattr(row.published, n) for n in names}
     record |= {f"{name}_difference": row.difference(name) for name in ("params_m", "gflops")}
-    record["status"] = row.status
     del record["published"]
-    numbers = (float, Decimal)
-    return {
-        name: round(float(value), 6) if isinstance(value, numbers) else value
-        for name, value in record.items()
-    }
+    rounded = {n: round(float(v), 6) if isinstance(v, float | Decimal) else v for n, v in record.items()}
+    return rounded | {"status": row.status}
 
 
 def _cells(row: ClassificationRow) -> tuple[str, ...]:

@@ -99,12 +99,8 @@ def require_same(runs: Sequence[FinishedRun], allowed: Sequence[str] = ()) -> No
     """
     first = runs[0]
     for other in runs[1:]:
-        keys = sorted({*first.settings, *other.settings})
-        differing = [
-            key
-            for key in keys
-            if not is_below(key, allowed) and first.settings.get(key) != other.settings.get(key)
-        ]
+        compared = {key for run in (first, other) for key in run.settings if not is_below(key, allowed)}
+        differing = sorted(key for key in compared if first.settings.get(key) != other.settings.get(key))
         if differing:
             listed = "; ".join(
                 f"{key} is {_show(first, key)} in the one and {_show(other, key)} in the other"
