@@ -104,9 +104,12 @@ def compare(
     metric = _checked(arms, metric)
     others = [arm for arm in arms if arm is not base]
     confidence = 1 - ERROR_RATE / len(others)
-    known = costs or {}
-    results = [_result(base, metric, {}, known)]
-    results += [_result(arm, metric, _paired(arm, base, metric, confidence), known) for arm in others]
+    results = []
+    for arm in (base, *others):
+        paired = {} if arm is base else _paired(arm, base, metric, confidence)
+        values = tuple(arm.values(metric, arm.runs))
+        cost = (costs or {}).get(arm.label)
+        results.append(ArmResult(arm.label, tuple(arm.runs), values, **paired, costs=cost))
     return Comparison(metric, base.label, tuple(results), confidence)
 
 
@@ -120,11 +123,6 @@ def _checked(arms: Sequence[Arm], metric: str | None) -> str:
         if metric not in run.metrics:
             raise unknown_name(kind=f"metric of {run.source}", given=metric, allowed=run.metrics)
     return metric
-
-
-def _result(arm: Arm, metric: str, paired: Mapping[str, Any], costs: Mapping[str, Costs]) -> ArmResult:
-    seeds = tuple(arm.runs)
-    return ArmResult(arm.label, seeds, tuple(arm.values(metric, seeds)), **paired, costs=costs.get(arm.label))
 
 
 def _paired(arm: Arm, base: Arm, metric: str, confidence: float) -> dict[str, Any]:
