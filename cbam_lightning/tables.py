@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cbam_lightning.checks import check_choice
 from cbam_lightning.files import check_unwritten
 
 if TYPE_CHECKING:
@@ -43,7 +44,12 @@ class Table:
     records: Sequence[Mapping[str, Any]] = ()
 
     def render(self, format: str) -> str:  # noqa: A002 - the name of the commands' option
-        """Return the table in one of ``FORMATS``."""
+        """Return the table in one of ``FORMATS``.
+
+        Raises:
+            UsageError: An unknown format.
+        """
+        check_choice("format", format, FORMATS)
         text: str = getattr(self, format)()
         return text
 

@@ -10,11 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from cbam_lightning.data import FashionMNIST
-from cbam_lightning.data.batch import Batch
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models.factory import rebuild
 from cbam_lightning.models.pretrained import open_checkpoint
@@ -157,18 +156,13 @@ def measure(network: nn.Module, header: Header, source: Source, description: str
     # TensorFloat-32 rounds to ten bits, so many more images would tie
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for batch in bar:
-            logits = _logits(network, data, batch, device)
+            moved = batch._replace(images=batch.images.to(device))
+            logits = network(data.on_after_batch_transfer(moved, 0).images).cpu()
             right += torch.bincount(batch.labels[logits.argmax(1) == batch.labels], minlength=len(right))
             total += torch.bincount(batch.labels, minlength=len(total))
             best = logits.topk(2).values
             ties += int((best[:, 0] - best[:, 1] < TIE).sum())
     return Measured(tuple(right.tolist()), tuple(total.tolist()), ties)
-
-
-def _logits(network: nn.Module, data: FashionMNIST, batch: Batch, device: torch.device) -> Tensor:
-    moved = batch._replace(images=batch.images.to(device))
-    logits: Tensor = network(data.on_after_batch_transfer(moved, 0).images)
-    return logits.cpu()
 
 
 def compare(stated: float, measured: Measured) -> tuple[bool, str]:

@@ -65,8 +65,7 @@ class AuthorsSpatialGate(nn.Module):
 
     def __init__(self, module: SpatialAttention) -> None:
         super().__init__()
-        self.conv = module.conv
-        self.bn = module.bn
+        self.conv, self.bn = module.conv, module.bn
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` times its gate: (N, C, H, W) to the same."""

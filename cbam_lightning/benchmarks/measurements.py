@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 
 from cbam_lightning.benchmarks.machine import this_machine
 
@@ -60,7 +62,7 @@ class Report:
         name: Name of the files, without extension, such as ``attention_forward``.
         title: What was measured, for a reader.
         unit: Unit of all values.
-        rows: In the order in which they are shown; every group has the baseline.
+        rows: In the order in which they are shown, a group at a time; every group has the baseline.
         baseline: The candidate that the others are divided by; None if ratios are meaningless.
         lower_is_better: True for times and bytes, False for rates.
         setting: Other choices, such as the dtype, in JSON types.
@@ -78,10 +80,7 @@ class Report:
 
     def groups(self) -> dict[str, list[Measurement]]:
         """Return the measurements of each group, in order."""
-        groups: dict[str, list[Measurement]] = {}
-        for row in self.rows:
-            groups.setdefault(row.group, []).append(row)
-        return groups
+        return {group: list(rows) for group, rows in groupby(self.rows, lambda row: row.group)}
 
     def ratio(self, row: Measurement) -> float:
         """Return the median of a measurement divided by the median of its group's baseline."""
@@ -94,14 +93,13 @@ class Report:
         The quotient of two of them is the mean ratio of these candidates. Candidates that were not measured
         in every group are left out.
         """
-        groups = self.groups()
-        ratios: dict[str, list[float]] = {}
+        ratios = defaultdict[str, list[float]](list)
         for row in self.rows:
-            ratios.setdefault(row.candidate, []).append(self.ratio(row))
+            ratios[row.candidate].append(self.ratio(row))
         return {
             candidate: math.prod(values) ** (1 / len(values))
             for candidate, values in ratios.items()
-            if len(values) == len(groups)
+            if len(values) == len(self.groups())
         }
 
     def direction(self) -> str:

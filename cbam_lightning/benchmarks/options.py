@@ -6,7 +6,7 @@ Nothing heavy is imported here, so that ``--help`` answers at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Literal
 
 from cbam_lightning.checks import check_choice, check_positive
@@ -31,12 +31,11 @@ class Options:
 
     def __post_init__(self) -> None:
         """Check all values."""
-        for option in fields(self):
-            value = getattr(self, option.name)
+        for name, value in vars(self).items():
             if type(value) is int:
-                check_positive(option.name, value)
-            for memory_format in value if option.name == "memory_format" else ():
-                check_choice("memory_format", memory_format, MEMORY_FORMATS)
+                check_positive(name, value)
+        for memory_format in getattr(self, "memory_format", ()):
+            check_choice("memory_format", memory_format, MEMORY_FORMATS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,13 +19,12 @@ def render(report: Report) -> str:
     """Return the median, the range and the ratio of every row, in a block for each group."""
     number = f",.{_decimals(report)}f"
     several = any(len(row.values) > 1 for row in report.rows)
-    groups: list[str] = []
+    groups = [row.group for row in report.rows]
     rows: list[list[str]] = []
-    for row in (row for members in report.groups().values() for row in members):
+    for row in report.rows:
         ends = (min(row.values), max(row.values))
         spread = [format(end, number) if len(row.values) > 1 else "" for end in ends if several]
         ratio = f"{report.ratio(row):.2f}" if report.baseline else ""
-        groups.append(row.group)
         rows.append([row.candidate, format(row.median, number), *spread, ratio])
     if report.baseline and len(report.groups()) > 1:
         for name, mean in report.mean_ratios().items():

@@ -16,14 +16,14 @@ from cbam_lightning.models.factory import create_model
 PASSES = "forward, backward to the layer"
 
 
-def time_gradcam(options: GradCAMOptions) -> Report:
+def time_gradcam(options: GradCAMOptions) -> list[Report]:
     """Measure Grad-CAM at the last stage, with and without recording all gates, and the bare passes.
 
     The bare passes are the forward pass of the network, with fresh initial values, and the gradient of the
     largest logits with respect to the feature map.
 
     Returns:
-        Time per batch in ms.
+        A report: time per batch in ms.
 
     Raises:
         UsageError: A name is unknown, or the network has no feature map.
@@ -47,16 +47,13 @@ def time_gradcam(options: GradCAMOptions) -> Report:
     seconds = alternate(candidates, options.repeats, 1, device, "Grad-CAM")
     title = f"Grad-CAM of {options.network} with attention {options.attention} at {cam.layer}"
     rows = collect(group, seconds, milliseconds)
-    return Report("gradcam", title, "ms", rows, PASSES, setting=options.setting)
+    return [Report("gradcam", title, "ms", rows, PASSES, setting=options.setting)]
 
 
 def bare_passes(network: nn.Module, layer: str, images: Tensor) -> Tensor:
     """Return the gradient of the largest logits with respect to a layer's output."""
     outputs: list[Tensor] = []
     module = network.get_submodule(layer)
-    handle = module.register_forward_hook(lambda m, args, output: outputs.append(output))
-    try:
+    with module.register_forward_hook(lambda m, args, output: outputs.append(output)):
         logits: Tensor = network(images)
-    finally:
-        handle.remove()
     return torch.autograd.grad(logits.amax(1).sum(), outputs[0])[0]

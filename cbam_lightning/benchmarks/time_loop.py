@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
+import itertools
 import logging
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
-from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
-from pytorch_lightning.callbacks import LearningRateMonitor, TQDMProgressBar
+from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning.callbacks import LambdaCallback, LearningRateMonitor, TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger
 
 from cbam_lightning.benchmarks.measurements import Report, collect
@@ -28,25 +29,17 @@ _WARMUP_STEPS = 2
 _PLAIN, _FIT = "plain loop", "fit"
 
 
-class _Clock(Callback):
-    """Times the steps of ``fit`` after the warm-up, including everything between them."""
-
-    seconds = 0.0
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Start the clock after the warm-up."""
-        if trainer.global_step == _WARMUP_STEPS:
-            self.started = time.perf_counter()
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop the clock."""
-        self.seconds = time.perf_counter() - self.started
-
-
 def _time_fit(model: Classifier, data: ImageDataModule, steps: int) -> float:
-    clock = _Clock()
+    times: list[float] = []
+
+    def start(trainer: Trainer, *hook_arguments: Any) -> None:
+        if trainer.global_step == _WARMUP_STEPS:
+            times.append(time.perf_counter())
+
+    def stop(*hook_arguments: Any) -> None:
+        times.append(time.perf_counter())
+
+    clock = LambdaCallback(on_train_batch_start=start, on_train_end=stop)
     with tempfile.TemporaryDirectory() as folder, _silence():
         trainer = Trainer(
             accelerator="cpu",
@@ -58,17 +51,13 @@ def _time_fit(model: Classifier, data: ImageDataModule, steps: int) -> float:
             enable_model_summary=False,
         )
         trainer.fit(model, datamodule=data)
-    return clock.seconds
+    return times[1] - times[0]
 
 
-@contextlib.contextmanager
+@contextmanager
 def _silence() -> Iterator[None]:
-    with (
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore")
+    output = io.StringIO()
+    with redirect_stdout(output), redirect_stderr(output), warnings.catch_warnings(action="ignore"):
         logging.disable(logging.INFO)
         try:
             yield
@@ -79,30 +68,28 @@ def _silence() -> Iterator[None]:
 def _time_plain(model: Classifier, data: ImageDataModule, steps: int) -> float:
     network = model.network.train()
     optimizer = model.optimizer(network.parameters())
-    loader = data.train_dataloader()
-    done, started = 0, 0.0
-    while True:
-        for cpu_batch in loader:
-            if done == _WARMUP_STEPS:
-                started = time.perf_counter()
-            batch: Any = data.on_after_batch_transfer(cpu_batch, 0)
-            loss = F.cross_entropy(network(batch.images), batch.labels)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            done += 1
-            if done == steps + _WARMUP_STEPS:
-                return time.perf_counter() - started
+    epochs = itertools.repeat(data.train_dataloader())
+    batches = itertools.islice(itertools.chain.from_iterable(epochs), steps + _WARMUP_STEPS)
+    started = 0.0
+    for step, cpu_batch in enumerate(batches):
+        if step == _WARMUP_STEPS:
+            started = time.perf_counter()
+        batch: Any = data.on_after_batch_transfer(cpu_batch, 0)
+        loss = F.cross_entropy(network(batch.images), batch.labels)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return time.perf_counter() - started
 
 
-def time_loop(options: LoopOptions) -> Report:
+def time_loop(options: LoopOptions) -> list[Report]:
     """Compare ``fit`` with a plain loop over the same loader and network on the CPU, alternately.
 
     Both loops start from the same weights. ``fit`` runs with its defaults: metrics, learning-rate schedule,
     logging and progress bar.
 
     Returns:
-        Images/s of both loops, with the plain loop as the baseline.
+        A report: images/s of both loops, with the plain loop as the baseline.
 
     Raises:
         UsageError: A name is unknown.
@@ -121,4 +108,4 @@ def time_loop(options: LoopOptions) -> Report:
     images, group = options.steps * options.batch_size, f"batch {options.batch_size}, {options.steps} steps"
     rows = collect(group, in_turns(loops, options.repeats), lambda seconds: images / seconds)
     title, setting = f"{options.network} + {options.attention}, training loop", {"repeats": options.repeats}
-    return Report("loop", title, "images/s", rows, _PLAIN, lower_is_better=False, setting=setting)
+    return [Report("loop", title, "images/s", rows, _PLAIN, lower_is_better=False, setting=setting)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -48,7 +48,7 @@ def time_network(options: NetworkOptions) -> list[Report]:
     set_threads(options.threads)
     device = choose_device(options.device)
     compiled = choose_compiled(options.compiled, device)
-    builders = _builders(options.network, options.attention, options.in_channels, compiled)
+    builders = _builders(options, compiled)
     shape = (options.batch_size, options.in_channels, options.size_px, options.size_px)
     images = random_tensor(shape, device)
     times: list[Measurement] = []
@@ -102,16 +102,14 @@ class TrainingStep:
         return F.cross_entropy(self.network(self.images), self.labels)
 
 
-def _builders(
-    network: str, attentions: Sequence[str], in_channels: int, compiled: bool
-) -> dict[str, _Builder]:
+def _builders(options: NetworkOptions, compiled: bool) -> dict[str, _Builder]:
     """Return a function for each network, so that only those of one memory format exist at a time."""
-    builders: dict[str, _Builder] = {PLAIN: partial(_build, network, "none", {}, in_channels)}
-    for attention in attentions:
+    builders: dict[str, _Builder] = {PLAIN: partial(_build, options.network, "none", {}, options.in_channels)}
+    for attention in options.attention:
         if attention == "none":
             raise UsageError("attention 'none' is the plain network, which is always measured; leave it out.")
-        for form, build in _forms(network, attention, in_channels, compiled).items():
-            builders[f"{attention} {form}"] = build
+        forms = _forms(options.network, attention, options.in_channels, compiled)
+        builders |= {f"{attention} {form}": build for form, build in forms.items()}
     return builders
 
 

@@ -36,7 +36,7 @@ FILE_SIZE_PX = (500, 375)  # the most frequent width and height in ImageNet
 PIL, FILES, COPY = "PIL", "files", "copy"
 
 
-def time_reading(options: ReadingOptions) -> Report:
+def time_reading(options: ReadingOptions) -> list[Report]:
     """Measure the images/s that one process with one thread reads from files in the disk cache.
 
     ``PIL`` is the pipeline of https://github.com/pytorch/examples/blob/main/imagenet/main.py, which ends with
@@ -64,14 +64,10 @@ def time_reading(options: ReadingOptions) -> Report:
         for group in ("training", "evaluation"):
             measured = alternate(_pipelines(folder, group), options.repeats, description=group)
             rows += collect(group, measured, lambda seconds: count / seconds)
-    setting: dict[str, str | int] = {
-        "images": count,
-        "files": options.root or "500 x 375 px, JPEG",
-        "repeats": options.repeats,
-        "size_px": SIZE_PX,
-    }
+    files = options.root or "500 x 375 px, JPEG"
+    setting = {"images": count, "files": files, "repeats": options.repeats, "size_px": SIZE_PX}
     title = "Reading images in one process"
-    return Report("data", title, "images/s", rows, baseline=PIL, lower_is_better=False, setting=setting)
+    return [Report("data", title, "images/s", rows, PIL, lower_is_better=False, setting=setting)]
 
 
 def _pipelines(folder: Path, group: str) -> dict[str, Callable[[], object]]:
@@ -87,8 +83,8 @@ def _pipelines(folder: Path, group: str) -> dict[str, Callable[[], object]]:
     finished = sets[FILES].__getitems__(indices).images.contiguous()
     paths, pil = [sets[FILES].name(i) for i in indices], _pil_transform(training)
     return {
-        PIL: _seeded(lambda: torch.stack([pil(pil_loader(path)) for path in paths])),
-        **{name: _seeded(partial(data.__getitems__, indices)) for name, data in sets.items()},
+        PIL: partial(_seeded, lambda: torch.stack([pil(pil_loader(path)) for path in paths])),
+        **{name: partial(_seeded, partial(data.__getitems__, indices)) for name, data in sets.items()},
         COPY: finished.clone,
     }
 
@@ -103,13 +99,10 @@ def _pil_transform(training: bool) -> transforms.Compose:
     )
 
 
-def _seeded(call: Callable[[], object]) -> Callable[[], object]:
-    def seeded() -> object:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return call()
-
-    return seeded
+def _seeded(call: Callable[[], object]) -> object:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return call()
 
 
 def _choose(root: Path, count: int) -> list[str]:

@@ -47,7 +47,7 @@ def alternate(
     for name, call in candidates.items():
         for _ in range(max(1, warmup)):
             call()
-        measures[name] = _Stopwatch(call, torch.device(device))
+        measures[name] = _stopwatch(call, torch.device(device))
     return in_turns(measures, repeats, description)
 
 
@@ -103,19 +103,17 @@ def try_step(step: Callable[[], object], description: str) -> None:
         ) from error
 
 
-class _Stopwatch:
-    """Returns a new measurement at each call: the seconds per call of a function."""
+def _stopwatch(call: Callable[[], object], device: torch.device) -> Callable[[], float]:
+    """Return a function that measures the seconds per call of another one."""
+    calls = 1
+    while _seconds(call, calls, device) < SHORTEST_S:
+        calls *= 2
 
-    def __init__(self, call: Callable[[], object], device: torch.device) -> None:
-        self.call = call
-        self.device = device
-        self.calls = 1
-        while _seconds(call, self.calls, device) < SHORTEST_S:
-            self.calls *= 2
+    def measure() -> float:
+        call()
+        return _seconds(call, calls, device) / calls
 
-    def __call__(self) -> float:
-        self.call()
-        return _seconds(self.call, self.calls, self.device) / self.calls
+    return measure
 
 
 def _seconds(call: Callable[[], object], calls: int, device: torch.device) -> float:

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-from cbam_lightning.checks import check_positive
 from cbam_lightning.cli.command_line import Folder, Group
 from cbam_lightning.errors import UsageError
-
-if TYPE_CHECKING:
-    from cbam_lightning.data.image_selection import ImageSelection
-    from cbam_lightning.explain.explanations import ExplainedImage
-    from cbam_lightning.explain.networks import ExplainedNetwork
 
 _KeyFile = Annotated[Path, "KEY"]
 _VoteFile = Annotated[Path, "VOTES"]
@@ -66,38 +59,22 @@ def explain(
         masks: Folder with NAME.png for NAME.jpg, not black where the object is.
         rows: Number of images in figure.png.
     """
+    from cbam_lightning.checks import check_positive
+    from cbam_lightning.cli.explain_inputs import detect_objects, explain_classifiers
+    from cbam_lightning.explain.detections import write_detections
+    from cbam_lightning.explain.explanation_report import write_report
     from cbam_lightning.explain.networks import source_kind
 
     check_positive("rows", rows)
     if source_kind(inputs.checkpoints[0]) == "detector":
-        _draw_detections(inputs, out, masks, rows)
+        written = write_detections(*detect_objects(inputs, masks), Path(out), rows)
     else:
-        _explain_classifiers(inputs, out, steps, masks, rows)
-
-
-def _explain_classifiers(inputs: ExplainInputs, out: str, steps: int, masks: str | None, rows: int) -> None:
-    from cbam_lightning.cli.explain_inputs import open_classification
-    from cbam_lightning.explain.explanation_report import write_report
-
-    if steps < 0:
-        raise UsageError(f"--steps is {steps}; allowed: 0 for no curves, or the number of steps.")
-    networks, images = open_classification(inputs)
-    explained = _explanations(inputs, networks, images, steps, masks)
-    written, summary = write_report(networks, explained, out, rows)
-    print(f"{summary.table()}\n\nIn brackets: 95 % intervals of the mean over {len(images)} images.")
+        if steps < 0:
+            raise UsageError(f"--steps is {steps}; allowed: 0 for no curves, or the number of steps.")
+        networks, count, explained = explain_classifiers(inputs, steps, masks)
+        written, summary = write_report(networks, explained, out, rows)
+        print(f"{summary.table()}\n\nIn brackets: 95 % intervals of the mean over {count} images.")
     print("Written: " + ", ".join(map(str, written)))
-
-
-def _draw_detections(inputs: ExplainInputs, out: str, masks: str | None, rows: int) -> None:
-    from tqdm import tqdm
-
-    from cbam_lightning.cli.explain_inputs import open_detection
-    from cbam_lightning.explain.detections import detect, write_detections
-
-    detectors, scenes = open_detection(inputs, masks)
-    detected = (one for batch in scenes.batches(inputs.batch_size) for one in detect(detectors, batch))
-    bar = tqdm(detected, total=len(scenes), unit="image", disable=None)
-    print("Written: " + ", ".join(map(str, write_detections(detectors, bar, Path(out), rows))))
 
 
 def survey(inputs: ExplainInputs, *, out: Folder, only_right: bool = False) -> None:
@@ -111,11 +88,10 @@ def survey(inputs: ExplainInputs, *, out: Folder, only_right: bool = False) -> N
         out: Folder to write to.
         only_right: Show only images that all networks classify correctly, as in the paper.
     """
-    from cbam_lightning.cli.explain_inputs import open_classification
+    from cbam_lightning.cli.explain_inputs import explain_classifiers
     from cbam_lightning.explain.survey.page import write_survey
 
-    networks, images = open_classification(inputs)
-    explained = _explanations(inputs, networks, images)
+    networks, _, explained = explain_classifiers(inputs)
     if only_right:
         explained = (one for one in explained if all(e.predicted == e.target for e in one.explanations))
     labels = [network.label for network in networks]
@@ -140,30 +116,8 @@ def tally(key: _KeyFile, votes: Sequence[_VoteFile], *, out: Annotated[Path, "DI
         print("Written: " + ", ".join(map(str, counting.save(result, out))))
 
 
-def _explanations(
-    inputs: ExplainInputs,
-    networks: list[ExplainedNetwork],
-    images: ImageSelection,
-    steps: int = 0,
-    masks: str | None = None,
-) -> Iterator[ExplainedImage]:
-    """Explain the images batch by batch, with a progress bar."""
-    from tqdm import tqdm
-
-    from cbam_lightning.cli.explain_inputs import size_of, target_of
-    from cbam_lightning.data.image_selection import read_mask
-    from cbam_lightning.explain.explanations import InputImage, explain_images
-
-    size = size_of(networks[0].header)
-    mask = partial(read_mask, masks, size_px=size) if masks else lambda name: None
-    target = target_of(inputs.target, networks[0])
-    with tqdm(total=len(images), unit="image", disable=None) as bar:
-        for batch in images.batches(inputs.batch_size):
-            shown = [InputImage(one.name, one.image, one.label, mask=mask(one.name)) for one in batch]
-            yield from explain_images(networks, shown, target, steps)
-            bar.update(len(batch))
-
-
 EXPLAIN = Group(
-    "Show what networks look at, and ask people about it.", {"survey": survey, "tally": tally}, explain
+    "Show what networks look at, and ask people about it.",
+    {"survey": survey, "tally": tally},
+    default=explain,
 )

@@ -20,7 +20,7 @@ from cbam_lightning.errors import UsageError
 from cbam_lightning.user_code.class_paths import import_class_path, import_module
 
 if TYPE_CHECKING:
-    from cbam_lightning.studies.compare import FinishedRun
+    from cbam_lightning.studies.compare.finished import FinishedRun
 
 VARIABLE = "CBAM_LIGHTNING_IMPORTS"
 CONFIG_OPTIONS = ("-c", "--config")

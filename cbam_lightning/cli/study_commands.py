@@ -14,7 +14,7 @@ from cbam_lightning.errors import RunStopped, UsageError
 
 if TYPE_CHECKING:
     from cbam_lightning.studies import Study
-    from cbam_lightning.studies.compare import Arm
+    from cbam_lightning.studies.compare.arms import Arm
 
 
 def study(
@@ -115,7 +115,9 @@ def compare(
     from cbam_lightning.benchmarks.machine import set_threads, this_machine
     from cbam_lightning.cli.own_code import import_own_networks
     from cbam_lightning.files import check_unwritten
-    from cbam_lightning.studies.compare import compare, comparison_table, draw, measure_costs
+    from cbam_lightning.studies.compare.comparison import compare
+    from cbam_lightning.studies.compare.comparison_table import comparison_table, draw
+    from cbam_lightning.studies.compare.costs import measure_costs
     from cbam_lightning.tables import table_paths
 
     check_positive("batch_size", batch_size)
@@ -138,25 +140,28 @@ def compare(
 
 def _arms(selection: RunSelection) -> tuple[list[Arm], str, list[str]]:
     """Return the arms, the name of the baseline, and lines on what was left out; obey ``--save``."""
-    from cbam_lightning.studies import compare, read_study
-    from cbam_lightning.studies.compare.results_file import ENDING
+    from cbam_lightning.studies import read_study
+    from cbam_lightning.studies.compare.arms import choose_arms, group_arms, saved_arms
+    from cbam_lightning.studies.compare.results_file import ENDING, save_results
+    from cbam_lightning.studies.compare.sources import find_runs
+    from cbam_lightning.studies.compare.study_arms import study_arms, unfinished_arms
 
     first = selection.runs[0]
     is_study = len(selection.runs) == 1 and first.endswith((".yaml", ".yml"))
     plan = read_study(first) if is_study else None
-    runs, left_out = compare.find_runs([_runs_of(plan)] if plan else selection.runs)
+    runs, left_out = find_runs([_runs_of(plan)] if plan else selection.runs)
     published = len(selection.runs) == 1 and first.endswith(ENDING)
     if selection.by or not (plan or published):
-        arms = compare.group_arms(runs, selection.by or ["model.attention"], selection.ignore)
+        arms = group_arms(runs, selection.by or ["model.attention"], selection.ignore)
     else:
-        arms = compare.study_arms(plan, runs, selection.ignore) if plan else compare.saved_arms(runs)
+        arms = study_arms(plan, runs, selection.ignore) if plan else saved_arms(runs)
     if selection.save:
-        compare.save_results(selection.save, arms, runs, left_out)
+        save_results(selection.save, arms, runs, left_out)
     if plan:
-        left_out += [f"{arm}: it has no finished run" for arm in compare.unfinished_arms(plan, runs)]
+        left_out += [f"{arm}: it has no finished run" for arm in unfinished_arms(plan, runs)]
     baseline = selection.baseline or (arms[0].label if plan or published else "none")
     if selection.arms:
-        arms = compare.choose_arms(arms, [baseline, *selection.arms])
+        arms = choose_arms(arms, [baseline, *selection.arms])
     return arms, baseline, left_out
 
 

@@ -28,9 +28,8 @@ def draw_objects(panel: Axes, objects: Boxes, names: tuple[str, ...]) -> None:
 
 def draw_detections(panel: Axes, detections: Boxes, names: tuple[str, ...]) -> None:
     """Draw detections, ``boxes`` (D, 4), ``labels`` and ``scores`` (D,), in red, with classes and scores."""
-    for box, label, score in zip(
-        *(detections[k].tolist() for k in ("boxes", "labels", "scores")), strict=True
-    ):
+    columns = (detections[name].tolist() for name in ("boxes", "labels", "scores"))
+    for box, label, score in zip(*columns, strict=True):
         _draw(panel, box, f"{names[label - 1]} {score:.0%}", _DETECTION_COLOUR, "bottom")
 
 

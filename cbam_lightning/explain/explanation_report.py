@@ -55,12 +55,8 @@ def write_report(
     labels, class_names = [network.label for network in networks], networks[0].class_names
     summary, shown = Summary(labels), list[ExplainedImage]()
     results: list[dict[str, Any]] = []
-    data = {
-        "classes": class_names,
-        "figures": FIGURES,
-        "colours": colour_map(COLOUR_MAP),
-        "networks": results,
-    }
+    colours = colour_map(COLOUR_MAP)
+    data = {"classes": class_names, "figures": FIGURES, "colours": colours, "networks": results}
 
     def entries(file: TextIO) -> Iterator[dict[str, Any]]:
         """Write the numbers of every image as JSON, and yield what the page shows of it."""
@@ -120,16 +116,12 @@ def _measured(explanation: Explanation, class_names: Sequence[str]) -> dict[str,
 
 
 def _statistics(gates: Gates) -> dict[str, dict[str, float]]:
-    return {
-        kind: {
-            "mean": round(float(values.mean()), _DIGITS),
-            "sd": round(float(values.std(correction=0)), _DIGITS),
-            "min": round(float(values.min()), _DIGITS),
-            "max": round(float(values.max()), _DIGITS),
-        }
-        for kind, values in (("channel", gates.channel), ("spatial", gates.spatial))
-        if values is not None
-    }
+    statistics = {}
+    for kind, x in (("channel", gates.channel), ("spatial", gates.spatial)):
+        if x is not None:
+            values = {"mean": x.mean(), "sd": x.std(correction=0), "min": x.min(), "max": x.max()}
+            statistics[kind] = {name: round(float(value), _DIGITS) for name, value in values.items()}
+    return statistics
 
 
 def _entry(image: ExplainedImage) -> dict[str, Any]:

@@ -43,8 +43,7 @@ def draw_gates(rows: Sequence[ExplainedImage], network: int = 0) -> Figure:
 
 
 def _draw_positions(panel: Axes, gates: Gates) -> None:
-    panel.set_xticks([])
-    panel.set_yticks([])
+    panel.set(xticks=[], yticks=[])
     if gates.spatial is None:
         panel.axis("off")
         return

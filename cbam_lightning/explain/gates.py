@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -57,8 +58,7 @@ def record_gates(network: nn.Module) -> Iterator[list[Gates]]:
     with ExitStack() as stack:
         stack.enter_context(evaluation_mode(network))
         for name, module in gated_modules(network).items():
-            handle = module.register_forward_pre_hook(lambda m, args, name=name: hook(name, m, args))
-            stack.callback(handle.remove)
+            stack.enter_context(module.register_forward_pre_hook(partial(hook, name)))
         yield recorded
 
 
@@ -77,9 +77,6 @@ def _gates(name: str, maps: dict[str, Tensor]) -> Gates:
     if "both" in maps:  # (N, C, *positions)
         both = maps["both"]
         return Gates(name, both.flatten(2).mean(2), both.mean(1))
-    channel, spatial = maps.get("channel"), maps.get("spatial")
-    return Gates(
-        name,
-        channel.flatten(1) if channel is not None else None,  # from (N, C, 1, ...)
-        spatial[:, 0] if spatial is not None else None,  # from (N, 1, *positions)
-    )
+    channel, spatial = maps.get("channel"), maps.get("spatial")  # (N, C, 1, ...), (N, 1, *positions)
+    channel = None if channel is None else channel.flatten(1)
+    return Gates(name, channel, None if spatial is None else spatial[:, 0])

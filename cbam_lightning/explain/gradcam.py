@@ -5,9 +5,8 @@ Paper: https://arxiv.org/abs/1610.02391. Captum computes the map (https://captum
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +58,15 @@ class GradCAM:
     ) -> None:
         self.network = network
         self.layer = _find_layer(network, layer, example)
-        self._layer_cam = _captum().LayerGradCam
+        try:
+            from captum.attr import LayerGradCam
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] != "captum":
+                raise
+            raise UsageError(
+                "Captum is not installed; Grad-CAM needs it: pip install 'cbam_lightning[explain]'"
+            ) from error
+        self._layer_cam = LayerGradCam
 
     def __call__(self, images: Tensor, targets: Tensor | int = PREDICTED) -> GradCAMOutput:
         """Explain a batch with one forward pass, and a backward pass from the logits down to the layer.
@@ -123,14 +130,3 @@ def _targets(targets: Tensor | int, logits: Tensor) -> Tensor:
             f"target is {int(wrong[0])}; allowed: 0 to {logits.shape[1] - 1}, the network's classes, or -1."
         )
     return torch.where(targets == PREDICTED, logits.argmax(1), targets)
-
-
-def _captum() -> Any:
-    try:
-        return importlib.import_module("captum.attr")
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "captum":
-            raise
-        raise UsageError(
-            "Captum is not installed; Grad-CAM needs it: pip install 'cbam_lightning[explain]'"
-        ) from error

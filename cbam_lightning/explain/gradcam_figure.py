@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from cbam_lightning.explain.box_drawing import draw_image
 from cbam_lightning.explain.explanations import ExplainedImage, Explanation
@@ -38,7 +37,8 @@ def draw_figure(rows: Sequence[ExplainedImage], labels: Sequence[str], class_nam
         title = _short(class_names[row.label]) if row.label >= 0 else ""
         line[0].set_title(title, fontsize=9, parse_math=False)
         for panel, explanation in zip(line[1:], row.explanations, strict=True):
-            _draw_map(panel, enlarge(explanation.map[None], row.image.shape[1:])[0])
+            large = enlarge(explanation.map[None], row.image.shape[1:])[0].numpy()
+            panel.imshow(large, cmap=COLOUR_MAP, alpha=_OPACITY, vmin=0)
             _write_title(panel, explanation, class_names)
     for panel, heading in zip(panels[0], ["image", *labels], strict=True):
         panel.annotate(
@@ -54,11 +54,6 @@ def draw_figure(rows: Sequence[ExplainedImage], labels: Sequence[str], class_nam
             parse_math=False,
         )
     return figure
-
-
-def _draw_map(panel: Axes, map_: Tensor) -> None:
-    """Draw a map (H, W), at least 0, over an image; its maximum has the last colour."""
-    panel.imshow(map_.numpy(), cmap=COLOUR_MAP, alpha=_OPACITY, vmin=0)
 
 
 def _write_title(panel: Axes, explanation: Explanation, class_names: Sequence[str]) -> None:

@@ -21,8 +21,8 @@ from string import Template
 from typing import Any, TextIO
 
 import matplotlib
-from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2.functional import to_pil_image
 
 from cbam_lightning.files import atomic_write
 
@@ -92,8 +92,7 @@ def as_data_url(image: Tensor) -> str:
     Args:
         image: uint8 (C, H, W) with one or three channels.
     """
-    array = image.permute(1, 2, 0).numpy()
-    picture = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+    picture = to_pil_image(image)
     format_ = "png" if max(picture.size) <= _LOSSLESS_UP_TO_PX else "jpeg"
     content = io.BytesIO()
     picture.save(content, format_, quality=_JPEG_QUALITY)  # PNG ignores the quality

@@ -25,15 +25,10 @@ class StudyProgress:
         self._finished = {run.name for run in runs if run.metrics() or run.diverged}
         self._started = time.monotonic()
         self._total = sum(map(max_epochs, runs))
-        self._done_before = self._done()
+        self._initial = self._done()
         # disable=None: no bar without a terminal
         self._bar = tqdm(
-            total=self._total,
-            initial=self._done_before,
-            unit="epoch",
-            smoothing=0.05,
-            disable=None,
-            desc="study",
+            desc="study", total=self._total, initial=self._initial, unit="epoch", disable=None, smoothing=0.05
         )
 
     def close(self) -> None:
@@ -63,8 +58,8 @@ class StudyProgress:
         shown = [f"{name} {metrics[name]:.4f}" for name in MAIN_FIGURES if name in metrics]
         done, seconds = self._done(), time.monotonic() - self._started
         remaining = ""
-        if left and done > self._done_before:
-            time_left = seconds / (done - self._done_before) * (self._total - done)
+        if left and done > self._initial:
+            time_left = seconds / (done - self._initial) * (self._total - done)
             remaining = f", about {tqdm.format_interval(time_left)} left"
         self._bar.write(f"{run.name}: {shown[0] if shown else 'no result'}; {left} to go{remaining}")
         sys.stdout.flush()

@@ -9,10 +9,8 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO
 
 from cbam_lightning.callbacks.resume.divergence import EXIT_DIVERGED
 from cbam_lightning.errors import RunStopped
@@ -58,58 +56,47 @@ def run_study(runs: Sequence[StudyRun], jobs: int = 1, threads: int | None = Non
     return [run for run in runs if run.diverged]
 
 
-@dataclass
-class _Worker:
-    run: StudyRun
-    process: subprocess.Popen[bytes]
-    output: IO[bytes]
-
-
 class _ProcessPool:
     """The processes of the current runs."""
 
     def __init__(self, threads: int | None) -> None:
-        self.workers: list[_Worker] = []
+        self.workers: dict[subprocess.Popen[bytes], StudyRun] = {}
         self.stopped: tuple[str, int] | None = None  # reason and exit code
         self._environment = dict(os.environ)
         if threads is not None:
             self._environment["OMP_NUM_THREADS"] = str(threads)
 
     def start(self, run: StudyRun) -> None:
-        folder = run.directory.path
-        folder.mkdir(parents=True, exist_ok=True)
-        output = (folder / "output.txt").open("ab")
+        run.directory.path.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "cbam_lightning", "fit", *run.options]
-        # its own session: Ctrl-C reaches it only through us, once
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=self._environment,
-            start_new_session=True,
-        )
-        self.workers.append(_Worker(run, process, output))
+        with _output(run).open("ab") as output:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=self._environment,
+                start_new_session=True,  # Ctrl-C reaches it only through us, once
+            )
+        self.workers[process] = run
 
     def ended(self) -> Iterator[StudyRun]:
-        for worker in [w for w in self.workers if w.process.poll() is not None]:
-            self.workers.remove(worker)
-            worker.output.close()
-            self._stop_after_failure(worker)
-            yield worker.run
+        for process in [p for p in self.workers if p.poll() is not None]:
+            run = self.workers.pop(process)
+            self._stop_after_failure(run, process.returncode)
+            yield run
 
-    def _stop_after_failure(self, worker: _Worker) -> None:
-        code = worker.process.returncode
-        finished = code == EXIT_DIVERGED or (code == 0 and worker.run.metrics())
+    def _stop_after_failure(self, run: StudyRun, code: int) -> None:
+        finished = code == EXIT_DIVERGED or (code == 0 and run.metrics())
         if not finished and self.stopped is None:
-            reason = _last_line(Path(worker.output.name)) if code else "it ended without a test."
+            reason = _last_line(_output(run)) if code else "it ended without a test."
             # a negative code is the number of the signal that killed it
-            self.stopped = f"{worker.run.name}: {reason}", code if code > 0 else 1
+            self.stopped = f"{run.name}: {reason}", code if code > 0 else 1
             self._terminate()
 
     def _terminate(self) -> None:
-        for worker in self.workers:
-            worker.process.send_signal(signal.SIGTERM)
+        for process in self.workers:
+            process.terminate()
 
     @contextmanager
     def stopped_by_signals(self) -> Iterator[None]:
@@ -127,6 +114,10 @@ class _ProcessPool:
             self._terminate()  # in case an error of our own ended the study
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _output(run: StudyRun) -> Path:
+    return run.directory.path / "output.txt"
 
 
 def _last_line(path: Path) -> str:

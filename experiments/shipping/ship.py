@@ -24,7 +24,9 @@ from cbam_lightning.files import atomic_write
 from cbam_lightning.models.factory import rebuild
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.export_weights import export_weights
-from cbam_lightning.studies.compare import FinishedRun, by_seed, find_runs, require_same
+from cbam_lightning.studies.compare.arms import by_seed, require_same
+from cbam_lightning.studies.compare.finished import FinishedRun
+from cbam_lightning.studies.compare.sources import find_runs
 from cbam_lightning.weights import load_checkpoint, save_checkpoint
 from cbam_lightning.weights.checkpoint_registry import card_path, files_folder
 from cbam_lightning.weights.entry import Entry

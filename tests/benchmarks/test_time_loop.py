@@ -12,7 +12,8 @@ from tests.tasks.small import classifier, differing, snapshot
 
 
 def measure_loops(attention, **options):
-    return time_loop(LoopOptions(attention=attention, **options))
+    (report,) = time_loop(LoopOptions(attention=attention, **options))
+    return report
 
 
 def test_a_small_run_gives_the_rates_of_both_loops():

@@ -11,7 +11,8 @@ CANDIDATES = ["PIL", "files", "packed raw", "packed jpeg", "copy"]
 
 @pytest.fixture(scope="module")
 def report():
-    return time_reading(ReadingOptions(images=8, repeats=3))
+    (report,) = time_reading(ReadingOptions(images=8, repeats=3))
+    return report
 
 
 def test_every_pipeline_is_measured_in_training_and_evaluation(report):
@@ -33,7 +34,7 @@ def test_images_of_the_user_can_be_measured(tmp_path):
     (tmp_path / "photos" / "cat" / "001.jpg").write_text("no image")
     (tmp_path / "photos" / "notes.txt").write_text("no image")
     threads = torch.get_num_threads()
-    report = time_reading(ReadingOptions(root=str(tmp_path / "photos"), images=5, repeats=1))
+    (report,) = time_reading(ReadingOptions(root=str(tmp_path / "photos"), images=5, repeats=1))
     assert report.setting["files"] == str(tmp_path / "photos")
     assert torch.get_num_threads() == threads
     with pytest.raises(UsageError, match=r"photos has only 5 readable images of the 6 requested; give fewer"):

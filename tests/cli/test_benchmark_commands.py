@@ -92,7 +92,7 @@ def test_reading_images_is_handed_to_its_layer(capsys, monkeypatch, tmp_path):
     def time_reading(options):
         given.append(options)
         rows = [Measurement("raw", "PIL", [2.0])]
-        return Report("data", "reading", "images/s", rows, "PIL", lower_is_better=False)
+        return [Report("data", "reading", "images/s", rows, "PIL", lower_is_better=False)]
 
     module = SimpleNamespace(time_reading=time_reading)
     monkeypatch.setitem(sys.modules, "cbam_lightning.benchmarks.time_reading", module)

@@ -16,7 +16,8 @@ from cbam_lightning.cli.main import main
 PROGRAMS = {"cbam-lightning": main, "pytest": pytest.console_main}
 HEAVY = (
     "cbam_lightning.cli.trainer",
-    "cbam_lightning.studies.compare",
+    "cbam_lightning.studies.compare.comparison_table",
+    "cbam_lightning.studies.compare.results_file",
     "cbam_lightning.explain.networks",
 )
 

@@ -76,8 +76,7 @@ def read_key(path: str | Path) -> SurveyKey:
     """
     try:
         content = json.loads(Path(path).read_bytes())
-        version = content["format"]
-        if version == FORMAT:
+        if content["format"] == FORMAT:
             return _as_key(content)
     except OSError as error:
         raise UsageError(
@@ -87,7 +86,7 @@ def read_key(path: str | Path) -> SurveyKey:
         raise UsageError(
             f"{path} is not the key of a survey, or damaged; give the key.json that `survey` wrote."
         ) from error
-    raise UsageError(f"{path} has format {version!r}; this version reads {FORMAT}.")
+    raise UsageError(f"{path} has format {content['format']!r}; this version reads {FORMAT}.")
 
 
 def _as_key(content: Any) -> SurveyKey:

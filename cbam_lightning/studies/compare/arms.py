@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -54,16 +55,19 @@ def group_arms(
         UsageError: Runs differ in another setting, an arm has two runs with one seed, or nothing differs.
     """
     _check_names(by, runs)
-    kept = [_without(run, [*ignore, *_seeds_by_another_name(runs)]) for run in runs]
-    groups: dict[str, list[FinishedRun]] = {}
-    for run in kept:
-        groups.setdefault(repr(_chosen(run, by)), []).append(run)
+    ignored = [*ignore, *_seeds_by_another_name(runs)]
+    groups = defaultdict[str, list[FinishedRun]](list)
+    for run in runs:
+        settings = {key: value for key, value in run.settings.items() if not is_below(key, ignored)}
+        kept = replace(run, settings=settings)
+        groups[repr(_chosen(kept, by))].append(kept)
     for group in groups.values():
         require_same(group)
     for one, other in itertools.combinations((group[0] for group in groups.values()), 2):
-        require_same((one, other), [*by, *_options(one, other, by)])
+        differing = [name for name in by if one.settings.get(name) != other.settings.get(name)]
+        require_same((one, other), [*by, *(f"{name}_options" for name in differing)])
     if len(groups) < 2:
-        value = _label(_chosen(kept[0], by), set())
+        value = _label(_chosen(kept, by), set())
         raise UsageError(
             f"all {len(runs)} runs have {by[0]} = {value}; a comparison needs runs of two values."
         )
@@ -77,9 +81,9 @@ def saved_arms(runs: Sequence[FinishedRun]) -> list[Arm]:
     Raises:
         UsageError: An arm has two runs with one seed.
     """
-    groups: dict[str, list[FinishedRun]] = {}
+    groups = defaultdict[str, list[FinishedRun]](list)
     for run in runs:
-        groups.setdefault(run.arm, []).append(run)
+        groups[run.arm].append(run)
     return [Arm(label, by_seed(group)) for label, group in groups.items()]
 
 
@@ -95,12 +99,8 @@ def require_same(runs: Sequence[FinishedRun], allowed: Sequence[str] = ()) -> No
     """
     first = runs[0]
     for other in runs[1:]:
-        keys = sorted({*first.settings, *other.settings})
-        differing = [
-            key
-            for key in keys
-            if not is_below(key, allowed) and first.settings.get(key) != other.settings.get(key)
-        ]
+        compared = {key for run in (first, other) for key in run.settings if not is_below(key, allowed)}
+        differing = sorted(key for key in compared if first.settings.get(key) != other.settings.get(key))
         if differing:
             listed = "; ".join(
                 f"{key} is {_show(first, key)} in the one and {_show(other, key)} in the other"
@@ -150,11 +150,6 @@ def _seeds_by_another_name(runs: Sequence[FinishedRun]) -> list[str]:
     return [key for key in keys if all(run.settings.get(key) == run.seed for run in runs)]
 
 
-def _without(run: FinishedRun, names: Sequence[str]) -> FinishedRun:
-    settings = {key: value for key, value in run.settings.items() if not is_below(key, names)}
-    return replace(run, settings=settings)
-
-
 def _check_names(by: Sequence[str], runs: Sequence[FinishedRun]) -> None:
     for name in by:
         if not any(is_below(key, [name]) for run in runs for key in run.settings):
@@ -165,11 +160,6 @@ def _check_names(by: Sequence[str], runs: Sequence[FinishedRun]) -> None:
 
 def _chosen(run: FinishedRun, by: Sequence[str]) -> dict[str, Any]:
     return {key: run.settings[key] for name in by for key in sorted(run.settings) if is_below(key, [name])}
-
-
-def _options(one: FinishedRun, other: FinishedRun, by: Sequence[str]) -> list[str]:
-    differing = [name for name in by if one.settings.get(name) != other.settings.get(name)]
-    return [f"{name}_options" for name in differing]
 
 
 def _show(run: FinishedRun, key: str) -> str:
@@ -187,10 +177,9 @@ def _labels(chosen: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _label(values: Mapping[str, Any], common: set[str]) -> str:
-    words = []
-    for position, (key, value) in enumerate(values.items()):
-        if key in common:
-            continue
-        text = join_values(value)
-        words.append(text if position == 0 else f"{key.rpartition('.')[2]}={text}")
+    words = [
+        ("" if position == 0 else f"{key.rpartition('.')[2]}=") + join_values(value)
+        for position, (key, value) in enumerate(values.items())
+        if key not in common
+    ]
     return " ".join(words)

@@ -81,10 +81,7 @@ class Comparison:
 
 
 def compare(
-    arms: Sequence[Arm],
-    baseline: str,
-    metric: str | None = None,
-    costs: Mapping[str, Costs] | None = None,
+    arms: Sequence[Arm], baseline: str, metric: str | None = None, costs: Mapping[str, Costs] | None = None
 ) -> Comparison:
     """Compare arms with one of them, paired by seed.
 
@@ -107,9 +104,12 @@ def compare(
     metric = _checked(arms, metric)
     others = [arm for arm in arms if arm is not base]
     confidence = 1 - ERROR_RATE / len(others)
-    known = costs or {}
-    results = [_result(base, metric, {}, known)]
-    results += [_result(arm, metric, _paired(arm, base, metric, confidence), known) for arm in others]
+    results = []
+    for arm in (base, *others):
+        paired = {} if arm is base else _paired(arm, base, metric, confidence)
+        values = tuple(arm.values(metric, arm.runs))
+        cost = (costs or {}).get(arm.label)
+        results.append(ArmResult(arm.label, tuple(arm.runs), values, **paired, costs=cost))
     return Comparison(metric, base.label, tuple(results), confidence)
 
 
@@ -117,17 +117,12 @@ def _checked(arms: Sequence[Arm], metric: str | None) -> str:
     """Return the metric, or the default one, if all runs have it."""
     runs = [run for arm in arms for run in arm.runs.values()]
     if metric is None:
-        shared = [name for name in MAIN_FIGURES if all(name in run.metrics for run in runs)]
-        metric = shared[0] if shared else MAIN_FIGURES[0]
+        shared = (name for name in MAIN_FIGURES if all(name in run.metrics for run in runs))
+        metric = next(shared, MAIN_FIGURES[0])
     for run in runs:
         if metric not in run.metrics:
             raise unknown_name(kind=f"metric of {run.source}", given=metric, allowed=run.metrics)
     return metric
-
-
-def _result(arm: Arm, metric: str, paired: Mapping[str, Any], costs: Mapping[str, Costs]) -> ArmResult:
-    seeds = tuple(arm.runs)
-    return ArmResult(arm.label, seeds, tuple(arm.values(metric, seeds)), **paired, costs=costs.get(arm.label))
 
 
 def _paired(arm: Arm, base: Arm, metric: str, confidence: float) -> dict[str, Any]:

@@ -63,14 +63,13 @@ def measure_costs(
         UsageError: A run does not describe its network, or the network cannot be built here.
     """
     place = choose_device(device)
-    built = {arm.label: _described(arm) for arm in arms}
-    steps = {label: _step(network, batch_size, place) for label, network in built.items()}
+    measured = {arm.label: _prepare(_described(arm), batch_size, place) for arm in arms}
+    steps = {label: step for label, (_, step) in measured.items()}
     seconds = alternate(steps, repeats, 1, place, "training steps")
-    costs = {}
-    for label, step in steps.items():
-        size = _count(built[label])
-        costs[label] = Costs(*size, 1e3 * statistics.median(seconds[label]), step.saved_bytes())
-    return costs
+    return {
+        label: Costs(*size, 1e3 * statistics.median(seconds[label]), step.saved_bytes())
+        for label, (size, step) in measured.items()
+    }
 
 
 def _described(arm: Arm) -> Mapping[str, Any]:
@@ -93,19 +92,18 @@ def _build(described: Mapping[str, Any]) -> nn.Module:
     return build(described["network"], **options)
 
 
-def _count(described: Mapping[str, Any]) -> Complexity:
-    network, size_px = _build(described), described["size_px"] or _DETECTION_PX
+def _prepare(
+    described: Mapping[str, Any], batch_size: int, device: torch.device
+) -> tuple[Complexity, TrainingStep]:
+    """Build a network, count it, and return a training step of it."""
+    network, channels = _build(described), described["in_channels"]
+    size_px = described["size_px"] or _DETECTION_PX
+    shape = (batch_size, channels, size_px, size_px)
     if isinstance(network, DetectorNetwork):
-        return count_detector(network, size_px, described["in_channels"])
-    return count(network, size_px, described["in_channels"])
-
-
-def _step(described: Mapping[str, Any], batch_size: int, device: torch.device) -> TrainingStep:
-    network, size_px = _build(described), described["size_px"] or _DETECTION_PX
-    shape = (batch_size, described["in_channels"], size_px, size_px)
-    if isinstance(network, DetectorNetwork):
-        return DetectionStep(network.to(device), torch.rand(shape, device=device))
+        size = count_detector(network, size_px, channels)
+        return size, DetectionStep(network.to(device), torch.rand(shape, device=device))
     layout = torch.channels_last if described.get("channels_last") else torch.contiguous_format
     images = torch.randn(shape, device=device).to(memory_format=layout)
+    size = count(network, size_px, channels)
     network = network.to(device, memory_format=layout)  # type: ignore[call-overload]
-    return TrainingStep(network, images, described["num_classes"])
+    return size, TrainingStep(network, images, described["num_classes"])

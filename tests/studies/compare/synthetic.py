@@ -4,7 +4,7 @@ import json
 
 import yaml
 
-from cbam_lightning.studies.compare import FinishedRun
+from cbam_lightning.studies.compare.finished import FinishedRun
 
 
 def settings(attention="none", **changed):

@@ -3,7 +3,8 @@
 import pytest
 
 from cbam_lightning.errors import UsageError
-from cbam_lightning.studies.compare import find_runs, group_arms
+from cbam_lightning.studies.compare.arms import group_arms
+from cbam_lightning.studies.compare.sources import find_runs
 from tests.studies.compare.synthetic import write_run
 
 

@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 
 from cbam_lightning.errors import UsageError
-from cbam_lightning.studies.compare import compare, group_arms
+from cbam_lightning.studies.compare.arms import group_arms
+from cbam_lightning.studies.compare.comparison import compare
 from tests.studies.compare.synthetic import run
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from cbam_lightning.models import create_model
 from cbam_lightning.models.detection import create_detector
-from cbam_lightning.studies.compare import group_arms, measure_costs
+from cbam_lightning.studies.compare.arms import group_arms
+from cbam_lightning.studies.compare.costs import measure_costs
 from tests.studies.compare.synthetic import run
 
 CLASSIFIER = {"network": "resnet8", "network_options": {}, "num_classes": 10, "in_channels": 1, "size_px": 28}

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from cbam_lightning.errors import UsageError
-from cbam_lightning.studies.compare import find_runs, finished
+from cbam_lightning.studies.compare import finished
+from cbam_lightning.studies.compare.sources import find_runs
 from tests.studies.compare.synthetic import settings, write_run
 
 
