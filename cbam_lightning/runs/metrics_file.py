@@ -6,7 +6,6 @@ import csv
 import io
 import warnings
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ class MetricsFile(Logger):
         super().__init__()
         self.points = keep_points
         self._path, self._keep = path, keep_points
+        self._file: LineFile | None = None
         self._names: list[str] = []
 
     @property
@@ -55,17 +55,18 @@ class MetricsFile(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Write a row."""
         row = {**metrics, "step": self.points if step is None else step}
+        file = self._opened()
         if row.keys() - set(self._names):
-            self._widen(row)
-        self._file.append(_csv_line([row.get(name, "") for name in self._names]))
+            self._widen(file, row)
+        file.append(_csv_line([row.get(name, "") for name in self._names]))
         self.points += 1
 
-    @cached_property
-    def _file(self) -> LineFile:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        file = LineFile(self._path, self._keep + 1 if self._keep else 0)
-        self._keep_used_columns(file)
-        return file
+    def _opened(self) -> LineFile:
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = LineFile(self._path, self._keep + 1 if self._keep else 0)
+            self._keep_used_columns(self._file)
+        return self._file
 
     def _keep_used_columns(self, file: LineFile) -> None:
         """Drop the columns of metrics that appeared after the checkpoint only."""
@@ -77,23 +78,23 @@ class MetricsFile(Logger):
         kept = [_csv_line([row[i] for i in used]) for row in rows]
         file.replace([_csv_line(self._names), *kept])
 
-    def _widen(self, row: Mapping[str, Any]) -> None:
+    def _widen(self, file: LineFile, row: Mapping[str, Any]) -> None:
         """Add the columns of new metrics to all rows."""
         names = sorted({*self._names, *row})
-        rows = list(csv.DictReader(self._file.lines()))
+        rows = list(csv.DictReader(file.lines()))
         lines = [_csv_line(names), *(_csv_line([old.get(name, "") for name in names]) for old in rows)]
         try:
-            self._file.replace(lines)
+            file.replace(lines)
         except OSError as error:
             new = ", ".join(sorted(row.keys() - set(self._names)))
-            warnings.warn(f"{self._path} cannot be extended by {new} now ({error.strerror}).", stacklevel=2)
+            warnings.warn(f"{file.path} cannot be extended by {new} now ({error.strerror}).", stacklevel=2)
         else:
             self._names = names
 
     @rank_zero_only
     def sync(self) -> None:
         """Wait until the rows are on the disk."""
-        self._file.sync()
+        self._opened().sync()
 
 
 def _csv_line(values: list[Any]) -> str:

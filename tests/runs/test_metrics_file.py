@@ -42,6 +42,13 @@ def test_a_resumed_file_is_what_it_would_have_been(tmp_path):
     assert cut.read_bytes() == whole.read_bytes()
 
 
+def test_a_resumed_file_keeps_the_columns_that_its_next_row_lacks(tmp_path):
+    path = tmp_path / "metrics.csv"
+    MetricsFile(path).log_metrics({"x": 1, "y": 2}, step=0)
+    MetricsFile(path, keep_points=1).log_metrics({"y": 3}, step=1)
+    assert rows(path) == [{"step": "0", "x": "1", "y": "2"}, {"step": "1", "x": "", "y": "3"}]
+
+
 def test_the_progress_bar_shows_the_end_of_the_directory(tmp_path):
     trainer = Trainer(logger=MetricsFile(tmp_path / "20260101-1a2b" / "metrics.csv"), accelerator="cpu")
     assert get_standard_metrics(trainer) == {"v_num": "1a2b"}
