@@ -29,7 +29,7 @@ from cbam_lightning.runs.settings import same_value
 from cbam_lightning.studies import read_study
 from cbam_lightning.studies.compare.comparison import compare
 from cbam_lightning.studies.compare.comparison_table import comparison_table
-from cbam_lightning.studies.compare.sources import find_runs
+from cbam_lightning.studies.compare.run_sources import find_runs
 from cbam_lightning.studies.compare.study_arms import study_arms
 from tests.command import call, only_run
 from tests.data import generate

@@ -143,7 +143,7 @@ def _arms(selection: RunSelection) -> tuple[list[Arm], str, list[str]]:
     from cbam_lightning.studies import read_study
     from cbam_lightning.studies.compare.arms import choose_arms, group_arms, saved_arms
     from cbam_lightning.studies.compare.results_file import ENDING, save_results
-    from cbam_lightning.studies.compare.sources import find_runs
+    from cbam_lightning.studies.compare.run_sources import find_runs
     from cbam_lightning.studies.compare.study_arms import study_arms, unfinished_arms
 
     first = selection.runs[0]

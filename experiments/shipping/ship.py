@@ -26,7 +26,7 @@ from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.export_weights import export_weights
 from cbam_lightning.studies.compare.arms import by_seed, require_same
 from cbam_lightning.studies.compare.finished import FinishedRun
-from cbam_lightning.studies.compare.sources import find_runs
+from cbam_lightning.studies.compare.run_sources import find_runs
 from cbam_lightning.weights import load_checkpoint, save_checkpoint
 from cbam_lightning.weights.checkpoint_registry import card_path, files_folder
 from cbam_lightning.weights.entry import Entry

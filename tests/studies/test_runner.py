@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cbam_lightning.studies.compare.sources import find_runs
+from cbam_lightning.studies.compare.run_sources import find_runs
 from tests.command import call
 
 SETTINGS = {

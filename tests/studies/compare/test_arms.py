@@ -4,7 +4,7 @@ import pytest
 
 from cbam_lightning.errors import UsageError
 from cbam_lightning.studies.compare.arms import group_arms
-from cbam_lightning.studies.compare.sources import find_runs
+from cbam_lightning.studies.compare.run_sources import find_runs
 from tests.studies.compare.synthetic import write_run
 
 

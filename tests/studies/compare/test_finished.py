@@ -6,7 +6,7 @@ import pytest
 
 from cbam_lightning.errors import UsageError
 from cbam_lightning.studies.compare import finished
-from cbam_lightning.studies.compare.sources import find_runs
+from cbam_lightning.studies.compare.run_sources import find_runs
 from tests.studies.compare.synthetic import settings, write_run
 
 

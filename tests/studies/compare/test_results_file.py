@@ -11,7 +11,7 @@ from cbam_lightning.errors import UsageError
 from cbam_lightning.studies.compare.arms import Arm, by_seed, group_arms, saved_arms
 from cbam_lightning.studies.compare.finished import FinishedRun
 from cbam_lightning.studies.compare.results_file import save_results
-from cbam_lightning.studies.compare.sources import find_runs
+from cbam_lightning.studies.compare.run_sources import find_runs
 from tests.studies.compare.synthetic import write_run
 
 METRICS_CSV = """epoch,lr-SGD,step,test/top1,train/loss,val/loss,val/top1
