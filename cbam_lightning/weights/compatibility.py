@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cbam_lightning.errors import UsageError, first_names
@@ -33,12 +33,13 @@ def model_of_checkpoint(
     """
     if "pytorch-lightning_version" not in state:
         raise UsageError(f"{path} was not written by Lightning's trainer; pass it as --model.weights.")
-    for name in _NAMES:
-        if isinstance(options.get(name), str):
-            import_class_path(options[name], f"--model.{name}")
     saved = state.get("hyper_parameters", {})
     class_path = saved.get("_class_path", default_class)
-    require_known_classes({**saved, "class_path": class_path}, str(path))
+    named = set(_class_paths({**saved, "class_path": class_path}))
+    for name, value in options.items():
+        if isinstance(value, str) and (name in _NAMES or value in named):
+            import_class_path(value, f"--model.{name}")
+    require_known_classes({**saved, "class_path": class_path}, path)
     init_args = {name: value for name, value in saved.items() if not name.startswith("_")}
     return {"class_path": class_path, "init_args": init_args}
 
@@ -53,18 +54,24 @@ def require_known_classes(values: Any, source: str) -> None:
     Raises:
         UsageError: Names the class, and says how to import its module.
     """
-    if isinstance(values, (list, tuple)):
-        for value in values:
-            require_known_classes(value, source)
-    if not isinstance(values, Mapping):
-        return
-    for name, value in values.items():
-        if name in _NAMES and is_class_path(value) and find_class(value) is None:
+    for value in _class_paths(values):
+        if find_class(value) is None:
             raise UsageError(
                 f"{source} names the class {value!r:.200}, which is not imported; import its module with "
                 f"--imports {value.rpartition('.')[0]:.200}."
             )
-        require_known_classes(value, source)
+
+
+def _class_paths(values: Any) -> Iterator[str]:
+    """Return the import paths of the classes that hyperparameters name, at any depth."""
+    if isinstance(values, (list, tuple)):
+        for value in values:
+            yield from _class_paths(value)
+    elif isinstance(values, Mapping):
+        for name, value in values.items():
+            if name in _NAMES and is_class_path(value):
+                yield value
+            yield from _class_paths(value)
 
 
 def require_same_network(saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:

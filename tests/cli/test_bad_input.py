@@ -45,7 +45,7 @@ def one_line(capsys):
         (f"fit {SMALL} --model.attention_options.redution 8", ["'redution'", "'reduction'"]),
         (f"fit {SMALL} --model.attention_options.reduction 0", ["reduction is 0", "at least 1"]),
         (f"fit {SMALL} --model.network_options.stm cifar", ["'stm'", "'stem'"]),
-        (f"fit {SMALL} --model.network_options.num_classes 5", ["'num_classes'", "argument of its own"]),
+        (f"fit {SMALL} --model.network_options.num_classes 5", ["'num_classes'", "separate argument"]),
         (f"fit {SMALL} --model.network_options.depths 3", ["depths is 3", "one number for each stage"]),
         (f"fit {SMALL} --model.attention_options.channels 4", ["'channels'", "reduction"]),
         (f"fit {SMALL} --model.attention_options.pools 5", ["pools is 5", "avg, max"]),
