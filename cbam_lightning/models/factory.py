@@ -82,9 +82,15 @@ def create_model(
     import_class_path(name, "the network")
     import_class_path(attention, "attention")
     built = build_network(
-        name, attention, attention_options, options,
-        num_classes=num_classes, in_channels=in_channels, weights=weights, strict_weights=strict_weights,
-    )  # fmt: skip
+        name,
+        attention,
+        attention_options,
+        options,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        weights=weights,
+        strict_weights=strict_weights,
+    )
     if built.new_classes:
         warnings.warn(f"{built.new_classes}: the classifier is reinitialised.", stacklevel=2)
     return built.network

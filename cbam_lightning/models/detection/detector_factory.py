@@ -93,9 +93,20 @@ def create_detector(
     import_class_path(attention, "attention")
     import_class_path(backbone_attention, "backbone_attention")
     request = DetectorRequest(
-        name, attention, attention_options, num_classes, class_names, in_channels, backbone_weights,
-        backbone_attention, backbone_attention_options, backbone_options, mean, std, options,
-    )  # fmt: skip
+        name=name,
+        attention=attention,
+        attention_options=attention_options,
+        num_classes=num_classes,
+        class_names=class_names,
+        in_channels=in_channels,
+        backbone_weights=backbone_weights,
+        backbone_attention=backbone_attention,
+        backbone_attention_options=backbone_attention_options,
+        backbone_options=backbone_options,
+        mean=mean,
+        std=std,
+        options=options,
+    )
     checkpoint = None
     if weights is not None:
         checkpoint = open_checkpoint(weights)
