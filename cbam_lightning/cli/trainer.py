@@ -33,6 +33,8 @@ from cbam_lightning.runs.wandb_setup import build_loggers, finish_wandb
 from cbam_lightning.user_code.tracebacks import with_causes
 
 _FINDERS = (LearningRateFinder, BatchSizeFinder)
+# Options of the trainer that decide when training ends.
+_LIMITS = ("max_epochs", "max_steps", "max_time", "min_epochs", "min_steps", "callbacks")
 
 
 def resume_run(args: Sequence[str]) -> None:
@@ -158,8 +160,9 @@ class TrainerCLI(TrainerOptions):
         seeds = StepSeeds()
         if self.subcommand != "fit" or is_trial:
             return [seeds]
-        options = self._get(self.config_init, "save")
-        return [ExactResume(self.run, options, self._checkpoint_io, seeds), seeds]
+        options, trainer = self._get(self.config_init, "save"), self.config[self.subcommand]["trainer"]
+        limits = repr([trainer[name] for name in _LIMITS])
+        return [ExactResume(self.run, options, self._checkpoint_io, seeds, limits), seeds]
 
     def _last_callbacks(self, logs: bool) -> list[Callback]:
         config, parser = self.config[self.subcommand], self._parser(self.subcommand)
@@ -211,6 +214,8 @@ class TrainerCLI(TrainerOptions):
         path = self.checkpoint.best_model_path
         best = Path(path) if path and self._checkpoint_io.is_current(path) else None
         tests = self.run_options.test_after_fit and _can_test(self.model, self.datamodule)
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        callbacks[:] = [callback for callback in callbacks if not isinstance(callback, _FINDERS)]
         if tests and not self.trainer.interrupted:
             self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=best, weights_only=True)
         if self.trainer.is_global_zero:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -26,6 +27,7 @@ class BatchOrder(DistributedSampler[Any]):
 
     Attributes:
         first_batch: First batch of the next pass, for a run that is resumed in mid-epoch.
+        first_image: Images of the epoch, over all devices, that were seen in batches of another size.
     """
 
     def __init__(self, dataset: SplitDataset, batch_size: int, num_replicas: int = 1, rank: int = 0) -> None:
@@ -33,6 +35,7 @@ class BatchOrder(DistributedSampler[Any]):
         self.images = dataset
         self.batch_size = batch_size
         self.first_batch = 0
+        self.first_image = 0
 
 
 class EvalOrder(BatchOrder):
@@ -94,11 +97,34 @@ class TrainOrder(BatchOrder):
     def __len__(self) -> int:
         return -(-self.num_images // self.batch_size)
 
+    @property
+    def _rest(self) -> int:
+        """Images after ``first_image``, on the device with most of them."""
+        left = self.num_drawn - self.first_image
+        rest = -(-left // self.num_replicas)
+        ends_with_one = rest == -(-rest // self.batch_size)
+        # a device with one image less would get an empty batch
+        return rest - 1 if ends_with_one and left % self.num_replicas else rest
+
+    @property
+    def num_batches(self) -> int:
+        """Batches of the next pass, with those before ``first_batch``."""
+        return min(-(-self._rest // self.batch_size), len(self)) if self.first_image else len(self)
+
+    def images_before(self, batch: int) -> int:
+        """Return how many images of this device come before a batch, in the next pass."""
+        if not self.first_image:
+            return min(batch * self.batch_size, self.num_images)
+        return min(self._rest, self.num_batches * self.batch_size) * batch // max(self.num_batches, 1)
+
     def __iter__(self) -> Iterator[list[SampleRequest]]:
         indices, keys = self.own_share()
+        # of the images that were seen, the first is that of rank 0
+        seen = -(-max(self.first_image - self.rank, 0) // self.num_replicas)
         base = derive_seed(Stream.IMAGES, self.run_seed, self.epoch)
-        for start in range(self.first_batch * self.batch_size, self.num_images, self.batch_size):
-            batch = slice(start, min(start + self.batch_size, self.num_images))
+        ends = map(self.images_before, range(self.first_batch, self.num_batches + 1))
+        for start, end in pairwise(ends):
+            batch = slice(seen + start, seen + end)
             yield list(map(SampleRequest, indices[batch].tolist(), image_seeds(base, keys[batch]).tolist()))
 
     def own_share(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -110,6 +136,34 @@ class TrainOrder(BatchOrder):
         generator = torch.Generator().manual_seed(self.order_seed)
         share = self.images.train_share(generator, self.num_replicas, self.rank).numpy()
         return share, share
+
+    def division(self, batches: int) -> dict[str, int]:
+        """Return how the epoch is divided, and how many images were seen after some batches of this pass."""
+        images = min(self.first_image + self.images_before(batches) * self.num_replicas, self.num_drawn)
+        sizes = {"batch_size": self.batch_size, "devices": self.num_replicas}
+        return {"first_image": self.first_image, "images": images, **sizes}
+
+    def continue_after(self, state: Mapping[str, int]) -> int:
+        """Continue an epoch that was begun with batches of any size, on any number of devices.
+
+        Args:
+            state: A ``division``, and the number of its ``batches`` that were returned.
+
+        Returns:
+            The first batch of this order.
+
+        Raises:
+            UsageError: The number of devices has changed, and each reads shards of its own.
+        """
+        if self.images.reads_in_shards and state["devices"] != self.num_replicas:
+            raise UsageError(
+                f"the run was stopped in the middle of an epoch on {state['devices']} devices, each of which "
+                f"reads its own shards, and there are {self.num_replicas} now; resume on as many as before."
+            )
+        same_size = state["batch_size"] * state["devices"] == self.batch_size * self.num_replicas
+        same_batches = same_size and (state["devices"] == self.num_replicas or not state["first_image"])
+        self.first_image = state["first_image"] if same_batches else state["images"]
+        return state["batches"] if same_batches else 0
 
     @property
     def order_seed(self) -> int:
@@ -146,7 +200,7 @@ class BatchLoader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         epoch = self.order.epoch
         if not (self._resumes and epoch == self._epoch):
-            self._batches = 0
+            self._batches = self.order.first_image = 0
         self._epoch, self.order.first_batch, self._resumes = epoch, self._batches, False
         for batch in super().__iter__():
             self._batches += 1
@@ -154,13 +208,44 @@ class BatchLoader(DataLoader[Any]):
         self.order.set_epoch(epoch + 1)  # for a plain loop; Lightning sets the epoch itself
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the epoch and the number of its batches that were returned."""
-        return {"epoch": self._epoch, "batches": self._batches}
+        """Return the epoch, the number of its batches that were returned, and how it is divided."""
+        division = self.order.division(self._batches) if isinstance(self.order, TrainOrder) else {}
+        return {"epoch": self._epoch, "batches": self._batches, **division}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Skip the batches that were already returned in the next pass, if that pass is the same epoch."""
+        """Skip the images that were already returned in the next pass, if that pass is the same epoch.
+
+        Raises:
+            UsageError: The number of devices has changed, and each reads files of its own.
+        """
         self._epoch, self._batches, self._resumes = state_dict["epoch"], state_dict["batches"], True
         self.order.set_epoch(self._epoch)
+        if isinstance(self.order, TrainOrder) and "images" in state_dict:
+            self._batches = self.order.continue_after(state_dict)
+
+    @property
+    def next_batch(self) -> int:
+        """The number of the next batch of the pass that is resumed."""
+        return self._batches
+
+    @property
+    def position(self) -> int:
+        """The next batch, counted so that a whole epoch ends with the pass that is resumed."""
+        number = self.order.num_batches if isinstance(self.order, TrainOrder) else len(self)
+        return len(self) - (number - self._batches)
+
+    def share(self, first: int, batches: int, of: int) -> float:
+        """Return the share of the images of some batches among those of more batches.
+
+        Args:
+            first: The first batch of both, in this pass.
+            batches: The number of batches.
+            of: The number of batches of the whole.
+        """
+        if not isinstance(self.order, TrainOrder):
+            return batches / of
+        start, middle, end = (self.order.images_before(first + number) for number in (0, batches, of))
+        return (middle - start) / (end - start)
 
 
 def collated_already(batch: Any) -> Any:

@@ -41,9 +41,11 @@ class SplitDataset(Dataset[Any], ABC):
 
     Attributes:
         is_streamed: Whether it has to be fetched a shard at a time, in the order of ``train_share``.
+        reads_in_shards: Whether ``train_share`` gives each device shards of its own.
     """
 
     is_streamed: bool = False
+    reads_in_shards: bool = False
 
     @property
     def default_num_workers(self) -> int:

@@ -1,25 +1,20 @@
 """Learning-rate schedules as pure functions of training progress, measured in epochs.
 
-A schedule does not know the trainer. The length of an epoch is that of the data loader (``steps_per_epoch``):
-reading ``trainer.estimated_stepping_batches`` would build the loaders early, and Lightning would forget their
-state on resume (https://github.com/Lightning-AI/pytorch-lightning/issues/20550).
+A schedule does not know the trainer. It counts its steps, or follows a place (``TrainingPlace``), which is
+right also after the batches of a run have changed.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
 
-from lightning_fabric.utilities.data import sized_len
-from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LRSchedulerCallable
-from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DistributedSampler
+from torch.optim.lr_scheduler import LRScheduler
 
 from cbam_lightning.errors import UsageError
 
@@ -41,13 +36,61 @@ class Schedule(ABC):
         """
 
 
-class _FactorLR(LambdaLR):
-    """A ``LambdaLR`` that does not change parameter groups that an optimiser gets later."""
+class Place(Protocol):
+    """A place in a training."""
+
+    @property
+    def epochs(self) -> float:
+        """Epochs that are done, including fractions."""
+
+    @property
+    def max_epochs(self) -> float:
+        """Length of the training in epochs."""
+
+
+class FactorLR(LRScheduler):
+    """The peak learning rate times a factor of the place in the training; it counts steps until it has one.
+
+    It does not change parameter groups that the optimiser gets later.
+
+    Args:
+        optimizer: The optimiser; its learning rates are the peak.
+        factor: Returns the factor from the epochs done and the length of the training in epochs.
+        unit: Steps of this scheduler in an epoch.
+        max_epochs: Length of the training in epochs.
+
+    Attributes:
+        place: The place to follow instead of counting.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, factor: Callable[[float, float], float], unit: float, max_epochs: float
+    ) -> None:
+        self._factor, self._unit, self._max_epochs = factor, unit, max_epochs
+        self.place: Place | None = None
+        super().__init__(optimizer)
 
     def get_lr(self) -> list[float | Tensor]:
         """Return the learning rate of each group."""
-        own = super().get_lr()
+        if self.place is None:
+            factor = self._factor(self.last_epoch / self._unit, self._max_epochs)
+        else:
+            factor = self._factor(self.place.epochs, self.place.max_epochs)
+        own = [peak * factor for peak in self.base_lrs]
         return own + [group["lr"] for group in self.optimizer.param_groups[len(own) :]]
+
+    def correct_rates(self) -> None:
+        """Set the learning rates of the present place, if they are others than the last ones."""
+        rates = self.get_lr()
+        if rates != self._last_lr:
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+            self._last_lr = rates
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the counts and the rates; all else is configured anew."""
+        configured = ("_factor", "_unit", "_max_epochs", "place")
+        return {key: value for key, value in super().state_dict().items() if key not in configured}
 
 
 class _FactorSchedule(Schedule):
@@ -84,7 +127,7 @@ class _FactorSchedule(Schedule):
         return self._decay(epoch, max_epochs)
 
     def build(self, optimizer: Optimizer, steps_per_epoch: float, max_epochs: float) -> dict[str, Any]:
-        """Attach the schedule as a ``LambdaLR``, whose only state is its number of steps.
+        """Attach the schedule as a ``FactorLR``.
 
         Raises:
             UsageError: The rate changes after every step, and the length of an epoch is unknown.
@@ -96,8 +139,11 @@ class _FactorSchedule(Schedule):
                 "--trainer.limit_train_batches to a number of batches, or use --model.schedule Constant."
             )
         unit = steps_per_epoch if self.interval == "step" else 1
-        scheduler = _FactorLR(optimizer, lambda count: self.factor(count / unit, max_epochs))
+        scheduler = FactorLR(optimizer, self._factor_at, unit, max_epochs)
         return {"scheduler": scheduler, "interval": self.interval}
+
+    def _factor_at(self, epoch: float, max_epochs: float) -> float:
+        return self.factor(epoch if self.interval == "step" else math.floor(epoch), max_epochs)
 
 
 class WarmupCosine(_FactorSchedule):
@@ -201,53 +247,3 @@ class TorchSchedule(Schedule):
         """Attach the scheduler."""
         scheduler = self.scheduler(optimizer)
         return {"scheduler": scheduler, "interval": self.interval, "monitor": self.monitor}
-
-
-def steps_per_epoch(trainer: Trainer) -> float:
-    """Return the number of optimiser steps in an epoch, on this process.
-
-    Args:
-        trainer: The trainer, with its data attached, as in ``configure_optimizers``.
-
-    Returns:
-        At least 1: the length of the longest loader divided by the number of processes, limited by
-        ``limit_train_batches``, and divided by ``accumulate_grad_batches``; ``inf`` if a loader has no length
-        and ``limit_train_batches`` is not a number of batches.
-    """
-    data = trainer.fit_loop._data_source.dataloader()
-    loaders = (data if isinstance(data, CombinedLoader) else CombinedLoader(data)).flattened
-    batches = max(_num_batches(loader, trainer.world_size) for loader in loaders)
-    limit = trainer.limit_train_batches
-    if isinstance(limit, int):
-        batches = min(batches, limit)
-    elif limit is not None and not math.isinf(batches):
-        batches = int(batches * limit)
-    steps = batches / trainer.accumulate_grad_batches
-    return steps if math.isinf(steps) else max(1, math.ceil(steps))
-
-
-def _num_batches(loader: Any, world_size: int) -> float:
-    """Return the number of batches on this process."""
-    length = sized_len(loader)
-    if length is None:
-        return math.inf
-    if isinstance(getattr(loader, "sampler", None), DistributedSampler):
-        return length
-    # the sampler that Lightning inserts gives each process ceil(M / world_size) samples
-    if getattr(loader, "drop_last", False) and sized_len(loader.sampler) is not None:
-        return int(math.ceil(len(loader.sampler) / world_size) // loader.batch_size)
-    return math.ceil(length / world_size)
-
-
-def max_epochs(trainer: Trainer, steps: float) -> float:
-    """Return the length of the run in epochs, by whichever of ``max_epochs`` and ``max_steps`` comes first.
-
-    Args:
-        trainer: The trainer.
-        steps: Optimiser steps in one epoch.
-
-    Returns:
-        Epochs, including fractions; ``inf`` if the run has no end.
-    """
-    epochs = math.inf if trainer.max_epochs in (None, -1) else float(trainer.max_epochs or 0)
-    return epochs if trainer.max_steps == -1 or math.isinf(steps) else min(epochs, trainer.max_steps / steps)

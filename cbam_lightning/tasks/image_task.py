@@ -20,7 +20,8 @@ from cbam_lightning.data.data_module import BaseDataModule
 from cbam_lightning.errors import UsageError
 from cbam_lightning.optim.parameter_groups import backbone_modules, parameter_groups, scale_learning_rate
 from cbam_lightning.optim.parameter_groups import freeze as freeze_modules
-from cbam_lightning.optim.schedules import Schedule, WarmupCosine, max_epochs, steps_per_epoch
+from cbam_lightning.optim.place import TrainingPlace, max_epochs, steps_per_epoch
+from cbam_lightning.optim.schedules import FactorLR, Schedule, WarmupCosine
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.next_steps import sharing
 from cbam_lightning.runs.plain import plain_copy
@@ -226,8 +227,10 @@ class ImageTask(LightningModule):
         divide_by_stage(optimizer, self.trainer)
         schedule = self.schedule or WarmupCosine()
         steps = steps_per_epoch(self.trainer)
-        scheduler = schedule.build(optimizer, steps, max_epochs(self.trainer, steps))
-        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+        config = schedule.build(optimizer, steps, max_epochs(self.trainer, steps))
+        if isinstance(config["scheduler"], FactorLR):
+            config["scheduler"].place = TrainingPlace(self.trainer)
+        return {"optimizer": optimizer, "lr_scheduler": config}
 
 
 def _is_plain(value: Any) -> bool:

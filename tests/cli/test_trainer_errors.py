@@ -9,7 +9,7 @@ import yaml
 
 from cbam_lightning.cli import trainer_errors
 from cbam_lightning.models import create_model
-from cbam_lightning.optim.schedules import steps_per_epoch
+from cbam_lightning.optim.place import steps_per_epoch
 from cbam_lightning.runs.half_made import NewFolders
 from cbam_lightning.tasks import Classifier
 from tests.cli.test_bad_input import one_line

@@ -1,5 +1,7 @@
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cbam_lightning.data import FashionMNIST, ImageFolder
 from cbam_lightning.data.arrays import ArrayDataset
@@ -109,7 +111,8 @@ def test_a_pass_goes_on_where_another_stopped(tmp_path, num_workers, batches):
     for _ in range(batches):
         read.append(next(iterator))
     state = loader.state_dict()
-    assert state == {"epoch": 1, "batches": batches} if batches else state["epoch"] == 0
+    division = {"first_image": 0, "images": 4 * batches, "batch_size": 4, "devices": 1}
+    assert state == {"epoch": 1, "batches": batches, **division} if batches else state["epoch"] == 0
     resumed = pets(folder, num_workers).train_dataloader()
     resumed.load_state_dict(state)
     resumed.order.set_epoch(1)
@@ -131,7 +134,37 @@ def test_state_of_another_epoch_is_forgotten():
     loader.load_state_dict({"epoch": 3, "batches": 4})
     loader.order.set_epoch(4)
     assert len(list(loader)) == 9
-    assert loader.state_dict() == {"epoch": 4, "batches": 9}
+    assert loader.state_dict().items() >= {"epoch": 4, "batches": 9}.items()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    num_images=st.integers(2, 70),
+    divisions=st.lists(st.tuples(st.integers(1, 20), st.integers(1, 3)), min_size=1, max_size=4),
+    stops=st.lists(st.integers(0, 70), min_size=4, max_size=4),
+)
+def test_an_epoch_goes_on_with_any_batches_on_any_devices(num_images, divisions, stops):
+    """No image is read twice, and none is left out but those that a whole epoch would leave out."""
+    images, seen, state = dataset(num_images), [], None
+    for number, ((batch_size, devices), stop) in enumerate(zip(divisions, stops, strict=False)):
+        if num_images < devices:
+            return
+        orders = [TrainOrder(images, batch_size, 5, devices, rank) for rank in range(devices)]
+        for order in orders:
+            order.first_batch = 0 if state is None else order.continue_after(state)
+        first = orders[0].first_batch
+        passes = [list(order) for order in orders]
+        assert {len(batches) for batches in passes} == {orders[0].num_batches - first}
+        assert all(0 < len(batch) <= batch_size for batches in passes for batch in batches)
+        is_last = number == len(divisions) - 1
+        end = len(passes[0]) if is_last else min(stop, len(passes[0]))
+        seen += [request.position for batches in passes for batch in batches[:end] for request in batch]
+        state = {"batches": first + end, **orders[0].division(first + end)}
+        assert len(seen) == len(set(seen)) == state["images"]
+    left_out = num_images - len(seen)
+    assert left_out < max(batch_size * devices, 1)
+    if num_images % (batch_size * devices) == 0:
+        assert left_out < devices
 
 
 def test_the_global_batch_is_split_over_the_devices(monkeypatch):

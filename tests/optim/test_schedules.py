@@ -14,7 +14,7 @@ from cbam_lightning.data.arrays import ArrayDataset
 from cbam_lightning.data.loader import BatchLoader, TrainOrder
 from cbam_lightning.errors import UsageError
 from cbam_lightning.optim import Constant, MultiStep, TorchSchedule, WarmupCosine
-from cbam_lightning.optim.schedules import max_epochs, steps_per_epoch
+from cbam_lightning.optim.place import max_epochs, steps_per_epoch
 from tests.tasks.small import classifier, loader, trainer
 
 PEAK = 0.05  # of small.PLAIN_SGD

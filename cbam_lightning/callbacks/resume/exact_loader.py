@@ -19,6 +19,9 @@ from pytorch_lightning.utilities.combined_loader import (
 )
 
 from cbam_lightning.callbacks.resume.generators import OwnGenerators
+from cbam_lightning.data.loader import BatchLoader
+from cbam_lightning.errors import UsageError
+from cbam_lightning.optim.place import current_epoch
 from cbam_lightning.seeding import Stream, derive_seed, seed_all
 
 _LONG_S = 5.0
@@ -41,9 +44,8 @@ class Place:
 
     @property
     def epoch(self) -> int:
-        """The epoch; while a run is being resumed, ``trainer.current_epoch`` is not up to date."""
-        progress: Any = self.trainer.fit_loop.epoch_progress.current
-        return int(progress.processed)
+        """The epoch."""
+        return current_epoch(self.trainer)
 
     def _of_pass(self) -> tuple[int, int]:
         trains = self.stream is Stream.LOADING
@@ -122,19 +124,58 @@ class ExactLoader(CombinedLoader):
                 rank_zero_info(f"Reading {batches} batches again to resume after them: {number + 1} done.")
                 is_announced = True
 
+    @property
+    def position(self) -> int | None:
+        """The number of the next batch after a state was loaded; ``None`` if only the loaders know."""
+        if not self._resumes_itself:
+            return self._state.get("batches")
+        return self.flattened[0].position if isinstance(self.flattened[0], BatchLoader) else None
+
+    @property
+    def _sizes(self) -> list[int | None]:
+        """Images in a batch of each loader, over all devices; ``None`` for what has batches of its own."""
+        devices = self._place.trainer.world_size
+        sizes = [getattr(loader, "batch_size", None) for loader in self.flattened]
+        return [None if size is None else size * devices for size in sizes]
+
     def _state_dicts(self) -> list[dict[str, Any]]:
         if self._resumes_itself:
             return super()._state_dicts()
         loop = self._place.trainer.fit_loop
         ahead = len(getattr(loop._data_fetcher, "batches", ()))
         done = loop.epoch_loop.batch_progress.is_last_batch
-        return [{"epoch": self._epoch, "batches": self._read - ahead, "done": done}]
+        read = {"epoch": self._epoch, "batches": self._read - ahead, "done": done}
+        return [{**read, "sizes": self._sizes, "lengths": list(map(sized_len, self.flattened))}]
 
     def _load_state_dicts(self, states: list[dict[str, Any]]) -> None:
         if self._resumes_itself:
             super()._load_state_dicts(states)
-        else:
-            self._state = states[0] if states else {}
+        elif states:
+            before, now = states[0].get("sizes", self._sizes), self._sizes
+            self._state = {**states[0], "batches": self._in_present_batches(states[0], before, now)}
+
+    def _in_present_batches(self, state: dict[str, Any], before: list[Any], now: list[Any]) -> int:
+        """Return the number of batches that hold the images that were read.
+
+        Raises:
+            UsageError: There is none.
+        """
+        batches = int(state["batches"])
+        known = None not in now or state.get("lengths") == list(map(sized_len, self.flattened))
+        if (before == now and known) or state["done"]:
+            return batches
+        images = batches * before[0] if len(before) == len(now) == 1 and before[0] else 0
+        if not now[0] or not images or images % now[0]:
+            raise UsageError(
+                f"the run was stopped in the middle of an epoch, after {batches} batches of {_text(before)} "
+                f"images on all devices; with batches of {_text(now)} it cannot go on at the same image. "
+                "Finish the epoch with the former batch size and devices, or give a batch size that divides."
+            )
+        return images // int(now[0])
+
+
+def _text(sizes: list[int | None]) -> str:
+    return ", ".join("unknown numbers of" if size is None else str(size) for size in sizes)
 
 
 class _ExactSource(_DataLoaderSource):

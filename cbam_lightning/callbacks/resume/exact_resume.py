@@ -8,17 +8,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities import rank_zero_info
 
 from cbam_lightning.callbacks.resume.accumulated import Accumulated, load_accumulated
+from cbam_lightning.callbacks.resume.changed_options import ChangedOptions, Configured, read_configured
 from cbam_lightning.callbacks.resume.checkpointing import AtomicCheckpointIO, SaveOptions
 from cbam_lightning.callbacks.resume.divergence import LossWatch, has_finite_weights
 from cbam_lightning.callbacks.resume.exact_loader import read_exactly
 from cbam_lightning.callbacks.resume.moments import Moment, prepare_logging, prepare_loops, write_progress
+from cbam_lightning.callbacks.resume.position import continue_epoch, read_position
 from cbam_lightning.callbacks.resume.processes import agree
 from cbam_lightning.callbacks.resume.signals import StopSignals, requeue
-from cbam_lightning.callbacks.resume.typed_options import take_typed_options
 from cbam_lightning.callbacks.step_seeds import StepSeeds
 from cbam_lightning.errors import RunStopped
+from cbam_lightning.optim.place import TrainingPlace, accumulated_batches
+from cbam_lightning.optim.schedules import FactorLR
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.programs import program
 
@@ -44,15 +48,26 @@ class ExactResume(Callback):
         options: How often to save.
         checkpoint_io: Knows whether a checkpoint could not be written.
         seeds: Has the seed of the run; the trainer's next callback, so that steps are seeded after saving.
+        limits: What says when training ends, as text. A run that ended before its last epoch, as
+            ``EarlyStopping`` does it, is trained on only when this has changed.
     """
 
     def __init__(
-        self, run: RunDirectory, options: SaveOptions, checkpoint_io: AtomicCheckpointIO, seeds: StepSeeds
+        self,
+        run: RunDirectory,
+        options: SaveOptions,
+        checkpoint_io: AtomicCheckpointIO,
+        seeds: StepSeeds,
+        limits: str = "",
     ) -> None:
         self.run = run
         self.options = options
         self.checkpoint_io = checkpoint_io
         self.seeds = seeds
+        self.limits = limits
+        self._place: TrainingPlace
+        self._configured: Configured = {}
+        self._changes: ChangedOptions | None = None
         self._signals = StopSignals()
         self._losses = LossWatch()
         self._accumulated = Accumulated()
@@ -69,7 +84,24 @@ class ExactResume(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Read the data so that any batch can be read again."""
         if stage == "fit":
+            self._place = TrainingPlace(trainer)
             read_exactly(trainer, lambda: self.seeds.seed)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare what is configured with the checkpoint, whose optimisers are not loaded yet."""
+        self._configured = read_configured(trainer, pl_module)
+        if self._restored is None:
+            return
+        checkpoint = trainer._checkpoint_connector._loaded_checkpoint
+        epochs = self._restored.get("place", {}).get("epochs", float(checkpoint["epoch"]))
+        before = self._restored.get("configured")
+        self._changes = ChangedOptions(trainer, checkpoint, before, self._configured, epochs)
+        if self._restored.get("ended") == self.limits and self._restored["moment"] == Moment.END:
+            trainer.should_stop = True
+            rank_zero_info(
+                f"{self.run.path} ended before its last epoch, as EarlyStopping does it; to train on, change "
+                "the options of what ended it, or --trainer.max_epochs."
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finish loading, and install the signal handlers."""
@@ -78,15 +110,22 @@ class ExactResume(Callback):
         if self._restored is None:
             return
         self._saved_step = trainer.global_step
+        for config in trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, FactorLR):
+                config.scheduler.place = self._place
         if self._restored["moment"] is not None:
             prepare_loops(trainer, Moment(self._restored["moment"]))
+            continue_epoch(self._place, Moment(self._restored["moment"]), self._restored.get("place"))
         prepare_logging(trainer, self._restored["moment"])
         trainer._logger_connector._callback_metrics.update(self._restored["callback_metrics"])
-        take_typed_options(trainer, pl_module, self._restored["optimizer"])
+        if self._changes is not None:
+            self._changes.apply()
 
     def _restore(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the accumulated state, which a module may have reset in its own ``on_train_start``."""
         if self._restored is not None:
+            # GradientAccumulationScheduler does it at the start of an epoch only
+            trainer.accumulate_grad_batches = accumulated_batches(trainer, trainer.current_epoch)
             load_accumulated(trainer, pl_module, self._restored)
             if self._restored["moment"] == Moment.BATCH:
                 # by which Lightning numbers what is logged; on loading, it counts one step twice
@@ -221,6 +260,9 @@ class ExactResume(Callback):
         state = checkpoint["callbacks"][self.state_key]
         state["logged_steps"] = trainer.fit_loop.epoch_loop._batches_that_stepped
         state["points"] = {type(x).__name__: x.points for x in trainer.loggers if hasattr(x, "points")}
+        state.update(configured=self._configured, place=read_position(self._place, self._moment))
+        if self._moment is Moment.END and trainer.should_stop:
+            state["ended"] = self.limits
         state.update(self._accumulated.read(trainer, pl_module))
         metrics = trainer._logger_connector._callback_metrics
         state["callback_metrics"] = {name: value.cpu() for name, value in metrics.items()}
@@ -231,8 +273,7 @@ class ExactResume(Callback):
         """Keep the state until training starts."""
         state = checkpoint.get("callbacks", {}).get(self.state_key)
         if trainer.state.fn == "fit" and state is not None:
-            options = checkpoint.get("hyper_parameters", {}).get("optimizer")
-            self._restored = {**state, "optimizer": options}
+            self._restored = state
 
 
 def _resume_command(run: RunDirectory) -> str:

@@ -80,6 +80,7 @@ class PackedDataset(TransformedDataset):
         self.positions = positions
         self.is_sparse = len(positions) < SPARSE_SHARE * len(files.slots)
         self.is_streamed = files.store.is_remote and not self.is_sparse
+        self.reads_in_shards = files.store.is_remote or len(files.shards) > OPEN_SHARDS
 
     def read(self, index: int) -> Tensor | BadImage:
         """Decode an image: uint8 (C, H, W)."""
@@ -102,7 +103,7 @@ class PackedDataset(TransformedDataset):
 
     def train_share(self, generator: torch.Generator, num_replicas: int, rank: int) -> Tensor:
         """Return an order that reads few shards at a time, if they must be fetched or are many."""
-        if not self.files.store.is_remote and len(self.files.shards) <= OPEN_SHARDS:
+        if not self.reads_in_shards:
             return super().train_share(generator, num_replicas, rank)
         starts = torch.tensor(self.files.starts)
         shard_of = torch.searchsorted(starts, self.files.slots[self.positions], right=True) - 1
