@@ -66,6 +66,7 @@ class ImageTask(LightningModule):
         self._new_classifier: str | None = None
         self._frozen: list[nn.Module] = []
         self._found_lr: float | None = None
+        self._batch_size: int | None = None
 
     @property
     def lr(self) -> float | None:
@@ -146,6 +147,14 @@ class ImageTask(LightningModule):
         if stage == "fit":
             self._new_classifier = None
 
+    def on_fit_start(self) -> None:
+        """Configure the optimiser again if ``BatchSizeFinder`` has just changed the size of a step."""
+        if self._batch_size != self._found_batch_size():
+            self.trainer.strategy.setup_optimizers(self.trainer)
+
+    def _found_batch_size(self) -> Any:
+        return getattr(getattr(self.trainer, "datamodule", None), "batch_size", None)
+
     def on_validation_start(self) -> None:
         """Refuse to evaluate a classifier that was never trained; checkpoints are loaded before.
 
@@ -218,6 +227,7 @@ class ImageTask(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Build the optimiser of what is not frozen, and the schedule over the length of the run."""
+        self._batch_size = self._found_batch_size()
         optimizer = self.optimizer(parameter_groups(self.network, self.decay_norm_and_bias))
         if self._found_lr is None:
             scale_learning_rate(optimizer, self.trainer, self.lr_batch_size)

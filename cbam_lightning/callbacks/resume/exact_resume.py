@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import BatchSizeFinder
 from pytorch_lightning.utilities import rank_zero_info
 
 from cbam_lightning.callbacks.resume.accumulated import Accumulated, load_accumulated
@@ -108,6 +109,9 @@ class ExactResume(Callback):
         self._signals.install(trainer)
         self._saved_at_s = time.monotonic()
         if self._restored is None:
+            callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+            if any(isinstance(callback, BatchSizeFinder) for callback in callbacks):
+                self._configured = read_configured(trainer, pl_module)  # again, for the found size
             return
         self._saved_step = trainer.global_step
         for config in trainer.lr_scheduler_configs:
@@ -272,7 +276,8 @@ class ExactResume(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Any) -> None:
         """Keep the state until training starts."""
         state = checkpoint.get("callbacks", {}).get(self.state_key)
-        if trainer.state.fn == "fit" and state is not None:
+        # BatchSizeFinder and LearningRateFinder save and load the state before the first step
+        if trainer.state.fn == "fit" and state is not None and checkpoint["global_step"]:
             self._restored = state
 
 

@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pytorch_lightning import Callback, LightningDataModule, Trainer, seed_everything
-from pytorch_lightning.callbacks import GradientAccumulationScheduler
+from pytorch_lightning.callbacks import BatchSizeFinder, GradientAccumulationScheduler
 from torch import nn
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau, StepLR
@@ -371,3 +371,35 @@ def test_accumulation_that_changes_from_epoch_to_epoch(scheduling, stop_after, b
     expected = [PEAK * WarmupCosine().factor(place, 4) for place in places]
     assert [rate for _, rate in record.rates] == pytest.approx(expected, abs=1e-12)
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-12)
+
+
+class Counts(TorchSchedule):
+    """A schedule of a user's, who was told the number of steps in an epoch."""
+
+    def __init__(self): ...
+
+    def build(self, optimizer, steps_per_epoch, max_epochs):
+        scheduler = CosineAnnealingLR(optimizer, T_max=int(steps_per_epoch * max_epochs))
+        return {"scheduler": scheduler, "interval": "step"}
+
+
+@pytest.mark.parametrize("schedule", [None, Counts()])
+@pytest.mark.parametrize("stop_after", [None, 10])
+def test_a_batch_size_that_is_searched_for_gives_the_steps_of_the_schedule(schedule, stop_after):
+    options = {"schedule": schedule, "lr_batch_size": 8}
+    run, record, data = new_run(), Record(stop_after), Data(4)
+    finder = BatchSizeFinder(init_val=8, max_trials=2, margin=0)  # it doubles once
+    if stop_after is None:
+        train(run, Tiny(**options), data, record, finder)
+    else:
+        with pytest.raises(RunStopped):
+            train(run, Tiny(**options), data, record, finder)
+        record = Record(None, record.seen, record.rates)
+        train(run, Tiny(**options), Data(data.batch_size), record)
+    assert data.batch_size == 16
+    places = [step / 4 for step in range(16)]
+    shape = (
+        WarmupCosine().factor if schedule is None else lambda at, end: (1 + math.cos(math.pi * at / end)) / 2
+    )
+    expected = [2 * PEAK * shape(place, 4) for place in places]
+    assert [rate for _, rate in record.rates][-16:] == pytest.approx(expected, abs=1e-12)
