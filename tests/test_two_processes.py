@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from cbam_lightning.optim import WarmupCosine
+from tests.callbacks.resume.interrupting import SendSignal, at
+from tests.data.generate import write_image_folder
+
 REPOSITORY = Path(__file__).parents[1]
 ENVIRONMENT = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
 COMMAND = [sys.executable, "-m", "cbam_lightning"]
@@ -64,6 +68,21 @@ def test_two_processes_train_as_one():
         "best.ckpt",
         "last.ckpt",
     ]
+
+
+def test_one_process_goes_on_as_two_in_the_middle_of_an_epoch(tmp_path):
+    """24 images: three steps of 4, then the other 12 in two steps of 6, then steps of 8."""
+    folder = write_image_folder(tmp_path / "pets")
+    images = f"fit --data ImageFolder --data.root {folder} --data.batch_size 4 --data.size_px 24"
+    network = "--model.network resnet20 --model.network_options.depths [1,1,1] --data.num_workers 0"
+    rate = "--model.optimizer SGD --model.optimizer.lr 0.1 --trainer.max_epochs 3 --run.name one"
+    words = " ".join([images, network, rate, at(SendSignal, 1, 2), QUIET]).split()
+    stopped = subprocess.run([*COMMAND, *words], env=os.environ | ENVIRONMENT, check=False)
+    assert stopped.returncode == 143
+    run("two", COMMAND, "resume runs/default/one", DEVICES)
+    places = [0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1, 7 / 6, 8 / 6, 9 / 6, 7 / 4, 2, 7 / 3, 8 / 3]
+    expected = [0.1 * WarmupCosine().factor(place, 3) for place in places]
+    assert logged("one", "lr-SGD") == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.slow

@@ -141,6 +141,28 @@ def test_a_training_that_has_ended_can_be_lengthened(whole):
     assert differences(run_of("short"), run_of("long")) == []
 
 
+def test_a_run_that_ended_early_is_not_trained_on_unless_what_ended_it_changes():
+    stopping = (
+        "--trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor val/loss "
+        "--trainer.callbacks.patience 1 --trainer.callbacks.min_delta 10 --run.name early"
+    )
+    options = CASES["epochs"].replace("max_epochs 3", "max_epochs 9")
+
+    def epochs():
+        return torch.load(run_of("early") / "checkpoints" / "last.ckpt", weights_only=True)["epoch"]
+
+    for command in (
+        ("fit", TINY, options, stopping),
+        ("fit", TINY, options, stopping),
+        ("resume", run_of("early")),
+    ):
+        assert call(*command) == 0
+        assert epochs() == 2
+    assert "ended before its last epoch" in capsys.readouterr().err
+    assert call("resume", run_of("early"), "--trainer.max_epochs 10") == 0
+    assert epochs() == 3
+
+
 def test_a_run_without_a_checkpoint_begins_anew(whole):
     with pytest.raises(Crash):
         call("fit", TINY, CASES["epochs"], SAVING, "--run.name cut", at(CrashHere, 0, 0))
