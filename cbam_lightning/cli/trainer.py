@@ -20,11 +20,14 @@ from cbam_lightning.callbacks.raw_predictions import RawPredictions
 from cbam_lightning.callbacks.resume.exact_resume import ExactResume, read_points
 from cbam_lightning.callbacks.run_record import RunRecord
 from cbam_lightning.callbacks.step_seeds import StepSeeds
+from cbam_lightning.cli.closed_pipes import outlive_readers
 from cbam_lightning.cli.data_links import require_from_data, unlinked
 from cbam_lightning.cli.monitors import TrainingStart
+from cbam_lightning.cli.processes import settle_rank
 from cbam_lightning.cli.quiet import silence
 from cbam_lightning.cli.trainer_errors import Parts, as_mistake, own_mistake, refuse_checkpoint_io
 from cbam_lightning.cli.trainer_options import TrainerOptions
+from cbam_lightning.cli.worker_errors import worker_failure
 from cbam_lightning.errors import RunStopped, UsageError
 from cbam_lightning.runs.closing_report import fit_report
 from cbam_lightning.runs.directory import RunDirectory
@@ -70,6 +73,7 @@ def run_trainer(args: Sequence[str], resumed: RunDirectory | None = None) -> Non
         OSError: The machine failed: the disk is full, a download broke off, and the like.
     """
     silence()
+    outlive_readers()
     try:
         TrainerCLI(args, resumed)
     except wandb.Error as error:
@@ -113,6 +117,8 @@ class TrainerCLI(TrainerOptions):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer around the run's directory."""
         require_from_data(self.model, self.datamodule, self._given)
+        with self._mistakes(as_mistake):
+            settle_rank(self._get(self.config_init, "trainer"))
         self.run_options = self._get(self.config_init, "run")
         # saved as given: for another metric the other one may be better
         self.config[self.subcommand]["checkpoint"]["mode"] = self._chosen_mode
@@ -193,6 +199,8 @@ class TrainerCLI(TrainerOptions):
             except RunStopped as stop:
                 exit_code = stop.exit_code
                 raise
+            except RuntimeError as error:
+                raise worker_failure(error, self.run) or error  # noqa: B904 - its cause stays, for --debug
             finally:
                 finish_wandb(exit_code)
 

@@ -15,12 +15,14 @@ from typing import Any
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning import Trainer
 
-# What schedulers, service managers and Ctrl-C send.
-_SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
+# What schedulers, service managers, Ctrl-C and a closed terminal send.
+_SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
 
 
 class StopSignals:
-    """Records SIGTERM, SIGINT, SIGUSR1 and SLURM's requeue signal; a second SIGINT stops at once.
+    """Records SIGTERM, SIGINT, SIGUSR1, SIGHUP and SLURM's requeue signal; a second SIGINT stops at once.
+
+    SIGHUP stays ignored under ``nohup``.
 
     Attributes:
         received: The first signal that was received.
@@ -42,6 +44,9 @@ class StopSignals:
         if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
             self._requeue = environment.requeue_signal or signal.SIGUSR1
             numbers.add(self._requeue)
+        hang_up = getattr(signal, "SIGHUP", None)
+        if hang_up is not None and signal.getsignal(hang_up) is signal.SIG_IGN:
+            numbers.discard(hang_up)
         for number in numbers:
             signal.signal(number, self._note)
 

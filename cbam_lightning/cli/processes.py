@@ -1,0 +1,59 @@
+"""The processes that a launcher has started, and whether they are those that the trainer expects."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from pytorch_lightning.strategies import ParallelStrategy
+from pytorch_lightning.trainer.connectors.accelerator_connector import _AcceleratorConnector
+from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
+
+from cbam_lightning.errors import UsageError
+
+
+def settle_rank(options: Mapping[str, Any]) -> None:
+    """Let ``rank_zero_only`` know the rank of this process before anything is written.
+
+    Lightning reads it from ``LOCAL_RANK``, ``SLURM_PROCID`` and the like when it is imported. A run of one
+    process that inherits them, in a job or in a slice of one, is rank 0 all the same.
+
+    Args:
+        options: Options of the trainer.
+
+    Raises:
+        UsageError: A launcher such as ``torchrun`` has started other processes than the trainer expects.
+    """
+    names = inspect.signature(_AcceleratorConnector.__init__).parameters
+    given = {name: value for name, value in options.items() if name in names and value is not None}
+    connector = _AcceleratorConnector(**given)
+    environment = connector.cluster_environment
+    if isinstance(connector.strategy, ParallelStrategy):  # making it has settled the rank
+        if environment.creates_processes_externally:
+            _check_processes(environment, len(connector._parallel_devices), connector._num_nodes_flag)
+        return
+    rank_zero_only.rank = 0  # type: ignore[attr-defined]
+    if environment.creates_processes_externally and environment.world_size() > 1:
+        _tell_of_copies(environment)
+
+
+def _check_processes(environment: ClusterEnvironment, num_devices: int, num_nodes: int) -> None:
+    try:
+        environment.validate_settings(num_devices, num_nodes)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _tell_of_copies(environment: ClusterEnvironment) -> None:
+    """Refuse processes of which each would train by itself; tasks of SLURM may be meant so, as in a study."""
+    text = (
+        f"{environment.world_size()} processes were started, and each is a run of its own on one device; for "
+        "one run on all of them, add --trainer.strategy ddp, --trainer.devices (those of one machine) and "
+        "--trainer.num_nodes."
+    )
+    if not isinstance(environment, SLURMEnvironment):
+        raise UsageError(text)
+    rank_zero_warn(text)

@@ -1,0 +1,101 @@
+"""Worker processes that signals reach, and that cannot hand over their batch."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from torch.utils.data import DataLoader, Dataset
+
+from cbam_lightning.data.worker_processes import EXIT_CANNOT_SEND, set_up_workers
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+class Pids(Dataset):
+    """Item i is the id of the process that reads it."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return os.getpid()
+
+
+class Unsendable(Pids):
+    """Item 1 fails to be handed over, as a tensor does when shared memory is full."""
+
+    def __getitem__(self, index):
+        return Stuck() if index else 0
+
+
+class Stuck:
+    def __reduce__(self):
+        raise OSError(28, "No space left on device")
+
+
+def note(worker):
+    Path(f"noted-{worker}").touch()
+
+
+def as_they_are(items):
+    return items
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_leave_the_signals_to_the_main_process(method):
+    loader = DataLoader(Pids(), 1, num_workers=2, multiprocessing_context=method, worker_init_fn=note)
+    set_up_workers([loader])
+    set_up_workers([loader])
+    batches = iter(loader)
+    pid = int(next(batches))
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
+        os.kill(pid, number)
+    assert pid in [int(batch) for batch in batches]
+    assert {path.name for path in Path().glob("noted-*")} == {"noted-0", "noted-1"}
+
+
+def test_a_loader_without_workers_is_left_alone():
+    loader = DataLoader(Pids(), 1)
+    set_up_workers([loader, [1, 2]])
+    assert loader.worker_init_fn is None
+
+
+@pytest.mark.timeout(60)  # it would wait for ever
+def test_a_batch_that_cannot_be_handed_over_ends_the_worker_at_once(capfd):
+    loader = DataLoader(Unsendable(), 1, num_workers=1, collate_fn=as_they_are)
+    set_up_workers([loader])
+    with pytest.raises(RuntimeError, match=r"DataLoader worker .* exited unexpectedly"):
+        list(loader)
+    assert "a batch could not be handed over: [Errno 28] No space left on device" in capfd.readouterr().err
+    assert EXIT_CANNOT_SEND == os.EX_IOERR
+
+
+STUCK = """
+import time
+from torch.utils.data import DataLoader
+from cbam_lightning.data.worker_processes import set_up_workers
+from tests.data.test_worker_processes import Sleeper
+loader = DataLoader(Sleeper(), 1, num_workers=1)
+set_up_workers([loader])
+batches = iter(loader)
+print(int(next(batches)), flush=True)
+"""
+
+
+class Sleeper(Pids):
+    """Sleeps for ever over its second item."""
+
+    def __getitem__(self, index):
+        return time.sleep(600) if index else os.getpid()
+
+
+def test_a_worker_that_is_stuck_ends_with_the_main_process():
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, "-c", STUCK], env=environment, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(done.stdout), 0)
