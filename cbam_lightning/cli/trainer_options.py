@@ -20,9 +20,11 @@ import cbam_lightning.tasks  # noqa: F401
 from cbam_lightning.callbacks.resume.checkpointing import AtomicCheckpointIO, SaveOptions
 from cbam_lightning.cli.config_classes import leave_out_defaults, refuse_functions
 from cbam_lightning.cli.data_links import link
+from cbam_lightning.cli.home_folder import expand_values
 from cbam_lightning.cli.monitors import AUTO, resolve_monitor
 from cbam_lightning.cli.option_errors import broken_yaml, explain
 from cbam_lightning.cli.own_code import CONFIG_OPTIONS, options_with_values
+from cbam_lightning.cli.predicted_images import default_data, model_of_weights, without_data_set
 from cbam_lightning.errors import UsageError
 from cbam_lightning.runs.directory import RunDirectory, RunOptions, experiment_name
 from cbam_lightning.runs.settings import flatten
@@ -114,6 +116,8 @@ class TrainerOptions(LightningCLI):
         is_local = isinstance(path, str) and path not in ("best", "last", "hpc") and "://" not in path
         if is_local:
             self._fill_in(args[0], str(path))
+        elif args[0] == "predict" and self._given.get("model.weights"):
+            self._fill_in_images(model_of_weights(self._given, _CLASSIFIER))
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as error:
@@ -134,6 +138,15 @@ class TrainerOptions(LightningCLI):
         options = {name.removeprefix("model."): value for name, value in self._given.items()}
         model = model_of_checkpoint(self._checkpoint_io.read(path), path, options, _CLASSIFIER)
         self._parser(command).set_defaults({"model": model})
+        if command == "predict":
+            self._fill_in_images(model)
+
+    def _fill_in_images(self, model: dict[str, Any]) -> None:
+        """Make any images to predict the default data, prepared as a model expects them."""
+        if data := default_data(self._given, model):
+            self._parser("predict").set_defaults({"model": model, "data": data})
+            # of which `require_from_data` would say that nobody gave them
+            self._given |= {f"model.{name}": value for name, value in model["init_args"].items()}
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: ``parse_arguments`` reads the checkpoint."""
@@ -153,6 +166,9 @@ class TrainerOptions(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Resolve the experiment's name, and what makes a checkpoint the best, in the saved configuration."""
         config = self.config[self.subcommand]
+        expand_values(config)
+        if self.subcommand == "predict" and (images := without_data_set(config["data"])):
+            config["data"] = self._parser("predict").parse_object({"data": images})["data"]
         if config["run"]["experiment"] is None:
             config["run"]["experiment"] = experiment_name([str(path) for path in config.get("config") or []])
         self.experiment: str = config["run"]["experiment"]
