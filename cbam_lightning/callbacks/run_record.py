@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import operator
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from pytorch_lightning.loggers import WandbLogger
 from cbam_lightning import __version__
 from cbam_lightning.files import atomic_write
 from cbam_lightning.runs.directory import RunDirectory
+from cbam_lightning.runs.wandb_journal import WandbJournal
 from cbam_lightning.weights.checkpoint import PROVENANCE_KEY
 from cbam_lightning.weights.compatibility import BUILD_OPTIONS
 
@@ -66,8 +69,12 @@ class RunRecord(SaveConfigCallback):
             if isinstance(logger, WandbLogger):
                 known = {"parameters": count_parameters(pl_module), NETWORK_KEY: _described(pl_module)}
                 logger.log_hyperparams({**yaml.safe_load(text), **known})
-                name = f"config-{self.run.id}"
-                logger.experiment.log_artifact(str(self.run.config), name=name, type="config")
+                send = logger.send if isinstance(logger, WandbJournal) else operator.call
+                send(partial(self._log_file, logger))
+
+    def _log_file(self, logger: WandbLogger) -> None:
+        name = f"config-{self.run.id}"
+        logger.experiment.log_artifact(str(self.run.config), name=name, type="config")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the batch size that was searched for: a resumed run does not search again."""

@@ -121,7 +121,7 @@ class TrainerCLI(TrainerOptions):
     def _new_run(self) -> RunDirectory:
         """Make the run's directory, or resume the run of the given name."""
         options, fits = self.run_options, self.subcommand == "fit"
-        folder = Path(options.root) / self.experiment
+        folder = Path(options.root).expanduser() / self.experiment
         self._new_folders = NewFolders(folder / options.name if fits and options.name else folder)
         run = RunDirectory.create(options.root, self.experiment, options.name if fits else None)
         if fits and options.name and run.last.is_file():

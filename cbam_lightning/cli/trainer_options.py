@@ -25,6 +25,7 @@ from cbam_lightning.cli.option_errors import broken_yaml, explain
 from cbam_lightning.cli.own_code import CONFIG_OPTIONS, options_with_values
 from cbam_lightning.errors import UsageError
 from cbam_lightning.runs.directory import RunDirectory, RunOptions, experiment_name
+from cbam_lightning.runs.names import check_names
 from cbam_lightning.runs.settings import flatten
 from cbam_lightning.runs.wandb_setup import WandbOptions
 from cbam_lightning.weights.compatibility import model_of_checkpoint
@@ -156,6 +157,9 @@ class TrainerOptions(LightningCLI):
         if config["run"]["experiment"] is None:
             config["run"]["experiment"] = experiment_name([str(path) for path in config.get("config") or []])
         self.experiment: str = config["run"]["experiment"]
+        if self._resumed is None:
+            fits = self.subcommand == "fit"
+            check_names(config["run"]["root"], self.experiment, config["run"]["name"] if fits else None)
         self._chosen_mode = config["checkpoint"]["mode"]
         resolve_monitor(config)
         options = self._model_options()

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
-from collections.abc import Mapping
+from argparse import Namespace
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
+import wandb
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment  # type: ignore[attr-defined]
 from pytorch_lightning.utilities import rank_zero_only
 
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.lines import LineFile
+from cbam_lightning.runs.wandb_environment import tell_offline
+from cbam_lightning.weights.header import one_line
 
 # Counts the points of a run in W&B, so that a resumed run knows which of them are there.
 POINT = "trainer/point"
+# In W&B's message if the server answers but refuses, such as for an unknown entity
+_REFUSED = re.compile(r"\berror 4\d\d\b")
 
 
 class WandbJournal(WandbLogger):
@@ -44,12 +51,32 @@ class WandbJournal(WandbLogger):
     def experiment(self) -> Any:
         """The W&B run; it has all points of the journal."""
         if self._experiment is None:
-            experiment = super().experiment
-            self._last_there = int(experiment.summary.get(POINT, -1))
-            for point, line in enumerate(self._journal.lines()):
-                if point > self._last_there:
-                    experiment.log({**json.loads(line)["values"], POINT: point})
+            experiment = self._start()
+            self.send(lambda: self._repeat(experiment))
         return self._experiment
+
+    def _start(self) -> Any:
+        """Start the W&B run, offline if the server does not answer.
+
+        Raises:
+            wandb.Error: W&B refuses the run.
+        """
+        try:
+            return super().experiment
+        except wandb.errors.CommError as error:
+            if _REFUSED.search(str(error)):
+                raise
+            tell_offline(one_line(error))
+        self._wandb_init.update(mode="offline", resume=None)
+        self._log_model = False
+        return super().experiment
+
+    def _repeat(self, experiment: Any) -> None:
+        """Send the points of the journal that W&B lacks."""
+        self._last_there = int(experiment.summary.get(POINT, -1))
+        for point, line in enumerate(self._journal.lines()):
+            if point > self._last_there:
+                experiment.log({**json.loads(line)["values"], POINT: point})
 
     @cached_property
     def _journal(self) -> LineFile:
@@ -63,19 +90,38 @@ class WandbJournal(WandbLogger):
         values = {name: value for name, value in point.items() if isinstance(value, (int, float, str))}
         self._journal.append(json.dumps({"values": values}))
         if self.points > self._last_there:
-            self._send(experiment, {**point, POINT: self.points})
+            sent = {**point, POINT: self.points}
+            self.send(lambda: experiment.log(sent))
         self.points += 1
 
-    def _send(self, experiment: Any, point: dict[str, Any]) -> None:
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
+        """Send the configuration; training continues if it cannot be sent."""
+        _ = self.experiment  # a run that W&B refuses is an error
+        self.send(lambda: super(WandbJournal, self).log_hyperparams(params))
+
+    def finalize(self, status: str) -> None:
+        """Upload the checkpoints, if that is wanted; the run ends well if they cannot be sent."""
+        self.send(lambda: super(WandbJournal, self).finalize(status))
+
+    def send(self, call: Callable[[], Any]) -> None:
+        """Call what sends something to W&B, whose service is another process, which may have died.
+
+        Args:
+            call: Sends it; the first error is told, and none ends the training.
+        """
         try:
-            experiment.log(point)
-        except Exception as error:  # W&B's service is another process, which may have died
+            call()
+        except Exception as error:
             if not self._failed:
-                text = f"W&B takes no more points ({error}); `cbam-lightning resume` sends them."
-                warnings.warn(text, stacklevel=2)
+                warnings.warn(lost_text(error), stacklevel=2)
             self._failed = True
 
     @rank_zero_only
     def sync(self) -> None:
         """Wait until the journal is on the disk."""
         self._journal.sync()
+
+
+def lost_text(error: Exception) -> str:
+    """Return the message for what W&B does not take."""
+    return f"W&B takes no more points ({one_line(error)}); `cbam-lightning resume` sends them."

@@ -1,6 +1,8 @@
 import json
+import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +11,10 @@ import pytest
 import yaml
 from PIL import Image
 
+from cbam_lightning.errors import UsageError
 from cbam_lightning.runs.directory import RunDirectory
-from cbam_lightning.runs.wandb_setup import WandbOptions, build_loggers, is_offline
+from cbam_lightning.runs.metrics_file import MetricsFile
+from cbam_lightning.runs.wandb_setup import WandbOptions, build_loggers
 from cbam_lightning.tasks import Classifier
 from cbam_lightning.weights import load_checkpoint
 from tests.command import NO_WANDB, SHORT, SMALL, call, only_run
@@ -92,43 +96,159 @@ def test_switched_off_nothing_of_wandb_is_written(tmp_path):
 # wandb keeps what it has found out, so each question has a process of its own
 ASK = """
 import json, os, sys
-from cbam_lightning.runs.wandb_setup import is_offline
+from cbam_lightning.runs.wandb_environment import is_offline, surrounding_settings
 for variables in json.loads(sys.argv[1]):
     if os.fork() == 0:
         os.environ.update(variables)
-        print(is_offline(), flush=True)
+        print(is_offline(surrounding_settings()), flush=True)
         os._exit(0)
     os.wait()
 """
 
 
-def test_the_run_is_offline_exactly_when_there_is_no_key(monkeypatch, tmp_path):
+def test_the_run_is_offline_if_there_is_no_key_or_no_answer(monkeypatch, tmp_path):
     monkeypatch.delenv("WANDB_MODE")
-    assert is_offline()
-    netrc = tmp_path / "netrc"
-    netrc.write_text(f"machine api.wandb.ai\n  login user\n  password {'0' * 40}\n")
-    netrc.chmod(0o600)
-    cases = (
-        ({"WANDB_API_KEY": "0" * 40}, "False"),
-        ({"NETRC": str(netrc)}, "False"),
-        ({"NETRC": str(netrc), "WANDB_MODE": "offline"}, "True"),
-        ({"WANDB_MODE": "online"}, "False"),
-    )
-    words = [sys.executable, "-c", ASK, json.dumps([variables for variables, _ in cases])]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert done.stdout.split()[-4:] == [expected for _, expected in cases]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server_url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        netrc = tmp_path / "netrc"
+        netrc.write_text(f"machine {server_url[7:]}\n  login user\n  password {'0' * 40}\n")
+        netrc.chmod(0o600)
+        there = {"WANDB_BASE_URL": server_url}
+        nowhere = {"WANDB_BASE_URL": "http://127.0.0.1:9"}
+        key = {"WANDB_API_KEY": "0" * 40}
+        cases = (
+            (there, "True"),
+            (there | key, "False"),
+            (there | {"NETRC": str(netrc)}, "False"),
+            (there | {"NETRC": str(netrc), "WANDB_MODE": "offline"}, "True"),
+            (there | {"WANDB_MODE": "online"}, "False"),
+            (nowhere | key, "True"),
+            (nowhere | key | {"WANDB_MODE": "online"}, "True"),
+            (nowhere | key | {"HTTP_PROXY": server_url, "NO_PROXY": ""}, "False"),
+            (nowhere | key | {"HTTP_PROXY": server_url, "NO_PROXY": "127.0.0.1"}, "True"),
+        )
+        words = [sys.executable, "-c", ASK, json.dumps([variables for variables, _ in cases])]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+    answers = [line for line in done.stdout.splitlines() if line in ("True", "False")]
+    assert answers == [expected for _, expected in cases]
+    assert done.stderr.count("http://127.0.0.1:9 does not answer; the run is recorded here") == 3
+
+
+def sent(run, options=None, experiment="x/y"):
+    logger, metrics_file = build_loggers(RunDirectory(run), experiment, options or WandbOptions(), "test")
+    assert Path(metrics_file.save_dir) == run
+    return logger._wandb_init
 
 
 def test_the_options_reach_wandb(tmp_path):
-    options = WandbOptions(project="p", entity="e", group="g", log_model=True)
-    wandb_logger, metrics_file = build_loggers(RunDirectory(tmp_path), "x/y", options, "test")
-    sent = wandb_logger._wandb_init
-    assert (sent["project"], sent["entity"], sent["group"], sent["name"]) == ("p", "e", "g", "x/y")
-    assert (sent["id"], sent["dir"], sent["job_type"]) == (tmp_path.name, str(tmp_path), "test")
+    options = WandbOptions(project="p", entity="e", group="g", name="n", log_model=True)
+    logger, _ = build_loggers(RunDirectory(tmp_path), "x/y", options, "test")
+    values = logger._wandb_init
+    assert (values["project"], values["entity"], values["group"], values["name"]) == ("p", "e", "g", "n")
+    assert (values["id"], values["dir"], values["job_type"]) == (tmp_path.name, str(tmp_path), "test")
     # checkpoints cannot be uploaded without a connection
-    assert sent["mode"] == "offline"
-    assert wandb_logger._log_model is False
-    assert Path(metrics_file.save_dir) == tmp_path
+    assert values["mode"] == "offline"
+    assert logger._log_model is False
+
+
+VARIABLES = {
+    "project": ("WANDB_PROJECT", "p", "cbam_lightning"),
+    "entity": ("WANDB_ENTITY", "e", None),
+    "name": ("WANDB_NAME", "n", "x/y"),
+    "group": ("WANDB_RUN_GROUP", "g", "x/y"),
+    "tags": ("WANDB_TAGS", "a,b", None),
+    "notes": ("WANDB_NOTES", "why", None),
+    "job_type": ("WANDB_JOB_TYPE", "j", "test"),
+    "dir": ("WANDB_DIR", "/somewhere", None),
+}
+
+
+@pytest.mark.parametrize("option", VARIABLES)
+def test_an_option_wins_then_the_environment_then_our_default(tmp_path, monkeypatch, option):
+    variable, value, default = VARIABLES[option]
+    if option != "dir":
+        assert sent(tmp_path / "a")[option] == default
+    monkeypatch.setenv(variable, value)
+    given = ("a", "b") if option == "tags" else value
+    assert sent(tmp_path / "b")[option] == given
+    if hasattr(WandbOptions, option):
+        typed = ["typed"] if option == "tags" else "typed"
+        assert sent(tmp_path / "c", WandbOptions(**{option: typed}))[option] == typed
+
+
+def test_a_run_stays_where_it_is_in_wandb_when_it_is_resumed(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_PROJECT", "first")
+    monkeypatch.setenv("WANDB_TAGS", "a,b")
+    assert sent(tmp_path)["project"] == "first"
+    monkeypatch.setenv("WANDB_PROJECT", "second")
+    monkeypatch.delenv("WANDB_TAGS")
+    values = sent(tmp_path)
+    assert (values["project"], list(values["tags"])) == ("first", ["a", "b"])
+    assert sent(tmp_path, WandbOptions(project="typed"))["project"] == "typed"
+    assert sent(tmp_path)["project"] == "typed"
+    assert sent(tmp_path / "new")["project"] == "second"
+
+
+def test_what_wandb_init_wrote_counts_after_the_environment(tmp_path, monkeypatch):
+    Path("wandb").mkdir()
+    Path("wandb/settings").write_text("[default]\nproject = filed\nentity = team\n")
+    monkeypatch.setenv("WANDB_ENTITY", "e")
+    values = sent(tmp_path / "run")
+    assert (values["project"], values["entity"]) == ("filed", "e")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("WANDB_MODE", "onlin", r"WANDB_MODE=onlin: Input should be 'online', 'offline'"),
+        ("WANDB_MODE", "Offline", r"WANDB_MODE=Offline: Input should be 'online', 'offline'"),
+        ("WANDB_CONSOLE", "no", "WANDB_CONSOLE=no: Input should be 'auto', 'off'"),
+        ("WANDB_PROJECT", "a/b", "WANDB_PROJECT=a/b: Invalid project name"),
+        ("WANDB_INIT_TIMEOUT", "soon", "WANDB_INIT_TIMEOUT=soon: Input should be a valid number"),
+        ("WANDB_BASE_URL", "api", "WANDB_BASE_URL=api: "),
+    ],
+)
+def test_a_variable_that_wandb_does_not_understand_is_refused(tmp_path, monkeypatch, variable, value, words):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UsageError, match=words):
+        sent(tmp_path)
+
+
+def test_an_option_that_wandb_does_not_understand_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="Invalid project name 'a#b'"):
+        sent(tmp_path, WandbOptions(project="a#b"))
+
+
+def test_an_empty_variable_is_none(tmp_path, monkeypatch):
+    for name in ("WANDB_PROJECT", "WANDB_TAGS", "WANDB_CONSOLE"):
+        monkeypatch.setenv(name, "")
+    values = sent(tmp_path)
+    assert (values["project"], values["tags"]) == ("cbam_lightning", None)
+
+
+@pytest.mark.parametrize(("variable", "value"), [("WANDB_MODE", "disabled"), ("WANDB_DISABLED", "true")])
+def test_the_environment_can_switch_wandb_off(tmp_path, monkeypatch, caplog, variable, value):
+    monkeypatch.setenv(variable, value)
+    (only,) = build_loggers(RunDirectory(tmp_path), "x", WandbOptions(), "fit")
+    assert isinstance(only, MetricsFile)
+    assert not (tmp_path / "wandb").exists()
+
+
+def test_settings_of_the_user_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_CONSOLE", "wrap")
+    settings = sent(tmp_path)["settings"]
+    assert (settings.console, settings.init_timeout) == ("wrap", 20)
+    assert "console" not in settings.model_fields_set
+
+
+def test_where_the_home_cannot_be_written_the_run_is(tmp_path, monkeypatch):
+    for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME", "HOME"):
+        monkeypatch.setenv(name, "/dev/null/home")
+    sent(tmp_path)
+    assert os.environ["WANDB_DATA_DIR"] == str(tmp_path / "wandb" / "data_dir")
+    assert os.environ["WANDB_CACHE_DIR"] == str(tmp_path / "wandb" / "cache_dir")
 
 
 def test_a_run_that_fails_is_shown_as_failed(monkeypatch):
