@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import wandb
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import BatchSizeFinder, LearningRateFinder, LearningRateMonitor
 from pytorch_lightning.utilities import rank_zero_info
@@ -70,9 +69,6 @@ def run_trainer(args: Sequence[str], resumed: RunDirectory | None = None) -> Non
     silence()
     try:
         TrainerCLI(args, resumed)
-    except wandb.Error as error:
-        advice = "Set WANDB_MODE=offline to record the run here and upload it later."
-        raise ConnectionError(f"W&B: {error}. {advice}") from None
     except ValueError as error:
         # jsonargparse wraps the error of a class that it makes in one about types
         mistakes = (cause for cause in with_causes(error) if isinstance(cause, UsageError))

@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import yaml
+
 Settings = dict[str, Any]
 
 # Where a run is stored, and how it is tracked and saved: not what it computes.
@@ -60,7 +62,7 @@ def without_filing(settings: Settings) -> Settings:
 def same_value(written: Any, resolved: Any) -> bool:
     """Return whether a setting that a user wrote equals the one that a run resolved.
 
-    A class may be named without its module, and YAML reads ``1e-4`` as text.
+    A class may be named without its module, and a number or a truth value may be written as text.
 
     Args:
         written: From a YAML file or an option.
@@ -68,6 +70,8 @@ def same_value(written: Any, resolved: Any) -> bool:
     """
     if isinstance(written, str) and isinstance(resolved, str):
         return f".{resolved}".endswith(f".{written}")
+    if isinstance(written, str) and isinstance(resolved, bool):
+        return yaml.safe_load(written) is resolved
     if isinstance(written, str) and isinstance(resolved, (int, float)):
         with contextlib.suppress(ValueError):
             return float(written) == resolved

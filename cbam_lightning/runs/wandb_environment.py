@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -16,6 +17,7 @@ import wandb.env
 from pytorch_lightning.utilities import rank_zero_info
 
 from cbam_lightning.errors import UsageError
+from cbam_lightning.weights.header import one_line
 
 _CONNECT_S = 5.0
 # Hugging Face's rule; W&B itself ignores the variable
@@ -94,9 +96,22 @@ def _has_key() -> bool:
     session: Any = wandb.setup().settings
     before, session.silent = session.silent, True  # else it asks the server for the name of the user
     try:
-        return wandb.login(prompt=False, verify=False)
+        with as_mistakes():
+            return wandb.login(prompt=False, verify=False)
     finally:
         session.silent = before
+
+
+@contextmanager
+def as_mistakes() -> Iterator[None]:
+    """Turn what W&B refuses, such as an API key, into a ``UsageError``."""
+    try:
+        yield
+    except wandb.Error as error:
+        advice = "Set WANDB_MODE=offline to record the run here and upload it later"
+        raise UsageError(
+            f"W&B: {one_line(error)}. {advice}, or leave it out: --wandb.enabled false."
+        ) from None
 
 
 def is_reachable(settings: wandb.Settings, timeout_s: float = _CONNECT_S) -> bool:
@@ -129,10 +144,13 @@ def is_reachable(settings: wandb.Settings, timeout_s: float = _CONNECT_S) -> boo
 
 def find_homes(folder: Path) -> None:
     """Let W&B write to a run's folder what it cannot write to the user's home."""
-    for variable, home in _HOMES.items():
-        if not _can_write(usual := Path(home())):
-            os.environ[variable] = str(folder / "wandb" / variable.removeprefix("WANDB_").lower())
-            rank_zero_info(f"W&B cannot write to {usual}; it uses the folder of the run.")
+    closed = {variable: Path(home()) for variable, home in _HOMES.items()}
+    closed = {variable: path for variable, path in closed.items() if not _can_write(path)}
+    for variable in closed:
+        os.environ[variable] = str(folder / "wandb" / variable.removeprefix("WANDB_").lower())
+    if closed:
+        paths = " and ".join(map(str, closed.values()))
+        rank_zero_info(f"W&B cannot write to {paths}; it uses the folder of the run.")
 
 
 def _can_write(folder: Path) -> bool:

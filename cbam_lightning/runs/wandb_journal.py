@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Mapping
@@ -17,13 +16,11 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.lines import LineFile
-from cbam_lightning.runs.wandb_environment import tell_offline
+from cbam_lightning.runs.wandb_environment import as_mistakes, tell_offline
 from cbam_lightning.weights.header import one_line
 
 # Counts the points of a run in W&B, so that a resumed run knows which of them are there.
 POINT = "trainer/point"
-# In W&B's message if the server answers but refuses, such as for an unknown entity
-_REFUSED = re.compile(r"\berror 4\d\d\b")
 
 
 class WandbJournal(WandbLogger):
@@ -56,20 +53,22 @@ class WandbJournal(WandbLogger):
         return self._experiment
 
     def _start(self) -> Any:
-        """Start the W&B run, offline if the server does not answer.
+        """Start the W&B run, offline if the server does not answer as it should.
 
         Raises:
-            wandb.Error: W&B refuses the run.
+            UsageError: W&B refuses the run.
         """
-        try:
+        with as_mistakes():
+            try:
+                return super().experiment
+            except wandb.errors.CommError as error:
+                if isinstance(error, wandb.errors.AuthenticationError):
+                    raise
+                tell_offline(one_line(error))
+            wandb.teardown()  # its service still has a run of this id
+            self._wandb_init.update(mode="offline", resume=None)
+            self._log_model = False
             return super().experiment
-        except wandb.errors.CommError as error:
-            if _REFUSED.search(str(error)):
-                raise
-            tell_offline(one_line(error))
-        self._wandb_init.update(mode="offline", resume=None)
-        self._log_model = False
-        return super().experiment
 
     def _repeat(self, experiment: Any) -> None:
         """Send the points of the journal that W&B lacks."""
@@ -113,7 +112,7 @@ class WandbJournal(WandbLogger):
             call()
         except Exception as error:
             if not self._failed:
-                warnings.warn(lost_text(error), stacklevel=2)
+                tell_lost(error)
             self._failed = True
 
     @rank_zero_only
@@ -122,6 +121,7 @@ class WandbJournal(WandbLogger):
         self._journal.sync()
 
 
-def lost_text(error: Exception) -> str:
-    """Return the message for what W&B does not take."""
-    return f"W&B takes no more points ({one_line(error)}); `cbam-lightning resume` sends them."
+def tell_lost(error: Exception) -> None:
+    """Say that W&B does not take what it is sent; Python shows a warning of one line of code once."""
+    text = f"W&B takes no more points ({one_line(error)}); `cbam-lightning resume` sends them."
+    warnings.warn(text, stacklevel=1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.metrics_file import MetricsFile
 from cbam_lightning.runs.programs import program
 from cbam_lightning.runs.wandb_environment import check_settings, find_homes, is_offline, surrounding_settings
-from cbam_lightning.runs.wandb_journal import WandbJournal, lost_text
+from cbam_lightning.runs.wandb_journal import WandbJournal, tell_lost
 
 # What W&B calls the options in its settings, and what they are without a word of the user.
 _FIELDS = {
@@ -186,7 +185,7 @@ def finish_wandb(exit_code: int) -> None:
     try:
         wandb.finish(exit_code=exit_code)
     except Exception as error:  # W&B's service is another process, which may have died
-        warnings.warn(lost_text(error), stacklevel=2)
+        tell_lost(error)
         with suppress(Exception):
             wandb.teardown()  # else it is tried again, with a traceback, when Python ends
         unset_globals()

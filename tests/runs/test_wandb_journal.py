@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import wandb
 
+from cbam_lightning.errors import UsageError
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.wandb_setup import WandbOptions, build_loggers, finish_wandb
 from tests.runs.recordings import points, read_back
@@ -130,7 +131,7 @@ def online(tmp_path, monkeypatch, error):
     def init(**options):
         asked.append(options["mode"])
         if options["mode"] != "offline":
-            raise wandb.errors.CommError(error)
+            raise error
         return Server(-1)
 
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -141,14 +142,16 @@ def online(tmp_path, monkeypatch, error):
 
 
 def test_a_run_is_recorded_here_if_wandb_does_not_answer(tmp_path, monkeypatch):
-    logger, asked = online(tmp_path, monkeypatch, "Timed out initializing run: context deadline exceeded")
+    error = wandb.errors.CommError("Timed out initializing run: context deadline exceeded")
+    logger, asked = online(tmp_path, monkeypatch, error)
     logger.log_metrics({"x": 1})
     assert asked == [None, "offline"]
     assert [point["x"] for point in logger.experiment.sent] == [1]
 
 
 def test_what_wandb_refuses_is_an_error(tmp_path, monkeypatch):
-    logger, asked = online(tmp_path, monkeypatch, "returned error 404: entity nobody not found")
-    with pytest.raises(wandb.errors.CommError):
+    error = wandb.errors.AuthenticationError("the API key is not valid")
+    logger, asked = online(tmp_path, monkeypatch, error)
+    with pytest.raises(UsageError, match=r"W&B: the API key is not valid\. Set WANDB_MODE=offline"):
         logger.log_hyperparams({"x": 1})
     assert asked == [None]
