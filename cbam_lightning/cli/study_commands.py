@@ -171,8 +171,6 @@ def _runs_of(plan: Study) -> str:
     if plan.folder.is_dir():
         return str(plan.folder)
     if plan.results is None:
-        file = plan.path
-        raise UsageError(
-            f"{file} has no run in {plan.folder}; make them: `cbam-lightning study {shlex.quote(str(file))}`."
-        )
+        command = f"`cbam-lightning study {shlex.quote(str(plan.path))}`"
+        raise UsageError(f"{plan.path} has no run in {plan.folder}; make them: {command}.")
     return str(plan.results)

@@ -21,6 +21,7 @@ from cbam_lightning.weights.header import one_line
 
 # Counts the points of a run in W&B, so that a resumed run knows which of them are there.
 POINT = "trainer/point"
+_LOST: set[str] = set()  # ids of the runs of which W&B takes no more points
 
 
 class WandbJournal(WandbLogger):
@@ -40,7 +41,6 @@ class WandbJournal(WandbLogger):
         super().__init__(**options)
         self.points = keep_points
         self._run = run
-        self._failed = False
         self._last_there = -1  # the last point that W&B had before
 
     @property
@@ -67,6 +67,7 @@ class WandbJournal(WandbLogger):
                 tell_offline(one_line(error))
             wandb.teardown()  # its service still has a run of this id
             self._wandb_init.update(mode="offline", resume=None)
+            self._wandb_init["settings"].silent = True
             self._log_model = False
             return super().experiment
 
@@ -111,9 +112,7 @@ class WandbJournal(WandbLogger):
         try:
             call()
         except Exception as error:
-            if not self._failed:
-                tell_lost(error)
-            self._failed = True
+            tell_lost(self._run.id, error)
 
     @rank_zero_only
     def sync(self) -> None:
@@ -121,7 +120,15 @@ class WandbJournal(WandbLogger):
         self._journal.sync()
 
 
-def tell_lost(error: Exception) -> None:
-    """Say that W&B does not take what it is sent; Python shows a warning of one line of code once."""
+def tell_lost(run_id: str, error: Exception) -> None:
+    """Say once for a run that W&B does not take what it is sent.
+
+    Args:
+        run_id: Its id in W&B.
+        error: What W&B raised.
+    """
+    if run_id in _LOST:
+        return
+    _LOST.add(run_id)
     text = f"W&B takes no more points ({one_line(error)}); `cbam-lightning resume` sends them."
     warnings.warn(text, stacklevel=1)

@@ -185,7 +185,7 @@ def finish_wandb(exit_code: int) -> None:
     try:
         wandb.finish(exit_code=exit_code)
     except Exception as error:  # W&B's service is another process, which may have died
-        tell_lost(error)
+        tell_lost(wandb.run.id, error)
         with suppress(Exception):
             wandb.teardown()  # else it is tried again, with a traceback, when Python ends
         unset_globals()

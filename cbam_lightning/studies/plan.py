@@ -166,9 +166,8 @@ def read_study(path: str | Path) -> Study:
     _check(values, path)
     files = {name: path.parent / values[name] for name in ("config", "results") if values.get(name)}
     values["settings"] = as_typed(values.get("settings") or {}, texts.get("settings"))
-    values["arms"] = {
-        arm: as_typed(options or {}, texts["arms"][arm]) for arm, options in values["arms"].items()
-    }
+    arms = values["arms"].items()
+    values["arms"] = {arm: as_typed(options or {}, texts["arms"][arm]) for arm, options in arms}
     return Study(path, **{**values, **files, "seeds": tuple(values["seeds"])})
 
 
@@ -190,9 +189,8 @@ def _check(values: Mapping[str, Any], path: Path) -> None:
         raise UsageError(f"{path} should have {wrong[0]}.")
     for name in [*Path(experiment_name([path])).parts, *arms]:
         if fault := fault_of_folder(name):
-            raise UsageError(
-                f"{path}: {name!r:.80} cannot be the name of a study or an arm: {fault}; rename it."
-            )
+            what = "cannot be the name of a study or an arm"
+            raise UsageError(f"{path}: {name!r:.80} {what}: {fault}; rename it.")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

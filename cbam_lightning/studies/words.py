@@ -1,9 +1,9 @@
 """YAML whose names are the words that were typed.
 
 YAML 1.1 reads the words ``no``, ``yes``, ``on`` and ``off`` as truth values, ``1:30`` and ``010`` as other
-numbers and ``2026-11-26`` as a date (https://yaml.org/type/bool.html). Here only ``true``, ``false``, ``null``
-and decimal numbers are more than words, as in YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema), and a
-key is always a word.
+numbers and ``2026-11-26`` as a date (https://yaml.org/type/bool.html). Here only ``true``, ``false``,
+``null`` and decimal numbers are more than words, nearly as in YAML 1.2
+(https://yaml.org/spec/1.2.2/#103-core-schema), and a key is always a word.
 """
 
 from __future__ import annotations
@@ -38,9 +38,8 @@ class _Words(yaml.SafeLoader):
                 key.tag = "tag:yaml.org,2002:str"
             words = [key.value for key in keys]
             if twice := [word for word in words if words.count(word) > 1]:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{twice[0]!r} occurs twice", node.start_mark
-                )
+                problem = f"{twice[0]!r} occurs twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -78,9 +77,7 @@ def as_typed(options: Mapping[str, Any], texts: Mapping[str, Any]) -> dict[str, 
         options: From ``read_words``.
         texts: The same options from ``read_texts``.
     """
-    ambiguous = {
-        key
+    return {
+        key: texts[key] if isinstance(value, (int, float)) and json.dumps(value) != texts[key] else value
         for key, value in options.items()
-        if isinstance(value, (int, float)) and json.dumps(value) != texts[key]
     }
-    return {key: texts[key] if key in ambiguous else value for key, value in options.items()}

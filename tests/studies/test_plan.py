@@ -139,35 +139,21 @@ def test_a_run_of_other_settings_is_not_taken_for_one_of_the_study(written, fini
 
 
 # words that YAML 1.1, or even 1.2, takes for something else
-WORDS = (
-    "no",
-    "yes",
-    "on",
-    "Off",
-    "null",
-    "~",
-    "true",
-    "1",
-    "1.10",
-    "1e3",
-    "010",
-    "1:30",
-    "2026-11-26",
-    ".inf",
-)
+WORDS = ("no", "yes", "on", "Off", "true", "1", "1.10", "1e3", "010", "1:30", "2026-11-26", ".inf")
 
 
 def test_the_name_of_an_arm_is_the_word_that_was_typed(written):
-    arms = "".join(f"  {word}: {{}}\n" for word in WORDS if word != "~")
-    study = read_study(written(f"config: base.yaml\nseeds: [0]\narms:\n{arms}  lr=0.1:\n  a b:\n  läufe:\n"))
-    expected = [*(word for word in WORDS if word != "~"), "lr=0.1", "a b", "läufe"]
+    expected = [*WORDS, "null", "lr=0.1", "a b", "läufe"]
+    arms = "".join(f"  {word}:\n" for word in expected)
+    study = read_study(written(f"config: base.yaml\nseeds: [0]\narms:\n{arms}"))
     assert [run.arm for run in study.runs] == expected
     assert [run.directory.path.parent.name for run in study.runs] == expected
 
 
-@pytest.mark.parametrize("word", [word for word in WORDS if word not in ("null", "~")])
+@pytest.mark.parametrize("word", WORDS)
 def test_a_name_among_the_options_is_the_word_that_was_typed(written, monkeypatch, word):
-    text = f"config: base.yaml\nseeds: [0]\nsettings:\n  wandb.notes: {word}\narms:\n  a:\n    wandb.group: {word}\n"
+    text = "config: base.yaml\nseeds: [0]\n"
+    text += f"settings:\n  wandb.notes: {word}\narms:\n  a:\n    wandb.group: {word}\n"
     (run,) = read_study(written(text)).runs
     wandb = parsed(shlex.split(run.command)[1:], monkeypatch)["wandb"]
     assert (wandb["notes"], wandb["group"]) == (word, word)
