@@ -76,6 +76,33 @@ def test_an_offline_run_holds_config_metrics_and_media(capsys):
     assert f"run-{run.name}.wandb" in synced.stdout + synced.stderr
 
 
+NO_TEST = "--run.test_after_fit false"
+
+
+def test_the_command_takes_names_from_the_surroundings(monkeypatch):
+    for name, value in {"PROJECT": "p", "NAME": "n", "RUN_GROUP": "g", "TAGS": "a,b", "ENTITY": "e"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    assert call("fit", SMALL, SHORT, NO_TEST, "--run.name 'lr=0.1 ä' --wandb.notes why") == 0
+    run = only_run()
+    assert run.name == "lr=0.1 ä"
+    _, records = read_back(run)
+    start = next(r["run"] for r in records if "project" in r.get("run", {}))
+    assert (start["project"], start["entity"], start["display_name"]) == ("p", "e", "n")
+    assert (start["run_group"], start["tags"], start["notes"]) == ("g", ["a", "b"], "why")
+    assert re.fullmatch(r"lr-0\.1---[0-9a-f]{6}", start["run_id"])
+    # the file repeats the run, not its surroundings
+    saved = yaml.safe_load((run / "config.yaml").read_text())["wandb"]
+    assert (saved["project"], saved["group"], saved["notes"]) == (None, None, "why")
+
+
+@pytest.mark.parametrize("name", ["..", "''", "=-a", ":#/", "'a\nb'"])
+def test_the_command_refuses_a_name_before_anything_is_made(name, capsys):
+    assert call("fit", SMALL, SHORT, f"--run.name{name}" if name[0] == "=" else f"--run.name {name}") == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert "cannot be a folder of runs" in line
+    assert not any(Path().iterdir())
+
+
 def test_two_runs_do_not_collide():
     for _ in range(2):
         assert call("fit", SMALL, SHORT) == 0
@@ -243,7 +270,8 @@ def test_settings_of_the_user_are_kept(tmp_path, monkeypatch):
 
 def test_where_the_home_cannot_be_written_the_run_is(tmp_path, monkeypatch):
     for name in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that it is restored
+        monkeypatch.delenv(name)
     for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME", "HOME"):
         monkeypatch.setenv(name, "/dev/null/home")
     sent(tmp_path)
