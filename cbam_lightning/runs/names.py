@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 from cbam_lightning.errors import UsageError
 
 _LONGEST = 255  # bytes of a name on Linux, characters on macOS and Windows
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # on Windows
+_ON_WINDOWS = os.name == "nt"
+# https://learn.microsoft.com/windows/win32/fileio/naming-a-file
+_WINDOWS_FORBIDS = re.compile(r'(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*[<>:"|?*].*|.*\.', re.IGNORECASE)
 # An artifact's name is `config-` and the id: letters, digits, `_`, `.` and `-`, at most 128 (wandb 0.31)
 _LONGEST_ID = 100
 
 
 def fault_of_folder(name: str) -> str | None:
-    """Return why a name cannot be that of one folder on every system; ``None`` if it can."""
+    """Return why a name cannot be that of one folder of runs; ``None`` if it can."""
     faults = {
         "it is empty": not name.strip(),
         "it stands for another folder": name in (".", ".."),
         "it has a slash": "/" in name or "\\" in name,
         "it has characters that cannot be printed": not name.isprintable(),
-        "it starts or ends with a space, or ends with a dot": name != name.strip().rstrip("."),
+        "it starts or ends with a space": name != name.strip(),
         "commands take it for an option": name.startswith("-"),
-        "a shell takes it for a home folder": name.startswith("~"),
+        # fsspec, through which Lightning saves, reads it as an address, and saves elsewhere
         "with :: it looks like the address of a remote file": "::" in name,
-        "Windows reserves it": _RESERVED.fullmatch(name) is not None,
+        "Windows forbids it": _ON_WINDOWS and _WINDOWS_FORBIDS.fullmatch(name) is not None,
         f"it is longer than {_LONGEST} bytes": len(name.encode(errors="replace")) > _LONGEST,
     }
     return next((fault for fault, applies in faults.items() if applies), None)
@@ -41,8 +44,9 @@ def check_names(root: str, experiment: str, name: str | None = None) -> None:
     Raises:
         UsageError: Says which name cannot be that of a folder, and why.
     """
-    if root.startswith("-") or not root.isprintable():
-        raise UsageError(f"--run.root is {root!r}; give a folder whose name is printable and has no - first.")
+    if root.startswith("-") or not root.isprintable() or "::" in root:
+        allowed = "a printable path without :: and without - at its start"
+        raise UsageError(f"--run.root is {root!r}; allowed: {allowed}.")
     parts = Path(experiment).parts or (experiment,)
     checked = [("experiment", part) for part in parts] + ([] if name is None else [("name", name)])
     for option, part in checked:

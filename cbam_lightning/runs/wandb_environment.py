@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
@@ -23,7 +23,10 @@ _CONNECT_S = 5.0
 # Hugging Face's rule; W&B itself ignores the variable
 _TRUE = ("1", "ON", "YES", "TRUE")
 # Where W&B keeps what is not a run: its logs, and copies of the files that are to be uploaded
-_HOMES = {"WANDB_CACHE_DIR": wandb.env.get_cache_dir, "WANDB_DATA_DIR": wandb.env.get_data_dir}
+_HOMES: dict[str, Callable[[], str | Path]] = {
+    "WANDB_CACHE_DIR": wandb.env.get_cache_dir,
+    "WANDB_DATA_DIR": wandb.env.get_data_dir,
+}
 
 
 def surrounding_settings() -> wandb.Settings:

@@ -94,7 +94,7 @@ def build_loggers(
     _tell_ignored(run)
     offline = is_offline(surroundings)
     # absolute, since wandb's service may have been started in another folder
-    folder = surroundings.root_dir if "WANDB_DIR" in os.environ else str(run.path.absolute())
+    folder = str(Path(surroundings.root_dir if "WANDB_DIR" in os.environ else run.path).absolute())
     find_homes(run.path.absolute())
     _set_aside_recordings(run.id, Path(folder))
     journal = WandbJournal(
@@ -116,7 +116,7 @@ def build_loggers(
 
 def _settings(offline: bool) -> wandb.Settings:
     """Return what we change of W&B's settings, but for what the user's variables set."""
-    ours = {"silent": offline, "console": "off", "init_timeout": _INIT_TIMEOUT_S}
+    ours: dict[str, Any] = {"silent": offline, "console": "off", "init_timeout": _INIT_TIMEOUT_S}
     return wandb.Settings(**{k: v for k, v in ours.items() if f"WANDB_{k.upper()}" not in os.environ})
 
 
@@ -150,8 +150,8 @@ def _tell_ignored(run: RunDirectory) -> None:
     """Name the variables that would let several runs share one id; a sweep's agent sets them for one run."""
     ignored = [name for name in ("WANDB_RUN_ID", "WANDB_RESUME") if name in os.environ]
     if ignored and "WANDB_SWEEP_ID" not in os.environ:
-        text = f"{' and '.join(ignored)} are not used: every run has an id of its own, this one {run.id}"
-        rank_zero_info(f"W&B: {text}; `cbam-lightning resume` keeps it.")
+        text = f"every run has an id of its own, this one {run.id}, and `cbam-lightning resume` keeps it"
+        rank_zero_info(f"Not used: {' and '.join(ignored)}; {text}.")
 
 
 @rank_zero_only
@@ -188,4 +188,4 @@ def finish_wandb(exit_code: int) -> None:
         tell_lost(wandb.run.id, error)
         with suppress(Exception):
             wandb.teardown()  # else it is tried again, with a traceback, when Python ends
-        unset_globals()
+        unset_globals()  # type: ignore[no-untyped-call]

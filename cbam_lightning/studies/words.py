@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import yaml
-from yaml.nodes import MappingNode, Node, ScalarNode
+from yaml.nodes import MappingNode, ScalarNode
 
 _MERGE = "tag:yaml.org,2002:merge"
 _CORE = {
@@ -30,7 +30,7 @@ class _Words(yaml.SafeLoader):
 
     yaml_implicit_resolvers: dict[str, Any] = {"<": [(_MERGE, re.compile("<<"))]}
 
-    def construct_mapping(self, node: Node, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node: MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Make a dictionary whose keys are words."""
         if isinstance(node, MappingNode):
             keys = [key for key, _ in node.value if isinstance(key, ScalarNode) and key.tag != _MERGE]

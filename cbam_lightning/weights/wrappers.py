@@ -47,7 +47,7 @@ def unwrap(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[s
         The values, and the keys that were left out: those beside the one attribute that holds the network,
         such as a loss with weights.
     """
-    state, left_out = dict(state_dict), ()
+    state, left_out = dict(state_dict), tuple[str, ...]()
     while state:
         prefix = next((p for p in _PREFIXES if all(key.startswith(p) for key in state)), None)
         holders = [p for p in _HOLDERS if any(key.startswith(p) for key in state)]

@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 
 from cbam_lightning.errors import UsageError
+from cbam_lightning.runs import wandb_setup
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.metrics_file import MetricsFile
 from cbam_lightning.runs.wandb_setup import WandbOptions, build_loggers
@@ -253,11 +254,29 @@ def test_an_empty_variable_is_none(tmp_path, monkeypatch):
     assert (values["project"], values["tags"]) == ("cbam_lightning", None)
 
 
+@pytest.fixture
+def told(monkeypatch):
+    """What is told at the start of a run."""
+    lines = []
+    monkeypatch.setattr(wandb_setup, "rank_zero_info", lines.append)
+    return lines
+
+
+def test_an_id_that_several_runs_would_share_is_not_used(tmp_path, monkeypatch, told):
+    monkeypatch.setenv("WANDB_RUN_ID", "shared")
+    assert sent(tmp_path)["id"] == tmp_path.name
+    (line,) = told
+    assert line.startswith(
+        f"Not used: WANDB_RUN_ID; every run has an id of its own, this one {tmp_path.name}"
+    )
+
+
 @pytest.mark.parametrize(("variable", "value"), [("WANDB_MODE", "disabled"), ("WANDB_DISABLED", "true")])
-def test_the_environment_can_switch_wandb_off(tmp_path, monkeypatch, caplog, variable, value):
+def test_the_environment_can_switch_wandb_off(tmp_path, monkeypatch, told, variable, value):
     monkeypatch.setenv(variable, value)
     (only,) = build_loggers(RunDirectory(tmp_path), "x", WandbOptions(), "fit")
     assert isinstance(only, MetricsFile)
+    assert told == ["W&B is off, as WANDB_MODE, WANDB_DISABLED or `wandb disabled` says."]
     assert not (tmp_path / "wandb").exists()
 
 
