@@ -20,6 +20,7 @@ from pytorch_lightning.loggers import WandbLogger
 from cbam_lightning import __version__
 from cbam_lightning.files import atomic_write
 from cbam_lightning.runs.directory import RunDirectory
+from cbam_lightning.runs.settings import dump_yaml
 from cbam_lightning.runs.wandb_journal import WandbJournal
 from cbam_lightning.weights.checkpoint import PROVENANCE_KEY
 from cbam_lightning.weights.compatibility import BUILD_OPTIONS
@@ -58,7 +59,7 @@ class RunRecord(SaveConfigCallback):
         if self.stated:
             content = yaml.safe_load(text)
             content["model"].setdefault("init_args", {}).update(self.stated)
-            text = yaml.safe_dump(content, sort_keys=False)
+            text = dump_yaml(content)
         if self.run.config.is_file() and self.run.config.read_text() != text:
             # of a run that is resumed with other options
             names = (self.run.config.with_suffix(f".{number}.yaml") for number in itertools.count(1))
