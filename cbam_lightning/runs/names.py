@@ -12,8 +12,9 @@ _LONGEST = 255  # bytes of a name on Linux, characters on macOS and Windows
 _ON_WINDOWS = os.name == "nt"
 # https://learn.microsoft.com/windows/win32/fileio/naming-a-file
 _WINDOWS_FORBIDS = re.compile(r'(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*[<>:"|?*].*|.*\.', re.IGNORECASE)
-# An artifact's name is `config-` and the id: letters, digits, `_`, `.` and `-`, at most 128 (wandb 0.31)
-_LONGEST_ID = 100
+# The name of an artifact has the id, that of a table and more: letters, digits, `_`, `.` and `-`, at most 128
+# (wandb 0.31)
+_LONGEST_ID = 64
 
 
 def fault_of_folder(name: str) -> str | None:

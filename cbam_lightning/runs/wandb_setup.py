@@ -16,6 +16,7 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 from wandb.sdk.lib.module import unset_globals
 
+from cbam_lightning.errors import UsageError
 from cbam_lightning.files import atomic_write
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.metrics_file import MetricsFile
@@ -33,6 +34,10 @@ _FIELDS = {
     "notes": "run_notes",
 }
 _PROJECT = "cbam_lightning"
+# Most characters that the server takes; it tells only when it gets them, which may be after the training.
+# https://github.com/wandb/wandb/issues/4208, https://github.com/NVIDIA-NeMo/Skills/pull/859
+_LONGEST = {"name": 128, "group": 128}
+_LONGEST_TAG = 64
 # Seconds until a server that accepts connections but does not answer is given up (W&B's own: 90)
 _INIT_TIMEOUT_S = 20
 
@@ -128,15 +133,25 @@ def _names(
     An option wins, then what the run had before, then the surroundings, then our default.
     """
     before = json.loads(run.tracking.read_text()) if run.tracking.is_file() else {}
-    defaults = {"project": _PROJECT, "name": experiment, "group": experiment}
+    defaults = {"project": _PROJECT, **{name: experiment[-most:] for name, most in _LONGEST.items()}}
     names = {}
     for name, field in _FIELDS.items():
         sources = (getattr(options, name), before.get(name), getattr(surroundings, field), defaults.get(name))
         names[name] = next((value for value in sources if value is not None), None)
+    _check_lengths(names)
     check_settings(**{field: names[name] for name, field in _FIELDS.items()})
     if names != before:
         _keep(run, names)
     return names
+
+
+def _check_lengths(names: Mapping[str, Any]) -> None:
+    for name, most in _LONGEST.items():
+        if len(names[name]) > most:
+            raise UsageError(f"--wandb.{name} has {len(names[name])} characters; W&B takes at most {most}.")
+    for tag in names["tags"] or ():
+        if not 1 <= len(tag) <= _LONGEST_TAG:
+            raise UsageError(f"--wandb.tags: {tag!r:.80}; W&B takes tags of 1 to {_LONGEST_TAG} characters.")
 
 
 @rank_zero_only

@@ -247,6 +247,26 @@ def test_an_option_that_wandb_does_not_understand_is_refused(tmp_path):
         sent(tmp_path, WandbOptions(project="a#b"))
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"name": "x" * 129}, "--wandb.name has 129 characters; W&B takes at most 128"),
+        ({"group": "x" * 129}, "--wandb.group has 129 characters"),
+        ({"tags": ["a", "x" * 65]}, "tags of 1 to 64 characters"),
+        ({"tags": [""]}, "--wandb.tags: ''"),
+    ],
+)
+def test_what_the_server_would_refuse_is_refused_here(tmp_path, options, words):
+    with pytest.raises(UsageError, match=words):
+        sent(tmp_path, WandbOptions(**options))
+
+
+def test_a_long_experiment_has_a_shorter_name_in_wandb(tmp_path):
+    values = sent(tmp_path, experiment="a/" * 90 + "end")
+    assert len(values["name"]) == len(values["group"]) == 128
+    assert values["name"].endswith("a/end")
+
+
 def test_an_empty_variable_is_none(tmp_path, monkeypatch):
     for name in ("WANDB_PROJECT", "WANDB_TAGS", "WANDB_CONSOLE"):
         monkeypatch.setenv(name, "")
