@@ -180,12 +180,14 @@ def _set_aside_recordings(run_id: str, folder: Path) -> None:
 
 
 def wandb_lines(loggers: list[Logger]) -> list[str]:
-    """Return where the W&B run is, and the command that uploads it if it is offline."""
+    """Return where the W&B run is, or the command that uploads it; nothing if W&B is off."""
     lines = []
     for experiment in (logger.experiment for logger in loggers if isinstance(logger, WandbLogger)):
-        folder = os.path.relpath(Path(experiment.dir).parent)
-        upload = f"offline; upload it with: {program('wandb')} sync {shlex.quote(folder)}"
-        lines.append(upload if experiment.offline else str(experiment.url))
+        if experiment.offline:
+            folder = os.path.relpath(Path(experiment.dir).parent)
+            lines.append(f"offline; upload it with: {program('wandb')} sync {shlex.quote(folder)}")
+        elif experiment.url:
+            lines.append(experiment.url)
     return lines
 
 

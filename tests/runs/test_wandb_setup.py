@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import yaml
 from PIL import Image
+from pytorch_lightning.loggers import WandbLogger
 
 from cbam_lightning.errors import UsageError
 from cbam_lightning.runs import wandb_setup
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.metrics_file import MetricsFile
-from cbam_lightning.runs.wandb_setup import WandbOptions, build_loggers
+from cbam_lightning.runs.wandb_setup import WandbOptions, build_loggers, finish_wandb, wandb_lines
 from cbam_lightning.tasks import Classifier
 from cbam_lightning.weights import load_checkpoint
 from tests.command import NO_WANDB, SHORT, SMALL, call, only_run
@@ -327,3 +328,9 @@ def test_a_run_that_fails_is_shown_as_failed(monkeypatch):
     _, records = read_back(only_run())
     (end,) = [record["exit"] for record in records if "exit" in record]
     assert end["exit_code"] == 1
+
+
+def test_a_logger_of_the_user_may_be_off(tmp_path):
+    logger = WandbLogger(project="p", save_dir=tmp_path, mode="disabled")
+    assert wandb_lines([logger]) == []
+    finish_wandb(0)
