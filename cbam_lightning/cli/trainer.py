@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import wandb
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import BatchSizeFinder, LearningRateFinder, LearningRateMonitor
 from pytorch_lightning.utilities import rank_zero_info
@@ -76,9 +75,6 @@ def run_trainer(args: Sequence[str], resumed: RunDirectory | None = None) -> Non
     outlive_readers()
     try:
         TrainerCLI(args, resumed)
-    except wandb.Error as error:
-        advice = "Set WANDB_MODE=offline to record the run here and upload it later."
-        raise ConnectionError(f"W&B: {error}. {advice}") from None
     except ValueError as error:
         # jsonargparse wraps the error of a class that it makes in one about types
         mistakes = (cause for cause in with_causes(error) if isinstance(cause, UsageError))
@@ -129,7 +125,7 @@ class TrainerCLI(TrainerOptions):
     def _new_run(self) -> RunDirectory:
         """Make the run's directory, or resume the run of the given name."""
         options, fits = self.run_options, self.subcommand == "fit"
-        folder = Path(options.root) / self.experiment
+        folder = Path(options.root).expanduser() / self.experiment
         self._new_folders = NewFolders(folder / options.name if fits and options.name else folder)
         run = RunDirectory.create(options.root, self.experiment, options.name if fits else None)
         if fits and options.name and run.last.is_file():

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import get_loader, set_dumper, set_loader
 from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -27,7 +29,8 @@ from cbam_lightning.cli.own_code import CONFIG_OPTIONS, options_with_values
 from cbam_lightning.cli.predicted_images import default_data, model_of_weights, without_data_set
 from cbam_lightning.errors import UsageError
 from cbam_lightning.runs.directory import RunDirectory, RunOptions, experiment_name
-from cbam_lightning.runs.settings import flatten
+from cbam_lightning.runs.names import check_names
+from cbam_lightning.runs.settings import dump_yaml, flatten, read_word
 from cbam_lightning.runs.wandb_setup import WandbOptions
 from cbam_lightning.weights.compatibility import model_of_checkpoint
 
@@ -39,6 +42,7 @@ _RESOLVED = (
 # Options that name the weights a model starts from.
 _WEIGHTS = ("weights", "backbone_weights")
 _CLASSIFIER = "cbam_lightning.tasks.Classifier"
+_READ_YAML = get_loader("yaml")
 _DEFAULTS = {
     "model": {"class_path": _CLASSIFIER},
     "checkpoint.monitor": AUTO,
@@ -73,6 +77,8 @@ class TrainerOptions(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Make a parser that raises instead of ending the process, and takes no abbreviations for options."""
+        set_loader("yaml", partial(read_word, read=_READ_YAML), (yaml.YAMLError,))
+        set_dumper("yaml", dump_yaml)
         return super().init_parser(exit_on_error=False, allow_abbrev=False, **kwargs)
 
     def _prepare_subcommand_parser(
@@ -172,6 +178,9 @@ class TrainerOptions(LightningCLI):
         if config["run"]["experiment"] is None:
             config["run"]["experiment"] = experiment_name([str(path) for path in config.get("config") or []])
         self.experiment: str = config["run"]["experiment"]
+        if self._resumed is None:
+            fits = self.subcommand == "fit"
+            check_names(config["run"]["root"], self.experiment, config["run"]["name"] if fits else None)
         self._chosen_mode = config["checkpoint"]["mode"]
         resolve_monitor(config)
         options = self._model_options()
