@@ -60,8 +60,8 @@ def find_checkpoint(
     if len(runs) != 1:
         resumes = "; to resume one: cbam-lightning resume RUN" if command == "fit" else ""
         raise UsageError(
-            f"it is not clear which run's {wanted} checkpoint is meant; give the file, as --ckpt_path "
-            f"RUN/checkpoints/{wanted}.ckpt, or one run's configuration, as --config RUN/config.yaml{resumes}."
+            f"it is not clear which run's {wanted} checkpoint is meant; give the file, as --ckpt_path RUN/"
+            f"checkpoints/{wanted}.ckpt, or one run's configuration, as --config RUN/config.yaml{resumes}."
         )
     path = _checkpoint(runs[0], wanted, io)
     rank_zero_info(f"The checkpoint is {path}.")

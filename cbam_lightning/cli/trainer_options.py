@@ -78,7 +78,7 @@ class TrainerOptions(LightningCLI):
     def _prepare_subcommand_parser(
         self, klass: type, subcommand: str, **kwargs: Any
     ) -> LightningArgumentParser:
-        """Read every checkpoint, including remote ones, without running code from it, and numbers as typed."""
+        """Read every checkpoint, including remote ones, without running its code, and numbers as typed."""
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         parser.set_defaults(weights_only=True)
         read_whole_numbers_first(parser)

@@ -9,6 +9,7 @@ from cbam_lightning.cli.option_errors import explain
 from cbam_lightning.cli.trainer import TrainerCLI
 from cbam_lightning.errors import UsageError
 
+ASKS = "def __getattr__(name):\n    raise ImportError('needs the package foo')\n"
 START = ["fit", "--data=FashionMNIST", "--model.network=resnet8"]
 ADD, OF = "--trainer.callbacks+=", "--trainer.callbacks."
 SCHEDULE = "--model.schedule TorchSchedule --model.schedule.scheduler"
@@ -16,11 +17,14 @@ SAID = {
     f"{SCHEDULE} ReduceLROnPlateau": "--model.schedule.scheduler is 'ReduceLROnPlateau', the name of several "
     "classes; give the path of one: torch.optim.lr_scheduler.ReduceLROnPlateau, "
     "pytorch_lightning.cli.ReduceLROnPlateau.",
-    f"{SCHEDULE} torch.optim.SGD": "--model.schedule.scheduler is 'torch.optim.SGD', which is not a scheduler.",
+    f"{SCHEDULE} torch.optim.SGD": "--model.schedule.scheduler is 'torch.optim.SGD', "
+    "which is not a scheduler.",
     f"{SCHEDULE} StepLR {SCHEDULE.split()[-1]}.step_size x": "--model.schedule.scheduler.step_size is 'x'; "
     "allowed: int.",
-    "--model.optimizer fractions.Fraction": "--model.optimizer is 'fractions.Fraction', which is not a Optimizer.",
-    "--model.optimizer torch.optim.Optimizer": "--model.optimizer Optimizer needs --model.optimizer.defaults.",
+    "--model.optimizer fractions.Fraction": "--model.optimizer is 'fractions.Fraction', "
+    "which is not a Optimizer.",
+    "--model.optimizer torch.optim.Optimizer": "--model.optimizer Optimizer needs "
+    "--model.optimizer.defaults.",
     "--model.optimizer AdamW --model.optimizer.lr x": "--model.optimizer.lr is 'x'; allowed: float.",
     "--model.optimizer AdamW --model.optimizer.betas 3": "--model.optimizer.betas is '3'; allowed: tuple.",
     f"{ADD}Timer {OF}foo 3": "Timer has no option 'foo'. Allowed: duration, interval, verbose.",
