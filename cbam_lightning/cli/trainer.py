@@ -21,6 +21,7 @@ from cbam_lightning.callbacks.run_record import RunRecord
 from cbam_lightning.callbacks.step_seeds import StepSeeds
 from cbam_lightning.cli.closed_pipes import outlive_readers
 from cbam_lightning.cli.data_links import require_from_data, unlinked
+from cbam_lightning.cli.evaluated_checkpoint import require_weights
 from cbam_lightning.cli.monitors import TrainingStart
 from cbam_lightning.cli.processes import settle_rank
 from cbam_lightning.cli.quiet import silence
@@ -115,6 +116,8 @@ class TrainerCLI(TrainerOptions):
         require_from_data(self.model, self.datamodule, self._given)
         with self._mistakes(as_mistake):
             settle_rank(self._get(self.config_init, "trainer"))
+        if self.subcommand != "fit" and not self.config[self.subcommand].get("ckpt_path"):
+            require_weights(self.model, self._model_options())
         self.run_options = self._get(self.config_init, "run")
         # saved as given: for another metric the other one may be better
         self.config[self.subcommand]["checkpoint"]["mode"] = self._chosen_mode

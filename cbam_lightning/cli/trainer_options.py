@@ -6,7 +6,7 @@ Importing the tasks and the data modules here is what lets YAML and the command 
 from __future__ import annotations
 
 from argparse import ArgumentError
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,13 @@ import cbam_lightning.tasks  # noqa: F401
 from cbam_lightning.callbacks.resume.checkpointing import AtomicCheckpointIO, SaveOptions
 from cbam_lightning.cli.config_classes import leave_out_defaults, refuse_functions
 from cbam_lightning.cli.data_links import link
+from cbam_lightning.cli.evaluated_checkpoint import find_checkpoint, run_of
 from cbam_lightning.cli.home_folder import expand_values
 from cbam_lightning.cli.monitors import AUTO, resolve_monitor
 from cbam_lightning.cli.option_errors import broken_yaml, explain
 from cbam_lightning.cli.own_code import CONFIG_OPTIONS, options_with_values
 from cbam_lightning.cli.predicted_images import default_data, model_of_weights, without_data_set
+from cbam_lightning.cli.whole_numbers import read_whole_numbers_first
 from cbam_lightning.errors import UsageError
 from cbam_lightning.runs.directory import RunDirectory, RunOptions, experiment_name
 from cbam_lightning.runs.names import check_names
@@ -84,9 +86,10 @@ class TrainerOptions(LightningCLI):
     def _prepare_subcommand_parser(
         self, klass: type, subcommand: str, **kwargs: Any
     ) -> LightningArgumentParser:
-        """Read every checkpoint, including remote ones, without running code from it, by default."""
+        """Read every checkpoint, including remote ones, without running its code, and numbers as typed."""
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         parser.set_defaults(weights_only=True)
+        read_whole_numbers_first(parser)
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -118,8 +121,12 @@ class TrainerOptions(LightningCLI):
         if problem := broken_yaml(configs):
             raise UsageError(problem)
         self._given = given_options(args)
-        path = self._given.get("ckpt_path")
-        is_local = isinstance(path, str) and path not in ("best", "last", "hpc") and "://" not in path
+        asked = given_options(args, without=run_of)
+        path = find_checkpoint(args[0], configs, asked, self._given.get("ckpt_path"), self._checkpoint_io)
+        if path and path != self._given.get("ckpt_path"):
+            self._given["ckpt_path"] = path
+            args = [*args, "--ckpt_path", path]
+        is_local = path is not None and path != "hpc" and "://" not in path
         if is_local:
             self._fill_in(args[0], str(path))
         elif args[0] == "predict" and self._given.get("model.weights"):
@@ -204,7 +211,9 @@ class TrainerOptions(LightningCLI):
         return arguments
 
 
-def given_options(args: Sequence[str]) -> dict[str, Any]:
+def given_options(
+    args: Sequence[str], without: Callable[[str], object] = lambda path: False
+) -> dict[str, Any]:
     """Return what the command line and its configuration files set, by dotted name.
 
     ``{"ckpt_path": "last.ckpt", "model.network": "resnet20"}``, for example. The last word of an option
@@ -212,10 +221,13 @@ def given_options(args: Sequence[str]) -> dict[str, Any]:
 
     Args:
         args: The command line; its configuration files are valid YAML.
+        without: Returns something true for configuration files to leave out.
     """
     given: dict[str, Any] = {}
     for option, value in options_with_values(args):
         if option in CONFIG_OPTIONS and value:
+            if without(value):
+                continue
             content = yaml.safe_load(Path(value).read_text())
             given |= flatten(content) if isinstance(content, Mapping) else {}
         else:
