@@ -487,3 +487,10 @@ def test_a_frozen_part_stays_in_evaluation_mode_whatever_is_asked():
         assert modes == {name: not name.startswith("layer1") for name in modes}
         model.eval()
         assert not any(module.training for module in model.modules())
+
+
+def test_frozen_attention_that_the_weights_do_not_have_is_told():
+    with pytest.warns(UserWarning, match="--model.freeze backbone also freezes 36 parameters"):
+        Classifier(
+            weights="resnet20.fashion_mnist", attention="se", num_classes=10, in_channels=1, freeze="backbone"
+        )
