@@ -11,7 +11,7 @@ from cbam_lightning.checks import require, require_at_least
 from cbam_lightning.data import class_folders
 from cbam_lightning.data.data_module import LabelledSplit
 from cbam_lightning.data.sources import LabelledImages
-from cbam_lightning.data.splits import choose_per_class, stratified_split
+from cbam_lightning.data.splits import choose_per_class, hold_out, ordered_by_name
 from cbam_lightning.errors import UsageError
 
 
@@ -20,7 +20,9 @@ class ImageFolder(class_folders.ClassFolderModule):
 
     Without ``test``, the images of ``val`` serve for both. Without ``val``, a fraction of ``train`` is held
     out for validation. Without either, or with the class folders directly in ``root``, a fraction is held out
-    for each. Each class keeps at least one image to train on.
+    for each. Each class keeps at least one image to train on. What is held out depends on ``split_seed`` and
+    the names of the files in a class folder: where files are added, the others stay where they are, but for
+    those at the border.
 
     Args:
         root: Folder of the images, or the output of ``cbam-lightning data pack``: a folder, or a URL such as
@@ -59,6 +61,7 @@ class ImageFolder(class_folders.ClassFolderModule):
         self.dataset_name = f"image_folder:{self.source.name}"
         self._train = "train" if self.source.classes("train") else ""
         self._held_out = self._find_held_out()
+        self.holds_out_by_name = set(self._held_out) != {"val", "test"}
         self.class_names = _class_names(self.source, self._train)
         self.num_classes = len(self.class_names)
         for part in self._held_out.values():
@@ -82,7 +85,8 @@ class ImageFolder(class_folders.ClassFolderModule):
         images = self.source.images(self._train, self.class_names)
         fractions = {"val": self.val_fraction, "test": self.test_fraction}
         held_out = [0.0 if split in self._held_out else share for split, share in fractions.items()]
-        shares = stratified_split(images.labels, held_out, self.split_seed)
+        by_class = ordered_by_name(images.labels.tolist(), images.names(), self.split_seed)
+        shares = hold_out(by_class, held_out)
         if self.images_per_class is not None:
             labels = images.labels[shares[0]]
             fewest, label = labels.bincount(minlength=self.num_classes).min(0)
