@@ -122,6 +122,7 @@ class TrainerCLI(TrainerOptions):
         self.run_options = self._get(self.config_init, "run")
         # saved as given: for another metric the other one may be better
         self.config[self.subcommand]["checkpoint"]["mode"] = self._chosen_mode
+        self.config[self.subcommand]["run"]["changed_data"] = False  # it is asked for once
         self.run = self._resumed or self._new_run()
         with self._mistakes(as_mistake):
             return super().instantiate_trainer(**self._trainer_options(), **kwargs)
@@ -171,7 +172,8 @@ class TrainerCLI(TrainerOptions):
             return [seeds]
         options, trainer = self._get(self.config_init, "save"), self.config[self.subcommand]["trainer"]
         limits = repr([trainer[name] for name in _LIMITS])
-        return [ExactResume(self.run, options, self._checkpoint_io, seeds, limits), seeds]
+        changed_data = self.run_options.changed_data
+        return [ExactResume(self.run, options, self._checkpoint_io, seeds, limits, changed_data), seeds]
 
     def _last_callbacks(self, logs: bool) -> list[Callback]:
         config, parser = self.config[self.subcommand], self._parser(self.subcommand)

@@ -45,6 +45,7 @@ class BaseDataModule(LightningDataModule, ABC):
         mean: Mean of each channel, of values in [0, 1].
         std: Standard deviation of each channel, of values in [0, 1].
         dataset_name: Name of the data set.
+        holds_out_by_name: Whether the names of the files decide which images are held out.
     """
 
     num_classes: int
@@ -53,6 +54,7 @@ class BaseDataModule(LightningDataModule, ABC):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     dataset_name: str
+    holds_out_by_name: bool = False
 
     def __init__(
         self,
@@ -140,6 +142,15 @@ class BaseDataModule(LightningDataModule, ABC):
             index: Position in the data set of the split, as in ``Batch.indices``.
         """
         return self.split_set(split).name(index)
+
+    def describe_splits(self) -> dict[str, dict[str, Any]]:
+        """Return what tells the training and the validation images from others, which a checkpoint keeps.
+
+        Returns:
+            By split, the number of its ``images`` and a ``digest`` of which they are.
+        """
+        sets = {"train": self.train_set, "val": self.val_set}
+        return {name: {"images": len(each), "digest": each.digest()} for name, each in sets.items()}
 
     def train_dataloader(self) -> Loader:
         """Return shuffled batches; an incomplete last batch is dropped, unless it is the only one."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cbam_lightning.data.batch import BadImage
 from cbam_lightning.data.image_decoding import SUFFIXES, UndecodableError, decode_image
+from cbam_lightning.data.image_digests import digest_of_names
 from cbam_lightning.data.split_dataset import Preparation, TransformedDataset
 from cbam_lightning.errors import UsageError
 
@@ -40,6 +41,10 @@ class FileDataset(TransformedDataset):
     def name(self, index: int) -> str:
         """Return the path of the file."""
         return os.fsdecode(bytes(self._paths[index]))
+
+    def digest(self) -> str:
+        """Return a digest of the names, which are read at once."""
+        return digest_of_names(self._paths)
 
     def no_images(self) -> Iterator[BadImage]:
         """Return the files whose names are not those of images."""

@@ -15,28 +15,14 @@ from cbam_lightning.data import class_folders
 from cbam_lightning.data.data_module import LabelledSplit
 from cbam_lightning.data.folder_layout import is_part_name
 from cbam_lightning.data.sources import FolderSource, LabelledImages
-from cbam_lightning.data.splits import choose_per_class, stratified_split
+from cbam_lightning.data.splits import choose_per_class, hold_out, ordered_by_name
 from cbam_lightning.errors import UsageError
 
 
 class ImageFolder(class_folders.ClassFolderModule):
     """Images in one folder per class, in ``root`` itself or in a folder for each part.
 
-    ================  ==================  =================  =================
-    folders           training            validation         test
-    ================  ==================  =================  =================
-    class folders     the rest            val_fraction       test_fraction
-    train             the rest of train   val_fraction       test_fraction
-    train val         train               val                val
-    train test        the rest of train   val_fraction       test
-    train val test    train               val                test
-    ================  ==================  =================  =================
-
-    Instead of train a folder may be called training, instead of val valid or validation, and instead of test
-    testing, in any case. A fraction is of the images of each class; each class keeps at least one image to
-    train on. With a ``val_fraction`` of 0, validation uses the test images. A class may be missing in val and
-    test. Which folder is what is told if it has another name, or if a folder is not used.
-
+    ================  ==================  =================  ==========
     Args:
         root: Folder of the images, or the output of ``cbam-lightning data pack``: a folder, or a URL such as
             ``s3://bucket/pets``. Files from a URL are cached in the folder that the environment variable
@@ -74,6 +60,7 @@ class ImageFolder(class_folders.ClassFolderModule):
         self.dataset_name = f"image_folder:{self.source.name}"
         self._train = "train" if "train" in self.source.parts else ""
         self._held_out = self._find_held_out()
+        self.holds_out_by_name = set(self._held_out) != {"val", "test"}
         self.class_names = _class_names(self.source, self._train)
         self.num_classes = len(self.class_names)
         lacking = {part: self._lacking(part) for part in dict.fromkeys(self._held_out.values())}
@@ -112,7 +99,8 @@ class ImageFolder(class_folders.ClassFolderModule):
         images = self.source.images(self._train, self.class_names)
         fractions = {"val": self.val_fraction, "test": self.test_fraction}
         held_out = [0.0 if split in self._held_out else share for split, share in fractions.items()]
-        shares = stratified_split(images.labels, held_out, self.split_seed)
+        by_class = ordered_by_name(images.labels.tolist(), images.names(), self.split_seed)
+        shares = hold_out(by_class, held_out)
         if self.images_per_class is not None:
             labels = images.labels[shares[0]]
             fewest, label = labels.bincount(minlength=self.num_classes).min(0)

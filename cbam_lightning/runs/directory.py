@@ -38,12 +38,15 @@ class RunOptions:
         name: The run's own folder below ``experiment``; if it exists already, its run is resumed. Default:
             the time and a random number.
         test_after_fit: Whether training ends with a test of the best checkpoint.
+        changed_data: Whether a run that is resumed may go on with other training or validation images, this
+            time. Images that it was trained on may be held out then.
     """
 
     root: str = "runs"
     experiment: str | None = None
     name: str | None = None
     test_after_fit: bool = True
+    changed_data: bool = False
 
 
 @dataclass(frozen=True)

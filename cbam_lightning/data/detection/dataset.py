@@ -14,6 +14,7 @@ from cbam_lightning.data.cropping import stack
 from cbam_lightning.data.detection.annotations import Annotations, join_objects
 from cbam_lightning.data.detection.augmentation import DetectionTransform
 from cbam_lightning.data.detection.detection_batch import DetectionFileBatch, Objects
+from cbam_lightning.data.image_digests import digest_of_arrays, digest_of_names
 from cbam_lightning.data.image_files import read_image
 from cbam_lightning.data.split_dataset import SampleRequest, SplitDataset, as_index, load_each
 
@@ -40,6 +41,10 @@ class DetectionDataset(SplitDataset):
     def name(self, index: int) -> str:
         """Return the path of the image, or the name of one in memory."""
         return self.annotations.name(index)
+
+    def digest(self) -> str:
+        """Return a digest of the names, which are read at once."""
+        return digest_of_names(self.annotations.names)
 
     def __getitems__(self, requests: Sequence[int | SampleRequest]) -> DetectionFileBatch:
         """Read a batch; images that fail are left out and listed in ``bad``."""
@@ -105,3 +110,7 @@ class DetectionImages(DetectionDataset):
     def read(self, index: int) -> Tensor:
         """Return an image."""
         return self.images[index]
+
+    def digest(self) -> str:
+        """Return a digest of the ids, and of some of the images."""
+        return digest_of_arrays(self.name(0), self.annotations.image_ids, images=self.images)
