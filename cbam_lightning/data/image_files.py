@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -57,12 +57,15 @@ def _no_image(path: str) -> BadImage | None:
     return BadImage(path, f"its name is not that of an image ({', '.join(SUFFIXES)})")
 
 
-def read_image(path: str, channels: Literal[1, 3]) -> Tensor | BadImage:
+def read_image(
+    path: str, channels: Literal[1, 3], decode: Callable[[bytes, Literal[1, 3]], Tensor] = decode_image
+) -> Tensor | BadImage:
     """Read and decode an image file.
 
     Args:
         path: The file; its suffix must be that of an image.
         channels: C, 1 for greyscale or 3 for RGB.
+        decode: Decodes the content of the file, or raises ``UndecodableError``.
 
     Returns:
         uint8 (C, H, W), or the reason why the file is not readable as an image.
@@ -70,7 +73,7 @@ def read_image(path: str, channels: Literal[1, 3]) -> Tensor | BadImage:
     if bad := _no_image(path):
         return bad
     try:
-        return decode_image(Path(path).read_bytes(), channels)
+        return decode(Path(path).read_bytes(), channels)
     except UndecodableError as error:
         return BadImage(path, str(error))
     except OSError as error:
