@@ -21,4 +21,5 @@ def read_whole_numbers_first(parser: LightningArgumentParser) -> None:
         hint = getattr(action, "_typehint", None)
         kinds = get_args(hint)
         if get_origin(hint) is Union and {int, float} <= set(kinds):
-            action._typehint = Union[tuple(sorted(kinds, key=lambda kind: kind is not int))]
+            ordered = tuple(sorted(kinds, key=lambda kind: kind is not int))
+            action._typehint = Union[ordered]  # type: ignore[attr-defined]  # noqa: UP007

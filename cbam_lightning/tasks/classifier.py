@@ -211,8 +211,8 @@ class Classifier(ImageTask):
         frozen = [n for n, p in self.network.named_parameters() if n in set(added) and not p.requires_grad]
         if frozen:
             rank_zero_warn(
-                f"--model.freeze {self.hparams['freeze']} also freezes {len(frozen)} parameters that the weights "
-                f"do not have, such as {frozen[0]}: they stay as they were initialised. To train them, freeze "
+                f"--model.freeze {self.hparams['freeze']} also freezes {len(frozen)} parameters that the "
+                f"weights do not have, such as {frozen[0]}: they stay as initialised. To train them, freeze "
                 "less, with a pattern of modules."
             )
 
