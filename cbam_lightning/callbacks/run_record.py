@@ -172,7 +172,7 @@ def _differences(written: Any, again: Any, option: str) -> Iterator[str]:
     elif isinstance(written, list) and isinstance(again, list) and len(written) == len(again):
         for value, other in zip(written, again, strict=True):
             yield from _differences(value, other, option)
-    elif written != again and written == written:
+    elif repr(written) != repr(again):  # NaN is not equal to itself, its text is
         yield option
 
 

@@ -255,8 +255,8 @@ class TorchSchedule(Schedule):
         last = getattr(scheduler, "total_steps", None)  # of OneCycleLR, which fails after it
         if last is not None and math.isfinite(steps) and steps > last:
             raise UsageError(
-                f"--model.schedule.scheduler.total_steps is {last}, and it is stepped {math.ceil(steps)} "
-                f"times in this run, once every {self.interval}; give at least that."
+                f"--model.schedule.scheduler.total_steps is {last}, and is stepped {math.ceil(steps)} times "
+                f"in this run, once every {self.interval}; give at least that."
             )
         own = getattr(scheduler, "monitor", None)
         if self.monitor and own and self.monitor != own:

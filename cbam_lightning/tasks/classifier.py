@@ -212,8 +212,8 @@ class Classifier(ImageTask):
         if frozen:
             rank_zero_warn(
                 f"--model.freeze {self.hparams['freeze']} also freezes {len(frozen)} parameters that the "
-                f"weights do not have, such as {frozen[0]}: they stay as they were initialised. To train "
-                "them, freeze less, with a pattern of modules."
+                f"weights do not have, such as {frozen[0]}: they stay as initialised. To train them, freeze "
+                "less, with a pattern of modules."
             )
 
     def setup(self, stage: str) -> None:

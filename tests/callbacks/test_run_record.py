@@ -30,7 +30,7 @@ def test_what_cannot_be_read_again_is_refused():
     for damage in ({"device": "mps", "x": 1.0}, {"x": 1.0}):
         other = {"trainer": {"callbacks": [{"init_args": damage}]}}
         with pytest.raises(
-            UsageError, match=r"--trainer\.callbacks\.device has a value that config.yaml cannot"
+            UsageError, match=r"--trainer\.callbacks\.device has a value that config\.yaml cannot"
         ):
             record(lambda content, other=other: other)._require_same(text)
 
