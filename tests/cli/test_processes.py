@@ -58,6 +58,27 @@ def test_copies_that_torchrun_starts_are_refused(environment):
         settle_rank(CPU)
 
 
+def test_copies_of_other_launchers_are_refused(environment):
+    environment({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"})
+    with pytest.raises(UsageError, match="2 processes were started"):
+        settle_rank(CPU)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"LOCAL_RANK": "0"}, "LOCAL_RANK=0 says .* unset it"),
+        ({"LOCAL_RANK": "2", "MASTER_ADDR": "localhost"}, "LOCAL_RANK=2 says .* one of 2 on this machine"),
+        ({"LOCAL_RANK": "0", "WORLD_SIZE": "3"}, "3 processes were started, but the trainer expects 2"),
+        ({**SLURM, "SLURM_NTASKS": "3"}, "3 processes were started, but the trainer expects 2"),
+    ],
+)
+def test_processes_that_would_wait_for_others_for_ever_are_refused(environment, variables, message):
+    environment(variables)
+    with pytest.raises(UsageError, match=message):
+        settle_rank({"accelerator": "cpu", "devices": 2, "strategy": "ddp"})
+
+
 @pytest.mark.parametrize(
     ("variables", "message"),
     [(TORCHRUN, "does not match the world size"), (SLURM, "--ntasks-per-node=2` does not match")],
