@@ -27,7 +27,10 @@ def test_the_python_example_runs():
     short = "Trainer(fast_dev_run=True, enable_progress_bar=False)"
     code, replaced = re.subn(r"Trainer\(max_epochs=\d+\)", short, code)
     assert replaced == 1
-    names = {}
+    names = {"__name__": "__mp_main__"}  # in a worker that is started anew, as on macOS
+    exec(code, names)
+    assert "model" not in names
+    names = {"__name__": "__main__"}
     exec(code, names)
     with torch.no_grad():
         assert names["model"](torch.zeros(1, 1, 28, 28)).shape == (1, 10)

@@ -36,7 +36,8 @@ class PredictionWriter(Callback, ABC):
 
     def open(self, part: Path) -> Any:
         """Return the object that ``write`` gets and that is closed at the end: a text file."""
-        return part.open("w", newline="", encoding="utf-8")
+        # names of files may be no UTF-8: such a byte is written as \udc80 to \udcff
+        return part.open("w", newline="", encoding="utf-8", errors="backslashreplace")
 
     @abstractmethod
     def write(self, file: Any, outputs: Any, batch: Any, pl_module: LightningModule) -> None:

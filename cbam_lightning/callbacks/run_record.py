@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import operator
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from pytorch_lightning.loggers import WandbLogger
 from cbam_lightning import __version__
 from cbam_lightning.files import atomic_write
 from cbam_lightning.runs.directory import RunDirectory
+from cbam_lightning.runs.settings import dump_yaml
+from cbam_lightning.runs.wandb_journal import WandbJournal
 from cbam_lightning.weights.checkpoint import PROVENANCE_KEY
 from cbam_lightning.weights.compatibility import BUILD_OPTIONS
 
@@ -55,7 +59,7 @@ class RunRecord(SaveConfigCallback):
         if self.stated:
             content = yaml.safe_load(text)
             content["model"].setdefault("init_args", {}).update(self.stated)
-            text = yaml.safe_dump(content, sort_keys=False)
+            text = dump_yaml(content)
         if self.run.config.is_file() and self.run.config.read_text() != text:
             # of a run that is resumed with other options
             names = (self.run.config.with_suffix(f".{number}.yaml") for number in itertools.count(1))
@@ -66,8 +70,12 @@ class RunRecord(SaveConfigCallback):
             if isinstance(logger, WandbLogger):
                 known = {"parameters": count_parameters(pl_module), NETWORK_KEY: _described(pl_module)}
                 logger.log_hyperparams({**yaml.safe_load(text), **known})
-                name = f"config-{self.run.id}"
-                logger.experiment.log_artifact(str(self.run.config), name=name, type="config")
+                send = logger.send if isinstance(logger, WandbJournal) else operator.call
+                send(partial(self._log_file, logger))
+
+    def _log_file(self, logger: WandbLogger) -> None:
+        name = f"config-{self.run.id}"
+        logger.experiment.log_artifact(str(self.run.config), name=name, type="config")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the batch size that was searched for: a resumed run does not search again."""

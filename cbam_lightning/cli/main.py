@@ -13,6 +13,7 @@ from cbam_lightning.cli.benchmark_commands import BENCHMARK
 from cbam_lightning.cli.command_line import Command, Group, list_parser, run, summary
 from cbam_lightning.cli.data_commands import DATA
 from cbam_lightning.cli.explain_commands import EXPLAIN
+from cbam_lightning.cli.home_folder import expand_words
 from cbam_lightning.cli.model_commands import export, models, table
 from cbam_lightning.cli.new_project import new
 from cbam_lightning.cli.own_code import import_own_modules
@@ -119,7 +120,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if args is None else args)
     try:
-        _dispatch([word for word in words if word != "--debug"])
+        _dispatch(expand_words([word for word in words if word != "--debug"]))
     except RunStopped as stop:
         if str(stop):
             print(f"cbam-lightning: {_one_line(stop)}", file=sys.stderr)

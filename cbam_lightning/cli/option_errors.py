@@ -22,10 +22,23 @@ from cbam_lightning.user_code.class_paths import find_class, import_class_path, 
 
 _MAX_VALUES = 100_000  # in a configuration
 
-# A class path that was given: by itself, as the class of a dictionary, or as an option inside another class.
-_GIVEN_PATH = re.compile(
-    r"^\s*Given value: ([\w.]+)$|'class_path': '([\w.]+)'|NestedArg\(key=.*?val='([\w.]+)'", re.MULTILINE
-)
+# A class path that was given: by itself, or as the class of a dictionary.
+_GIVEN_PATH = re.compile(r"^\s*Given value: ([\w.]+)$|'class_path': '([\w.]+)'", re.MULTILINE)
+_KEY = re.compile(r'Parser key "([^"]+)"')
+_BASE_CLASS = r"Problem with given class_path 'pytorch_lightning\.Callback':\s+Option .* is not accepted"
+# What tells of the attempts of jsonargparse and not of the mistake, with its replacement.
+_NOISE = {
+    # a value on its way to an option inside an object
+    r"NestedArg\(key='[^']*', val=(['\"]?)(.*)\1\)": r"\2",
+    # the whole object, after the value
+    r"(value: .*?)\. Got value: Namespace\(.*": r"\1",
+    # an attempt to read the value as a configuration file
+    r"^ *- Expected a path but .*\n": "",
+    # the base class of the callbacks, tried after the class that was named
+    rf"(class_path '(?!pytorch_lightning\.Callback')[\s\S]*)- {_BASE_CLASS}": r"\1",
+}
+_SUBCLASS_OF = re.compile(r" (?:to|be) a subclass of \(?(?:<class '|typing\.Union\[)?(?:\w+\.)*(\w+)")
+_PLAIN_TYPE = re.compile(r"Expected an? <class '(?:int|float|str|collections\.abc\.Sequence)'>")
 
 
 def explain(message: str, options: Iterable[str]) -> str:
@@ -35,23 +48,52 @@ def explain(message: str, options: Iterable[str]) -> str:
         message: Text of jsonargparse's error.
         options: All options of the sub-command, such as ``trainer.max_epochs``.
     """
-    key = ".".join(re.findall(r'Parser key "([^"]+)"', message))
+    for noise, replacement in _NOISE.items():
+        message = re.sub(noise, replacement, message, flags=re.MULTILINE)
+    key, inner = _innermost(message)
     if problem := _class_path_problem(key, message) or _option_problem(key, message, options):
         return problem
     if found := re.search(r"File does not exist: '([^']+)'", message):
         return f"there is no configuration file {found[1]}; check the path after --config."
-    if found := re.search(r"Expected a dot import path string: (\S+)", message):
-        return f"--{key} is {found[1]!r}, which is not a known class.{_classes(key, found[1], message)}"
-    if "is abstract" in message:
-        return f"--{key} has options but no class; name it first.{_classes(key, '', message)}"
-    if found := re.search(r"Expected an? (.+?)\. Got value: (.+)", message):
-        return f"--{key} is {found[2]!r}; allowed: {_plain(found[1])}."
-    types = re.findall(r"Expected an? (?!path but)(.+)$", message, re.MULTILINE)
-    if types and (found := re.search(r"Given value: (.+)", message)):
-        return f"--{key} is {found[1]!r}; allowed: {' or '.join(dict.fromkeys(map(_plain, types)))}."
+    if found := re.search(
+        r"Multiple subclasses with name (\w+)\. .*ambiguity: (.+)\.$", message, re.MULTILINE
+    ):
+        return f"--{key} is {found[1]!r}, the name of several classes; give the path of one: {found[2]}."
     if "arguments are required" in message:
         return re.sub(r"\b(fit|validate|test|predict)\.", "--", message) + "."
-    return message
+    return _value_problem(key, inner, message) or message
+
+
+def _innermost(message: str) -> tuple[str, str]:
+    """Return the full name of the first option that is wrong, and the lines about it alone."""
+    keys, lines, depth = list[str](), list[str](), -1
+    for line in message.splitlines():
+        indent = len(line) - len(line.lstrip())
+        if line.strip() and indent <= depth:
+            break
+        if found := _KEY.search(line):
+            keys.append(found[1])
+            lines.clear()
+            depth = indent
+        lines.append(line)
+    return ".".join(keys), "\n".join(lines)
+
+
+def _value_problem(key: str, inner: str, message: str) -> str | None:
+    """Return what is wrong with the value of an option."""
+    is_plain = _PLAIN_TYPE.search(inner)
+    found = re.search(r"Expected a dot import path string: (\S+)", inner)
+    if found and not is_plain:
+        return f"--{key} is {found[1]!r}, which is not a known class.{_classes(key, found[1], inner)}"
+    if "is abstract" in inner and not is_plain:
+        return f"--{key} has options but no class; name it first.{_classes(key, '', inner)}"
+    types = re.findall(
+        r"Expected an? (?!dot import|instantiatable)(.+?)(?:\. Got value: .+)?$", inner, re.MULTILINE
+    )
+    given = re.findall(r"(?:Got|Given) value: (.+)", inner) or re.findall(r"Given value: (.+)", message)
+    if types and given:
+        return f"--{key} is {given[0]!r}; allowed: {' or '.join(dict.fromkeys(map(_plain, types)))}."
+    return None
 
 
 def _option_problem(key: str, message: str, options: Iterable[str]) -> str | None:
@@ -62,9 +104,12 @@ def _option_problem(key: str, message: str, options: Iterable[str]) -> str | Non
         return f"unknown option {found[1]!r}.{closest(found[1], options)}"
     if found := re.search(r"unrecognized arguments: ([^ =]*)", message):
         return f"unknown option {found[1]!r}.{closest(found[1].lstrip('-'), options, '--')}"
-    if found := re.search(r"class_path '([\w.]+)':\s+the following arguments are required: (.+)", message):
-        needed = ", ".join(f"--{key}.{name}" for name in found[2].replace(",", " ").split())
-        return f"--{key} {found[1].rpartition('.')[2]} needs {needed}."
+    if found := re.search(
+        r"following arguments are required: ([\w, .]+?)(?:\. Got|$)", message, re.MULTILINE
+    ):
+        paths = re.findall(r"class_path[ =]'([\w.]+)'", message)
+        needed = ", ".join(f"--{key}.{name}" for name in found[1].replace(",", " ").split())
+        return f"--{key} {paths[-1].rpartition('.')[2]} needs {needed}." if key and paths else None
     return None
 
 
@@ -82,8 +127,9 @@ def _class_path_problem(key: str, message: str) -> str | None:
             return str(error)
         if find_class(path) is None:
             return f"--{key} is {path!r}, which is not a class; give the path of a class."
-        if found := re.search(r"does not correspond to a subclass of (\w+)", message):
-            return f"--{key} is {path!r}, which is not a {found[1]}."
+        if found := _SUBCLASS_OF.search(message):
+            kind = key.rpartition(".")[2] if found[1] == "Union" else found[1]
+            return f"--{key} is {path!r}, which is not a {kind}."
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING, Annotated
@@ -49,7 +50,7 @@ def study(
             print(f"{state:<9} {run.command}")
         return
     diverged = run_study(runs, jobs, plan.threads)
-    print(f"Compare them: cbam-lightning compare {file}")
+    print(f"Compare them: cbam-lightning compare {shlex.quote(file)}")
     if diverged:
         names = "; ".join(run.name for run in diverged)
         message = f"the loss became NaN or Inf in {len(diverged)} of {len(runs)} runs: {names}."
@@ -170,6 +171,6 @@ def _runs_of(plan: Study) -> str:
     if plan.folder.is_dir():
         return str(plan.folder)
     if plan.results is None:
-        file = plan.path
-        raise UsageError(f"{file} has no run in {plan.folder}; make them: `cbam-lightning study {file}`.")
+        command = f"`cbam-lightning study {shlex.quote(str(plan.path))}`"
+        raise UsageError(f"{plan.path} has no run in {plan.folder}; make them: {command}.")
     return str(plan.results)

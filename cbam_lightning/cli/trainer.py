@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import wandb
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import BatchSizeFinder, LearningRateFinder, LearningRateMonitor
 from pytorch_lightning.utilities import rank_zero_info
@@ -22,6 +21,7 @@ from cbam_lightning.callbacks.run_record import RunRecord
 from cbam_lightning.callbacks.step_seeds import StepSeeds
 from cbam_lightning.cli.closed_pipes import outlive_readers
 from cbam_lightning.cli.data_links import require_from_data, unlinked
+from cbam_lightning.cli.evaluated_checkpoint import require_weights
 from cbam_lightning.cli.monitors import TrainingStart
 from cbam_lightning.cli.processes import settle_rank
 from cbam_lightning.cli.quiet import silence
@@ -76,9 +76,6 @@ def run_trainer(args: Sequence[str], resumed: RunDirectory | None = None) -> Non
     outlive_readers()
     try:
         TrainerCLI(args, resumed)
-    except wandb.Error as error:
-        advice = "Set WANDB_MODE=offline to record the run here and upload it later."
-        raise ConnectionError(f"W&B: {error}. {advice}") from None
     except ValueError as error:
         # jsonargparse wraps the error of a class that it makes in one about types
         mistakes = (cause for cause in with_causes(error) if isinstance(cause, UsageError))
@@ -119,6 +116,8 @@ class TrainerCLI(TrainerOptions):
         require_from_data(self.model, self.datamodule, self._given)
         with self._mistakes(as_mistake):
             settle_rank(self._get(self.config_init, "trainer"))
+        if self.subcommand != "fit" and not self.config[self.subcommand].get("ckpt_path"):
+            require_weights(self.model, self._model_options())
         self.run_options = self._get(self.config_init, "run")
         # saved as given: for another metric the other one may be better
         self.config[self.subcommand]["checkpoint"]["mode"] = self._chosen_mode
@@ -129,7 +128,7 @@ class TrainerCLI(TrainerOptions):
     def _new_run(self) -> RunDirectory:
         """Make the run's directory, or resume the run of the given name."""
         options, fits = self.run_options, self.subcommand == "fit"
-        folder = Path(options.root) / self.experiment
+        folder = Path(options.root).expanduser() / self.experiment
         self._new_folders = NewFolders(folder / options.name if fits and options.name else folder)
         run = RunDirectory.create(options.root, self.experiment, options.name if fits else None)
         if fits and options.name and run.last.is_file():

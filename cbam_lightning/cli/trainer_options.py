@@ -6,11 +6,13 @@ Importing the tasks and the data modules here is what lets YAML and the command 
 from __future__ import annotations
 
 from argparse import ArgumentError
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import get_loader, set_dumper, set_loader
 from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -20,12 +22,17 @@ import cbam_lightning.tasks  # noqa: F401
 from cbam_lightning.callbacks.resume.checkpointing import AtomicCheckpointIO, SaveOptions
 from cbam_lightning.cli.config_classes import leave_out_defaults, refuse_functions
 from cbam_lightning.cli.data_links import link
+from cbam_lightning.cli.evaluated_checkpoint import find_checkpoint, run_of
+from cbam_lightning.cli.home_folder import expand_values
 from cbam_lightning.cli.monitors import AUTO, resolve_monitor
 from cbam_lightning.cli.option_errors import broken_yaml, explain
 from cbam_lightning.cli.own_code import CONFIG_OPTIONS, options_with_values
+from cbam_lightning.cli.predicted_images import default_data, model_of_weights, without_data_set
+from cbam_lightning.cli.whole_numbers import read_whole_numbers_first
 from cbam_lightning.errors import UsageError
 from cbam_lightning.runs.directory import RunDirectory, RunOptions, experiment_name
-from cbam_lightning.runs.settings import flatten
+from cbam_lightning.runs.names import check_names
+from cbam_lightning.runs.settings import dump_yaml, flatten, read_word
 from cbam_lightning.runs.wandb_setup import WandbOptions
 from cbam_lightning.weights.compatibility import model_of_checkpoint
 
@@ -37,6 +44,7 @@ _RESOLVED = (
 # Options that name the weights a model starts from.
 _WEIGHTS = ("weights", "backbone_weights")
 _CLASSIFIER = "cbam_lightning.tasks.Classifier"
+_READ_YAML = get_loader("yaml")
 _DEFAULTS = {
     "model": {"class_path": _CLASSIFIER},
     "checkpoint.monitor": AUTO,
@@ -71,14 +79,17 @@ class TrainerOptions(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Make a parser that raises instead of ending the process, and takes no abbreviations for options."""
+        set_loader("yaml", partial(read_word, read=_READ_YAML), (yaml.YAMLError,))
+        set_dumper("yaml", dump_yaml)
         return super().init_parser(exit_on_error=False, allow_abbrev=False, **kwargs)
 
     def _prepare_subcommand_parser(
         self, klass: type, subcommand: str, **kwargs: Any
     ) -> LightningArgumentParser:
-        """Read every checkpoint, including remote ones, without running code from it, by default."""
+        """Read every checkpoint, including remote ones, without running its code, and numbers as typed."""
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         parser.set_defaults(weights_only=True)
+        read_whole_numbers_first(parser)
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -110,10 +121,16 @@ class TrainerOptions(LightningCLI):
         if problem := broken_yaml(configs):
             raise UsageError(problem)
         self._given = given_options(args)
-        path = self._given.get("ckpt_path")
-        is_local = isinstance(path, str) and path not in ("best", "last", "hpc") and "://" not in path
+        asked = given_options(args, without=run_of)
+        path = find_checkpoint(args[0], configs, asked, self._given.get("ckpt_path"), self._checkpoint_io)
+        if path and path != self._given.get("ckpt_path"):
+            self._given["ckpt_path"] = path
+            args = [*args, "--ckpt_path", path]
+        is_local = path is not None and path != "hpc" and "://" not in path
         if is_local:
             self._fill_in(args[0], str(path))
+        elif args[0] == "predict" and self._given.get("model.weights"):
+            self._fill_in_images(model_of_weights(self._given, _CLASSIFIER))
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as error:
@@ -134,6 +151,15 @@ class TrainerOptions(LightningCLI):
         options = {name.removeprefix("model."): value for name, value in self._given.items()}
         model = model_of_checkpoint(self._checkpoint_io.read(path), path, options, _CLASSIFIER)
         self._parser(command).set_defaults({"model": model})
+        if command == "predict":
+            self._fill_in_images(model)
+
+    def _fill_in_images(self, model: dict[str, Any]) -> None:
+        """Make any images to predict the default data, prepared as a model expects them."""
+        if data := default_data(self._given, model):
+            self._parser("predict").set_defaults({"model": model, "data": data})
+            # of which `require_from_data` would say that nobody gave them
+            self._given |= {f"model.{name}": value for name, value in model["init_args"].items()}
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: ``parse_arguments`` reads the checkpoint."""
@@ -153,9 +179,15 @@ class TrainerOptions(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Resolve the experiment's name, and what makes a checkpoint the best, in the saved configuration."""
         config = self.config[self.subcommand]
+        expand_values(config)
+        if self.subcommand == "predict" and (images := without_data_set(config["data"])):
+            config["data"] = self._parser("predict").parse_object({"data": images})["data"]
         if config["run"]["experiment"] is None:
             config["run"]["experiment"] = experiment_name([str(path) for path in config.get("config") or []])
         self.experiment: str = config["run"]["experiment"]
+        if self._resumed is None:
+            fits = self.subcommand == "fit"
+            check_names(config["run"]["root"], self.experiment, config["run"]["name"] if fits else None)
         self._chosen_mode = config["checkpoint"]["mode"]
         resolve_monitor(config)
         options = self._model_options()
@@ -179,7 +211,9 @@ class TrainerOptions(LightningCLI):
         return arguments
 
 
-def given_options(args: Sequence[str]) -> dict[str, Any]:
+def given_options(
+    args: Sequence[str], without: Callable[[str], object] = lambda path: False
+) -> dict[str, Any]:
     """Return what the command line and its configuration files set, by dotted name.
 
     ``{"ckpt_path": "last.ckpt", "model.network": "resnet20"}``, for example. The last word of an option
@@ -187,10 +221,13 @@ def given_options(args: Sequence[str]) -> dict[str, Any]:
 
     Args:
         args: The command line; its configuration files are valid YAML.
+        without: Returns something true for configuration files to leave out.
     """
     given: dict[str, Any] = {}
     for option, value in options_with_values(args):
         if option in CONFIG_OPTIONS and value:
+            if without(value):
+                continue
             content = yaml.safe_load(Path(value).read_text())
             given |= flatten(content) if isinstance(content, Mapping) else {}
         else:

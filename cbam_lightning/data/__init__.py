@@ -13,6 +13,7 @@ from cbam_lightning.data.fashion_mnist import FashionMNIST
 from cbam_lightning.data.image_folder import ImageFolder
 from cbam_lightning.data.imagenet import ImageNet
 from cbam_lightning.data.torch_dataset import TorchDataset
+from cbam_lightning.data.unlabelled_images import UnlabelledImages
 
 __all__ = [
     "CIFAR10",
@@ -28,5 +29,6 @@ __all__ = [
     "ImageFolder",
     "ImageNet",
     "TorchDataset",
+    "UnlabelledImages",
     "VOCDetection",
 ]

@@ -71,6 +71,21 @@ class ClassFolderModule(ImageDataModule):
     def part_names(self) -> tuple[str, ...]:
         """The parts of the source that the splits are made of; see ``FolderSource``."""
 
+    def setup(self, stage: str | None = None) -> None:
+        """Load the splits of a stage; before training also that of the test which follows.
+
+        Raises:
+            UsageError: The data are missing, or a file among them is no image.
+        """
+        super().setup(stage)
+        if stage == "fit" and self.has_test_images:
+            self.split_set("test")
+
+    @property
+    def has_test_images(self) -> bool:
+        """Whether there are test images."""
+        return True
+
     @abstractmethod
     def list_images(self, split: LabelledSplit) -> LabelledImages:
         """List the images of a split with their labels."""
@@ -78,6 +93,7 @@ class ClassFolderModule(ImageDataModule):
     def build_split(self, split: LabelledSplit) -> ImageDataset:
         """Build the data set of a split."""
         dataset = self.list_images(split).dataset(self.preparation(split))
+        self.check_names(dataset)
         if not len(dataset):
             raise UsageError(
                 f"no image of {self.root} is left for {split}: no class has enough images to share. "

@@ -83,7 +83,19 @@ class ImageDataModule(BaseDataModule):
         """Build the data set of an image file, or of the image files in a folder; the classes are unknown."""
         paths = find_image_files(path)
         labels = torch.full((len(paths),), -1)
-        return FileDataset(paths, labels, self.preparation("predict"))
+        dataset = FileDataset(paths, labels, self.preparation("predict"))
+        self.check_names(dataset)
+        return dataset
+
+    def check_names(self, dataset: ImageDataset) -> None:
+        """Refuse files that are no images by their names, before any is read.
+
+        Raises:
+            UsageError: There is one, and ``on_bad_image`` is "raise".
+        """
+        if isinstance(dataset, FileDataset) and self._bad_images.policy == "raise":
+            for bad in dataset.no_images():
+                self._bad_images.add(bad)
 
     def preparation(self, split: Split) -> Preparation:
         """Return how the images of a split are prepared."""

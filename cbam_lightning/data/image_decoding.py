@@ -21,8 +21,11 @@ from torchvision.io import decode_image as torchvision_decode
 
 # An allow-list, so that a hostile file cannot reach Pillow's other readers, such as EPS, which runs
 # Ghostscript.
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+SUFFIXES = (
+    *(".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"),
+    *(".tif", ".tiff", ".webp"),
+)
 
 # With the shorter side resized to 256 pixels, the longer one has up to 25,600: 20 MB per RGB image.
 MAX_ASPECT_RATIO = 100

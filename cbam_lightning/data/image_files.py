@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -41,6 +41,16 @@ class FileDataset(TransformedDataset):
         """Return the path of the file."""
         return os.fsdecode(bytes(self._paths[index]))
 
+    def no_images(self) -> Iterator[BadImage]:
+        """Return the files whose names are not those of images."""
+        return filter(None, (_no_image(self.name(index)) for index in range(len(self))))
+
+
+def _no_image(path: str) -> BadImage | None:
+    if path.lower().endswith(SUFFIXES):
+        return None
+    return BadImage(path, f"its name is not that of an image ({', '.join(SUFFIXES)})")
+
 
 def read_image(path: str, channels: Literal[1, 3]) -> Tensor | BadImage:
     """Read and decode an image file.
@@ -52,8 +62,8 @@ def read_image(path: str, channels: Literal[1, 3]) -> Tensor | BadImage:
     Returns:
         uint8 (C, H, W), or the reason why the file is not readable as an image.
     """
-    if not path.lower().endswith(SUFFIXES):
-        return BadImage(path, f"its name is not that of an image ({', '.join(SUFFIXES)})")
+    if bad := _no_image(path):
+        return bad
     try:
         return decode_image(Path(path).read_bytes(), channels)
     except UndecodableError as error:

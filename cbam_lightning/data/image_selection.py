@@ -25,7 +25,7 @@ from cbam_lightning.errors import UsageError
 
 # Networks for images of at most this side are evaluated on whole images, as in the data modules of such
 # images.
-_WHOLE_UP_TO_PX = 64
+WHOLE_UP_TO_PX = 64
 
 
 class NamedImage(NamedTuple):
@@ -142,7 +142,7 @@ def open_scene_files(path: str | Path, channels: int) -> DetectionFiles:
 
 def evaluation_transform(size_px: int) -> Transform:
     """Return the transform of evaluation for networks of this input size."""
-    resize_px = size_px if size_px <= _WHOLE_UP_TO_PX else round(size_px * EVAL_RESIZE_RATIO)
+    resize_px = size_px if size_px <= WHOLE_UP_TO_PX else round(size_px * EVAL_RESIZE_RATIO)
     return EvalTransform(size_px, resize_px)
 
 

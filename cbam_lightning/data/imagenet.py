@@ -50,6 +50,11 @@ class ImageNet(class_folders.ClassFolderModule):
         """The official parts that exist."""
         return tuple(part for part in PARTS if self.source.classes(part))
 
+    @property
+    def has_test_images(self) -> bool:
+        """Whether there are official validation images."""
+        return "val" in self.part_names
+
     def list_images(self, split: LabelledSplit) -> LabelledImages:
         """List the images of a split with their labels."""
         if split == "test" or (split == "val" and not self.val_fraction):

@@ -10,11 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cbam_lightning.data.folder_layout import class_folders, find_parts, unused
 from cbam_lightning.data.image_files import FileDataset, find_files, visible_entries
 from cbam_lightning.data.split_dataset import ImageDataset, Preparation, as_index
 from cbam_lightning.errors import UsageError
-
-PARTS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -43,15 +42,19 @@ class LabelledImages:
 class FolderSource:
     """Image files in ``root/<part>/<class>/...`` or ``root/<class>/...``.
 
-    A part is named by its folder: "train", "val" or "test", or "" if the class folders have no parent folder.
+    A part is named "train", "val" or "test", whatever the usual name of its folder, or "" if the class
+    folders have no parent folder.
 
     Args:
         root: The folder.
 
     Attributes:
         name: Name of the folder.
-        parts: Those of "train", "val" and "test" that exist.
+        parts: Those of "train", "val" and "test" that have class folders.
         shorter_side_px: ``None``, as the images have any size.
+
+    Raises:
+        UsageError: There is no such folder, or it is not clear which folders are the parts.
     """
 
     shorter_side_px: None = None
@@ -61,13 +64,23 @@ class FolderSource:
             raise UsageError(f"{root} is not a folder; give the folder of the images with --data.root.")
         self.root = root
         self.name = root.resolve().name
-        self.parts = tuple(part for part in PARTS if (root / part).is_dir())
+        self._folders = find_parts(root)
+        self.parts = tuple(part for part in self._folders if self.classes(part))
 
     def classes(self, part: str) -> tuple[str, ...]:
         """Return the sorted names of the classes in a part; empty if there is no such part."""
-        folder = self.root / part
-        entries = visible_entries(folder) if folder.is_dir() else []
-        return tuple(entry.name for entry in entries if entry.is_dir())
+        return tuple(class_folders(self._folder(part)))
+
+    def _folder(self, part: str) -> Path:
+        return self._folders.get(part, self.root / part)
+
+    def unlabelled(self) -> list[str]:
+        """Return the parts whose images are in no class folders."""
+        return [p for p, folder in self._folders.items() if p not in self.parts and visible_entries(folder)]
+
+    def unused(self) -> list[str]:
+        """Return the names of the folders beside those of the parts."""
+        return unused(self.root, self._folders) if self._folders else []
 
     def images(self, part: str, class_names: tuple[str, ...]) -> LabelledImages:
         """List the images of a part, sorted by class and name; a label is a position in ``class_names``.
@@ -82,22 +95,24 @@ class FolderSource:
         """Return the files below each class folder, and their labels.
 
         Raises:
-            UsageError: A class folder is empty.
+            UsageError: A class folder of the training images is empty.
         """
         paths: list[str] = []
         labels: list[int] = []
+        folders = class_folders(self._folder(part))
         for label, name in enumerate(class_names):
-            folder = self.root / part / name
-            in_class = find_files(folder)
-            if not in_class:
-                raise UsageError(f"the class folder {folder} is empty; add images or delete the folder.")
+            in_class = find_files(folders[name]) if name in folders else []
+            if not in_class and part in ("", "train"):
+                raise UsageError(
+                    f"the class folder {self._folder(part) / name} is empty; add images or delete the folder."
+                )
             paths += in_class
             labels += [label] * len(in_class)
         return paths, labels
 
     def where(self, part: str) -> str:
         """Return the path of the part's folder, for messages."""
-        return str(self.root / part)
+        return str(self._folder(part))
 
 
 def _open_files(paths: list[str], positions: Tensor, labels: Tensor, preparation: Preparation) -> FileDataset:

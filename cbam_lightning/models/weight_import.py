@@ -18,6 +18,7 @@ from cbam_lightning.weights import Header, load_into, read_state_dict, save_chec
 from cbam_lightning.weights.layouts import LAYOUTS
 from cbam_lightning.weights.loading import compare, strip_wrappers
 from cbam_lightning.weights.translate import complete
+from cbam_lightning.weights.wrappers import unwrap
 
 # What networks for the 1000 classes of ImageNet expect: https://docs.pytorch.org/vision/stable/models.html
 _IMAGENET = {"size_px": 224, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -65,15 +66,19 @@ def import_weights(
     original, extras = read_state_dict(source)
     names = (network, attention, attention_options, network_options)
     try:
-        detected, state, origin = _detect(original, *names)
-        built = build(*detected)
-        report = compare(built.state_dict(), state)
-        if report.faults(head=""):
+        for state, others in _candidates(original, network):
+            left_out = ", ".join(others)
+            detected, translated, origin = _detect(state, *names)
+            built = build(*detected)
+            report = compare(built.state_dict(), translated)
+            if not report.faults(head=""):
+                break
+        else:
             faults = "; ".join(line.strip() for line in str(report).splitlines()[1:4])
             raise UsageError(
                 f"the keys are not those of {detected.network} with attention {detected.attention}: {faults}."
             )
-        load_into(built, state)
+        load_into(built, translated, source="it")
     except UsageError as error:
         raise UsageError(f"{source} cannot be imported: {error}") from None
     header = Header.from_dict(
@@ -89,7 +94,19 @@ def import_weights(
         str(source),
     )
     save_checkpoint(out, built.state_dict(), header)
-    return header, f"{source}: {len(original)} values in the layout of {origin}\n{report}"
+    lines = [f"{source}: {len(original)} values in the layout of {origin}", str(report)]
+    if left_out:
+        lines.append(f"  left out, beside the network: {left_out}")
+    return header, "\n".join(lines)
+
+
+def _candidates(
+    original: Mapping[str, Tensor], network: str | None
+) -> list[tuple[Mapping[str, Tensor], tuple[str, ...]]]:
+    """Return what may be the network's own values, and which keys of the file each lacks."""
+    # a network that is not ours may itself hold everything in an attribute `model`
+    as_it_is: list[tuple[Mapping[str, Tensor], tuple[str, ...]]] = [(original, ())]
+    return [*(as_it_is if network is not None and network not in MODELS else []), unwrap(original)]
 
 
 def _detect(

@@ -230,20 +230,32 @@ class TorchSchedule(Schedule):
     Args:
         scheduler: A scheduler class and its options, without the optimiser.
         interval: Whether to step it after every optimiser step or after every epoch.
-        monitor: The metric that ``ReduceLROnPlateau`` monitors.
+        monitor: The metric that ``ReduceLROnPlateau`` monitors. Default: that of Lightning's class of this
+            name, which has an option for it, or ``val/loss``.
     """
 
     def __init__(
         self,
         scheduler: LRSchedulerCallable,
         interval: Literal["step", "epoch"] = "epoch",
-        monitor: str = "val/loss",
+        monitor: str | None = None,
     ) -> None:
         self.scheduler = scheduler
         self.interval = interval
         self.monitor = monitor
 
     def build(self, optimizer: Optimizer, steps_per_epoch: float, max_epochs: float) -> dict[str, Any]:
-        """Attach the scheduler."""
+        """Attach the scheduler.
+
+        Raises:
+            UsageError: It has a metric of its own, and another one is given.
+        """
         scheduler = self.scheduler(optimizer)
-        return {"scheduler": scheduler, "interval": self.interval, "monitor": self.monitor}
+        own = getattr(scheduler, "monitor", None)
+        if self.monitor and own and self.monitor != own:
+            raise UsageError(
+                f"--model.schedule.monitor is {self.monitor!r}, and --model.schedule.scheduler.monitor is "
+                f"{own!r}; give one of them."
+            )
+        monitor = self.monitor or own or "val/loss"
+        return {"scheduler": scheduler, "interval": self.interval, "monitor": monitor}

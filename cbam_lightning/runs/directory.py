@@ -13,6 +13,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from cbam_lightning.errors import UsageError
 from cbam_lightning.files import atomic_write
+from cbam_lightning.runs.names import wandb_id
 
 try:
     import fcntl
@@ -28,7 +29,7 @@ class RunOptions:
     """How a run is filed and finished.
 
     Args:
-        root: Folder of all runs.
+        root: Folder of all runs; ``~`` is the home folder.
         experiment: Folder below ``root``. Default: the path of the first ``--config`` file below
             ``experiments/`` without its suffix, or ``default``.
         name: The run's own folder below ``experiment``; if it exists already, its run is resumed. Default:
@@ -64,6 +65,7 @@ class RunDirectory:
         last: The checkpoint from which ``resume`` continues.
         metrics: Every logged metric as CSV.
         history: The metrics that were sent to W&B, one point per line.
+        tracking: Where the run is in W&B, and what it is called there, as JSON.
         divergence: Where a run ended whose loss became NaN or Inf, as JSON.
         results: Metrics of the last validation or test, and the evaluated checkpoint, as JSON.
         pictures: Folder of figures.
@@ -80,12 +82,13 @@ class RunDirectory:
     divergence = _Inside("divergence.json")
     results = _Inside("results.json")
     pictures = _Inside("pictures")
+    tracking = _Inside(".wandb.json")
     _id_file = _Inside(".wandb-id")
 
     @property
     def id(self) -> str:
-        """The id of the W&B run: the directory's name, made unique if a user chose it, or a sweep's."""
-        return self._id_file.read_text() if self._id_file.is_file() else self.path.name
+        """The id of the W&B run: the directory's first name, made unique if a user chose it, or a sweep's."""
+        return wandb_id(self._id_file.read_text() if self._id_file.is_file() else self.path.name)
 
     @classmethod
     def create(cls, root: str, experiment: str, name: str | None = None) -> RunDirectory:
@@ -100,20 +103,25 @@ class RunDirectory:
         if rank != 0 and _ENVIRONMENT_NAME in os.environ:
             return cls(Path(os.environ[_ENVIRONMENT_NAME]))
         unique = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-        run = cls(Path(root) / experiment / (name or unique))
+        run = cls(Path(root).expanduser() / experiment / (name or unique))
         if rank == 0:
             run.path.mkdir(parents=True, exist_ok=name is not None)
-            run._keep_id(name)
+            # the agent of a W&B sweep chooses the id, and wandb.init accepts no other
+            swept = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+            if swept or name:
+                run.keep_id(swept or f"{name}-{secrets.token_hex(3)}")
             run.announce()
         return run
 
-    def _keep_id(self, name: str | None) -> None:
-        """Save the id of the W&B run if it is not the directory's name."""
-        # the agent of a W&B sweep chooses the id, and wandb.init accepts no other
-        swept = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
-        if (swept or name) and not self._id_file.is_file():
+    def keep_id(self, unique: str | None = None) -> None:
+        """Save the id of the W&B run, unless it has one, so that it stays if the directory is renamed.
+
+        Args:
+            unique: The id; default: the directory's name.
+        """
+        if not self._id_file.is_file():
             with atomic_write(self._id_file) as file:
-                file.write((swept or f"{name}-{secrets.token_hex(3)}").encode())
+                file.write((unique or self.path.name).encode())
 
     def announce(self) -> None:
         """Tell the processes that Lightning starts for further devices."""
@@ -156,9 +164,9 @@ def experiment_name(configs: Sequence[str | Path]) -> str:
     """
     if not configs:
         return "default"
-    path = Path(configs[0]).absolute().with_suffix("")
-    parts = path.parts
+    file = Path(os.path.abspath(configs[0]))  # noqa: PTH100 - `..` must not lead out of the folder of runs
+    parts = (*file.parent.parts, file.name.removesuffix(file.suffix))
     if "experiments" in parts[:-1]:
         start = len(parts) - parts[::-1].index("experiments")
         return "/".join(parts[start:])
-    return path.name
+    return parts[-1]

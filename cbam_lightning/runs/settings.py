@@ -1,10 +1,13 @@
-"""Configurations as flat tables, to compare them."""
+"""Configurations as YAML whose words stay what they are, and as flat tables, to compare them."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
+
+import yaml
 
 Settings = dict[str, Any]
 
@@ -22,6 +25,34 @@ _FILING = (
     "trainer.log_every_n_steps",
     "trainer.logger",
 )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that jsonargparse would read as a number, and PyYAML would not, such as ``1e-3``."""
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?([0-9][0-9_]*(\.[0-9_]*)?|\.[0-9_]+)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
+
+
+def dump_yaml(config: Any) -> str:
+    """Return a configuration as YAML that the command reads back as it is."""
+    text: str = yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
+
+
+def read_word(text: str, read: Callable[[str], Any]) -> Any:
+    """Return the value of a word of the command line; ``#1`` is a name, and not a comment without a value.
+
+    Args:
+        text: The word, or the content of a file.
+        read: Reads YAML.
+    """
+    is_word = text.startswith("#") and "\n" not in text
+    return text if is_word else read(text)
 
 
 def flatten(config: Mapping[str, Any]) -> Settings:
@@ -60,7 +91,7 @@ def without_filing(settings: Settings) -> Settings:
 def same_value(written: Any, resolved: Any) -> bool:
     """Return whether a setting that a user wrote equals the one that a run resolved.
 
-    A class may be named without its module, and YAML reads ``1e-4`` as text.
+    A class may be named without its module, and a number or a truth value may be written as text.
 
     Args:
         written: From a YAML file or an option.
@@ -68,6 +99,8 @@ def same_value(written: Any, resolved: Any) -> bool:
     """
     if isinstance(written, str) and isinstance(resolved, str):
         return f".{resolved}".endswith(f".{written}")
+    if isinstance(written, str) and isinstance(resolved, bool):
+        return yaml.safe_load(written) is resolved
     if isinstance(written, str) and isinstance(resolved, (int, float)):
         with contextlib.suppress(ValueError):
             return float(written) == resolved

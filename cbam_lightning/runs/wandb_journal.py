@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from argparse import Namespace
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
+import wandb
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment  # type: ignore[attr-defined]
 from pytorch_lightning.utilities import rank_zero_only
 
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.lines import LineFile
+from cbam_lightning.runs.wandb_environment import as_mistakes, tell_offline
+from cbam_lightning.weights.header import one_line
 
 # Counts the points of a run in W&B, so that a resumed run knows which of them are there.
 POINT = "trainer/point"
+_LOST: set[str] = set()  # ids of the runs of which W&B takes no more points
 
 
 class WandbJournal(WandbLogger):
@@ -36,7 +41,6 @@ class WandbJournal(WandbLogger):
         super().__init__(**options)
         self.points = keep_points
         self._run = run
-        self._failed = False
         self._last_there = -1  # the last point that W&B had before
 
     @property
@@ -44,12 +48,35 @@ class WandbJournal(WandbLogger):
     def experiment(self) -> Any:
         """The W&B run; it has all points of the journal."""
         if self._experiment is None:
-            experiment = super().experiment
-            self._last_there = int(experiment.summary.get(POINT, -1))
-            for point, line in enumerate(self._journal.lines()):
-                if point > self._last_there:
-                    experiment.log({**json.loads(line)["values"], POINT: point})
+            experiment = self._start()
+            self.send(lambda: self._repeat(experiment))
         return self._experiment
+
+    def _start(self) -> Any:
+        """Start the W&B run, offline if the server does not answer as it should.
+
+        Raises:
+            UsageError: W&B refuses the run.
+        """
+        with as_mistakes():
+            try:
+                return super().experiment
+            except wandb.errors.CommError as error:
+                if isinstance(error, wandb.errors.AuthenticationError):
+                    raise
+                tell_offline(one_line(error))
+            wandb.teardown()  # its service still has a run of this id
+            self._wandb_init.update(mode="offline", resume=None)
+            self._wandb_init["settings"].silent = True
+            self._log_model = False
+            return super().experiment
+
+    def _repeat(self, experiment: Any) -> None:
+        """Send the points of the journal that W&B lacks."""
+        self._last_there = int(experiment.summary.get(POINT, -1))
+        for point, line in enumerate(self._journal.lines()):
+            if point > self._last_there:
+                experiment.log({**json.loads(line)["values"], POINT: point})
 
     @cached_property
     def _journal(self) -> LineFile:
@@ -63,19 +90,45 @@ class WandbJournal(WandbLogger):
         values = {name: value for name, value in point.items() if isinstance(value, (int, float, str))}
         self._journal.append(json.dumps({"values": values}))
         if self.points > self._last_there:
-            self._send(experiment, {**point, POINT: self.points})
+            sent = {**point, POINT: self.points}
+            self.send(lambda: experiment.log(sent))
         self.points += 1
 
-    def _send(self, experiment: Any, point: dict[str, Any]) -> None:
+    def log_hyperparams(self, params: dict[str, Any] | Namespace) -> None:
+        """Send the configuration; training continues if it cannot be sent."""
+        _ = self.experiment  # a run that W&B refuses is an error
+        self.send(lambda: super(WandbJournal, self).log_hyperparams(params))
+
+    def finalize(self, status: str) -> None:
+        """Upload the checkpoints, if that is wanted; the run ends well if they cannot be sent."""
+        self.send(lambda: super(WandbJournal, self).finalize(status))
+
+    def send(self, call: Callable[[], Any]) -> None:
+        """Call what sends something to W&B, whose service is another process, which may have died.
+
+        Args:
+            call: Sends it; the first error is told, and none ends the training.
+        """
         try:
-            experiment.log(point)
-        except Exception as error:  # W&B's service is another process, which may have died
-            if not self._failed:
-                text = f"W&B takes no more points ({error}); `cbam-lightning resume` sends them."
-                warnings.warn(text, stacklevel=2)
-            self._failed = True
+            call()
+        except Exception as error:
+            tell_lost(self._run.id, error)
 
     @rank_zero_only
     def sync(self) -> None:
         """Wait until the journal is on the disk."""
         self._journal.sync()
+
+
+def tell_lost(run_id: str, error: Exception) -> None:
+    """Say once for a run that W&B does not take what it is sent.
+
+    Args:
+        run_id: Its id in W&B.
+        error: What W&B raised.
+    """
+    if run_id in _LOST:
+        return
+    _LOST.add(run_id)
+    text = f"W&B takes no more points ({one_line(error)}); `cbam-lightning resume` sends them."
+    warnings.warn(text, stacklevel=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -16,7 +15,9 @@ import yaml
 from cbam_lightning.callbacks.run_record import tested_metrics
 from cbam_lightning.errors import UsageError, unknown_name
 from cbam_lightning.runs.directory import RunDirectory, experiment_name
+from cbam_lightning.runs.names import fault_of_folder
 from cbam_lightning.runs.settings import flatten, same_value
+from cbam_lightning.studies.words import as_typed, read_texts, read_words
 
 _SEED = "{seed}"  # in a setting: the seed of the run
 
@@ -109,7 +110,7 @@ class Study:
     @property
     def folder(self) -> Path:
         """Folder of all runs of the study."""
-        return Path(self.root, self.name)
+        return Path(self.root).expanduser() / self.name
 
     @property
     def compared(self) -> list[str]:
@@ -154,7 +155,7 @@ def read_study(path: str | Path) -> Study:
         UsageError: The file is not a study, or its configuration file does not exist.
     """
     path = Path(path)
-    values = _read_yaml(path)
+    values, texts = _read_yaml(path), read_texts(path.read_text(encoding="utf-8"))
     known = [f for f in fields(Study) if f.name != "path"]
     for key in values:
         if key not in {f.name for f in known}:
@@ -164,17 +165,18 @@ def read_study(path: str | Path) -> Study:
         raise UsageError(f"{path} has no {' and no '.join(missing)}; a study needs config, arms and seeds.")
     _check(values, path)
     files = {name: path.parent / values[name] for name in ("config", "results") if values.get(name)}
-    arms = {str(arm): options or {} for arm, options in values["arms"].items()}
-    return Study(path, **{**values, **files, "arms": arms, "seeds": tuple(values["seeds"])})
+    values["settings"] = as_typed(values.get("settings") or {}, texts.get("settings"))
+    arms = values["arms"].items()
+    values["arms"] = {arm: as_typed(options or {}, texts["arms"][arm]) for arm, options in arms}
+    return Study(path, **{**values, **files, "seeds": tuple(values["seeds"])})
 
 
 def _check(values: Mapping[str, Any], path: Path) -> None:
     arms, seeds, threads = values["arms"], values["seeds"], values.get("threads")
-    options = [values.get("settings", {}), *(arms.values() if isinstance(arms, dict) else [])]
+    options = [values.get("settings"), *(arms.values() if isinstance(arms, dict) else [])]
     rules = {
         "config, the path of a configuration file": isinstance(values["config"], str),
-        "arms, a name for each with its options": isinstance(arms, dict)
-        and all(re.fullmatch(r"[\w.+-]+", str(arm)) and str(arm).strip(".") for arm in arms),
+        "arms, a name for each with its options": isinstance(arms, dict),
         "options as `name: value`": all(isinstance(group or {}, dict) for group in options),
         "seeds, a list of different whole numbers from 0": isinstance(seeds, list)
         and all(type(seed) is int and seed >= 0 for seed in seeds)
@@ -185,11 +187,15 @@ def _check(values: Mapping[str, Any], path: Path) -> None:
     }
     if wrong := [rule for rule, holds in rules.items() if not holds]:
         raise UsageError(f"{path} should have {wrong[0]}.")
+    for name in [*Path(experiment_name([path])).parts, *arms]:
+        if fault := fault_of_folder(name):
+            what = "cannot be the name of a study or an arm"
+            raise UsageError(f"{path}: {name!r:.80} {what}: {fault}; rename it.")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_words(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,6 +49,17 @@ class ImageTask(LightningModule):
     data_class: ClassVar[type[BaseDataModule]]
     required_from_data: ClassVar[tuple[str, ...]] = ("num_classes", "in_channels")
     network: nn.Module
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let pickle, as of a process that is started anew, find the default optimiser by its name.
+
+        It is a ``lambda`` because the command reads its class and options from that.
+        """
+        super().__init_subclass__(**kwargs)
+        default: Any = getattr(inspect.signature(cls).parameters.get("optimizer"), "default", None)
+        if "__init__" in vars(cls) and inspect.isfunction(default):
+            default.__qualname__ = f"{cls.__qualname__}.default_optimizer"
+            cls.default_optimizer = staticmethod(default)  # type: ignore[attr-defined]
 
     def __init__(
         self,

@@ -67,13 +67,17 @@ def import_class_path(path: str | None, option: str) -> None:
         option: Where it was given, for messages.
 
     Raises:
-        UsageError: There is no such module, it has no such name, or importing it fails.
+        UsageError: There is no such module, it has no such name, or importing either fails.
     """
     if path is None or not _MAY_IMPORT.get() or not is_class_path(path):
         return
     module, _, name = path.rpartition(".")
     import_module(module, option)
-    if not hasattr(sys.modules[module], name):
+    try:
+        found = hasattr(sys.modules[module], name)
+    except Exception as error:  # of a module that imports its parts when they are asked for
+        raise _broken(path, option, error) from error
+    if not found:
         file = getattr(sys.modules[module], "__file__", None) or module
         raise UsageError(f"{option} is {path!r}, but there is no {name!r} in {file}.")
 

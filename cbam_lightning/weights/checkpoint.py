@@ -18,15 +18,14 @@ from torch import Tensor
 
 from cbam_lightning.errors import UsageError
 from cbam_lightning.files import atomic_write
-from cbam_lightning.weights.header import Header
+from cbam_lightning.weights.header import Header, import_advice, printable
 from cbam_lightning.weights.unpickle import existing_file, read_pickle, unreadable
+from cbam_lightning.weights.wrappers import find_state_dict
 
 # The attribute of the Lightning module that holds the network: the prefix of its keys in a `.ckpt`.
 NETWORK_PREFIX = "network."
 # The entry that a callback adds to a `.ckpt`: experiment, seed, metrics, version.
 PROVENANCE_KEY = "cbam_lightning"
-# Where other code keeps the network in a file; the moving average (EMA) comes before the raw values.
-_CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 # Sizes in a header up to this are always allowed: a reduction may exceed the size of a small network.
 _ANY_SIZE = 1000
 # Allowed types of a network's values; others lack operations that loading and saving need.
@@ -57,7 +56,7 @@ def read_training_state(path: str | Path) -> dict[str, Any]:
     """
     state: Any = read_pickle(path)
     if not isinstance(state, dict) or not isinstance(state.get("state_dict"), dict):
-        raise UsageError(f"{path} is not a Lightning checkpoint: it has no state_dict.")
+        raise UsageError(f"{path} is not a Lightning checkpoint: it has no state_dict. {import_advice(path)}")
     for name in ("hyper_parameters", PROVENANCE_KEY):
         values = state.get(name, {})
         if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
@@ -125,8 +124,8 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
 
     Args:
         path: A ``.safetensors`` file, or a file of ``torch.save`` (``.pth.tar``, ``.pth``, ``.pt``, ``.bin``,
-            ``.ckpt``): a state dict, or a dictionary that holds one as ``state_dict_ema``, ``model_ema``,
-            ``state_dict`` or ``model``, in this order of preference.
+            ``.ckpt``): a state dict, or a dictionary that holds one under a usual name, such as
+            ``state_dict``, ``model`` or ``net``; a moving average, such as ``state_dict_ema``, is preferred.
 
     Returns:
         The state dict with the file's own keys, and the other numbers and strings of the file, such as
@@ -141,13 +140,14 @@ def read_state_dict(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     content = read_pickle(path)
     if not isinstance(content, dict):
         raise UsageError(f"{path} holds a {type(content).__name__}, not a state dict.")
-    container = next((name for name in _CONTAINERS if isinstance(content.get(name), dict)), None)
-    state = content[container] if container else content
-    if not state:
-        raise UsageError(f"{path} is not a state dict: it holds no tensor.")
-    extras = {key: _plain(value) for key, value in content.items()} if container else {}
+    found = find_state_dict(content)
+    if found is None:
+        keys = ", ".join(printable(f"{key!s:.40}") for key in [*content][:8]) or "none"
+        raise UsageError(f"{path} is not a state dict: it holds no tensor, and these keys: {keys}.")
+    state, averaged = found
+    extras = {} if state is content else {key: _plain(value) for key, value in content.items()}
     kept = {key: value for key, value in extras.items() if isinstance(value, (str, int, float))}
-    return _checked(state, path), {**kept, "averaged": str(container).endswith("_ema")}
+    return _checked(state, path), {**kept, "averaged": averaged}
 
 
 def _plain(value: Any) -> Any:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from cbam_lightning.errors import UsageError
@@ -93,7 +95,8 @@ class Header:
         missing = [name for name in _REQUIRED if values.get(name) is None]
         if missing:
             raise UsageError(
-                f"{source} does not say its {', '.join(missing)}; cbam_lightning did not write it."
+                f"{source} does not say its {', '.join(missing)}; cbam_lightning did not write it. "
+                f"{import_advice(source)}"
             )
         known = {f.name for f in fields(cls)}
         options = {name: value for name, value in values.items() if name in known}
@@ -117,7 +120,7 @@ class Header:
         if not metadata or METADATA_KEY not in metadata:
             raise UsageError(
                 f"{source} has no cbam_lightning header, so its network is unknown. "
-                "`cbam-lightning weights export` writes files with a header."
+                f"`cbam-lightning weights export` writes files with a header. {import_advice(source)}"
             )
         try:
             values = json.loads(metadata[METADATA_KEY])
@@ -146,6 +149,12 @@ class Header:
                 text = shown + (f", … ({len(value)} in all)" if len(value) > 10 else "")
             lines.append(f"{name:<18}{printable(text)}")
         return "\n".join(lines)
+
+
+def import_advice(source: str | Path) -> str:
+    """Return how to make a file of ours of weights of other code."""
+    command = f"cbam-lightning weights import {shlex.quote(str(source))} OUT.safetensors"
+    return f"Convert weights of other code first: {command}."
 
 
 def printable(text: str) -> str:

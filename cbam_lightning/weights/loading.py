@@ -97,7 +97,7 @@ def load_into(
         Which keys were loaded.
 
     Raises:
-        UsageError: The checkpoint belongs to another network.
+        UsageError: The checkpoint belongs to another network, or holds NaN or Inf.
     """
     head = classifier_name(network) if head is None else head
     saved = strip_wrappers(state_dict)
@@ -111,8 +111,19 @@ def load_into(
             "network and attention it was trained with, or load what fits with strict_weights=False "
             "(--model.strict_weights false)."
         )
+    _refuse_nan({key: saved[key] for key in report.matched}, network.state_dict(), source)
     network.load_state_dict({key: saved[key] for key in report.matched}, strict=False)
     return report
+
+
+def _refuse_nan(saved: Mapping[str, Tensor], current: Mapping[str, Tensor], source: str) -> None:
+    """Refuse values that are NaN or Inf where those of a new network, such as a mask of -Inf, are not."""
+    lost = {key: ~value.isfinite() & current[key].isfinite() for key, value in saved.items()}
+    if bad := tuple(key for key, where in lost.items() if where.any()):
+        raise UsageError(
+            f"{source} holds NaN or Inf in {len(bad)} of {len(saved)} tensors ({_shorten(bad)}): the "
+            "training that wrote it diverged. Take an earlier checkpoint."
+        )
 
 
 def compare(

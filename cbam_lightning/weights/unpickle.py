@@ -90,4 +90,7 @@ def refusal(path: str | Path, error: pickle.UnpicklingError) -> UsageError:
     # torch's own message recommends loading the file without this protection
     name = re.search(r"GLOBAL (\S+)", printable(str(error)))
     reason = f"it holds Python objects ({name[1]:.80})" if name else "it is damaged or holds Python objects"
-    return UsageError(f"{path} is refused: {reason}, which could run code. Only plain values are loaded.")
+    advice = "save its state_dict, not the module, with the code that wrote it"
+    return UsageError(
+        f"{path} is refused: {reason}, which could run code. Only plain values are loaded; {advice}."
+    )

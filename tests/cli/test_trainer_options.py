@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
+import pytest
 import yaml
 from lightning_fabric.plugins.io import torch_io
 from pytorch_lightning.cli import LightningArgumentParser
 
 from cbam_lightning.cli.trainer_options import given_options
 from cbam_lightning.weights import checkpoint
-from tests.command import NO_WANDB, SHORT, SMALL, call, only_run
+from tests.command import NO_WANDB, SHORT, SMALL, call, only_run, parsed
 
 
 def test_later_words_and_files_replace_earlier_ones():
@@ -44,3 +45,9 @@ def test_one_parse_and_one_read_of_the_checkpoint(monkeypatch):
         assert call(*words, short, NO_WANDB, "--run.test_after_fit false") == 0
         assert [Path(path).name for path in reads] == ["last.ckpt"]
         assert len(parses) == len(set(map(id, parses))) == 2  # the whole line, and that of the sub-command
+
+
+@pytest.mark.parametrize("name", ["1e-3", "#1", "no", "1.10", "lr=0.1"])
+def test_the_name_of_a_run_is_the_word_that_was_typed(name, monkeypatch):
+    words = ["fit", "--data", "FashionMNIST", "--model.network", "resnet8", f"--run.name={name}"]
+    assert parsed(words, monkeypatch)["run"]["name"] == name

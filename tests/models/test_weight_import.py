@@ -226,3 +226,59 @@ def test_a_network_of_a_library_has_to_fit(tmp_path):
     with pytest.raises(UsageError, match=r"missing: features.conv0.weight.*; unexpected: conv1.weight"):
         imported(tmp_path, layouts.authors("CBAM"), network="torchvision/densenet121")
     assert not (tmp_path / "ours.safetensors").exists()
+
+
+def prefixed(state, prefix):
+    return {prefix + key: value for key, value in state.items()}
+
+
+CONTAINERS = ("net", "model", "network", "module", "model_state_dict", "weights")
+
+
+@pytest.mark.parametrize(
+    ("wrap", "averaged"),
+    [
+        *(
+            (lambda s, name=name: {name: s, "epoch": 3}, False)
+            for name in ("net", "model", "network", "module")
+        ),
+        *((lambda s, name=name: {name: s, "acc": 0.5}, False) for name in ("model_state_dict", "weights")),
+        (lambda s: {"ema": {"module": s}, "model": {"x": torch.ones(1)}}, True),
+        (lambda s: {"ema": {"decay": 0.9}, "model": s}, False),
+        (lambda s: {"model": {"state_dict": s}}, False),
+        *((lambda s, p=p: prefixed(s, p), False) for p in ("model.", "net.", "backbone.", "network.")),
+        (lambda s: {"state_dict": prefixed(s, "module._orig_mod.model.backbone.")}, False),
+        (lambda s: {"state_dict": prefixed(s, "model.") | {"criterion.weight": torch.ones(10)}}, False),
+    ],
+)
+def test_the_wrappers_of_other_code_are_removed(tmp_path, wrap, averaged):
+    raw = layouts.authors("CBAM")
+    header, report = imported(tmp_path, wrap(raw))
+    assert header.averaged is averaged
+    assert ("criterion.weight" in report) == ("left out" in report)
+    weight = load_checkpoint(tmp_path / "ours.safetensors").state_dict["fc.weight"]
+    assert torch.equal(weight, raw["fc.weight"].float())
+
+
+def test_a_wrapped_network_of_a_library_keeps_the_keys_inside(tmp_path):
+    torch.manual_seed(0)
+    theirs = squeezenet1_1(num_classes=4).state_dict()
+    state = {"state_dict": prefixed(theirs, "model.") | {"loss.weight": torch.ones(7, 7)}}
+    header, report = imported(tmp_path, state, network="torchvision/squeezenet1_1")
+    assert header.num_classes == 4
+    assert "left out, beside the network: loss.weight" in report
+
+
+def test_a_file_without_a_network_names_its_keys(tmp_path):
+    with pytest.raises(UsageError, match=r"holds no tensor, and these keys: epoch, optimizer\."):
+        imported(tmp_path, {"epoch": 3, "optimizer": {"lr": 0.1}})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("key", ["layer1.0.conv1.weight", "bn1.running_var"])
+def test_weights_of_a_training_that_diverged_are_refused(tmp_path, key, value):
+    raw = layouts.authors("CBAM")
+    raw[key].view(-1)[1] = value
+    with pytest.raises(UsageError, match=rf"holds NaN or Inf in 1 of \d+ tensors \({key}\).*diverged"):
+        imported(tmp_path, raw)
+    assert not (tmp_path / "ours.safetensors").exists()

@@ -1,7 +1,14 @@
+import os
+import signal
+import socket
+import subprocess
+import warnings
+
 import numpy as np
 import pytest
 import wandb
 
+from cbam_lightning.errors import UsageError
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.wandb_setup import WandbOptions, build_loggers, finish_wandb
 from tests.runs.recordings import points, read_back
@@ -85,3 +92,65 @@ def test_training_goes_on_without_wandb(tmp_path, monkeypatch):
         logger.log_metrics({"x": 1})
     logger.log_metrics({"x": 2})
     assert len(RunDirectory(tmp_path).history.read_text().splitlines()) == 2
+
+
+def kill_service():
+    """Kill W&B's process, as a machine short of memory does."""
+    found = subprocess.run(["pgrep", "-P", str(os.getpid()), "wandb-core"], capture_output=True, text=True)
+    for number in found.stdout.split():
+        os.kill(int(number), signal.SIGKILL)
+    assert found.stdout
+
+
+def test_a_run_ends_well_if_the_service_of_wandb_was_killed(tmp_path):
+    run = RunDirectory(tmp_path)
+    logger = journal(run)
+    log_all(logger, range(2))
+    kill_service()
+    with pytest.warns(UserWarning, match="W&B takes no more points"):
+        log_all(logger, range(3, 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it is told once
+        log_all(logger, range(4, 5))
+        logger.log_hyperparams({"a": 1})
+        logger.finalize("success")
+        finish_wandb(0)
+    assert wandb.run is None
+    # the next run in this process has a service of its own, and all points
+    log_all(journal(run, points=4), range(5, 6))
+    finish_wandb(0)
+    losses = [point.get("loss") for point in points(read_back(run.path)[1])]
+    assert losses == [1, 1 / 2, 1 / 4, 1 / 5, 1 / 6]
+
+
+def online(tmp_path, monkeypatch, error):
+    """Return a journal whose run fails to start online, and what was asked of W&B."""
+    asked = []
+
+    def init(**options):
+        asked.append(options["mode"])
+        if options["mode"] != "offline":
+            raise error
+        return Server(-1)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_MODE", "online")
+        monkeypatch.setattr(wandb, "init", init)
+        return journal(RunDirectory(tmp_path)), asked
+
+
+def test_a_run_is_recorded_here_if_wandb_does_not_answer(tmp_path, monkeypatch):
+    error = wandb.errors.CommError("Timed out initializing run: context deadline exceeded")
+    logger, asked = online(tmp_path, monkeypatch, error)
+    logger.log_metrics({"x": 1})
+    assert asked == [None, "offline"]
+    assert [point["x"] for point in logger.experiment.sent] == [1]
+
+
+def test_what_wandb_refuses_is_an_error(tmp_path, monkeypatch):
+    error = wandb.errors.AuthenticationError("the API key is not valid")
+    logger, asked = online(tmp_path, monkeypatch, error)
+    with pytest.raises(UsageError, match=r"W&B: the API key is not valid\. Set WANDB_MODE=offline"):
+        logger.log_hyperparams({"x": 1})
+    assert asked == [None]

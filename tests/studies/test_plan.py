@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from cbam_lightning.errors import UsageError
+from cbam_lightning.runs.settings import same_value
 from cbam_lightning.studies import read_study
 from tests.command import parsed
 
@@ -80,8 +81,10 @@ def test_a_part_that_does_not_exist_is_refused(written, number):
         ({"arms": {}}, "has no arms"),
         ({"seeds": None}, "has no seeds"),
         ({"arms": ["none"]}, "arms, a name for each"),
-        ({"arms": {"a/b": {}}}, "arms, a name for each"),
-        ({"arms": {"..": {}}}, "arms, a name for each"),
+        ({"arms": {"a/b": {}}}, "'a/b' cannot be the name of a study or an arm: it has a slash"),
+        ({"arms": {"..": {}}}, "it stands for another folder"),
+        ({"arms": {"": {}}}, "it is empty"),
+        ({"arms": {"a\nb": {}}}, "it has characters that cannot be printed"),
         ({"arms": {"none": "cbam"}}, "options as `name: value`"),
         ({"seeds": [0, 0]}, "seeds, a list of different"),
         ({"seeds": [True]}, "seeds, a list of different"),
@@ -133,3 +136,61 @@ def test_a_run_of_other_settings_is_not_taken_for_one_of_the_study(written, fini
         run.directory.results.unlink()
     with pytest.raises(UsageError, match=r"made with trainer.max_epochs = 7, but the study says 2\. Move"):
         run.metrics()
+
+
+# words that YAML 1.1, or even 1.2, takes for something else
+WORDS = ("no", "yes", "on", "Off", "true", "1", "1.10", "1e3", "010", "1:30", "2026-11-26", ".inf")
+
+
+def test_the_name_of_an_arm_is_the_word_that_was_typed(written):
+    expected = [*WORDS, "null", "lr=0.1", "a b", "läufe"]
+    arms = "".join(f"  {word}:\n" for word in expected)
+    study = read_study(written(f"config: base.yaml\nseeds: [0]\narms:\n{arms}"))
+    assert [run.arm for run in study.runs] == expected
+    assert [run.directory.path.parent.name for run in study.runs] == expected
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_name_among_the_options_is_the_word_that_was_typed(written, monkeypatch, word):
+    text = "config: base.yaml\nseeds: [0]\n"
+    text += f"settings:\n  wandb.notes: {word}\narms:\n  a:\n    wandb.group: {word}\n"
+    (run,) = read_study(written(text)).runs
+    wandb = parsed(shlex.split(run.command)[1:], monkeypatch)["wandb"]
+    assert (wandb["notes"], wandb["group"]) == (word, word)
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "value"),
+    [
+        ("trainer.enable_progress_bar", "no", False),
+        ("trainer.enable_progress_bar", "True", True),
+        ("trainer.gradient_clip_val", "0.50", 0.5),
+        ("trainer.gradient_clip_val", "1e-3", 0.001),
+        ("trainer.max_epochs", "3", 3),
+        ("wandb.notes", "null", None),
+    ],
+)
+def test_an_option_that_is_no_name_has_its_value(written, monkeypatch, option, text, value):
+    study = f"config: base.yaml\nseeds: [0]\narms:\n  a:\n    {option}: {text}\n"
+    (run,) = read_study(written(study)).runs
+    group, name = option.split(".")
+    config = parsed(shlex.split(run.command)[1:], monkeypatch)
+    assert config[group][name] == value
+    assert same_value(run.expected[option], value)
+
+
+def test_a_name_that_occurs_twice_is_told(written):
+    text = "config: base.yaml\nseeds: [0]\narms:\n  a: {model.attention: se}\n  a: {model.attention: cbam}\n"
+    with pytest.raises(UsageError, match="'a' occurs twice"):
+        read_study(written(text))
+
+
+def test_a_study_may_be_merged_from_parts(written):
+    text = "config: base.yaml\nseeds: [0]\narms:\n  a: &a {x.y: 1, x.z: no}\n  b: {<<: *a, x.y: 2}\n"
+    assert read_study(written(text)).arms["b"] == {"x.y": 2, "x.z": "no"}
+
+
+def test_the_runs_of_a_study_may_be_in_the_home_folder(written, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    study = read_study(written({**STUDY, "root": "~/runs"}))
+    assert str(study.folder) == "/home/someone/runs/small/study"

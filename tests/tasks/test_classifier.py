@@ -1,5 +1,7 @@
 """The classifier task: what it computes, logs, saves and refuses, in real runs of a few steps."""
 
+import copy
+import pickle
 from functools import partial
 
 import pytest
@@ -487,3 +489,26 @@ def test_a_frozen_part_stays_in_evaluation_mode_whatever_is_asked():
         assert modes == {name: not name.startswith("layer1") for name in modes}
         model.eval()
         assert not any(module.training for module in model.modules())
+
+
+class OwnDefault(Classifier):
+    """A task with a default optimiser of its own."""
+
+    def __init__(self, optimizer=lambda params: AdamW(params, lr=0.5), **options):
+        super().__init__(optimizer=optimizer, **options)
+
+
+class NoDefault(OwnDefault):
+    """A task that takes the default of its base class."""
+
+
+@pytest.mark.parametrize("task", [Classifier, OwnDefault, NoDefault])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
+def test_a_task_with_the_default_optimiser_can_be_copied_and_pickled(task, copied):
+    module = task(network="resnet8", num_classes=10, in_channels=1, schedule=WarmupCosine())
+    other = copied(module)
+    assert not differing(snapshot(module), snapshot(other))
+    made, expected = (one.optimizer([torch.zeros(1, requires_grad=True)]) for one in (other, module))
+    assert type(made) is type(expected)
+    assert made.defaults == expected.defaults
+    assert isinstance(made, SGD if task is Classifier else AdamW)

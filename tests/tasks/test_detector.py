@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pickle
 import signal
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from cbam_lightning.data import FashionScenes
 from cbam_lightning.data.detection.scene_files import write_scenes
 from cbam_lightning.models.detection import create_detector
+from cbam_lightning.tasks import Detector
 from tests.callbacks.resume.interrupting import SendSignal, at
 from tests.command import NO_WANDB, call
 
@@ -106,3 +108,9 @@ def test_a_shared_detector_needs_no_backbone_that_its_run_started_from():
 
 def newest():
     return max(Path("runs/default").iterdir(), key=lambda path: path.stat().st_mtime)
+
+
+def test_a_detector_with_the_default_optimiser_can_be_pickled():
+    module = Detector("ssd_resnet20", network_options=json.loads(SMALL), num_classes=2, in_channels=1)
+    other = pickle.loads(pickle.dumps(module))
+    assert other.optimizer is module.optimizer is Detector.default_optimizer

@@ -254,6 +254,7 @@ def test_an_object_in_a_file_is_named(ckpt):
 def test_a_file_without_a_state_dict_is_refused(ckpt, state):
     torch.save(state, ckpt)
     assert "is not a Lightning checkpoint: it has no state_dict" in refusal(ckpt)
+    assert f"cbam-lightning weights import {ckpt} OUT.safetensors" in refusal(ckpt)
 
 
 @pytest.mark.parametrize("entry", ["hyper_parameters", "cbam_lightning"])
@@ -266,6 +267,7 @@ def test_an_entry_that_is_no_dictionary_is_refused(ckpt, entry, value):
 def test_a_training_state_of_others_is_refused(ckpt):
     torch.save({"state_dict": {"network.fc.weight": torch.ones(2)}}, ckpt)
     assert "does not say its network, attention, num_classes, in_channels" in refusal(ckpt)
+    assert f"cbam-lightning weights import {ckpt} OUT.safetensors" in refusal(ckpt)
 
 
 @pytest.mark.parametrize("value", [torch.tensor(3), "3", None, -1.0])
@@ -284,6 +286,7 @@ def test_what_is_no_tensor_is_no_part_of_the_network(ckpt):
 def test_a_shared_file_of_others_is_refused(tmp_path):
     save_file(VALUES, tmp_path / "theirs.safetensors", metadata={"format": "pt"})
     assert "has no cbam_lightning header" in refusal(tmp_path / "theirs.safetensors")
+    assert "theirs.safetensors OUT.safetensors" in refusal(tmp_path / "theirs.safetensors")
     save_file(VALUES, tmp_path / "theirs.safetensors", metadata={"cbam_lightning": "{]"})
     assert "has a damaged header" in refusal(tmp_path / "theirs.safetensors")
 

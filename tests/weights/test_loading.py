@@ -284,3 +284,20 @@ def test_weights_are_not_used_with_other_strides(tmp_path):
         create_model(weights=path, **given)
     with pytest.raises(UsageError, match="trained with stride_in '3x3', not '1x1'"):
         create_model(weights=path, stride_in="1x1")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_no_numbers_are_refused(value):
+    network, other = Small(1), Small(2)
+    before = snapshot(network)
+    other.conv.weight.data[0] = value
+    with pytest.raises(UsageError, match=r"a\.ckpt holds NaN or Inf in 1 of 9 tensors \(conv\.weight\)"):
+        load_into(network, other.state_dict(), source="a.ckpt")
+    assert not changed(network, before)
+
+
+def test_a_mask_of_minus_infinity_is_no_fault():
+    network, other = Small(1), Small(2)
+    for one in (network, other):
+        one.register_buffer("mask", torch.tensor([0.0, -float("inf")]))
+    assert "mask" in load_into(network, other.state_dict()).matched
