@@ -78,6 +78,9 @@ def starting_workers(loaders: Iterable[Any]) -> Iterator[None]:
 
 def _end_children() -> None:
     """End the worker processes that are left; multiprocessing waits for one that ignores SIGTERM for ever."""
+    if hasattr(signal, "SIGCHLD"):
+        # PyTorch's handler raises the error of a worker that was killed, here and wherever else it is called
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     children = [child for child in multiprocessing.active_children() if child.daemon]
     for child in children:
         child.terminate()

@@ -160,9 +160,16 @@ def test_a_closed_pipe_does_not_end_a_training(tmp_path):
 def test_a_worker_that_ended_is_explained(text, told):
     run = RunDirectory.create("runs", "default", "one")
     assert told in str(worker_failure(RuntimeError(text), run))
-    assert "resume" not in str(worker_failure(RuntimeError(text), run))
+    assert str(worker_failure(RuntimeError(text), run)).endswith("Nothing was saved; start it again.")
     run.checkpoints.mkdir()
     run.last.touch()
     assert str(worker_failure(RuntimeError(text), run)).endswith("resume runs/default/one")
     assert worker_failure(RuntimeError("shapes differ"), run) is None
     assert worker_failure(ValueError(text), run) is None
+
+
+def test_the_cause_of_an_unexpected_end_is_told():
+    error = RuntimeError("DataLoader worker (pid(s) 77) exited unexpectedly")
+    error.__cause__ = RuntimeError("DataLoader worker (pid 77) is killed by signal: Killed. ")
+    run = RunDirectory.create("runs", "default", "one")
+    assert "the memory is full" in str(worker_failure(error, run))

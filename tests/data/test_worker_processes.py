@@ -84,14 +84,20 @@ def test_a_batch_that_cannot_be_handed_over_ends_the_worker_at_once(capfd):
 
 
 STUCK = """
-import time
+import os, signal, sys
 from torch.utils.data import DataLoader
 from cbam_lightning.data.worker_processes import starting_workers
 from tests.data.test_worker_processes import Sleeper
-loader = DataLoader(Sleeper(), 1, num_workers=1)
+loader = DataLoader(Sleeper(), 1, num_workers=2)
 with starting_workers([loader]):
     batches = iter(loader)
 print(int(next(batches)), flush=True)
+if "kill" in sys.argv:
+    try:
+        os.kill(batches._workers[1].pid, signal.SIGKILL)
+        next(batches)
+    except RuntimeError as error:
+        print(error)
 """
 
 
@@ -102,9 +108,14 @@ class Sleeper(Pids):
         return time.sleep(600) if index else os.getpid()
 
 
-def test_a_worker_that_is_stuck_ends_with_the_main_process():
+@pytest.mark.parametrize("words", [[], ["kill"]])
+def test_workers_that_are_stuck_end_with_the_main_process_and_without_a_word(words):
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run([sys.executable, "-c", STUCK], env=environment, capture_output=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    command = [sys.executable, "-c", STUCK, *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    pid, *killed = done.stdout.splitlines()
+    assert bool(killed) == bool(words)
+    assert all(line.startswith("DataLoader worker") for line in killed)
     with pytest.raises(ProcessLookupError):
-        os.kill(int(done.stdout), 0)
+        os.kill(int(pid), 0)
