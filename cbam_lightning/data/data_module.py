@@ -14,7 +14,6 @@ from cbam_lightning.checks import require, require_at_least
 from cbam_lightning.data.bad_images import BadImageLog
 from cbam_lightning.data.loader import BatchLoader, BatchOrder, EvalOrder, TrainOrder, collated_already
 from cbam_lightning.data.split_dataset import SplitDataset
-from cbam_lightning.data.worker_processes import set_up_workers
 from cbam_lightning.seeding import run_seed
 
 LabelledSplit = Literal["train", "val", "test"]
@@ -224,18 +223,15 @@ class BaseDataModule(LightningDataModule, ABC):
         """Return batches in an order, or in Lightning's own, as ``overfit_batches`` needs it."""
         num_workers = dataset.default_num_workers if self.num_workers is None else self.num_workers
         if order is not None and not getattr(self.trainer, "overfit_batches", 0):
-            loader: Loader = BatchLoader(dataset, order, num_workers)
-        else:
-            loader = DataLoader(
-                dataset,
-                batch_size=self.device_batch_size,
-                num_workers=num_workers,
-                persistent_workers=num_workers > 0,
-                pin_memory=torch.cuda.is_available(),
-                collate_fn=collated_already,
-            )
-        set_up_workers([loader])
-        return loader
+            return BatchLoader(dataset, order, num_workers)
+        return DataLoader(
+            dataset,
+            batch_size=self.device_batch_size,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=collated_already,
+        )
 
     @property
     def skipped_images(self) -> list[str]:
