@@ -16,6 +16,7 @@ _NAMES = {
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
+_FEWEST_CLASSES = 2
 _PART_OF = {name: part for part, names in _NAMES.items() for name in names}
 
 
@@ -74,6 +75,27 @@ def class_folders(folder: Path) -> dict[str, Path]:
         if entry.is_dir():
             found[name] = entry
     return dict(sorted(found.items()))
+
+
+def require_classes(root: Path) -> None:
+    """Check that the folders in ``root`` are classes, and not parts of names that are not known.
+
+    Raises:
+        UsageError: All of them have the same folders in them, or folders of one part.
+    """
+    found = class_folders(root)
+    shared: set[str] | None = None
+    for folder in found.values():
+        inner = set(class_folders(folder))
+        shared = inner if shared is None else shared & inner
+        if len(shared) < _FEWEST_CLASSES and not any(map(is_part_name, shared)):
+            return
+    if shared and len(found) >= _FEWEST_CLASSES:
+        raise UsageError(
+            f"the folders {_listed(found)} of {root} all have the folders {_listed(sorted(shared))}. If "
+            "these are the classes, name the others train, val and test; if not, move them into "
+            f"{root / 'train'}."
+        )
 
 
 def _listed(names: Iterable[str], most: int = 3) -> str:

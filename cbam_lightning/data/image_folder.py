@@ -13,7 +13,7 @@ from torch import Tensor
 from cbam_lightning.checks import require, require_at_least
 from cbam_lightning.data import class_folders
 from cbam_lightning.data.data_module import LabelledSplit
-from cbam_lightning.data.folder_layout import is_part_name
+from cbam_lightning.data.folder_layout import is_part_name, require_classes
 from cbam_lightning.data.sources import FolderSource, LabelledImages
 from cbam_lightning.data.splits import choose_per_class, hold_out, ordered_by_name
 from cbam_lightning.errors import UsageError
@@ -22,7 +22,23 @@ from cbam_lightning.errors import UsageError
 class ImageFolder(class_folders.ClassFolderModule):
     """Images in one folder per class, in ``root`` itself or in a folder for each part.
 
-    ================  ==================  =================  ==========
+    ================  ==================  =================  =================
+    folders           training            validation         test
+    ================  ==================  =================  =================
+    class folders     the rest            val_fraction       test_fraction
+    train             the rest of train   val_fraction       test_fraction
+    train val         train               val                val
+    train test        the rest of train   val_fraction       test
+    train val test    train               val                test
+    ================  ==================  =================  =================
+
+    Instead of train a folder may be called training, instead of val valid or validation, and instead of test
+    testing, in any case. A fraction is of the images of each class; each class keeps at least one image to
+    train on. What is held out depends on ``split_seed`` and the names of the files: where files are added, the
+    others stay where they are, but for those at the border. With a ``val_fraction`` of 0, validation uses the
+    test images. A class may be missing in val and test. Folders that all have the same folders in them are taken for classes only below train. Which folder
+    is what is told if it has another name, or if a folder is not used.
+
     Args:
         root: Folder of the images, or the output of ``cbam-lightning data pack``: a folder, or a URL such as
             ``s3://bucket/pets``. Files from a URL are cached in the folder that the environment variable
@@ -62,6 +78,8 @@ class ImageFolder(class_folders.ClassFolderModule):
         self._held_out = self._find_held_out()
         self.holds_out_by_name = set(self._held_out) != {"val", "test"}
         self.class_names = _class_names(self.source, self._train)
+        if isinstance(self.source, FolderSource):
+            _require_one_reading(self.source, self.class_names)
         self.num_classes = len(self.class_names)
         lacking = {part: self._lacking(part) for part in dict.fromkeys(self._held_out.values())}
         if isinstance(self.source, FolderSource):
@@ -77,7 +95,8 @@ class ImageFolder(class_folders.ClassFolderModule):
         if extra := sorted(set(classes) - set(self.class_names)):
             raise UsageError(
                 f"{self.source.where(part)} has class folders that {self.source.where(self._train)} has not: "
-                f"{', '.join(extra)}. There is nothing to train them with: rename or remove them."
+                f"{', '.join(extra)}. There is nothing to train them with: rename or remove them. To "
+                "predict images without classes, give --data.predict_path to `cbam-lightning predict`."
             )
         return [name for name in self.class_names if name not in classes]
 
@@ -130,6 +149,17 @@ def _class_names(source: class_folders.ImageSource, part: str) -> tuple[str, ...
             "train."
         )
     return names
+
+
+def _require_one_reading(source: FolderSource, class_names: tuple[str, ...]) -> None:
+    """Refuse folders that could be classes as well as parts."""
+    if not source.parts:
+        require_classes(source.root)
+    elif twice := sorted(set(source.unused()) & set(class_names)):
+        raise UsageError(
+            f"{source.root} has class folders ({', '.join(twice)}) beside "
+            f"{Path(source.where('train')).name}, which has them too; move or remove one of both."
+        )
 
 
 def _tell(source: FolderSource, lacking: Mapping[str, list[str]], num_classes: int) -> None:

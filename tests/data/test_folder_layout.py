@@ -125,6 +125,17 @@ def test_test_images_without_classes_say_how_to_predict_them(tmp_path, told):
         (("train", "val", "valid"), "two folders of val images, val and valid"),
         (("train", "Test", "testing"), "two folders of test images, Test and testing"),
         (("cat", "dog", "test"), "has test beside cat, dog: put the training images into .*train"),
+        (
+            ("seg_train/cat", "seg_train/dog", "seg_test/cat", "seg_test/dog"),
+            "seg_test, seg_train of .* all have",
+        ),
+        (("images/train", "labels/train"), "images, labels of .* all have the folders train"),
+        (
+            ("fold1/a", "fold1/b", "fold2/a", "fold2/b", "fold2/c"),
+            r"fold1, fold2 of .* have the folders a, b\. If",
+        ),
+        (("train/cat", "train/dog", "cat", "dog"), r"class folders \(cat, dog\) beside train"),
+        (("train/cat", "train/dog", "test/test1"), "images without classes, give --data.predict_path"),
         (("val", "test"), r"has 2 class folders \(test, val\); needed are two or more"),
     ],
 )
@@ -133,6 +144,18 @@ def test_what_is_ambiguous_is_refused(tmp_path, folders, message):
         write_image_folder(tmp_path / name, CLASSES, 1)
     with pytest.raises(UsageError, match=message):
         ImageFolder(str(tmp_path))
+
+
+def test_classes_of_the_same_folders_are_read_below_train(tmp_path):
+    for name in ("train/cat/left", "train/cat/right", "train/dog/left", "train/dog/right"):
+        write_image_folder(tmp_path, (name,), 3)
+    assert ImageFolder(str(tmp_path)).class_names == ("cat", "dog")
+
+
+def test_folders_that_not_all_classes_have_are_no_classes(tmp_path):
+    for name in ("cat/left", "cat/right", "dog/left", "dog/right", "fox"):
+        write_image_folder(tmp_path, (name,), 3)
+    assert ImageFolder(str(tmp_path)).class_names == ("cat", "dog", "fox")
 
 
 def test_the_vehicle_train_is_a_class(tmp_path):
