@@ -36,9 +36,9 @@ class ImageFolder(class_folders.ClassFolderModule):
     testing, in any case. A fraction is of the images of each class; each class keeps at least one image to
     train on. What is held out depends on ``split_seed`` and the names of the files: where files are added,
     the others stay where they are, but for those at the border. With a ``val_fraction`` of 0, validation uses
-    the test images. A class may be missing in val and test. Folders that all have the same folders in them are
-    taken for classes only below train. Which folder is what is told if it has another name, or if a folder is
-    not used.
+    the test images. A class may be missing in val and test. Folders that all have the same folders in them
+    are taken for classes only below train. Which folder is what is told if it has another name, or if a
+    folder is not used.
 
     Args:
         root: Folder of the images, or the output of ``cbam-lightning data pack``: a folder, or a URL such as
