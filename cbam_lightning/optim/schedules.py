@@ -107,7 +107,7 @@ class _FactorSchedule(Schedule):
     def __init__(
         self, warmup_epochs: float, warmup_factor: float, interval: Literal["step", "epoch"]
     ) -> None:
-        if warmup_epochs < 0 or not 0 <= warmup_factor <= 1:
+        if not (warmup_epochs >= 0 and 0 <= warmup_factor <= 1):  # NaN is neither
             raise UsageError(
                 f"warmup_epochs is {warmup_epochs} and warmup_factor {warmup_factor}; "
                 "allowed: 0 or more epochs, a factor from 0 to 1."
@@ -155,9 +155,9 @@ class _FactorSchedule(Schedule):
         if self.warmup_epochs <= max_epochs:
             return None
         return (
-            f"the warm-up of {self.warmup_epochs:g} epochs is longer than the training of {max_epochs:g}: the "
-            f"learning rate ends at {self.factor(max_epochs, max_epochs):.2g} of its peak; shorten it with "
-            "--model.schedule.warmup_epochs."
+            f"the warm-up of {self.warmup_epochs:g} epochs is longer than the training of {max_epochs:g}: "
+            f"the learning rate ends at {self.factor(max_epochs, max_epochs):.2g} of its peak; shorten it "
+            "with --model.schedule.warmup_epochs."
         )
 
     def _factor_at(self, epoch: float, max_epochs: float) -> float:
@@ -228,8 +228,8 @@ class MultiStep(_FactorSchedule):
         if not self.milestones_epochs or self.milestones_epochs[0] < max_epochs:
             return super().unreached(max_epochs)
         return super().unreached(max_epochs) or (
-            f"the first milestone, {self.milestones_epochs[0]:g} epochs, is not before the end of the training "
-            f"of {max_epochs:g}: the learning rate is never reduced; see "
+            f"the first milestone, {self.milestones_epochs[0]:g} epochs, is not before the end of the "
+            f"training of {max_epochs:g}: the learning rate is never reduced; see "
             "--model.schedule.milestones_epochs."
         )
 

@@ -132,7 +132,10 @@ def test_constant_stays_after_its_warmup():
     assert [warm.factor(epoch, math.inf) for epoch in (0, 1, 2, 4, 9)] == [0.5, 0.625, 0.75, 1, 1]
 
 
-@pytest.mark.parametrize("options", [{"warmup_epochs": -1}, {"warmup_factor": -0.1}, {"warmup_factor": 1.1}])
+@pytest.mark.parametrize(
+    "options",
+    [{"warmup_epochs": -1}, {"warmup_epochs": math.nan}, {"warmup_factor": -0.1}, {"warmup_factor": 1.1}],
+)
 @pytest.mark.parametrize("schedule", [WarmupCosine, MultiStep, Constant])
 def test_a_warmup_out_of_range_is_refused(schedule, options):
     with pytest.raises(UsageError, match="allowed: 0 or more epochs, a factor from 0 to 1"):
