@@ -35,6 +35,14 @@ class Schedule(ABC):
             Lightning's ``lr_scheduler`` configuration.
         """
 
+    def unreached(self, max_epochs: float) -> str | None:
+        """Return what of the schedule lies after the end of the training, in a sentence; ``None``: nothing.
+
+        Args:
+            max_epochs: Length of the training in epochs.
+        """
+        return None
+
 
 class Place(Protocol):
     """A place in a training."""
@@ -99,7 +107,7 @@ class _FactorSchedule(Schedule):
     def __init__(
         self, warmup_epochs: float, warmup_factor: float, interval: Literal["step", "epoch"]
     ) -> None:
-        if warmup_epochs < 0 or not 0 <= warmup_factor <= 1:
+        if not (warmup_epochs >= 0 and 0 <= warmup_factor <= 1):  # NaN is neither
             raise UsageError(
                 f"warmup_epochs is {warmup_epochs} and warmup_factor {warmup_factor}; "
                 "allowed: 0 or more epochs, a factor from 0 to 1."
@@ -141,6 +149,16 @@ class _FactorSchedule(Schedule):
         unit = steps_per_epoch if self.interval == "step" else 1
         scheduler = FactorLR(optimizer, self._factor_at, unit, max_epochs)
         return {"scheduler": scheduler, "interval": self.interval}
+
+    def unreached(self, max_epochs: float) -> str | None:
+        """Tell of a warm-up that is longer than the training."""
+        if self.warmup_epochs <= max_epochs:
+            return None
+        return (
+            f"the warm-up of {self.warmup_epochs:g} epochs is longer than the training of {max_epochs:g}: "
+            f"the learning rate ends at {self.factor(max_epochs, max_epochs):.2g} of its peak; shorten it "
+            "with --model.schedule.warmup_epochs."
+        )
 
     def _factor_at(self, epoch: float, max_epochs: float) -> float:
         return self.factor(epoch if self.interval == "step" else math.floor(epoch), max_epochs)
@@ -204,6 +222,16 @@ class MultiStep(_FactorSchedule):
         super().__init__(warmup_epochs, warmup_factor, interval)
         self.milestones_epochs = sorted(milestones_epochs)
         self.gamma = gamma
+
+    def unreached(self, max_epochs: float) -> str | None:
+        """Tell of a warm-up that is longer than the training, or that no milestone is reached."""
+        if not self.milestones_epochs or self.milestones_epochs[0] < max_epochs:
+            return super().unreached(max_epochs)
+        return super().unreached(max_epochs) or (
+            f"the first milestone, {self.milestones_epochs[0]:g} epochs, is not before the end of the "
+            f"training of {max_epochs:g}: the learning rate is never reduced; see "
+            "--model.schedule.milestones_epochs."
+        )
 
     def _decay(self, epoch: float, max_epochs: float) -> float:
         return self.gamma ** sum(epoch >= milestone for milestone in self.milestones_epochs)

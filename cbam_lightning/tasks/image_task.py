@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 import torch
 from pytorch_lightning import Callback, LightningModule
 from pytorch_lightning.cli import OptimizerCallable
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from cbam_lightning.callbacks.gradual_unfreezing import divide_by_stage
@@ -249,7 +250,10 @@ class ImageTask(LightningModule):
         divide_by_stage(optimizer, self.trainer)
         schedule = self.schedule or WarmupCosine()
         steps = steps_per_epoch(self.trainer)
-        config = schedule.build(optimizer, steps, max_epochs(self.trainer, steps))
+        length = max_epochs(self.trainer, steps)
+        config = schedule.build(optimizer, steps, length)
+        if (unreached := schedule.unreached(length)) and not self.trainer.fast_dev_run:
+            rank_zero_warn(unreached)
         if isinstance(config["scheduler"], FactorLR):
             config["scheduler"].place = TrainingPlace(self.trainer)
         return {"optimizer": optimizer, "lr_scheduler": config}

@@ -1,6 +1,7 @@
 """Learning rates against the formulas they are named after."""
 
 import math
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -85,6 +86,33 @@ def test_a_training_shorter_than_its_warmup_only_warms_up():
     assert [schedule.factor(epoch, 2) for epoch in (0, 1, 2)] == [0, 0.25, 0.5]
 
 
+@pytest.mark.parametrize(
+    ("schedule", "max_epochs", "told"),
+    [
+        (WarmupCosine(4, 0.0), 2, r"of 4 epochs is longer than the training of 2: .* 0\.5 of its peak"),
+        (Constant(warmup_epochs=0.5), 0.25, "the warm-up of 0.5 epochs is longer than the training of 0.25"),
+        (MultiStep([1], warmup_epochs=5), 3, "the warm-up of 5 epochs is longer than the training of 3"),
+        (MultiStep(), 30, "the first milestone, 30 epochs, is not before the end of the training of 30"),
+        (WarmupCosine(1), 1, None),
+        (Constant(5), math.inf, None),
+        (MultiStep([2, 90]), 3, None),
+        (MultiStep([]), 3, None),
+        (TorchSchedule(None), 3, None),
+    ],
+)
+def test_what_lies_after_the_end_of_the_training_is_told(schedule, max_epochs, told):
+    sentence = schedule.unreached(max_epochs)
+    assert re.search(told, sentence) if told else sentence is None
+
+
+@pytest.mark.parametrize("fast_dev_run", [False, True])
+def test_a_trial_of_a_few_batches_does_not_tell_of_its_warmup(fast_dev_run, recwarn):
+    model = classifier(schedule=WarmupCosine(8))
+    trainer(max_epochs=1, fast_dev_run=fast_dev_run).fit(model, loader(8))
+    told = [str(warning.message) for warning in recwarn if "the warm-up of 8 epochs" in str(warning.message)]
+    assert bool(told) is not fast_dev_run
+
+
 def test_multi_step_is_the_authors_recipe():
     points = {0: 1, 29: 1, 29.99: 1, 30: 0.1, 59: 0.1, 60: 0.01, 89: 0.01, 90: 0.001, 100: 0.001}
     schedule = MultiStep()
@@ -104,7 +132,10 @@ def test_constant_stays_after_its_warmup():
     assert [warm.factor(epoch, math.inf) for epoch in (0, 1, 2, 4, 9)] == [0.5, 0.625, 0.75, 1, 1]
 
 
-@pytest.mark.parametrize("options", [{"warmup_epochs": -1}, {"warmup_factor": -0.1}, {"warmup_factor": 1.1}])
+@pytest.mark.parametrize(
+    "options",
+    [{"warmup_epochs": -1}, {"warmup_epochs": math.nan}, {"warmup_factor": -0.1}, {"warmup_factor": 1.1}],
+)
 @pytest.mark.parametrize("schedule", [WarmupCosine, MultiStep, Constant])
 def test_a_warmup_out_of_range_is_refused(schedule, options):
     with pytest.raises(UsageError, match="allowed: 0 or more epochs, a factor from 0 to 1"):
