@@ -19,7 +19,8 @@ class BoxPredictions(PredictionWriter):
 
     The file is a JSON list with one object per box, as COCO's evaluation reads it
     (https://cocodataset.org/#format-results): ``image_id``, ``category_id``, ``bbox`` as left, top, width and
-    height in pixels of the image as stored, ``score``; and ``file_name`` besides.
+    height in pixels, ``score``; and ``file_name`` besides. An image with an EXIF rotation has the coordinates
+    of its annotation, or without one, of the upright image.
     """
 
     file_name = "detections.json"

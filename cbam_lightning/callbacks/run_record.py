@@ -6,7 +6,9 @@ import itertools
 import json
 import operator
 import re
-from collections.abc import Mapping
+import warnings
+from argparse import ArgumentError
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 from pytorch_lightning.loggers import WandbLogger
 
 from cbam_lightning import __version__
+from cbam_lightning.errors import UsageError
 from cbam_lightning.files import atomic_write
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.settings import dump_yaml
@@ -31,7 +34,8 @@ NETWORK_KEY = "network"
 MAIN_FIGURES = ("test/top1", "test/map")  # of a classifier, of a detector
 _NETWORK = (*BUILD_OPTIONS, "size_px", "channels_last")
 
-_UNWRITTEN = re.compile(r"unable to serialize instance (\w+)$", re.MULTILINE)
+# What jsonargparse writes for a value that may be a name or a function, and for a device.
+_UNWRITTEN = re.compile(r"'?unable to serialize instance (.+?)'?$", re.MULTILINE | re.IGNORECASE)
 
 
 class RunRecord(SaveConfigCallback):
@@ -43,19 +47,30 @@ class RunRecord(SaveConfigCallback):
         run: Where to write.
         stated: Options of the model that are linked to the data, which the parser therefore leaves out, but
             that these data do not have.
+        read: Parses the content of a configuration file, as the command does.
     """
 
     def __init__(
-        self, parser: LightningArgumentParser, config: Any, run: RunDirectory, stated: Mapping[str, Any]
+        self,
+        parser: LightningArgumentParser,
+        config: Any,
+        run: RunDirectory,
+        stated: Mapping[str, Any],
+        read: Callable[[Any], Any],
     ) -> None:
         super().__init__(parser, config, save_to_log_dir=False)
+        self.read = read
         self.stated = stated
         self.run = run
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write ``config.yaml``, and send the configuration and the parameter counts to W&B."""
-        # a value that may be a name or a function is to jsonargparse a function that it cannot write
-        text = _UNWRITTEN.sub(r"\1", self.parser.dump(self.config, skip_unset=False))
+        """Write ``config.yaml``, and send the configuration and the parameter counts to W&B.
+
+        Raises:
+            UsageError: It could not be read again.
+        """
+        text = self._dumped(self.config)
+        self._require_same(text)
         if self.stated:
             content = yaml.safe_load(text)
             content["model"].setdefault("init_args", {}).update(self.stated)
@@ -76,6 +91,29 @@ class RunRecord(SaveConfigCallback):
     def _log_file(self, logger: WandbLogger) -> None:
         name = f"config-{self.run.id}"
         logger.experiment.log_artifact(str(self.run.config), name=name, type="config")
+
+    def _dumped(self, config: Any) -> str:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what _UNWRITTEN replaces
+            return _UNWRITTEN.sub(r"\1", self.parser.dump(config, skip_unset=False))
+
+    def _require_same(self, text: str) -> None:
+        """Refuse a configuration that would not be the same once it is read again.
+
+        Raises:
+            UsageError: Names the option.
+        """
+        try:
+            again = yaml.safe_load(self._dumped(self.read(yaml.safe_load(text))))
+            different = next(_differences(yaml.safe_load(text), again, ""), None)
+        except (ArgumentError, TypeError, ValueError) as error:
+            named = re.findall(r'Parser key "([^"]+)"', str(error))
+            different = ".".join(dict.fromkeys(named)) or str(error)
+        if different is not None:
+            raise UsageError(
+                f"--{different} has a value that config.yaml cannot keep, and the run could not be resumed; "
+                "give a number, a text, or the name of a class, or leave it out."
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the batch size that was searched for: a resumed run does not search again."""
@@ -123,6 +161,19 @@ class RunRecord(SaveConfigCallback):
         """Return a checkpoint's path relative to the run's directory, which may be moved or published."""
         checkpoint, folder = checkpoint.absolute(), self.run.path.absolute()
         return str(checkpoint.relative_to(folder) if checkpoint.is_relative_to(folder) else checkpoint)
+
+
+def _differences(written: Any, again: Any, option: str) -> Iterator[str]:
+    """Return the options that differ, by dotted name."""
+    if isinstance(written, Mapping) and isinstance(again, Mapping):
+        for name, value in written.items():
+            inner = option if name == "init_args" else f"{option}.{name}".strip(".")
+            yield from _differences(value, again.get(name), inner)
+    elif isinstance(written, list) and isinstance(again, list) and len(written) == len(again):
+        for value, other in zip(written, again, strict=True):
+            yield from _differences(value, other, option)
+    elif repr(written) != repr(again):  # NaN is not equal to itself, its text is
+        yield option
 
 
 def tested_metrics(results: Mapping[str, Any]) -> dict[str, float]:

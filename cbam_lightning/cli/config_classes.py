@@ -10,6 +10,8 @@ from pathlib import Path
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
+from pytorch_lightning.cli import LightningArgumentParser
+
 from cbam_lightning.errors import UsageError
 
 _PLAIN = (bool, int, float, str, type(None))
@@ -53,8 +55,20 @@ def leave_out_defaults(config: Any) -> None:
         options, owner = _items(_items(node).get("init_args")), _named(node)
         defaults = class_options(owner) if isinstance(owner, type) else {}
         for name, value in list(options.items()):
-            if not _is_plain(value) and name in defaults and defaults[name] == value:
+            if not _is_plain(value) and name in defaults and _are_same(defaults[name], value):
                 del options[name]
+
+
+def read_config(parser: LightningArgumentParser, content: dict[str, Any]) -> Any:
+    """Return the configuration that the content of a file gives.
+
+    Args:
+        parser: The parser of a sub-command.
+        content: Changed in place.
+    """
+    config = parser.parse_object(content)
+    leave_out_defaults(config)
+    return config
 
 
 def _nodes(config: Any, option: str = "") -> Iterator[tuple[str, Any]]:
@@ -86,6 +100,14 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(map(_is_plain, value))
     return type(value) in _PLAIN or isinstance(value, Path)
+
+
+def _are_same(first: object, second: object) -> bool:
+    """Compare two values of any kind; arrays and tensors have no truth value, and are compared as text."""
+    try:
+        return bool(first == second)
+    except (RuntimeError, ValueError):
+        return repr(first) == repr(second)
 
 
 def class_options(owner: type) -> dict[str, Any]:

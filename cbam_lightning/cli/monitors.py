@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import BackboneFinetuning
+from pytorch_lightning.callbacks import BackboneFinetuning, StochasticWeightAveraging
 
 from cbam_lightning.checks import check_choice, check_positive
 from cbam_lightning.errors import UsageError
 
 AUTO = "auto"  # as the model's class says
+_OFF = ("gradient_clip_val", 0)  # as null
 _LIBRARIES = ("cbam_lightning.", "pytorch_lightning.", "lightning.")
 
 
@@ -53,12 +54,18 @@ class TrainingStart(Callback):
         self.has_trained = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse a number of accumulated batches by which the trainer cannot divide.
+        """Refuse numbers by which the trainer cannot divide, and a limit that turns the gradient round.
 
         Raises:
-            UsageError: It is below 1.
+            UsageError: One is below 1, or not above 0.
         """
         check_positive("accumulate_grad_batches", trainer.accumulate_grad_batches)
+        if trainer.check_val_every_n_epoch is not None:
+            check_positive("check_val_every_n_epoch", trainer.check_val_every_n_epoch)
+        for name in ("val_check_interval", "gradient_clip_val"):
+            value = getattr(trainer, name, None)
+            if isinstance(value, (int, float)) and not value > 0 and (name, value) != _OFF:
+                raise UsageError(f"--trainer.{name} is {value}; allowed: more than 0, or null.")
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse to monitor a metric that neither training nor validation logs.
@@ -75,7 +82,12 @@ class TrainingStart(Callback):
             check_choice(f"metric to monitor, by {owner},", key, logged)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Unfreeze a backbone that a resumed run had unfrozen, which ``BackboneFinetuning`` forgets."""
+        """Unfreeze a backbone that a resumed run had unfrozen, which ``BackboneFinetuning`` forgets.
+
+        Raises:
+            UsageError: The run cannot be resumed.
+        """
+        refuse_begun_averaging(trainer)
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
         waits = any(not parameter.requires_grad for group in groups for parameter in group["params"])
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -86,6 +98,23 @@ class TrainingStart(Callback):
     def on_train_batch_end(self, *args: Any) -> None:
         """Note that the run has results to keep."""
         self.has_trained = True
+
+
+def refuse_begun_averaging(trainer: Trainer) -> None:
+    """Refuse to go on with a run in which Lightning's stochastic weight averaging had begun.
+
+    It does not restore the learning rate that its schedule had reached, nor a pass over the data for the
+    statistics of the normalisation.
+
+    Raises:
+        UsageError: There is such a callback, and it has the state of a checkpoint.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, StochasticWeightAveraging) and callback._scheduler_state is not None:
+            raise UsageError(
+                "StochasticWeightAveraging had begun when this checkpoint was written, and cannot go on from "
+                "there as if it had not been stopped: start the run anew, or average with EMA, which can."
+            )
 
 
 def _watched(trainer: Trainer) -> Iterator[tuple[str, str]]:

@@ -20,6 +20,7 @@ from cbam_lightning.callbacks.resume.exact_resume import ExactResume, read_point
 from cbam_lightning.callbacks.run_record import RunRecord
 from cbam_lightning.callbacks.step_seeds import StepSeeds
 from cbam_lightning.cli.closed_pipes import outlive_readers
+from cbam_lightning.cli.config_classes import read_config
 from cbam_lightning.cli.data_links import require_from_data, unlinked
 from cbam_lightning.cli.evaluated_checkpoint import require_weights
 from cbam_lightning.cli.monitors import TrainingStart
@@ -121,6 +122,7 @@ class TrainerCLI(TrainerOptions):
         self.run_options = self._get(self.config_init, "run")
         # saved as given: for another metric the other one may be better
         self.config[self.subcommand]["checkpoint"]["mode"] = self._chosen_mode
+        self.config[self.subcommand]["run"]["changed_data"] = False  # it is asked for once
         self.run = self._resumed or self._new_run()
         with self._mistakes(as_mistake):
             return super().instantiate_trainer(**self._trainer_options(), **kwargs)
@@ -140,6 +142,9 @@ class TrainerCLI(TrainerOptions):
         if self.subcommand == "fit":
             self.run.occupy()
         points = read_points(self._checkpoint_io.read(self.run.last)) if self._resumes else {}
+        keeps = self._get(self.config_init, "trainer").get("enable_checkpointing") is not False
+        if not keeps:
+            self._parser(self.subcommand).callback_keys.remove("checkpoint")
         self.checkpoint = self._get(self.config_init, "checkpoint")
         if self.checkpoint.dirpath is None:
             self.checkpoint.dirpath = str(self.run.checkpoints.absolute())
@@ -157,23 +162,24 @@ class TrainerCLI(TrainerOptions):
         callbacks = _as_list(config.get("callbacks"))
         if self._resumes:  # what the finders found is in the checkpoint and in the configuration
             callbacks = [callback for callback in callbacks if not isinstance(callback, _FINDERS)]
-        first = self._first_callbacks(is_trial=bool(config.get("fast_dev_run")))
+        first = self._first_callbacks(keeps=keeps and not config.get("fast_dev_run"))
         return {**options, "callbacks": [*first, *callbacks, *self._last_callbacks(logs)]}
 
-    def _first_callbacks(self, is_trial: bool) -> list[Callback]:
+    def _first_callbacks(self, keeps: bool) -> list[Callback]:
         """Return what saves, so that what others log comes after it, and then what seeds a step."""
         seeds = StepSeeds()
-        if self.subcommand != "fit" or is_trial:
+        if self.subcommand != "fit" or not keeps:
             return [seeds]
         options, trainer = self._get(self.config_init, "save"), self.config[self.subcommand]["trainer"]
         limits = repr([trainer[name] for name in _LIMITS])
-        return [ExactResume(self.run, options, self._checkpoint_io, seeds, limits), seeds]
+        changed_data = self.run_options.changed_data
+        return [ExactResume(self.run, options, self._checkpoint_io, seeds, limits, changed_data), seeds]
 
     def _last_callbacks(self, logs: bool) -> list[Callback]:
         config, parser = self.config[self.subcommand], self._parser(self.subcommand)
         names = unlinked(self.datamodule)
         stated = {name: value for name, value in self._model_options().items() if name in names}
-        record = RunRecord(parser, config, self.run, stated)
+        record = RunRecord(parser, config, self.run, stated, partial(read_config, parser))
         callbacks: list[Callback] = [record, self._start]
         model: Any = self.model
         if not hasattr(model, "picture_callback"):
@@ -217,9 +223,11 @@ class TrainerCLI(TrainerOptions):
             raise mistake from error
 
     def after_fit(self) -> None:
-        """Test the best checkpoint and print where everything is."""
-        path = self.checkpoint.best_model_path
-        best = Path(path) if path and self._checkpoint_io.is_current(path) else None
+        """Test the best checkpoint, or the last one if none is the best, and print where everything is."""
+        written = [Path(self.checkpoint.best_model_path or ""), self.run.last]  # no best without a validation
+        best = next(
+            (path for path in written if path.is_file() and self._checkpoint_io.is_current(path)), None
+        )
         tests = self.run_options.test_after_fit and _can_test(self.model, self.datamodule)
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         callbacks[:] = [callback for callback in callbacks if not isinstance(callback, _FINDERS)]

@@ -28,6 +28,8 @@ _OWN = str(Path(__file__).parent.parent)
 _LIGHTNING = str(Path(pytorch_lightning.__file__).parent)
 # Their text is a sentence; that of others, such as a KeyError, needs the name of the error.
 _SPOKEN = (ImportError, ValueError, RuntimeError, MisconfigurationException)
+# https://github.com/pytorch/pytorch/blob/v2.11.0/torch/nn/functional.py, _verify_batch_size
+_ONE_VALUE = "Expected more than 1 value per channel when training"
 # Errors that are explained already, failures of the machine, and requested ends.
 _NO_MISTAKES = (UsageError, RunStopped, OSError, torch.OutOfMemoryError)
 
@@ -84,8 +86,16 @@ class Parts:
                 break
             if id(owner) in known:
                 return _mistake(*known[id(owner)], error)
-        # Lightning's class for mistakes of the user
-        return UsageError(str(error)) if isinstance(error, MisconfigurationException) else None
+        if isinstance(error, ValueError) and str(error).startswith(_ONE_VALUE):
+            return UsageError(
+                "a normalisation layer has one value per channel to average, of one image with one position: "
+                "give batches of 2 or more images, --data.batch_size, or larger images, --data.size_px."
+            )
+        # Lightning's class for mistakes of the user, and what it itself refuses
+        refused = isinstance(error, ValueError) and _frames(error)[-1].f_code.co_filename.startswith(
+            _LIGHTNING
+        )
+        return UsageError(str(error)) if refused or isinstance(error, MisconfigurationException) else None
 
 
 def as_mistake(error: Exception) -> UsageError | None:

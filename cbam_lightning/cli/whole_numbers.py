@@ -22,4 +22,4 @@ def read_whole_numbers_first(parser: LightningArgumentParser) -> None:
         kinds = get_args(hint)
         if get_origin(hint) is Union and {int, float} <= set(kinds):
             ordered = tuple(sorted(kinds, key=lambda kind: kind is not int))
-            action._typehint = Union[ordered]  # noqa: UP007 - of a tuple
+            action._typehint = Union[ordered]  # type: ignore[attr-defined]  # noqa: UP007

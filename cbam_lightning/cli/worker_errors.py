@@ -10,6 +10,7 @@ from pathlib import Path
 from cbam_lightning.data.worker_processes import EXIT_CANNOT_SEND
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.programs import program
+from cbam_lightning.user_code.tracebacks import with_causes
 
 _SHARED_MEMORY = Path("/dev/shm")
 _FEWER = "use fewer (--data.num_workers), or smaller batches"
@@ -25,11 +26,15 @@ def worker_failure(error: BaseException, run: RunDirectory) -> OSError | None:
         error: Any error of a training or an evaluation.
         run: The run; the message says how to continue it.
     """
-    cause = _cause(str(error)) if isinstance(error, RuntimeError) else None
+    if not isinstance(error, RuntimeError):
+        return None
+    # the first cause says most: why the worker ended that "exited unexpectedly"
+    cause = _cause(" ".join(str(each) for each in reversed(list(with_causes(error)))))
     if cause is None:
         return None
     command = f"{program('cbam-lightning')} resume {shlex.quote(str(run.path))}"
-    return OSError(f"{cause}. Continue with: {command}" if run.last.is_file() else f"{cause}.")
+    goes_on = f"Continue with: {command}" if run.last.is_file() else "Nothing was saved; start it again."
+    return OSError(f"{cause}. {goes_on}")
 
 
 def _cause(text: str) -> str | None:
@@ -44,7 +49,7 @@ def _cause(text: str) -> str | None:
         return _out_of_shared_memory()
     if exited:
         return f"a worker process ended with exit code {exited[1]}; --data.num_workers 0 shows the cause"
-    if text.startswith("Too many open files"):
+    if "Too many open files. Communication with the workers" in text:
         return f"too many open files for the worker processes; raise the limit (ulimit -n), or {_FEWER}"
     return None
 

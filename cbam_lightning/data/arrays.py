@@ -15,6 +15,7 @@ from cbam_lightning.checks import require_at_least
 from cbam_lightning.data.batch import Batch
 from cbam_lightning.data.classification import ImageDataModule
 from cbam_lightning.data.data_module import LabelledSplit
+from cbam_lightning.data.image_digests import digest_of_arrays
 from cbam_lightning.data.split_dataset import (
     ImageDataset,
     Preparation,
@@ -123,6 +124,10 @@ class ArrayDataset(ImageDataset):
         """Return the part and the image's position in it, for example ``"fashion_mnist/test/00012"``."""
         return f"{self.part}/{int(self.positions[index]):05d}"
 
+    def digest(self) -> str:
+        """Return a digest of the positions and labels, and of some of the images."""
+        return digest_of_arrays(self.part, self.positions, self.labels, images=self.images)
+
 
 class TransformedArrays(TransformedDataset):
     """Images in memory, changed one at a time by a user-defined transform and by nothing else.
@@ -143,6 +148,10 @@ class TransformedArrays(TransformedDataset):
     def name(self, index: int) -> str:
         """Return the part and the image's position in it."""
         return self.source.name(index)
+
+    def digest(self) -> str:
+        """Return the digest of the images in memory."""
+        return self.source.digest()
 
 
 def _seeds(requests: Sequence[int | SampleRequest]) -> Tensor:

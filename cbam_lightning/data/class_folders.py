@@ -158,11 +158,9 @@ def lacking_classes(source: ImageSource, part: str, expected: tuple[str, ...], e
     """
     classes = source.classes(part)
     if extra := sorted(set(classes) - set(expected)):
-        where = source.where(part)
-        unlabelled = len(extra) == len(classes)
-        advice = f" or, if its images have no classes, predict them: --data.predict_path {where}"
         raise UsageError(
-            f"{where} has class folders that {source.where(expected_in)} has not: {', '.join(extra)}. There "
-            f"is nothing to train them with: rename or remove them{advice if unlabelled else ''}."
+            f"{source.where(part)} has class folders that {source.where(expected_in)} has not: "
+            f"{', '.join(extra)}. There is nothing to train them with: rename or remove them. To "
+            "predict images without classes, give --data.predict_path to `cbam-lightning predict`."
         )
     return [name for name in expected if name not in classes]

@@ -14,7 +14,6 @@ from cbam_lightning.checks import require, require_at_least
 from cbam_lightning.data.bad_images import BadImageLog
 from cbam_lightning.data.loader import BatchLoader, BatchOrder, EvalOrder, TrainOrder, collated_already
 from cbam_lightning.data.split_dataset import SplitDataset
-from cbam_lightning.data.worker_processes import set_up_workers
 from cbam_lightning.seeding import run_seed
 
 LabelledSplit = Literal["train", "val", "test"]
@@ -45,6 +44,7 @@ class BaseDataModule(LightningDataModule, ABC):
         mean: Mean of each channel, of values in [0, 1].
         std: Standard deviation of each channel, of values in [0, 1].
         dataset_name: Name of the data set.
+        holds_out_by_name: Whether the names of the files decide which images are held out.
     """
 
     num_classes: int
@@ -53,6 +53,7 @@ class BaseDataModule(LightningDataModule, ABC):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     dataset_name: str
+    holds_out_by_name: bool = False
 
     def __init__(
         self,
@@ -141,6 +142,15 @@ class BaseDataModule(LightningDataModule, ABC):
         """
         return self.split_set(split).name(index)
 
+    def describe_splits(self) -> dict[str, dict[str, Any]]:
+        """Return what tells the training and the validation images from others, which a checkpoint keeps.
+
+        Returns:
+            By split, the number of its ``images`` and a ``digest`` of which they are.
+        """
+        sets = {"train": self.train_set, "val": self.val_set}
+        return {name: {"images": len(each), "digest": each.digest()} for name, each in sets.items()}
+
     def train_dataloader(self) -> Loader:
         """Return shuffled batches; an incomplete last batch is dropped, unless it is the only one."""
         return self._loader(self.train_set, self.train_order(self.train_set))
@@ -213,18 +223,15 @@ class BaseDataModule(LightningDataModule, ABC):
         """Return batches in an order, or in Lightning's own, as ``overfit_batches`` needs it."""
         num_workers = dataset.default_num_workers if self.num_workers is None else self.num_workers
         if order is not None and not getattr(self.trainer, "overfit_batches", 0):
-            loader: Loader = BatchLoader(dataset, order, num_workers)
-        else:
-            loader = DataLoader(
-                dataset,
-                batch_size=self.device_batch_size,
-                num_workers=num_workers,
-                persistent_workers=num_workers > 0,
-                pin_memory=torch.cuda.is_available(),
-                collate_fn=collated_already,
-            )
-        set_up_workers([loader])
-        return loader
+            return BatchLoader(dataset, order, num_workers)
+        return DataLoader(
+            dataset,
+            batch_size=self.device_batch_size,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            collate_fn=collated_already,
+        )
 
     @property
     def skipped_images(self) -> list[str]:

@@ -18,6 +18,7 @@ _NAMES = {
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
+_FEWEST_CLASSES = 2
 _PART_OF = {name: part for part, names in _NAMES.items() for name in names}
 
 
@@ -87,11 +88,13 @@ def require_clear(root: Path, parts: dict[str, Path]) -> None:
             f"{root} has {_listed(held_out)} beside {_listed(others)}: put the training images into "
             f"{root / 'train'}, one folder per class."
         )
-    elif alike := _alike(others):
-        raise UsageError(
-            f"the folders {_listed(alike)} of {root} look like parts, not like classes; rename them to "
-            "train, val or test."
-        )
+    elif others:
+        _require_classes(root)
+        if alike := _alike(others):
+            raise UsageError(
+                f"the folders {_listed(alike)} of {root} look like parts, not like classes; rename them to "
+                "train, val or test."
+            )
 
 
 def count_images(folder: Path) -> int:
@@ -130,6 +133,27 @@ def class_folders(folder: Path) -> dict[str, Path]:
 def nfc(name: str) -> str:
     """Return a name in the form of Unicode in which names are compared."""
     return unicodedata.normalize("NFC", name)
+
+
+def _require_classes(root: Path) -> None:
+    """Check that the folders in ``root`` are classes, and not parts of names that are not known.
+
+    Raises:
+        UsageError: All of them have the same folders in them, or folders of one part.
+    """
+    found = class_folders(root)
+    shared: set[str] | None = None
+    for folder in found.values():
+        inner = set(class_folders(folder))
+        shared = inner if shared is None else shared & inner
+        if len(shared) < _FEWEST_CLASSES and not any(map(part_of, shared)):
+            return
+    if shared and len(found) >= _FEWEST_CLASSES:
+        raise UsageError(
+            f"the folders {_listed(found)} of {root} all have the folders {_listed(sorted(shared))}. If "
+            "these are the classes, name the others train, val and test; if not, move them into "
+            f"{root / 'train'}."
+        )
 
 
 def _listed(names: Iterable[str], most: int = 3) -> str:

@@ -41,7 +41,7 @@ class UndecodableError(ValueError):
     """The bytes are not a readable image; the message is the reason, without the file name."""
 
 
-def decode_image(data: bytes, channels: Literal[1, 3]) -> Tensor:
+def decode_image(data: bytes, channels: Literal[1, 3], upright: bool = True) -> Tensor:
     """Decode an image and rotate it as its EXIF tag says.
 
     Transparency is dropped. Of an animation the first frame is returned, of 16-bit values the high byte.
@@ -49,6 +49,7 @@ def decode_image(data: bytes, channels: Literal[1, 3]) -> Tensor:
     Args:
         data: Content of the file.
         channels: 1 for greyscale (luma of ITU-R 601), 3 for RGB.
+        upright: Whether to rotate it; otherwise it stays as it is stored. TIFF is always upright.
 
     Returns:
         uint8 (channels, H, W) in [0, 255].
@@ -59,10 +60,10 @@ def decode_image(data: bytes, channels: Literal[1, 3]) -> Tensor:
     """
     with _opened(io.BytesIO(data)) as file:
         if file.format == "JPEG" and file.mode in _TORCHVISION_JPEG_MODES:
-            return _decode_jpeg(data, channels)
+            return _decode_jpeg(data, channels, upright)
         if file.format == "PPM" and file.mode == "I":  # Pillow scales all above 8 bits to 16
-            return from_pillow(Image.fromarray(np.asarray(file).astype(np.uint16)), channels)
-        return from_pillow(file, channels)
+            return from_pillow(Image.fromarray(np.asarray(file).astype(np.uint16)), channels, upright)
+        return from_pillow(file, channels, upright)
 
 
 def check_header(path: str) -> None:
@@ -92,7 +93,7 @@ def _opened(data: IO[bytes]) -> Iterator[Image.Image]:
         raise UndecodableError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
-def from_pillow(image: Image.Image, channels: Literal[1, 3]) -> Tensor:
+def from_pillow(image: Image.Image, channels: Literal[1, 3], upright: bool = True) -> Tensor:
     """Convert a Pillow image of any mode, as ``decode_image`` does.
 
     Returns:
@@ -102,7 +103,8 @@ def from_pillow(image: Image.Image, channels: Literal[1, 3]) -> Tensor:
         UndecodableError: The pixel values have no fixed range, or one side is over 100 times the other.
     """
     check_aspect_ratio(*image.size)
-    return torch.from_numpy(_to_uint8(ImageOps.exif_transpose(image), channels)).permute(2, 0, 1)
+    turned = ImageOps.exif_transpose(image) if upright else image
+    return torch.from_numpy(_to_uint8(turned, channels)).permute(2, 0, 1)
 
 
 def check_aspect_ratio(width: int, height: int) -> None:
@@ -115,15 +117,15 @@ def check_aspect_ratio(width: int, height: int) -> None:
         raise UndecodableError(f"{width} x {height} pixels, one side over {MAX_ASPECT_RATIO} times the other")
 
 
-def _decode_jpeg(data: bytes, channels: Literal[1, 3]) -> Tensor:
-    """Decode with torchvision: (channels, H, W), upright."""
+def _decode_jpeg(data: bytes, channels: Literal[1, 3], upright: bool) -> Tensor:
+    """Decode with torchvision: (channels, H, W)."""
     mode = ImageReadMode.RGB if channels == 3 else ImageReadMode.GRAY
     with warnings.catch_warnings():
         # torchvision 0.29 announces a move to TorchCodec, whose image decoder needs a newer torch than ours
         warnings.simplefilter("ignore", DeprecationWarning)
         encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         try:
-            decoded: Tensor = torchvision_decode(encoded, mode, apply_exif_orientation=True)
+            decoded: Tensor = torchvision_decode(encoded, mode, apply_exif_orientation=upright)
         except RuntimeError as error:  # its text quotes C++ source lines
             raise UndecodableError("it is truncated or damaged") from error
     return decoded

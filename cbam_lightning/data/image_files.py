@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cbam_lightning.data.batch import BadImage
 from cbam_lightning.data.image_decoding import SUFFIXES, UndecodableError, check_header, decode_image
+from cbam_lightning.data.image_digests import digest_of_names
 from cbam_lightning.data.split_dataset import Preparation, TransformedDataset
 from cbam_lightning.errors import UsageError
 
@@ -41,6 +42,10 @@ class FileDataset(TransformedDataset):
         """Return the path of the file."""
         return os.fsdecode(bytes(self._paths[index]))
 
+    def digest(self) -> str:
+        """Return a digest of the names, which are read at once."""
+        return digest_of_names(self._paths)
+
     def no_images(self) -> Iterator[BadImage]:
         """Return the files whose names are not those of images."""
         return filter(None, (_no_image(self.name(index)) for index in range(len(self))))
@@ -66,12 +71,15 @@ def _damaged(path: str) -> BadImage | None:
     return None
 
 
-def read_image(path: str, channels: Literal[1, 3]) -> Tensor | BadImage:
+def read_image(
+    path: str, channels: Literal[1, 3], decode: Callable[[bytes, Literal[1, 3]], Tensor] = decode_image
+) -> Tensor | BadImage:
     """Read and decode an image file.
 
     Args:
         path: The file; its suffix must be that of an image.
         channels: C, 1 for greyscale or 3 for RGB.
+        decode: Decodes the content of the file, or raises ``UndecodableError``.
 
     Returns:
         uint8 (C, H, W), or the reason why the file is not readable as an image.
@@ -79,7 +87,7 @@ def read_image(path: str, channels: Literal[1, 3]) -> Tensor | BadImage:
     if bad := _no_image(path):
         return bad
     try:
-        return decode_image(Path(path).read_bytes(), channels)
+        return decode(Path(path).read_bytes(), channels)
     except UndecodableError as error:
         return BadImage(path, str(error))
     except OSError as error:

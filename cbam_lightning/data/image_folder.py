@@ -15,7 +15,7 @@ from cbam_lightning.data import class_folders
 from cbam_lightning.data.data_module import LabelledSplit
 from cbam_lightning.data.folder_layout import part_of
 from cbam_lightning.data.sources import FolderSource, LabelledImages
-from cbam_lightning.data.splits import choose_per_class, stratified_split
+from cbam_lightning.data.splits import choose_per_class, hold_out, ordered_by_name
 from cbam_lightning.errors import UsageError
 
 
@@ -34,9 +34,12 @@ class ImageFolder(class_folders.ClassFolderModule):
 
     Instead of train a folder may be called training, instead of val valid or validation, and instead of test
     testing, in any case, also with "set" at the end, as in training_set. A fraction is of the images of each
-    class; each class keeps at least one image to train on. With a ``val_fraction`` of 0, validation uses the
-    test images. A class may be missing in val and test. Which folder is what is told if it has another name,
-    or if a folder is not used. Folders that may be parts or classes are refused.
+    class; each class keeps at least one image to train on. What is held out depends on ``split_seed`` and the
+    names of the files: where files are added, the others stay where they are, but for those at the border.
+    With a ``val_fraction`` of 0, validation uses the test images. A class may be missing in val and test.
+    Folders that all have the same folders in them are taken for classes only below train. Which folder is
+    what is told if it has another name, or if a folder is not used. Folders that may be parts or classes are
+    refused.
 
     Args:
         root: Folder of the images, or the output of ``cbam-lightning data pack``: a folder, or a URL such as
@@ -77,6 +80,7 @@ class ImageFolder(class_folders.ClassFolderModule):
             self.source.require_clear()
         self._train = "train" if "train" in self.source.parts else ""
         self._held_out = self._find_held_out()
+        self.holds_out_by_name = set(self._held_out) != {"val", "test"}
         self.class_names = _class_names(self.source, self._train)
         self.num_classes = len(self.class_names)
         known = self.class_names, self._train
@@ -103,7 +107,8 @@ class ImageFolder(class_folders.ClassFolderModule):
         images = self.source.images(self._train, self.class_names)
         fractions = {"val": self.val_fraction, "test": self.test_fraction}
         held_out = [0.0 if split in self._held_out else share for split, share in fractions.items()]
-        shares = stratified_split(images.labels, held_out, self.split_seed)
+        by_class = ordered_by_name(images.labels.tolist(), images.names(), self.split_seed)
+        shares = hold_out(by_class, held_out)
         if self.images_per_class is not None:
             labels = images.labels[shares[0]]
             fewest, label = labels.bincount(minlength=self.num_classes).min(0)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, DistributedSampler
 
 from cbam_lightning.data.split_dataset import SampleRequest, SplitDataset
+from cbam_lightning.data.worker_processes import starting_workers
 from cbam_lightning.errors import UsageError
 from cbam_lightning.seeding import Stream, derive_seed, image_seeds
 
@@ -202,7 +203,9 @@ class BatchLoader(DataLoader[Any]):
         if not (self._resumes and epoch == self._epoch):
             self._batches = self.order.first_image = 0
         self._epoch, self.order.first_batch, self._resumes = epoch, self._batches, False
-        for batch in super().__iter__():
+        with starting_workers([self]):
+            batches = super().__iter__()
+        for batch in batches:
             self._batches += 1
             yield batch
         self.order.set_epoch(epoch + 1)  # for a plain loop; Lightning sets the epoch itself

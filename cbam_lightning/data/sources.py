@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,11 +25,13 @@ class LabelledImages:
         positions: int64 (M,), which images of their part these are.
         labels: int64 (M,), the class of each image.
         open: Builds the data set that reads them.
+        names: Returns the path of each image of the part, relative to its class folder and with slashes.
     """
 
     positions: Tensor
     labels: Tensor
     open: Callable[[Tensor, Tensor, Preparation], ImageDataset]
+    names: Callable[[], list[str]]
 
     def select(self, chosen: Tensor) -> LabelledImages:
         """Return the images at some positions among these, int64 (K,)."""
@@ -97,7 +100,10 @@ class FolderSource:
             UsageError: A class folder is empty.
         """
         paths, labels = self.files(part, class_names)
-        return LabelledImages(torch.arange(len(paths)), as_index(labels), partial(_open_files, paths))
+        found = class_folders(self._folder(part))
+        folders = [str(found.get(name, "")) for name in class_names]
+        names = partial(_names_in_folders, paths, labels, folders)
+        return LabelledImages(torch.arange(len(paths)), as_index(labels), partial(_open_files, paths), names)
 
     def files(self, part: str, class_names: tuple[str, ...]) -> tuple[list[str], list[int]]:
         """Return the files below each class folder, and their labels.
@@ -121,6 +127,11 @@ class FolderSource:
     def where(self, part: str) -> str:
         """Return the path of the part's folder, for messages."""
         return str(self._folder(part))
+
+
+def _names_in_folders(paths: list[str], labels: list[int], folders: list[str]) -> list[str]:
+    pairs = zip(paths, labels, strict=True)
+    return [path[len(folders[label]) + 1 :].replace(os.sep, "/") for path, label in pairs]
 
 
 def _open_files(paths: list[str], positions: Tensor, labels: Tensor, preparation: Preparation) -> FileDataset:

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from cbam_lightning.data.batch import BadImage, FileBatch
 from cbam_lightning.data.cropping import Transform, stack
+from cbam_lightning.data.image_digests import digest_of_names
 from cbam_lightning.data.user_transforms import UserTransform
 from cbam_lightning.seeding import image_seeds, spared_generator, spared_generators
 
@@ -88,6 +89,11 @@ class SplitDataset(Dataset[Any], ABC):
     @abstractmethod
     def name(self, index: int) -> str:
         """Return a name by which a person finds the image at position ``index``."""
+
+    def digest(self) -> str:
+        """Return what tells these images from others: here, a digest of their names."""
+        names = [os.fsencode(self.name(index)) for index in range(len(self))]
+        return digest_of_names(np.array(names, dtype=np.bytes_))
 
 
 class ImageDataset(SplitDataset):

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from cbam_lightning.data.batch import Batch
 from cbam_lightning.data.cropping import Transform, stack
 from cbam_lightning.data.image_conversion import NotAnImageError, allowed_images, as_image
+from cbam_lightning.data.image_digests import digest_of_arrays
 from cbam_lightning.data.split_dataset import (
     ImageDataset,
     SampleRequest,
@@ -199,6 +200,11 @@ class TorchSplit(ImageDataset):
         """Return the path of the image, or the part and the item's position in the data set."""
         position = int(self.positions[index])
         return self.items.name(position) or f"{self.part}/{position:05d}"
+
+    def digest(self) -> str:
+        """Return a digest of the names, and of the labels where the data set lists them."""
+        known = self.items.known_labels
+        return super().digest() + ("" if known is None else digest_of_arrays("", known[self.positions]))
 
     def _load(self, index: int) -> tuple[Tensor, int]:
         position = int(self.positions[index])

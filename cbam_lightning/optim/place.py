@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import truediv
 from typing import Any
 
 from lightning_fabric.utilities.data import sized_len
@@ -51,7 +52,7 @@ class TrainingPlace:
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
         self.seam: Seam | None = None
-        self.share_since: Callable[[int, int], float] = lambda batches, of: batches / of
+        self.share_since: Callable[[int, int], float] = truediv
 
     @property
     def epochs(self) -> float:

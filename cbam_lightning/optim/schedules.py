@@ -248,9 +248,16 @@ class TorchSchedule(Schedule):
         """Attach the scheduler.
 
         Raises:
-            UsageError: It has a metric of its own, and another one is given.
+            UsageError: It ends before the run, or it has a metric of its own and another one is given.
         """
         scheduler = self.scheduler(optimizer)
+        steps = max_epochs * (steps_per_epoch if self.interval == "step" else 1)
+        last = getattr(scheduler, "total_steps", None)  # of OneCycleLR, which fails after it
+        if last is not None and math.isfinite(steps) and steps > last:
+            raise UsageError(
+                f"--model.schedule.scheduler.total_steps is {last}, and is stepped {math.ceil(steps)} times "
+                f"in this run, once every {self.interval}; give at least that."
+            )
         own = getattr(scheduler, "monitor", None)
         if self.monitor and own and self.monitor != own:
             raise UsageError(

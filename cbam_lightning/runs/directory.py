@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO
 
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -20,8 +19,6 @@ try:
     import fcntl
 except ModuleNotFoundError:  # on Windows
     fcntl = None  # type: ignore[assignment]
-
-_OPEN_FILES: list[IO[str]] = []  # closing a file releases its lock
 
 # Tells the directory to the processes that Lightning starts for further devices.
 _ENVIRONMENT_NAME = "CBAM_LIGHTNING_RUN"
@@ -38,12 +35,15 @@ class RunOptions:
         name: The run's own folder below ``experiment``; if it exists already, its run is resumed. Default:
             the time and a random number.
         test_after_fit: Whether training ends with a test of the best checkpoint.
+        changed_data: Whether a run that is resumed may go on with other training or validation images, this
+            time. Images that it was trained on may be held out then.
     """
 
     root: str = "runs"
     experiment: str | None = None
     name: str | None = None
     test_after_fit: bool = True
+    changed_data: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,8 @@ class RunDirectory:
         """
         if fcntl is None or getattr(rank_zero_only, "rank", 0) != 0:
             return
-        file = (self.path / ".occupied").open("w")
-        _OPEN_FILES.append(file)
+        # a descriptor, not a file: it stays open, and so locked, until this process ends
+        file = os.open(self.path / ".occupied", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         try:
             # unlike flock, worker processes do not inherit it, and so do not keep it when this one is killed
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

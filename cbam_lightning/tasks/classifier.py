@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from pytorch_lightning.cli import OptimizerCallable
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.optim import SGD
 from torchmetrics import Metric, MetricCollection
@@ -134,6 +134,7 @@ class Classifier(ImageTask):
         self._new_classifier = built.new_classes
         self._report_loading(built, weights)
         self.freeze_network(freeze)
+        self._report_frozen(built)
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
 
@@ -203,6 +204,17 @@ class Classifier(ImageTask):
             )
         if built.new_classes:
             rank_zero_info(f"  new classifier: {built.new_classes}")
+
+    def _report_frozen(self, built: BuiltNetwork) -> None:
+        """Print how many of the values that the weights did not have are frozen."""
+        added = built.report.added if built.report else ()
+        frozen = [n for n, p in self.network.named_parameters() if n in set(added) and not p.requires_grad]
+        if frozen:
+            rank_zero_warn(
+                f"--model.freeze {self.hparams['freeze']} also freezes {len(frozen)} parameters that the "
+                f"weights do not have, such as {frozen[0]}: they stay as initialised. To train them, freeze "
+                "less, with a pattern of modules."
+            )
 
     def setup(self, stage: str) -> None:
         """Compile the network for training."""

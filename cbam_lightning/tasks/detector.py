@@ -198,7 +198,7 @@ class Detector(ImageTask):
     on_test_epoch_start = on_validation_epoch_start
 
     def predict_step(self, batch: Any, batch_idx: int) -> list[dict[str, Tensor]]:
-        """Return the detections in the images of a batch, in pixels of the images as stored."""
+        """Return the detections in the images of a batch, in pixels of the images as read."""
         detections = self(batch.images) if len(batch.images) else []
         for image, boxes, size in zip(batch.images, detections, batch.original_sizes.tolist(), strict=True):
             boxes["boxes"] = scale_boxes(boxes["boxes"], tuple(image.shape[1:]), tuple(size))

@@ -58,6 +58,27 @@ def test_copies_that_torchrun_starts_are_refused(environment):
         settle_rank(CPU)
 
 
+def test_copies_of_other_launchers_are_refused(environment):
+    environment({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"})
+    with pytest.raises(UsageError, match="2 processes were started"):
+        settle_rank(CPU)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"LOCAL_RANK": "0"}, "LOCAL_RANK=0 says .* unset it"),
+        ({"LOCAL_RANK": "2", "MASTER_ADDR": "localhost"}, "LOCAL_RANK=2 says .* one of 2 on this machine"),
+        ({"LOCAL_RANK": "0", "WORLD_SIZE": "3"}, "3 processes were started, but the trainer expects 2"),
+        ({**SLURM, "SLURM_NTASKS": "3"}, "3 processes were started, but the trainer expects 2"),
+    ],
+)
+def test_processes_that_would_wait_for_others_for_ever_are_refused(environment, variables, message):
+    environment(variables)
+    with pytest.raises(UsageError, match=message):
+        settle_rank({"accelerator": "cpu", "devices": 2, "strategy": "ddp"})
+
+
 @pytest.mark.parametrize(
     ("variables", "message"),
     [(TORCHRUN, "does not match the world size"), (SLURM, "--ntasks-per-node=2` does not match")],
@@ -139,9 +160,16 @@ def test_a_closed_pipe_does_not_end_a_training(tmp_path):
 def test_a_worker_that_ended_is_explained(text, told):
     run = RunDirectory.create("runs", "default", "one")
     assert told in str(worker_failure(RuntimeError(text), run))
-    assert "resume" not in str(worker_failure(RuntimeError(text), run))
+    assert str(worker_failure(RuntimeError(text), run)).endswith("Nothing was saved; start it again.")
     run.checkpoints.mkdir()
     run.last.touch()
     assert str(worker_failure(RuntimeError(text), run)).endswith("resume runs/default/one")
     assert worker_failure(RuntimeError("shapes differ"), run) is None
     assert worker_failure(ValueError(text), run) is None
+
+
+def test_the_cause_of_an_unexpected_end_is_told():
+    error = RuntimeError("DataLoader worker (pid(s) 77) exited unexpectedly")
+    error.__cause__ = RuntimeError("DataLoader worker (pid 77) is killed by signal: Killed. ")
+    run = RunDirectory.create("runs", "default", "one")
+    assert "the memory is full" in str(worker_failure(error, run))

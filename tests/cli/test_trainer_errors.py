@@ -26,11 +26,17 @@ PLATEAU = (
     f"{SCHEDULER} pytorch_lightning.cli.ReduceLROnPlateau --model.schedule.scheduler.monitor val/loss "
     "--model.schedule.monitor"
 )
+ONE_CYCLE = f"{SCHEDULER} OneCycleLR --model.schedule.scheduler.max_lr 0.1 --model.schedule.scheduler"
 MISTAKES = {
     f"{ADD}Timer {OF}interval hour": ["--trainer.callbacks Timer", "interval=hour"],
     f"{ADD}EarlyStopping": ["--trainer.callbacks EarlyStopping needs --trainer.callbacks.monitor"],
     f"{ADD}EarlyStopping {OF}monitor val/lsos": ["EarlyStopping", "'val/lsos'", "Did you mean 'val/loss'"],
-    f"{PLATEAU} val/lsos": ["--model.schedule", "'val/lsos'", "Did you mean 'val/loss'"],
+    f"{PLATEAU} val/top1": ["monitor is 'val/top1'", "monitor is 'val/loss'", "give one of them"],
+    f"{SCHEDULER} pytorch_lightning.cli.ReduceLROnPlateau --model.schedule.scheduler.monitor val/lsos": [
+        "--model.schedule",
+        "'val/lsos'",
+        "Did you mean 'val/loss'",
+    ],
     "--checkpoint.monitor val/acc --checkpoint.mode max": ["ModelCheckpoint", "'val/acc'", "val/top1"],
     "--checkpoint.monitor val/loss": ["--checkpoint.mode min or --checkpoint.mode max"],
     "--trainer.accumulate_grad_batches 0": ["accumulate_grad_batches is 0", "at least 1"],
@@ -41,6 +47,20 @@ MISTAKES = {
     "--model.optimizer Muon": ["--model.optimizer Muon", "2D parameters"],
     "--model.optimizer SparseAdam": ["--model.optimizer SparseAdam", "does not support dense gradients"],
     f"{SCHEDULER} OneCycleLR --model.schedule.scheduler.max_lr 0.1": ["scheduler OneCycleLR", "total_steps"],
+    f"{ONE_CYCLE}.total_steps 3 --trainer.max_epochs 4": [
+        "total_steps is 3",
+        "stepped 4 times",
+        "every epoch",
+    ],
+    f"{ONE_CYCLE}.total_steps 3 --model.schedule.interval step --trainer.max_epochs 2": ["stepped 4 times"],
+    f"{ONE_CYCLE}.epochs 1 {ONE_CYCLE.split()[-1]}.steps_per_epoch 3 --trainer.max_epochs 4": [
+        "total_steps is 3"
+    ],
+    "--model.network resnet18 --data.batch_size 1": ["one value per channel", "--data.batch_size"],
+    "--trainer.val_check_interval 50": ["`val_check_interval` (50)", "training batches (2)"],
+    "--trainer.val_check_interval 0": ["--trainer.val_check_interval is 0", "more than 0"],
+    "--trainer.check_val_every_n_epoch 0": ["check_val_every_n_epoch is 0", "at least 1"],
+    "--trainer.gradient_clip_val=-1": ["--trainer.gradient_clip_val is -1", "more than 0, or null"],
 }
 
 
@@ -227,3 +247,18 @@ def test_a_defect_of_ours_is_no_mistake():
     with pytest.raises(AttributeError) as defect:
         steps_per_epoch(None)
     assert trainer_errors._is_ours(trainer_errors._frames(defect.value))
+
+
+def test_without_checkpoints_a_run_is_tested_as_it_ended(capsys):
+    words = QUICK.replace("--run.test_after_fit false", "")
+    assert call("fit", words, NO_WANDB, "--trainer.max_epochs 1 --trainer.enable_checkpointing false") == 0
+    assert "no checkpoint was written" in capsys.readouterr().out
+    assert (only_run() / "results.json").is_file()
+    assert not list(Path("runs").rglob("*.ckpt"))
+
+
+def test_without_a_validation_the_last_checkpoint_is_tested_and_reported(capsys):
+    words = QUICK.replace("--run.test_after_fit false", "")
+    assert call("fit", words, NO_WANDB, "--trainer.max_epochs 1 --trainer.limit_val_batches 0") == 0
+    assert "last.ckpt" in capsys.readouterr().out
+    assert '"checkpoint": "checkpoints/last.ckpt"' in (only_run() / "results.json").read_text()

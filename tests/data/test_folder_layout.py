@@ -133,7 +133,16 @@ def test_test_images_without_classes_say_how_to_predict_them(tmp_path, told):
         (("training_set/a", "train/a"), "two folders of train images, train and training_set"),
         (("seg_train/a", "seg_test/a", "seg_pred"), "folders seg_test, seg_train of .* look like parts"),
         (("train1", "test1"), "folders test1, train1 of .* look like parts, not like classes; rename"),
-        (("train/a", "train/b", "test/x"), "has not: x. .* predict them: --data.predict_path .*test"),
+        (
+            ("seg_train/cat", "seg_train/dog", "seg_test/cat", "seg_test/dog"),
+            "seg_test, seg_train of .* all have",
+        ),
+        (("images/train", "labels/train"), "images, labels of .* all have the folders train"),
+        (
+            ("fold1/a", "fold1/b", "fold2/a", "fold2/b", "fold2/c"),
+            r"fold1, fold2 of .* have the folders a, b\. If",
+        ),
+        (("train/cat", "train/dog", "test/test1"), "images without classes, give --data.predict_path"),
         (("val", "test"), r"has 2 class folders \(test, val\); needed are two or more"),
     ],
 )
@@ -142,6 +151,18 @@ def test_what_is_ambiguous_is_refused(tmp_path, folders, message):
         write_image_folder(tmp_path, (name,), 1)
     with pytest.raises(UsageError, match=message):
         ImageFolder(str(tmp_path))
+
+
+def test_classes_of_the_same_folders_are_read_below_train(tmp_path):
+    for name in ("train/cat/left", "train/cat/right", "train/dog/left", "train/dog/right"):
+        write_image_folder(tmp_path, (name,), 3)
+    assert ImageFolder(str(tmp_path)).class_names == ("cat", "dog")
+
+
+def test_folders_that_not_all_classes_have_are_no_classes(tmp_path):
+    for name in ("cat/left", "cat/right", "dog/left", "dog/right", "fox"):
+        write_image_folder(tmp_path, (name,), 3)
+    assert ImageFolder(str(tmp_path)).class_names == ("cat", "dog", "fox")
 
 
 @pytest.mark.parametrize("classes", [("bus", "car", "train"), ("bus", "test_tube", "train_station")])

@@ -46,6 +46,20 @@ def test_the_seed_of_the_split_alone_changes_it(tmp_path):
     assert files_of(ImageFolder(str(tmp_path), split_seed=1)) != first
 
 
+def test_a_new_image_leaves_the_others_where_they_are(tmp_path):
+    write_image_folder(tmp_path, CLASSES, images_per_class=20)
+    before = files_of(ImageFolder(str(tmp_path)))
+    for name in ("a.jpg", "010 b.jpg", "z.jpg", "zz.jpg"):
+        (tmp_path / "cat" / name).write_bytes((tmp_path / "cat" / "000.jpg").read_bytes())
+    after = files_of(ImageFolder(str(tmp_path)))
+    assert [len(after[split]) - len(before[split]) for split in after] == [4, 0, 0]
+    assert set(before["train"]) <= set(after["train"])
+    moved = set(before["val"] + before["test"]) - set(after["val"] + after["test"])
+    assert len(moved) <= 4
+    others = [[f for f in files["val"] if "cat" not in Path(f).parts[-2]] for files in (before, after)]
+    assert others[0] == others[1]
+
+
 def test_folders_of_all_parts_are_used_as_they_are(tmp_path):
     for part, count in {"train": 4, "val": 2, "test": 3}.items():
         write_image_folder(tmp_path / part, CLASSES, count)

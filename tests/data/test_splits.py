@@ -1,9 +1,11 @@
+import hashlib
 import random
+import unicodedata
 
 import pytest
 import torch
 
-from cbam_lightning.data.splits import shuffled_by_class, stratified_split
+from cbam_lightning.data.splits import hold_out, ordered_by_name, shuffled_by_class, stratified_split
 
 LABELS = torch.arange(1000) % 7  # 143 of each of the first six classes, 142 of the last
 
@@ -61,3 +63,51 @@ def test_classes_are_ordered_and_positions_complete():
     assert list(by_class) == [0, 2]
     assert sorted(by_class[0]) == [1, 3, 4]
     assert sorted(by_class[2]) == [0, 2]
+
+
+NAMES = [f"photo {number}.jpg" for number in range(200)]
+
+
+def held_out_names(names, seed=0):
+    parts = hold_out(ordered_by_name([0] * len(names), names, seed), [0.1, 0.1])
+    return [{names[position] for position in part.tolist()} for part in parts]
+
+
+def test_an_order_by_name_is_the_documented_hash_and_no_position_matters():
+    def key(name):
+        return hashlib.blake2b(f"7/{name}".encode(), digest_size=8).hexdigest()
+
+    (order,) = ordered_by_name([0] * 200, NAMES, 7).values()
+    assert [NAMES[position] for position in order] == sorted(NAMES, key=key)
+    turned = NAMES[::-1]
+    assert held_out_names(turned) == held_out_names(NAMES) != held_out_names(NAMES, seed=1)
+
+
+def test_a_new_image_moves_no_more_than_the_ones_at_the_borders():
+    moved = []
+    for number in range(60):
+        before, after = held_out_names(NAMES), held_out_names([*NAMES, f"new {number}.jpg"])
+        # none that was trained on is held out, as long as the counts of what is held out stay the same
+        assert [len(part) for part in after] == [161, 20, 20]
+        assert not before[0] & (after[1] | after[2])
+        moved.append(sum(len(part - other) for part, other in zip(before, after, strict=True)))
+    assert max(moved) == 2
+    assert moved.count(0) > 40
+
+
+def test_the_unicode_form_of_a_name_does_not_matter():
+    names = [f"Ä {number}.jpg" for number in range(50)]
+    decomposed = [unicodedata.normalize("NFD", name) for name in names]
+    assert ordered_by_name([0] * 50, names, 0) == ordered_by_name([0] * 50, decomposed, 0)
+
+
+def test_names_that_are_not_utf_8_have_their_place():
+    (order,) = ordered_by_name([0, 0], ["\udce4.jpg", "\udce5.jpg"], 0).values()
+    assert sorted(order) == [0, 1]
+
+
+def test_orders_by_name_are_of_classes():
+    assert {label: sorted(p) for label, p in ordered_by_name([1, 0, 1], ["a", "a", "b"], 0).items()} == {
+        0: [1],
+        1: [0, 2],
+    }

@@ -1,3 +1,5 @@
+import gc
+import io
 import re
 import subprocess
 import sys
@@ -65,6 +67,8 @@ def test_two_processes_do_not_train_in_one_directory(tmp_path):
     other.wait()
     run.occupy()
     run.occupy()  # the same process may
+    files = [thing for thing in gc.get_objects() if type(thing) is io.TextIOWrapper]
+    assert not [file for file in files if str(file.name).endswith(".occupied")]  # Python would warn of it
 
 
 def test_a_run_with_a_name_of_the_user_has_an_id_of_its_own(tmp_path, monkeypatch):

@@ -512,3 +512,10 @@ def test_a_task_with_the_default_optimiser_can_be_copied_and_pickled(task, copie
     assert type(made) is type(expected)
     assert made.defaults == expected.defaults
     assert isinstance(made, SGD if task is Classifier else AdamW)
+
+
+def test_frozen_attention_that_the_weights_do_not_have_is_told():
+    with pytest.warns(UserWarning, match="--model.freeze backbone also freezes 36 parameters"):
+        Classifier(
+            weights="resnet20.fashion_mnist", attention="se", num_classes=10, in_channels=1, freeze="backbone"
+        )

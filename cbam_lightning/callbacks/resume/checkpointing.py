@@ -64,6 +64,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             self._read[key] = read_training_state(path)
         return self._read[key]
 
+    def kept(self, path: str | Path) -> dict[str, Any] | None:
+        """Return the content of a checkpoint if it was read, and is kept for the trainer."""
+        return self._read.get(Path(path).resolve())
+
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Return the content of a checkpoint for the trainer, which changes it."""
         kept = self._read.pop(Path(path).resolve(), None)

@@ -20,7 +20,7 @@ from pytorch_lightning.utilities.combined_loader import (
 
 from cbam_lightning.callbacks.resume.generators import OwnGenerators
 from cbam_lightning.data.loader import BatchLoader
-from cbam_lightning.data.worker_processes import set_up_workers
+from cbam_lightning.data.worker_processes import starting_workers
 from cbam_lightning.errors import UsageError
 from cbam_lightning.optim.place import current_epoch
 from cbam_lightning.seeding import Stream, derive_seed, seed_all
@@ -102,7 +102,6 @@ class ExactLoader(CombinedLoader):
 
     def _begin(self) -> None:
         self._begun, self._epoch, self._read = True, self._place.epoch, 0
-        set_up_workers(self.flattened)
         state, self._state = self._state, {}
         if not self._resumes_itself:
             self._place.seed_generators(self.flattened)
@@ -114,7 +113,8 @@ class ExactLoader(CombinedLoader):
         if state.get("epoch") == self._epoch and state.get("done"):
             self._iterator = iter(())  # type: ignore[assignment]
             return
-        iter(self._iterator)  # type: ignore[arg-type]
+        with starting_workers(self.flattened):
+            iter(self._iterator)  # type: ignore[arg-type]
         if state.get("epoch") == self._epoch:
             self._skip(state["batches"])
 

@@ -14,6 +14,8 @@ from pytorch_lightning.utilities import rank_zero_info
 from cbam_lightning.callbacks.resume.accumulated import Accumulated, load_accumulated
 from cbam_lightning.callbacks.resume.changed_options import ChangedOptions, Configured, read_configured
 from cbam_lightning.callbacks.resume.checkpointing import AtomicCheckpointIO, SaveOptions
+from cbam_lightning.callbacks.resume.data_changes import STATE_KEY as DATA_KEY
+from cbam_lightning.callbacks.resume.data_changes import DataChanges
 from cbam_lightning.callbacks.resume.divergence import LossWatch, has_finite_weights
 from cbam_lightning.callbacks.resume.exact_loader import read_exactly
 from cbam_lightning.callbacks.resume.moments import Moment, prepare_logging, prepare_loops, write_progress
@@ -51,6 +53,7 @@ class ExactResume(Callback):
         seeds: Has the seed of the run; the trainer's next callback, so that steps are seeded after saving.
         limits: What says when training ends, as text. A run that ended before its last epoch, as
             ``EarlyStopping`` does it, is trained on only when this has changed.
+        changed_data: Whether the run may go on with other images.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class ExactResume(Callback):
         checkpoint_io: AtomicCheckpointIO,
         seeds: StepSeeds,
         limits: str = "",
+        changed_data: bool = False,
     ) -> None:
         self.run = run
         self.options = options
@@ -67,6 +71,7 @@ class ExactResume(Callback):
         self.seeds = seeds
         self.limits = limits
         self._place: TrainingPlace
+        self._data = DataChanges(changed_data)
         self._configured: Configured = {}
         self._changes: ChangedOptions | None = None
         self._signals = StopSignals()
@@ -83,10 +88,22 @@ class ExactResume(Callback):
         return STATE_KEY
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Read the data so that any batch can be read again."""
+        """Read the data so that any batch can be read again, and refuse others before anything is written."""
         if stage == "fit":
             self._place = TrainingPlace(trainer)
             read_exactly(trainer, lambda: self.seeds.seed)
+            self._data.read(trainer)
+            self._compare_data(trainer, self._state_in(self.checkpoint_io.kept(self.run.last) or {}))
+
+    def _compare_data(self, trainer: Trainer, state: Mapping[str, Any] | None) -> None:
+        if state is not None and self._data.are_described:
+            self._data.compare(trainer, state)
+
+    def _state_in(self, checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the state of this callback in a checkpoint that was written during training."""
+        # BatchSizeFinder and LearningRateFinder save and load the state before the first step
+        state = checkpoint.get("callbacks", {}).get(self.state_key)
+        return state if checkpoint.get("global_step") else None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare what is configured with the checkpoint, whose optimisers are not loaded yet."""
@@ -113,6 +130,7 @@ class ExactResume(Callback):
             if any(isinstance(callback, BatchSizeFinder) for callback in callbacks):
                 self._configured = read_configured(trainer, pl_module)  # again, for the found size
             return
+        self._data.compare(trainer, self._restored)
         self._saved_step = trainer.global_step
         for config in trainer.lr_scheduler_configs:
             if isinstance(config.scheduler, FactorLR):
@@ -265,6 +283,7 @@ class ExactResume(Callback):
         state["logged_steps"] = trainer.fit_loop.epoch_loop._batches_that_stepped
         state["points"] = {type(x).__name__: x.points for x in trainer.loggers if hasattr(x, "points")}
         state.update(configured=self._configured, place=read_position(self._place, self._moment))
+        state[DATA_KEY] = self._data.splits(trainer)
         if self._moment is Moment.END and trainer.should_stop:
             state["ended"] = self.limits
         state.update(self._accumulated.read(trainer, pl_module))
@@ -275,9 +294,9 @@ class ExactResume(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Any) -> None:
         """Keep the state until training starts."""
-        state = checkpoint.get("callbacks", {}).get(self.state_key)
-        # BatchSizeFinder and LearningRateFinder save and load the state before the first step
-        if trainer.state.fn == "fit" and state is not None and checkpoint["global_step"]:
+        state = self._state_in(checkpoint)
+        if trainer.state.fn == "fit" and state is not None:
+            self._compare_data(trainer, state)
             self._restored = state
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -10,7 +11,6 @@ import sys
 import threading
 import warnings
 from types import FrameType
-from typing import Any
 
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning import Trainer
@@ -56,7 +56,9 @@ class StopSignals:
         if self.received is None:
             self.received = signal.Signals(number)
             text = f"\n{self.received.name}: finishing the batch, then saving. Ctrl-C again stops at once.\n"
-            os.write(sys.stderr.fileno(), text.encode()) if _has_descriptor(sys.stderr) else None
+            # the stream may have no descriptor, or its terminal may be the one that was closed
+            with contextlib.suppress(AttributeError, OSError, ValueError):
+                os.write(sys.stderr.fileno(), text.encode())
 
     @property
     def asks_to_requeue(self) -> bool:
@@ -74,10 +76,3 @@ def requeue() -> None:
     done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
     if done.returncode:
         warnings.warn(f"scontrol requeue {job}: {done.stderr.strip()}", stacklevel=2)
-
-
-def _has_descriptor(stream: Any) -> bool:
-    try:
-        return isinstance(stream.fileno(), int)
-    except (AttributeError, OSError, ValueError):
-        return False

@@ -22,7 +22,9 @@ class CocoDetection(DetectionDataModule):
 
     The classes are those of the JSON files. Their ids (in COCO 1 to 90, with gaps) become the labels 1..K in
     ascending order; ``category_ids[label - 1]`` is the id of a label. Annotations with a true "ignore" count
-    as difficult.
+    as difficult. An image with an EXIF rotation is rotated where the annotation's width and height are those
+    of the rotated image, and is read as stored where they are those of the stored one, or where both are the
+    same. So boxes and pixels, and the boxes that ``predict`` writes, have the coordinates of the annotation.
 
     Args:
         root: Folder that holds train2017, val2017 and annotations.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from collections import Counter
 from functools import cached_property
 from pathlib import Path
@@ -104,8 +105,12 @@ def read_coco(file: CocoFile, folder: Path) -> Annotations:
 
 
 def _image_path(file: CocoFile, image: dict[str, Any], folder: Path) -> str:
-    path = folder / str(image.get("file_name", ""))
+    name = str(image.get("file_name", ""))
+    path = folder / name
+    for form in ("NFC", "NFD"):  # file systems and archives change it
+        path = path if path.is_file() else folder / unicodedata.normalize(form, name)
     if not path.is_file():
+        path = folder / name
         where = file.describe("image", image)
         raise UsageError(f"{where} should be {str(path)!r}, which does not exist; copy it again.")
     return str(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from torch import Tensor
@@ -14,6 +15,8 @@ from cbam_lightning.data.cropping import stack
 from cbam_lightning.data.detection.annotations import Annotations, join_objects
 from cbam_lightning.data.detection.augmentation import DetectionTransform
 from cbam_lightning.data.detection.detection_batch import DetectionFileBatch, Objects
+from cbam_lightning.data.detection.orientation import decode_annotated
+from cbam_lightning.data.image_digests import digest_of_arrays, digest_of_names
 from cbam_lightning.data.image_files import read_image
 from cbam_lightning.data.split_dataset import SampleRequest, SplitDataset, as_index, load_each
 
@@ -41,6 +44,10 @@ class DetectionDataset(SplitDataset):
         """Return the path of the image, or the name of one in memory."""
         return self.annotations.name(index)
 
+    def digest(self) -> str:
+        """Return a digest of the names, which are read at once."""
+        return digest_of_names(self.annotations.names)
+
     def __getitems__(self, requests: Sequence[int | SampleRequest]) -> DetectionFileBatch:
         """Read a batch; images that fail are left out and listed in ``bad``."""
         positions, samples, bad = load_each(requests, self._load, runs_user_code=False)
@@ -58,17 +65,10 @@ class DetectionDataset(SplitDataset):
         )
 
     def _load(self, index: int) -> tuple[Tensor, Objects, tuple[int, ...]] | BadImage:
-        """Read and transform an image: the image, its objects, and its height and width as stored.
-
-        An image is refused if its boxes were drawn on another size of it.
-        """
+        """Read and transform an image: the image, its objects, and the height and width that it had."""
         image = self.read(index)
         if isinstance(image, BadImage):
             return image
-        height, width = self.annotations.sizes[index].tolist()
-        if height and image.shape[1:] != (height, width):
-            stored = f"it has {image.shape[2]} x {image.shape[1]} pixels"
-            return BadImage(self.name(index), f"{stored}, its annotation is for {width} x {height}")
         return *self.transform(image, self.annotations.of_image(index)), tuple(image.shape[1:])
 
 
@@ -85,8 +85,10 @@ class DetectionFiles(DetectionDataset):
     channels: Literal[1, 3]
 
     def read(self, index: int) -> Tensor | BadImage:
-        """Decode a file."""
-        return read_image(self.name(index), self.channels)
+        """Decode a file, the way up that its boxes were drawn on."""
+        height, width = self.annotations.sizes[index].tolist()
+        decode = partial(decode_annotated, size=(height, width))
+        return read_image(self.name(index), self.channels, decode)
 
 
 @dataclass(eq=False)
@@ -105,3 +107,7 @@ class DetectionImages(DetectionDataset):
     def read(self, index: int) -> Tensor:
         """Return an image."""
         return self.images[index]
+
+    def digest(self) -> str:
+        """Return a digest of the ids, and of some of the images."""
+        return digest_of_arrays(self.name(0), self.annotations.image_ids, images=self.images)

@@ -47,7 +47,7 @@ class DetectionBatch(NamedTuple):
         targets: For each image, the fields of ``Objects`` by name; boxes are in pixels of this image. An
             image without objects has boxes of shape (0, 4).
         image_ids: int64 (N,), the ids in COCO's JSON, or numbers made of the file names.
-        original_sizes: int64 (N, 2), height and width of the stored images; see ``scale_boxes``.
+        original_sizes: int64 (N, 2), height and width of the images as read; see ``scale_boxes``.
         indices: int64 (N,), positions in the data set of the split.
     """
 

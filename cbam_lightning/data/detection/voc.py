@@ -34,6 +34,10 @@ class VOCDetection(DetectionDataModule):
         VOCdevkit/VOC2007/ImageSets/Main/trainval.txt  VOCdevkit/VOC2012/ImageSets/Main/trainval.txt
         VOCdevkit/VOC2007/ImageSets/Main/test.txt
 
+    In data of one's own, names may contain spaces, and images may be of any format that ``ImageFolder``
+    reads. An image with an EXIF rotation is read as in ``CocoDetection``, and as stored if its annotation has
+    no size.
+
     Coordinates in the files count pixels from 1 and include the last one. Here they count from 0, and right
     and bottom are the ends of the last pixels, so that widths and heights are those of VOC's own evaluation.
 

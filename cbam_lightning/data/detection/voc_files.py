@@ -1,8 +1,8 @@
-"""Reading the files of Pascal VOC: lists of images, and one XML file per image with its objects."""
+"""Reading the annotations of Pascal VOC: one XML file per listed image, with its objects."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -10,6 +10,8 @@ from xml.etree import ElementTree
 from PIL import Image
 
 from cbam_lightning.data.detection.annotations import Annotations, ObjectRow, annotate
+from cbam_lightning.data.detection.voc_lists import NamedFiles, read_names
+from cbam_lightning.data.image_decoding import FORMATS, SUFFIXES
 from cbam_lightning.errors import UsageError, unknown_name
 
 _MAX_SIDE_PX = 2**31  # larger sizes are treated as missing
@@ -32,6 +34,15 @@ class VocObject(NamedTuple):
     difficult: bool
 
 
+class _Listed(NamedTuple):
+    """A listed image with its height and width and its objects."""
+
+    path: Path
+    name: str
+    size: tuple[int, int]
+    objects: list[VocObject]
+
+
 def read_voc(folders: Sequence[Path], image_set: str, class_names: Sequence[str]) -> Annotations:
     """Read all annotations of an image set.
 
@@ -43,15 +54,14 @@ def read_voc(folders: Sequence[Path], image_set: str, class_names: Sequence[str]
     Raises:
         UsageError: A file is missing or damaged, or an object is of an unknown class.
     """
-    paths = [folder / "JPEGImages" / f"{s}.jpg" for folder in folders for s in _stems(folder, image_set)]
-    images = [_read_image(path) for path in paths]
-    voc_objects = [voc_object for _, of_image in images for voc_object in of_image]
+    images = [image for folder in folders for image in _listed_images(folder, image_set)]
+    voc_objects = [voc_object for image in images for voc_object in image.objects]
     return annotate(
-        [str(path) for path in paths],
-        _numbers([path.stem for path in paths]),
-        [size for size, _ in images],
+        [str(image.path) for image in images],
+        _numbers([image.name for image in images]),
+        [image.size for image in images],
         _object_rows(voc_objects, class_names),
-        [i for i, (_, of_image) in enumerate(images) for _ in of_image],
+        [i for i, image in enumerate(images) for _ in image.objects],
         lambda index: voc_objects[index].where,
     )
 
@@ -111,39 +121,40 @@ def _number(element: ElementTree.Element, name: str, where: str) -> float:
         ) from None
 
 
-def _read_image(path: Path) -> tuple[tuple[int, int], list[VocObject]]:
-    """Return height and width of an image, and its objects."""
-    xml_path = path.parent.with_name("Annotations") / f"{path.stem}.xml"
-    if not path.is_file():
-        raise UsageError(f"there is no image {path}, which {xml_path} describes; copy it again.")
-    size, objects = read_xml(xml_path)
-    return size or _stored_size(path), objects
+def _listed_images(folder: Path, image_set: str) -> Iterator[_Listed]:
+    """Read the annotations of a list of images."""
+    annotations = NamedFiles(folder / "Annotations", (".xml",))
+    images = NamedFiles(folder / "JPEGImages", SUFFIXES)
+    for name in read_names(folder / "ImageSets" / "Main" / f"{image_set}.txt", annotations):
+        xml_path = next(iter(annotations.find(name)), annotations.folder / f"{name}.xml")
+        path = _only(images, name, xml_path)
+        size, objects = read_xml(xml_path)
+        yield _Listed(path, name, size or _stored_size(path), objects)
+
+
+def _only(images: NamedFiles, name: str, xml_path: Path) -> Path:
+    """Return the image of a name."""
+    found = images.find(name)
+    if not found:
+        raise UsageError(
+            f"there is no image {images.folder / name}.jpg, which {xml_path} describes, nor one of another "
+            f"format ({', '.join(SUFFIXES)}); copy it again."
+        )
+    if len(found) > 1:
+        raise UsageError(
+            f"{xml_path} may describe {' or '.join(path.name for path in found)}; remove one from "
+            f"{images.folder}."
+        )
+    return found[0]
 
 
 def _stored_size(path: Path) -> tuple[int, int]:
     """Read the size of an image from its header; a damaged image is found when it is decoded."""
     try:
-        with Image.open(path, formats=("JPEG",)) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return image.height, image.width
     except (OSError, Image.DecompressionBombError):
         raise UsageError(f"cannot read the size of {path}, missing in its annotation; replace it.") from None
-
-
-def _stems(folder: Path, image_set: str) -> list[str]:
-    """Read a list of images; each line starts with a name."""
-    path = folder / "ImageSets" / "Main" / f"{image_set}.txt"
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise UsageError(
-            f"there is no {path}, the list of the images; unpack the archive of {image_set} again."
-        ) from None
-    stems = [line.split()[0] for line in lines if line.strip()]
-    if not stems or len(set(stems)) != len(stems):
-        raise UsageError(
-            f"{path} names {len(set(stems))} different images on {len(stems)} lines; copy it again."
-        )
-    return stems
 
 
 def _numbers(stems: Sequence[str]) -> Sequence[int]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cbam_lightning.data.batch import BadImage
 from cbam_lightning.data.image_decoding import UndecodableError
+from cbam_lightning.data.image_digests import digest_of_names
 from cbam_lightning.data.packed.shards import DamagedShardError, Encoding, ShardInfo, decode, open_shard
 from cbam_lightning.data.packed.stores import FolderStore
 from cbam_lightning.data.split_dataset import Preparation, TransformedDataset
@@ -100,6 +101,10 @@ class PackedDataset(TransformedDataset):
     def name(self, index: int) -> str:
         """Return the path of the image in the folder that it was packed from."""
         return os.fsdecode(bytes(self.files.names[self.positions[index]]))
+
+    def digest(self) -> str:
+        """Return a digest of the names, the same as that of the folder that they were packed from."""
+        return digest_of_names(self.files.names[self.positions.numpy()])
 
     def train_share(self, generator: torch.Generator, num_replicas: int, rank: int) -> Tensor:
         """Return an order that reads few shards at a time, if they must be fetched or are many."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from cbam_lightning.data.image_files import as_bytes
 from cbam_lightning.data.packed.fetching import fetch_bytes
 from cbam_lightning.data.packed.packed_dataset import PackedDataset, PackedFiles
-from cbam_lightning.data.packed.packed_index import PACKED_INDEX, PackedIndex
+from cbam_lightning.data.packed.packed_index import PACKED_INDEX, PackedIndex, PackedPart
 from cbam_lightning.data.packed.shards import INDEX_NAME, ShardInfo, damaged_index, read_index
 from cbam_lightning.data.packed.stores import FolderStore, ObjectStore, cache_root, is_url
 from cbam_lightning.data.sources import LabelledImages
@@ -74,7 +74,8 @@ class PackedSource:
         files = PackedFiles(self._store, prefix, self._index.encoding, shards, names, slots)
         readable = torch.tensor([i not in packed.skipped for i in range(len(names))], dtype=torch.bool)
         labels = as_index(packed.labels(class_names))
-        return LabelledImages(torch.arange(len(labels)), labels, partial(_open_packed, files, readable))
+        opened = partial(_open_packed, files, readable)
+        return LabelledImages(torch.arange(len(labels)), labels, opened, partial(_names_in_classes, packed))
 
     def where(self, part: str) -> str:
         """Return the path or URL of the part's folder."""
@@ -89,6 +90,10 @@ class PackedSource:
         if hashlib.sha256(content).hexdigest() != sha256:
             raise damaged_index(where, f"it is not the one that {PACKED_INDEX} was written with")
         return read_index(content, self._index.encoding, where)
+
+
+def _names_in_classes(part: PackedPart) -> list[str]:
+    return [name.partition("/")[2] for name in part.names]
 
 
 def _open_packed(

@@ -1,6 +1,8 @@
 import json
+import unicodedata
 
 import pytest
+from PIL import Image
 
 from cbam_lightning.data import CocoDetection
 from cbam_lightning.errors import UsageError
@@ -39,6 +41,24 @@ def test_both_files_have_the_same_categories(tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(UsageError, match=r"the categories of .*train2017\.json differ from those of val2017"):
         CocoDetection(str(tmp_path), **SMALL).setup("fit")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("name", ["my photo 1.png", "IMG1 (copy).JPG", "l\u00e4ufe.jpeg", "la\u0308ufe.jpg"])
+def test_names_of_any_kind_and_a_byte_order_mark(tmp_path, encoding, name):
+    root = write_coco(tmp_path, [annotation()], images=(5,))
+    # the file has one Unicode form, and the annotation the other
+    listed = unicodedata.normalize("NFD" if unicodedata.is_normalized("NFC", name) else "NFC", name)
+    for part in ("train2017", "val2017"):
+        with Image.open(root / part / "000000000005.jpg") as image:
+            image.save(root / part / name)
+        path = root / "annotations" / f"instances_{part}.json"
+        content = json.loads(path.read_text())
+        content["images"][0]["file_name"] = listed
+        path.write_text(json.dumps(content, ensure_ascii=False), encoding=encoding)
+    data = CocoDetection(str(root), **SMALL)
+    assert data.test_set.name(0) == str(root / "val2017" / name)
+    assert data.test_set[0].bad == ()
 
 
 def test_a_missing_file_says_where_to_get_the_data(tmp_path):

@@ -2,6 +2,7 @@ import json
 import pickle
 import struct
 import sys
+import unicodedata
 import warnings
 from pathlib import Path
 
@@ -69,6 +70,20 @@ def test_an_image_folder_keeps_its_splits_and_its_evaluation(tmp_path, write, op
         assert torch.equal(batch.images, expected.images)  # to the last bit
         assert torch.equal(batch.indices, expected.indices)
         assert batch.bad == ()
+
+
+def test_names_of_any_kind_are_held_out_alike_and_have_one_digest(tmp_path):
+    write_image_folder(tmp_path / "pets", images_per_class=10)
+    names = ["Ä 1.jpg", unicodedata.normalize("NFD", "Ä 2.jpg"), "sub/a.jpg", "sub.jpg", "\udce4.jpg"]
+    for number, name in enumerate(names):
+        path = tmp_path / "pets" / "cat" / name
+        path.parent.mkdir(exist_ok=True)
+        (tmp_path / "pets" / "cat" / f"00{number}.jpg").rename(path)
+    pack(ImageFolder("pets"), "packed", shorter_side_px=27, num_workers=1)
+    options = {**SMALL, "val_fraction": 0.4, "test_fraction": 0.4}
+    files, packed = ImageFolder("pets", **options), ImageFolder("packed", **options)
+    assert splits(packed) == splits(files)
+    assert packed.describe_splits() == files.describe_splits()
 
 
 def test_imagenet_keeps_its_splits(tmp_path):
