@@ -272,5 +272,10 @@ def test_a_validation_in_the_middle_of_an_epoch(place):
     check(Plain, Data, place, val_check_interval=0.5)
 
 
+@pytest.mark.parametrize("name", ["shuffled", "own noise"])
+def test_a_few_batches_that_are_overfitted(name):
+    check(Plain, lambda: Data(name), (1, 1, "train"), overfit_batches=3)
+
+
 def test_boring():
     check(BoringModel, BoringDataModule, (1, 3, "train"), limit_train_batches=8, limit_val_batches=2)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from pytorch_lightning.callbacks import BatchSizeFinder
 
 from cbam_lightning.models.registry import USER_NETWORKS
 from tests.callbacks.resume.interrupting import (
@@ -160,6 +161,17 @@ def test_a_run_that_ended_early_is_not_trained_on_unless_what_ended_it_changes()
         assert epochs() == 2
     assert call("resume", run_of("early"), "--trainer.max_epochs 10") == 0
     assert epochs() == 3
+
+
+def test_a_batch_size_is_searched_for_once(monkeypatch):
+    searches = []
+    monkeypatch.setattr(BatchSizeFinder, "scale_batch_size", lambda self, *_: searches.append(self))
+    options = (
+        "--run.test_after_fit true --trainer.limit_train_batches 2 --trainer.max_epochs 1 --run.name once"
+    )
+    assert call("fit", TINY, options, "--trainer.callbacks+=BatchSizeFinder") == 0
+    assert call("resume", run_of("once"), "--trainer.max_epochs 2") == 0
+    assert len(searches) == 1  # not before the tests, nor when the run goes on
 
 
 def test_a_run_without_a_checkpoint_begins_anew(whole):
