@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,11 +24,14 @@ class ClassPredictions(PredictionWriter):
         names = class_names(pl_module)
         columns = [values.tolist() for values in (batch.indices, *outputs.max(1))]
         for index, probability, label in zip(*columns, strict=True):
-            csv.writer(file).writerow([self.name_of(index), names[label], f"{probability:.6f}"])
+            csv.writer(file, lineterminator="\n").writerow(
+                [self.name_of(index), names[label], f"{probability:.6f}"]
+            )
 
     def join(self, parts: Sequence[Path]) -> None:
         """Put the rows of all parts below the headings."""
         with self.path.open("w", newline="", encoding="utf-8") as out:
             out.write("file,class,probability\n")
             for part in parts:
-                out.write(part.read_text(encoding="utf-8"))
+                with part.open(newline="", encoding="utf-8") as rows:  # a name may hold any line break
+                    shutil.copyfileobj(rows, out)

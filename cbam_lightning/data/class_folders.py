@@ -10,6 +10,7 @@ from typing import Any, Literal
 from cbam_lightning.checks import require, require_at_least
 from cbam_lightning.data.classification import ImageDataModule
 from cbam_lightning.data.data_module import LabelledSplit
+from cbam_lightning.data.image_files import FileDataset
 from cbam_lightning.data.packed.packed_source import PackedSource, is_packed
 from cbam_lightning.data.sources import FolderSource, LabelledImages
 from cbam_lightning.data.split_dataset import ImageDataset
@@ -79,7 +80,10 @@ class ClassFolderModule(ImageDataModule):
         """
         super().setup(stage)
         if stage == "fit" and self.has_test_images:
-            self.split_set("test")
+            test_set = self.split_set("test")
+            if isinstance(test_set, FileDataset) and self._bad_images.policy == "raise":
+                for bad in test_set.damaged():
+                    self._bad_images.add(bad)
 
     @property
     def has_test_images(self) -> bool:
@@ -134,16 +138,29 @@ def channel_statistics(
     return mean, std
 
 
-def require_same_classes(source: ImageSource, part: str, expected: tuple[str, ...], expected_in: str) -> None:
-    """Check that a part has the same classes as another.
+def count_of(lacking: list[str], num_classes: int) -> str:
+    """Return words such as "2 of 10 classes (cat, dog)"."""
+    few = ", ".join(lacking[:3]) + (", ..." if len(lacking) > 3 else "")
+    return f"{len(lacking)} of {num_classes} classes ({few})"
+
+
+def lacking_classes(source: ImageSource, part: str, expected: tuple[str, ...], expected_in: str) -> list[str]:
+    """Return the classes that a part lacks, which it may.
+
+    Args:
+        source: The images.
+        part: The part.
+        expected: Names of all classes.
+        expected_in: The part that has them.
 
     Raises:
-        UsageError: The classes differ.
+        UsageError: The part has classes of its own.
     """
     classes = source.classes(part)
-    missing, extra = sorted(set(expected) - set(classes)), sorted(set(classes) - set(expected))
-    if missing or extra:
+    if extra := sorted(set(classes) - set(expected)):
         raise UsageError(
-            f"the class folders of {source.where(part)} differ from those of {source.where(expected_in)}: "
-            f"missing {', '.join(missing) or 'none'}; extra {', '.join(extra) or 'none'}. Make them the same."
+            f"{source.where(part)} has class folders that {source.where(expected_in)} has not: "
+            f"{', '.join(extra)}. There is nothing to train them with: rename or remove them. To "
+            "predict images without classes, give --data.predict_path to `cbam-lightning predict`."
         )
+    return [name for name in expected if name not in classes]

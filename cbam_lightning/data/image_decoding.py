@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import io
 import warnings
-from typing import Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Literal
 
 import numpy as np
 import torch
@@ -55,12 +58,32 @@ def decode_image(data: bytes, channels: Literal[1, 3], upright: bool = True) -> 
         UndecodableError: The bytes are not an image of a known format, are truncated, or need too much
             memory: over 179 million pixels (Pillow's limit), or one side over 100 times the other.
     """
+    with _opened(io.BytesIO(data)) as file:
+        if file.format == "JPEG" and file.mode in _TORCHVISION_JPEG_MODES:
+            return _decode_jpeg(data, channels, upright)
+        if file.format == "PPM" and file.mode == "I":  # Pillow scales all above 8 bits to 16
+            return from_pillow(Image.fromarray(np.asarray(file).astype(np.uint16)), channels, upright)
+        return from_pillow(file, channels, upright)
+
+
+def check_header(path: str) -> None:
+    """Read the header of an image file, but not its pixels.
+
+    Raises:
+        UndecodableError: As ``decode_image``, except for damage after the header.
+        OSError: The file cannot be opened.
+    """
+    with Path(path).open("rb") as data, _opened(data):
+        pass
+
+
+@contextmanager
+def _opened(data: IO[bytes]) -> Iterator[Image.Image]:
+    """Open an image of a known format, and turn all errors inside into ``UndecodableError``."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as file:
+        with Image.open(data, formats=FORMATS) as file:
             check_aspect_ratio(*file.size)
-            if file.format == "JPEG" and file.mode in _TORCHVISION_JPEG_MODES:
-                return _decode_jpeg(data, channels, upright)
-            return from_pillow(file, channels, upright)
+            yield file
     except UndecodableError:
         raise
     except UnidentifiedImageError as error:

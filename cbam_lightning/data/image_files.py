@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cbam_lightning.data.batch import BadImage
-from cbam_lightning.data.image_decoding import SUFFIXES, UndecodableError, decode_image
+from cbam_lightning.data.image_decoding import SUFFIXES, UndecodableError, check_header, decode_image
 from cbam_lightning.data.image_digests import digest_of_names
 from cbam_lightning.data.split_dataset import Preparation, TransformedDataset
 from cbam_lightning.errors import UsageError
@@ -50,11 +50,25 @@ class FileDataset(TransformedDataset):
         """Return the files whose names are not those of images."""
         return filter(None, (_no_image(self.name(index)) for index in range(len(self))))
 
+    def damaged(self) -> Iterator[BadImage]:
+        """Return the files that do not begin as images do, as empty ones; of each, the header is read."""
+        return filter(None, (_damaged(self.name(index)) for index in range(len(self))))
+
 
 def _no_image(path: str) -> BadImage | None:
     if path.lower().endswith(SUFFIXES):
         return None
     return BadImage(path, f"its name is not that of an image ({', '.join(SUFFIXES)})")
+
+
+def _damaged(path: str) -> BadImage | None:
+    try:
+        check_header(path)
+    except UndecodableError as error:
+        return BadImage(path, str(error))
+    except OSError as error:
+        return BadImage(path, error.strerror or str(error), error.errno)
+    return None
 
 
 def read_image(

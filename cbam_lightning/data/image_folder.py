@@ -13,7 +13,7 @@ from torch import Tensor
 from cbam_lightning.checks import require, require_at_least
 from cbam_lightning.data import class_folders
 from cbam_lightning.data.data_module import LabelledSplit
-from cbam_lightning.data.folder_layout import is_part_name, require_classes
+from cbam_lightning.data.folder_layout import part_of
 from cbam_lightning.data.sources import FolderSource, LabelledImages
 from cbam_lightning.data.splits import choose_per_class, hold_out, ordered_by_name
 from cbam_lightning.errors import UsageError
@@ -33,12 +33,13 @@ class ImageFolder(class_folders.ClassFolderModule):
     ================  ==================  =================  =================
 
     Instead of train a folder may be called training, instead of val valid or validation, and instead of test
-    testing, in any case. A fraction is of the images of each class; each class keeps at least one image to
-    train on. What is held out depends on ``split_seed`` and the names of the files: where files are added,
-    the others stay where they are, but for those at the border. With a ``val_fraction`` of 0, validation uses
-    the test images. A class may be missing in val and test. Folders that all have the same folders in them
-    are taken for classes only below train. Which folder is what is told if it has another name, or if a
-    folder is not used.
+    testing, in any case, also with "set" at the end, as in training_set. A fraction is of the images of each
+    class; each class keeps at least one image to train on. What is held out depends on ``split_seed`` and the
+    names of the files: where files are added, the others stay where they are, but for those at the border.
+    With a ``val_fraction`` of 0, validation uses the test images. A class may be missing in val and test.
+    Folders that all have the same folders in them are taken for classes only below train. Which folder is
+    what is told if it has another name, or if a folder is not used. Folders that may be parts or classes are
+    refused.
 
     Args:
         root: Folder of the images, or the output of ``cbam-lightning data pack``: a folder, or a URL such as
@@ -75,31 +76,18 @@ class ImageFolder(class_folders.ClassFolderModule):
         self.in_channels = in_channels
         self.mean, self.std = class_folders.channel_statistics(mean, std, in_channels)
         self.dataset_name = f"image_folder:{self.source.name}"
+        if isinstance(self.source, FolderSource):
+            self.source.require_clear()
         self._train = "train" if "train" in self.source.parts else ""
         self._held_out = self._find_held_out()
         self.holds_out_by_name = set(self._held_out) != {"val", "test"}
         self.class_names = _class_names(self.source, self._train)
-        if isinstance(self.source, FolderSource):
-            _require_one_reading(self.source, self.class_names)
         self.num_classes = len(self.class_names)
-        lacking = {part: self._lacking(part) for part in dict.fromkeys(self._held_out.values())}
+        known = self.class_names, self._train
+        parts = dict.fromkeys(self._held_out.values())
+        lacking = {part: class_folders.lacking_classes(self.source, part, *known) for part in parts}
         if isinstance(self.source, FolderSource):
             _tell(self.source, lacking, self.num_classes)
-
-    def _lacking(self, part: str) -> list[str]:
-        """Return the classes that a part lacks.
-
-        Raises:
-            UsageError: It has classes of its own.
-        """
-        classes = self.source.classes(part)
-        if extra := sorted(set(classes) - set(self.class_names)):
-            raise UsageError(
-                f"{self.source.where(part)} has class folders that {self.source.where(self._train)} has not: "
-                f"{', '.join(extra)}. There is nothing to train them with: rename or remove them. To "
-                "predict images without classes, give --data.predict_path to `cbam-lightning predict`."
-            )
-        return [name for name in self.class_names if name not in classes]
 
     @property
     def part_names(self) -> tuple[str, ...]:
@@ -143,7 +131,7 @@ class ImageFolder(class_folders.ClassFolderModule):
 
 def _class_names(source: class_folders.ImageSource, part: str) -> tuple[str, ...]:
     names = source.classes(part)
-    if len(names) < 2 or all(is_part_name(name) for name in names):
+    if len(names) < 2 or all(part_of(name) for name in names):
         raise UsageError(
             f"{source.where(part)} has {len(names)} class folders ({', '.join(names) or 'none'}); needed are "
             "two or more, each with the name and the images of one class, in --data.root or in its folder "
@@ -152,31 +140,24 @@ def _class_names(source: class_folders.ImageSource, part: str) -> tuple[str, ...
     return names
 
 
-def _require_one_reading(source: FolderSource, class_names: tuple[str, ...]) -> None:
-    """Refuse folders that could be classes as well as parts."""
-    if not source.parts:
-        require_classes(source.root)
-    elif twice := sorted(set(source.unused()) & set(class_names)):
-        raise UsageError(
-            f"{source.root} has class folders ({', '.join(twice)}) beside "
-            f"{Path(source.where('train')).name}, which has them too; move or remove one of both."
-        )
-
-
 def _tell(source: FolderSource, lacking: Mapping[str, list[str]], num_classes: int) -> None:
     """Say in a line which folder is what, unless all have the names of their parts and are used."""
     names = {part: Path(source.where(part)).name for part in source.parts}
     told = [f"{part} = {name}" for part, name in names.items()] if list(names) != list(names.values()) else []
     for part, missing in lacking.items():
         if missing:
-            few = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-            told.append(f"{names[part]} lacks {len(missing)} of {num_classes} classes ({few})")
-    for part in source.unlabelled() if source.parts else []:
+            told.append(f"{names[part]} lacks {class_folders.count_of(missing, num_classes)}")
+    for part, count in source.without_classes().items() if source.parts else []:
         folder = source.where(part)
         told.append(
             f"{Path(folder).name} has no class folders and is not used: to predict its images, give "
             f"--data.predict_path {folder} to `cbam-lightning predict`"
+            if count
+            else f"{Path(folder).name} is empty and is not used"
         )
+    for part in source.parts or [""]:
+        if count := source.loose(part):
+            told.append(f"not used: {count} images in {source.where(part)} that are in no class folder")
     if source.parts and source.unused():
         told.append(f"not used: {', '.join(source.unused())}")
     if told:

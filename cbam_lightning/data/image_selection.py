@@ -19,6 +19,7 @@ from cbam_lightning.data.detection.annotations import without_objects
 from cbam_lightning.data.detection.augmentation import Augmented
 from cbam_lightning.data.detection.dataset import DetectionFiles
 from cbam_lightning.data.detection.detection_batch import DetectionBatch
+from cbam_lightning.data.folder_layout import nfc
 from cbam_lightning.data.image_files import FileDataset, find_image_files, read_image
 from cbam_lightning.data.split_dataset import Preparation, SplitDataset
 from cbam_lightning.errors import UsageError
@@ -171,8 +172,9 @@ def read_mask(folder: str | Path, name: str, size_px: int) -> Tensor | None:
 
 
 def _labels(root: Path, paths: Sequence[str], class_names: Sequence[str]) -> list[int]:
-    label_of = {name: label for label, name in enumerate(class_names)}
-    folders = [Path(path).relative_to(root).parts[0] for path in paths] if root.is_dir() else []
+    label_of = {nfc(name): label for label, name in enumerate(class_names)}
+    tops = [Path(path).relative_to(root).parts[0] for path in paths] if root.is_dir() else []
+    folders = [nfc(name) for name in tops]
     if not folders or not set(folders) <= label_of.keys():
         return [-1] * len(paths)
     return [label_of[folder] for folder in folders]

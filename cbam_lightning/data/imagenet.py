@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from cbam_lightning.data import class_folders
@@ -44,6 +45,10 @@ class ImageNet(class_folders.ClassFolderModule):
         super().__init__(root, val_fraction=val_fraction, **kwargs)
         self.class_names = self.source.classes("train") or self._classes("val")
         self.num_classes = len(self.class_names)
+        for part in self.part_names:
+            if lacking := class_folders.lacking_classes(self.source, part, self.class_names, "train"):
+                count = class_folders.count_of(lacking, self.num_classes)
+                rank_zero_info(f"{self.source.where(part)} lacks {count}.")
 
     @property
     def part_names(self) -> tuple[str, ...]:
@@ -70,7 +75,6 @@ class ImageNet(class_folders.ClassFolderModule):
 
     def _part(self, name: str) -> LabelledImages:
         self._classes(name)
-        class_folders.require_same_classes(self.source, name, self.class_names, "train")
         return self.source.images(name, self.class_names)
 
     def _classes(self, part: str) -> tuple[str, ...]:

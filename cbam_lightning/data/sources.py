@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cbam_lightning.data.folder_layout import class_folders, find_parts, unused
+from cbam_lightning.data.folder_layout import class_folders, count_images, find_parts, require_clear, unused
 from cbam_lightning.data.image_files import FileDataset, find_files, visible_entries
 from cbam_lightning.data.split_dataset import ImageDataset, Preparation, as_index
 from cbam_lightning.errors import UsageError
@@ -57,7 +57,7 @@ class FolderSource:
         shorter_side_px: ``None``, as the images have any size.
 
     Raises:
-        UsageError: There is no such folder, or it is not clear which folders are the parts.
+        UsageError: There is no such folder, or two folders are one part.
     """
 
     shorter_side_px: None = None
@@ -77,9 +77,17 @@ class FolderSource:
     def _folder(self, part: str) -> Path:
         return self._folders.get(part, self.root / part)
 
-    def unlabelled(self) -> list[str]:
-        """Return the parts whose images are in no class folders."""
-        return [p for p, folder in self._folders.items() if p not in self.parts and visible_entries(folder)]
+    def require_clear(self) -> None:
+        """Raise a ``UsageError`` if folders may be parts or classes; see ``folder_layout``."""
+        require_clear(self.root, self._folders)
+
+    def without_classes(self) -> dict[str, int]:
+        """Return the parts that have no class folders, and how many entries are in them."""
+        return {p: len(visible_entries(f)) for p, f in self._folders.items() if p not in self.parts}
+
+    def loose(self, part: str) -> int:
+        """Return the number of images in a part's folder that are in no class folder."""
+        return count_images(self._folder(part))
 
     def unused(self) -> list[str]:
         """Return the names of the folders beside those of the parts."""
@@ -92,7 +100,8 @@ class FolderSource:
             UsageError: A class folder is empty.
         """
         paths, labels = self.files(part, class_names)
-        folders = [str(self.root / part / name) for name in class_names]
+        found = class_folders(self._folder(part))
+        folders = [str(found.get(name, "")) for name in class_names]
         names = partial(_names_in_folders, paths, labels, folders)
         return LabelledImages(torch.arange(len(paths)), as_index(labels), partial(_open_files, paths), names)
 

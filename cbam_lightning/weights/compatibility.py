@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -90,7 +91,7 @@ def require_same_network(saved: Mapping[str, Any], current: Mapping[str, Any]) -
                 f"the checkpoint has {name} {saved[name]!r} and this run {current[name]!r}; they "
                 "have to be the same. To fine-tune, use --model.weights instead of --ckpt_path."
             )
-    saved_names, names = (tuple(values.get("class_names") or ()) for values in (saved, current))
+    saved_names, names = (_in_one_form(values.get("class_names")) for values in (saved, current))
     if saved_names and names and saved_names != names:
         raise UsageError(
             f"the checkpoint's classes{first_names(saved_names)} differ from the "
@@ -109,14 +110,20 @@ def class_mismatch(
         class_names: Their names, if known.
         source: Name of the weights.
     """
-    names = tuple(class_names or ()) or None
-    same_names = None in (names, header.class_names) or names == header.class_names
+    names = _in_one_form(class_names)
+    known = _in_one_form(header.class_names)
+    same_names = not names or not known or names == known
     if header.num_classes == num_classes and same_names:
         return None
     return (
         f"{source} has {header.num_classes} classes{first_names(header.class_names)}, "
         f"the network has {num_classes}{first_names(names)}"
     )
+
+
+def _in_one_form(names: Sequence[str] | None) -> tuple[str, ...]:
+    """Return names as they are compared: macOS decomposes letters such as é, other systems do not."""
+    return tuple(unicodedata.normalize("NFC", name) for name in names or ())
 
 
 def without_implementation(value: Any) -> Any:

@@ -1,23 +1,24 @@
 """Every layout of folders in the docstring of ``ImageFolder``, in each of its usual names."""
 
 import itertools
+import os
 import unicodedata
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from cbam_lightning.data import ImageFolder, ImageNet, image_folder
+from cbam_lightning.data import ImageFolder, ImageNet, image_folder, imagenet
 from cbam_lightning.data.image_files import read_image
 from cbam_lightning.errors import UsageError
-from tests.data.generate import write_image_folder
+from tests.data.generate import patches, save_image, write_image_folder
 
 CLASSES = ("cat", "dog", "fox")
 COUNTS = {"train": 10, "val": 2, "test": 3}
 NAMES = {
     "train": ("train", "Training", "TRAIN"),
     "val": ("val", "valid", "Validation", "Valid"),
-    "test": ("test", "Testing", "Test"),
+    "test": ("test", "Testing", "Test_Set"),
 }
 SHARES = {"val_fraction": 0.2, "test_fraction": 0.1}
 
@@ -125,6 +126,13 @@ def test_test_images_without_classes_say_how_to_predict_them(tmp_path, told):
         (("train", "val", "valid"), "two folders of val images, val and valid"),
         (("train", "Test", "testing"), "two folders of test images, Test and testing"),
         (("cat", "dog", "test"), "has test beside cat, dog: put the training images into .*train"),
+        (("train", "test", "cat", "dog"), "has test beside cat, dog: put the training images"),
+        (("train/cat", "train/dog", "cat"), r"has cat beside train, which has class folders \(cat, dog\)"),
+        (("train/steam", "train/diesel", "bus"), "has bus beside train, which has class folders"),
+        (("train/cat", "train/dog", "test/cat", "dog"), "has dog beside train, which has class"),
+        (("training_set/a", "train/a"), "two folders of train images, train and training_set"),
+        (("seg_train/a", "seg_test/a", "seg_pred"), "folders seg_test, seg_train of .* look like parts"),
+        (("train1", "test1"), "folders test1, train1 of .* look like parts, not like classes; rename"),
         (
             ("seg_train/cat", "seg_train/dog", "seg_test/cat", "seg_test/dog"),
             "seg_test, seg_train of .* all have",
@@ -134,14 +142,13 @@ def test_test_images_without_classes_say_how_to_predict_them(tmp_path, told):
             ("fold1/a", "fold1/b", "fold2/a", "fold2/b", "fold2/c"),
             r"fold1, fold2 of .* have the folders a, b\. If",
         ),
-        (("train/cat", "train/dog", "cat", "dog"), r"class folders \(cat, dog\) beside train"),
         (("train/cat", "train/dog", "test/test1"), "images without classes, give --data.predict_path"),
         (("val", "test"), r"has 2 class folders \(test, val\); needed are two or more"),
     ],
 )
 def test_what_is_ambiguous_is_refused(tmp_path, folders, message):
     for name in folders:
-        write_image_folder(tmp_path / name, CLASSES, 1)
+        write_image_folder(tmp_path, (name,), 1)
     with pytest.raises(UsageError, match=message):
         ImageFolder(str(tmp_path))
 
@@ -158,9 +165,42 @@ def test_folders_that_not_all_classes_have_are_no_classes(tmp_path):
     assert ImageFolder(str(tmp_path)).class_names == ("cat", "dog", "fox")
 
 
-def test_the_vehicle_train_is_a_class(tmp_path):
-    write_image_folder(tmp_path, ("bus", "car", "train"), 3)
-    assert ImageFolder(str(tmp_path)).class_names == ("bus", "car", "train")
+@pytest.mark.parametrize("classes", [("bus", "car", "train"), ("bus", "test_tube", "train_station")])
+def test_the_vehicle_train_is_a_class(tmp_path, classes):
+    write_image_folder(tmp_path, classes, 3)
+    assert ImageFolder(str(tmp_path)).class_names == classes
+
+
+def test_empty_parts_and_images_outside_of_class_folders_are_told(tmp_path, told):
+    write_image_folder(tmp_path / "train", CLASSES, 10)
+    save_image(patches(1, 9, 9)[0], tmp_path / "train" / "a.jpg")
+    (tmp_path / "train" / "labels.csv").touch()
+    (tmp_path / "val").mkdir()
+    ImageFolder(str(tmp_path))
+    assert told == [
+        f"{tmp_path}: val is empty and is not used; "
+        f"not used: 1 images in {tmp_path / 'train'} that are in no class folder."
+    ]
+
+
+def test_imagenet_may_lack_a_class_and_have_any_folder_beside(tmp_path, monkeypatch):
+    lines = []
+    monkeypatch.setattr(imagenet, "rank_zero_info", lines.append)
+    write_image_folder(tmp_path / "train", CLASSES, 4)
+    write_image_folder(tmp_path / "val", ("cat", "fox"), 2)
+    (tmp_path / "devkit").mkdir()
+    data = ImageNet(str(tmp_path), val_fraction=0.25, size_px=32)
+    data.setup("test")
+    assert data.test_set.labels.tolist() == [0, 0, 2, 2]
+    assert lines == [f"{tmp_path / 'val'} lacks 1 of 3 classes (dog)."]
+    (tmp_path / "train").rename(tmp_path / "other")
+    assert ImageNet(str(tmp_path)).class_names == ("cat", "fox")
+
+
+def test_names_of_classes_are_text(tmp_path):
+    write_image_folder(tmp_path, ("dog", os.fsdecode(b"caf\xe9")), 1)
+    with pytest.raises(UsageError, match=r"has a folder 'caf\\udce9', whose name is not text in UTF-8"):
+        ImageFolder(str(tmp_path))
 
 
 def test_imagenet_is_found_in_any_case(tmp_path):
@@ -191,6 +231,24 @@ def test_a_file_that_is_no_image_is_found_before_the_training(tmp_path, part):
     with pytest.raises(UsageError, match=r"cannot decode .*notes\.txt: its name is not that of an image"):
         ImageFolder(str(tmp_path)).setup("fit")
     ImageFolder(str(tmp_path), on_bad_image="skip").setup("fit")
+
+
+def test_damage_in_the_test_images_is_found_before_the_training(tmp_path):
+    for name in COUNTS:
+        write_image_folder(tmp_path / name, CLASSES, 2)
+    (tmp_path / "test" / "dog" / "000.jpg").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"cannot decode .*000\.jpg: not an image of a known format"):
+        ImageFolder(str(tmp_path)).setup("fit")
+    ImageFolder(str(tmp_path), on_bad_image="skip").setup("fit")
+
+
+@pytest.mark.parametrize("highest", [65535, 4095])
+def test_grey_images_of_16_bits_keep_their_high_byte(tmp_path, highest):
+    pixels = np.arange(12, dtype=np.uint32).reshape(3, 4) * highest // 11
+    header = f"P5 4 3 {highest}\n".encode()
+    (tmp_path / "a.pgm").write_bytes(header + pixels.astype(">u2").tobytes())
+    expected = (pixels * (65535 / highest) / 256).astype(int)
+    assert abs(read_image(str(tmp_path / "a.pgm"), 1)[0].numpy() - expected).max() <= (highest < 65535)
 
 
 @pytest.mark.parametrize("suffix", [".jfif", ".JPE", ".ppm", ".PGM", ".pnm", ".pbm"])

@@ -16,6 +16,7 @@ NAMES = ("cat", "dog", "fox", "owl")
         (None, 4, NAMES, None),
         (NAMES, 4, None, None),
         (NAMES, 4, NAMES[::-1], "x has 4 classes (cat, dog, fox, …), the network has 4 (owl, fox, dog, …)"),
+        (("caf\u00e9", "bar"), 4, ("cafe\u0301", "bar"), None),  # NFC and NFD
         (None, 3, None, "x has 4 classes, the network has 3"),
     ],
 )

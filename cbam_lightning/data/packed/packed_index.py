@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cbam_lightning.data.folder_layout import PARTS
+from cbam_lightning.data.folder_layout import PARTS, nfc
 from cbam_lightning.data.packed.shards import DATA_FORMATS, INDEX_ERRORS, Encoding, damaged_index
 
 PACKED_INDEX = "packed-index.json"
@@ -37,8 +36,8 @@ class PackedPart:
 
     def labels(self, class_names: tuple[str, ...]) -> list[int]:
         """Return the class of each image, as a position in ``class_names``."""
-        positions = {name: label for label, name in enumerate(class_names)}
-        return [positions[unicodedata.normalize("NFC", name.partition("/")[0])] for name in self.names]
+        positions = {nfc(name): label for label, name in enumerate(class_names)}
+        return [positions[nfc(name.partition("/")[0])] for name in self.names]
 
 
 @dataclass(frozen=True)

@@ -104,6 +104,8 @@ def _checked_source(
 
 def _part(data: ClassFolderModule, source: FolderSource, name: str, folder: Path, *options: Any) -> Part:
     paths, labels = source.files(name, data.class_names)
+    if not paths:
+        raise UsageError(f"the class folders of {source.where(name)} are empty; add images, or delete it.")
     names = [Path(path).relative_to(source.where(name)).as_posix() for path in paths]
     order = list(range(len(names)))
     if name in ("", "train"):

@@ -239,3 +239,31 @@ def test_parts_have_folders_of_their_own(tmp_path):
     assert list(index.parts) == ["train", "val"]
     assert index.name == "pets"
     assert {path.parent.name for path in Path("packed").rglob("chunk-*.bin")} == {"train", "val"}
+
+
+def test_parts_of_other_names_that_lack_a_class_are_packed_and_read(tmp_path):
+    write_image_folder(tmp_path / "pets" / "Training", ["bar", "cafe\u0301", "cat"], 4)  # NFD
+    write_image_folder(tmp_path / "pets" / "Valid", ["cat"], 2)
+    packed = pack(ImageFolder("pets"), "raw", shorter_side_px=30, num_workers=1).index
+    assert (set(packed.parts), packed.classes) == ({"train", "val"}, ("bar", "caf\u00e9", "cat"))
+    data = ImageFolder("raw", size_px=26)
+    data.setup("validate")
+    assert data.val_set.labels.tolist() == [2, 2]
+
+
+def test_folders_of_other_names_hold_out_the_same_images_when_packed(tmp_path):
+    write_image_folder(tmp_path / "pets" / "Training", ["cafe\u0301", "cat"], 8)
+    pack(ImageFolder("pets"), "raw", shorter_side_px=30, num_workers=1)
+    write_image_folder(tmp_path / "same" / "train", ["caf\u00e9", "cat"], 8)
+    names = []
+    for root in ("pets", "same", "raw"):
+        val_set = ImageFolder(root, size_px=26, val_fraction=0.4).build_split("val")
+        names.append([Path(val_set.name(index)).name for index in range(len(val_set))])
+    assert names[0] == names[1] == names[2]
+
+
+def test_a_part_without_images_is_not_packed(tmp_path):
+    write_image_folder(tmp_path / "pets" / "train", ["cat", "dog"], 2)
+    (tmp_path / "pets" / "val" / "cat").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"the class folders of .*val are empty; add images"):
+        pack(ImageFolder("pets"), "raw", num_workers=1)
