@@ -252,7 +252,8 @@ class ImageTask(LightningModule):
         steps = steps_per_epoch(self.trainer)
         length = max_epochs(self.trainer, steps)
         config = schedule.build(optimizer, steps, length)
-        if (unreached := schedule.unreached(length)) and not self.trainer.fast_dev_run:
+        is_trial = bool(self.trainer.fast_dev_run)  # type: ignore[attr-defined]
+        if (unreached := schedule.unreached(length)) and not is_trial:
             rank_zero_warn(unreached)
         if isinstance(config["scheduler"], FactorLR):
             config["scheduler"].place = TrainingPlace(self.trainer)
