@@ -93,21 +93,23 @@ class ChangedOptions:
     ) -> None:
         self.trainer, self.now = trainer, now
         self.before = before or _before(checkpoint, now)
+        kinds = [[schedule["class"] for schedule in each["schedules"]] for each in (self.before, now)]
+        # a plateau goes on with what it has seen of the metrics, and with its reductions
+        keeps_seen = kinds[0] == kinds[1] and ReduceLROnPlateau.__name__ in kinds[1]
         self._reduced = 1.0
-        self._starts_anew = _forms(self.before) != _forms(now)
-        if self._starts_anew:
+        starts_anew = _forms(self.before) != _forms(now)
+        if starts_anew:
             _tell_of_a_new_optimizer(self.before, now)
-            self._reduced = _reduction(checkpoint["optimizer_states"])
+            self._reduced = _reduction(checkpoint["optimizer_states"]) if keeps_seen else 1.0
             checkpoint["optimizer_states"] = []
-        same_kinds = [s["class"] for s in self.before["schedules"]] == [s["class"] for s in now["schedules"]]
-        self._reschedules = self._starts_anew or self.before["schedules"] != now["schedules"]
-        self._monitors = same_kinds and any(
-            config.reduce_on_plateau for config in trainer.lr_scheduler_configs
-        )
-        if self._reschedules and not self._monitors:
+            self.before = {**self.before, "optimizers": now["optimizers"]}
+        changes = starts_anew or self.before["schedules"] != now["schedules"]
+        self._reschedules = changes and not keeps_seen
+        if self._reschedules:
             checkpoint["lr_schedulers"] = []
         self._advanced = self._advance(epochs) if self._reschedules else None
-        self._tell_of_other_steps()
+        if not changes and self.before["steps_per_epoch"] != now["steps_per_epoch"]:
+            self._tell_of_other_steps()
 
     def _advance(self, epochs: float) -> list[list[dict[str, Any]]]:
         """Step the new schedules to a place, and return the options of the parameter groups there."""
@@ -127,38 +129,33 @@ class ChangedOptions:
 
     def _tell_of_other_steps(self) -> None:
         steps, former = self.now["steps_per_epoch"], self.before["steps_per_epoch"]
-        if not self._reschedules and steps != former:
-            rank_zero_warn(
-                f"{self.now['schedules'][0]['class']} changes the learning rate after every step, and an "
-                f"epoch has {steps:g} steps, before {former:g}: it goes on counting steps. Give its options "
-                "in the new steps, or use WarmupCosine or MultiStep, which count epochs."
-            )
+        rank_zero_warn(
+            f"{self.now['schedules'][0]['class']} changes the learning rate after every step, and an epoch "
+            f"has {steps:g} steps, before {former:g}: it goes on counting steps. Give its options in the new "
+            "steps, or use WarmupCosine or MultiStep, which count epochs."
+        )
 
     def apply(self) -> None:
         """Change the options of the optimisers and schedules, now that their states are loaded."""
         for number, optimizer in enumerate(self.trainer.optimizers):
             befores, nows = (each["optimizers"][number]["groups"] for each in (self.before, self.now))
             for position, (group, now) in enumerate(zip(optimizer.param_groups, nows, strict=False)):
-                before = now if self._starts_anew else befores[position]
                 advanced = None if self._advanced is None else self._advanced[number][position]
-                _change(group, before, now, advanced)
-                group["lr"] *= self._reduced if self._monitors else 1
+                _change(group, befores[position], now, advanced)
+                group["lr"] *= self._reduced
             for group in optimizer.param_groups[len(nows) :]:  # of a callback, from another optimiser
                 group.update({key: value for key, value in optimizer.defaults.items() if key not in group})
-        for config in self.trainer.lr_scheduler_configs:
-            self._change_schedule(config)
+        schedules = zip(self.before["schedules"], self.now["schedules"], strict=False)
+        for config, (before, now) in zip(self.trainer.lr_scheduler_configs, schedules, strict=False):
+            self._change_schedule(config.scheduler, before["state"], now["state"])
 
-    def _change_schedule(self, config: LRSchedulerConfig) -> None:
-        scheduler, groups = config.scheduler, config.scheduler.optimizer.param_groups
+    def _change_schedule(self, scheduler: Any, before: dict[str, Any], now: dict[str, Any]) -> None:
         if isinstance(scheduler, ReduceLROnPlateau):
-            number = self.trainer.lr_scheduler_configs.index(config)
-            before, now = ([*each["schedules"]][number : number + 1] for each in (self.before, self.now))
-            if self._monitors:
-                changed = {k: v for k, v in now[0]["state"].items() if v != before[0]["state"].get(k)}
-                scheduler.__dict__.update(changed)
+            changed = {} if self._reschedules else now
+            scheduler.__dict__.update({key: v for key, v in changed.items() if v != before.get(key)})
             return
         if self._reschedules or self.before["optimizers"] != self.now["optimizers"]:
-            peaks = [group.get("initial_lr", group["lr"]) for group in groups]
+            peaks = [group.get("initial_lr", group["lr"]) for group in scheduler.optimizer.param_groups]
             scheduler.base_lrs[:] = peaks[: len(scheduler.base_lrs)]
         if isinstance(scheduler, FactorLR):
             scheduler.correct_rates()
@@ -175,14 +172,14 @@ def _change(
         now: As they are configured now.
         advanced: As they are at the present place of a changed schedule.
     """
+    peak = before["lr"] or 1.0  # a peak of 0 has no ratio
     # a search may have found another peak than the configured one
-    found = group.get("initial_lr", before["lr"]) / before["lr"]
-    ratio = now["lr"] / before["lr"]
+    found = group.get("initial_lr", before["lr"]) / peak
     changed = {key: value for key, value in now.items() if value != before.get(key)}
-    rates = {"lr": group["lr"] * ratio, "initial_lr": now["lr"] * found}
+    rates = {"lr": group["lr"] * now["lr"] / peak, "initial_lr": now["lr"] * found}
     if advanced is not None:
         changed, rates["lr"] = advanced, advanced["lr"] * found
-    if ratio != 1 or advanced is not None:
+    if now["lr"] != before["lr"] or advanced is not None:
         changed = {**changed, **rates}
     group.update({key: value for key, value in changed.items() if key != "params"})
 
@@ -193,6 +190,7 @@ def _before(checkpoint: dict[str, Any], now: Configured) -> Configured:
     optimizers = [
         {**optimizer, "groups": [_options(group) for group in groups]}
         for optimizer, groups in zip(now["optimizers"], states, strict=False)
+        if len(groups) >= len(optimizer["groups"])
     ]
     return {**now, "optimizers": optimizers}
 

@@ -275,9 +275,20 @@ def test_a_plateau_goes_on_with_other_options_and_what_it_has_seen():
     assert trainer.lr_scheduler_configs[0].scheduler.patience == 1
 
 
+def test_a_plateau_keeps_its_reductions_with_other_options_and_with_another_optimiser():
+    reducing = [torch_schedule(ReduceLROnPlateau, patience=0, factor=factor) for factor in (0.5, 0.1)]
+    # val/loss never falls: reduced after every epoch but the first
+    rates, _ = rates_of([reducing[0]], [reducing[1]], stop_after=19)
+    assert rates == pytest.approx([PEAK / 2] * 5 + [PEAK / 20] * 8)
+    other = {"optimizer": partial(AdamW, lr=PEAK)}
+    with pytest.warns(UserWarning, match="starts anew"):
+        rates, _ = rates_of([reducing[0]], [reducing[0] | other], stop_after=19)
+    assert rates == pytest.approx([PEAK / 2] * 5 + [PEAK / 4] * 8)
+
+
 def test_a_schedule_that_ends_too_early_is_refused_at_once():
     before, after = (torch_schedule(OneCycleLR, "step", max_lr=1, total_steps=steps) for steps in (99, 10))
-    with pytest.raises(UsageError, match="OneCycleLR: Tried to step 11 times"):
+    with pytest.raises(UsageError, match="total_steps is 10, and is stepped 32 times"):
         rates_of([before], [after])
 
 
