@@ -62,3 +62,30 @@ def require_from_data(
                 f"{type(data).__name__} has no attribute {name}, so the network cannot be made for it; give "
                 f"--model.{name}, or set it in the data module's __init__."
             )
+
+
+def refuse_other_values(
+    model_options: Mapping[str, Any], data: LightningDataModule | None, given: Mapping[str, Any]
+) -> None:
+    """Refuse options of the model that the data decide otherwise: they would be ignored.
+
+    Args:
+        model_options: Parsed options of the model.
+        data: The data.
+        given: Options of the command line and its configuration files, by dotted name.
+
+    Raises:
+        UsageError: Names the option and both values.
+    """
+    for source, target in _LINKS.items():
+        if f"model.{target}" in given and hasattr(data, source):
+            typed, known = model_options.get(target), getattr(data, source)
+            if _listed(typed) != _listed(known):
+                raise UsageError(
+                    f"--model.{target} is {typed}, and {type(data).__name__} has {known}, which counts; "
+                    f"leave --model.{target} out, or change the data."
+                )
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, (list, tuple)) else value

@@ -21,7 +21,7 @@ from cbam_lightning.callbacks.run_record import RunRecord
 from cbam_lightning.callbacks.step_seeds import StepSeeds
 from cbam_lightning.cli.closed_pipes import outlive_readers
 from cbam_lightning.cli.config_classes import read_config
-from cbam_lightning.cli.data_links import require_from_data, unlinked
+from cbam_lightning.cli.data_links import refuse_other_values, require_from_data, unlinked
 from cbam_lightning.cli.evaluated_checkpoint import require_weights
 from cbam_lightning.cli.monitors import TrainingStart
 from cbam_lightning.cli.processes import settle_rank
@@ -115,6 +115,8 @@ class TrainerCLI(TrainerOptions):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer around the run's directory."""
         require_from_data(self.model, self.datamodule, self._given)
+        if self.subcommand != "predict":  # whose images are those that the model knows
+            refuse_other_values(self._model_options(), self.datamodule, self._given)
         with self._mistakes(as_mistake):
             settle_rank(self._get(self.config_init, "trainer"))
         if self.subcommand != "fit" and not self.config[self.subcommand].get("ckpt_path"):

@@ -57,6 +57,8 @@ MISTAKES = {
         "total_steps is 3"
     ],
     "--model.network resnet18 --data.batch_size 1": ["one value per channel", "--data.batch_size"],
+    "--model.num_classes 3": ["--model.num_classes is 3", "FashionMNIST has 10", "leave"],
+    "--model.mean [0.5]": ["--model.mean is [0.5]", "FashionMNIST has (0.286,)"],
     "--trainer.val_check_interval 50": ["`val_check_interval` (50)", "training batches (2)"],
     "--trainer.val_check_interval 0": ["--trainer.val_check_interval is 0", "more than 0"],
     "--trainer.check_val_every_n_epoch 0": ["check_val_every_n_epoch is 0", "at least 1"],
