@@ -24,6 +24,7 @@ from cbam_lightning.cli.config_classes import read_config
 from cbam_lightning.cli.data_links import refuse_other_values, require_from_data, unlinked
 from cbam_lightning.cli.evaluated_checkpoint import require_weights
 from cbam_lightning.cli.monitors import TrainingStart
+from cbam_lightning.cli.own_code import options_with_values
 from cbam_lightning.cli.processes import settle_rank
 from cbam_lightning.cli.quiet import silence
 from cbam_lightning.cli.trainer_errors import Parts, as_mistake, own_mistake, refuse_checkpoint_io
@@ -57,6 +58,11 @@ def resume_run(args: Sequence[str]) -> None:
             return
         raise UsageError(message)
     run = RunDirectory.open(args[0])
+    if any(option == "--ckpt_path" for option, _ in options_with_values(args[1:])):
+        raise UsageError(
+            f"resume continues from {run.last}; to start a new run from another checkpoint: fit --config "
+            f"{run.config} --ckpt_path PATH."
+        )
     run.announce()
     run_trainer(["fit", "--config", str(run.config), *args[1:]], run)
 

@@ -26,9 +26,9 @@ from cbam_lightning.cli.evaluated_checkpoint import find_checkpoint, run_of
 from cbam_lightning.cli.home_folder import expand_values
 from cbam_lightning.cli.monitors import AUTO, resolve_monitor
 from cbam_lightning.cli.option_errors import broken_yaml, explain
+from cbam_lightning.cli.option_parser import OptionParser, refuse_unwritten
 from cbam_lightning.cli.own_code import CONFIG_OPTIONS, options_with_values
 from cbam_lightning.cli.predicted_images import default_data, model_of_weights, without_data_set
-from cbam_lightning.cli.whole_numbers import read_whole_numbers_first
 from cbam_lightning.errors import UsageError
 from cbam_lightning.runs.directory import RunDirectory, RunOptions, experiment_name
 from cbam_lightning.runs.names import check_names
@@ -74,6 +74,7 @@ class TrainerOptions(LightningCLI):
             save_config_callback=None,
             seed_everything_default=0,
             auto_configure_optimizers=False,
+            parser_class=OptionParser,
             args=list(args),
         )
 
@@ -86,10 +87,9 @@ class TrainerOptions(LightningCLI):
     def _prepare_subcommand_parser(
         self, klass: type, subcommand: str, **kwargs: Any
     ) -> LightningArgumentParser:
-        """Read every checkpoint, including remote ones, without running its code, and numbers as typed."""
+        """Read every checkpoint, including remote ones, without running its code."""
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         parser.set_defaults(weights_only=True)
-        read_whole_numbers_first(parser)
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -122,11 +122,14 @@ class TrainerOptions(LightningCLI):
             raise UsageError(problem)
         self._given = given_options(args)
         asked = given_options(args, without=run_of)
-        path = find_checkpoint(args[0], configs, asked, self._given.get("ckpt_path"), self._checkpoint_io)
+        path = self._given.get("ckpt_path")
+        if not self._resumes:
+            path = find_checkpoint(args[0], configs, asked, path, self._checkpoint_io)
         if path and path != self._given.get("ckpt_path"):
             self._given["ckpt_path"] = path
             args = [*args, "--ckpt_path", path]
-        is_local = path is not None and path != "hpc" and "://" not in path
+        # that of a resumed run is its own, and what it started from may be gone
+        is_local = path is not None and path != "hpc" and not self._resumes and "://" not in path
         if is_local:
             self._fill_in(args[0], str(path))
         elif args[0] == "predict" and self._given.get("model.weights"):
@@ -229,6 +232,7 @@ def given_options(
             if without(value):
                 continue
             content = yaml.safe_load(Path(value).read_text())
+            refuse_unwritten(content, value)
             given |= flatten(content) if isinstance(content, Mapping) else {}
         else:
             given[option.removeprefix("--").replace(".init_args.", ".")] = value

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Union, get_args, get_origin
+from types import UnionType
+from typing import Any, Union, get_origin
 
+from jsonargparse._typehints import rebuild_typehint_args
 from pytorch_lightning.cli import LightningArgumentParser
 
 
@@ -15,11 +17,19 @@ def read_whole_numbers_first(parser: LightningArgumentParser) -> None:
     a type in its cache (https://docs.python.org/3/library/typing.html#typing.Union).
 
     Args:
-        parser: The parser of a sub-command; changed in place.
+        parser: The parser of a sub-command, or of a class; changed in place.
     """
     for action in parser._actions:
-        hint = getattr(action, "_typehint", None)
-        kinds = get_args(hint)
-        if get_origin(hint) is Union and {int, float} <= set(kinds):
-            ordered = tuple(sorted(kinds, key=lambda kind: kind is not int))
-            action._typehint = Union[ordered]  # type: ignore[attr-defined]  # noqa: UP007
+        if hasattr(action, "_typehint"):
+            action._typehint = _whole_numbers_first(action._typehint)
+
+
+def _whole_numbers_first(hint: Any) -> Any:
+    parts = getattr(hint, "__args__", None)
+    if not isinstance(parts, tuple):
+        return hint
+    ordered = tuple(map(_whole_numbers_first, parts))
+    if get_origin(hint) in (Union, UnionType) and {int, float} <= set(ordered):
+        ordered = tuple(sorted(ordered, key=lambda kind: kind is not int))
+    changed = any(new is not old for new, old in zip(ordered, parts, strict=True))
+    return rebuild_typehint_args(hint, ordered) if changed else hint  # type: ignore[no-untyped-call]

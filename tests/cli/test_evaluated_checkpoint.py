@@ -94,6 +94,20 @@ def test_a_run_that_is_not_named_or_has_no_checkpoint(trained, capsys, tmp_path)
     assert "random weights" in one_line(capsys)
 
 
+def test_a_checkpoint_that_would_not_be_used_is_refused(trained, capsys):
+    assert call(f"resume {trained} --ckpt_path best") == 2
+    assert f"resume continues from {trained}/checkpoints/last.ckpt" in one_line(capsys)
+
+
+def test_a_run_is_resumed_without_the_checkpoint_that_it_started_from(trained, tmp_path):
+    moved = shutil.copytree(trained, tmp_path / "moved")
+    config = yaml.safe_load((moved / "config.yaml").read_text())
+    config["ckpt_path"] = str(tmp_path / "gone.ckpt")
+    (moved / "config.yaml").write_text(yaml.safe_dump(config))
+    assert call(f"resume {moved} --run.test_after_fit false") == 0
+    assert yaml.safe_load((moved / "config.yaml").read_text())["ckpt_path"] == str(tmp_path / "gone.ckpt")
+
+
 def test_what_may_load_weights_itself_is_told(capsys, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     Path("own_loading.py").write_text(OWN)

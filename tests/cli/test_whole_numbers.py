@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Union
 
 import pytest
+from pytorch_lightning import Callback
 from pytorch_lightning.cli import LightningArgumentParser
 
 from cbam_lightning.cli.whole_numbers import read_whole_numbers_first
@@ -38,6 +39,21 @@ def test_the_order_of_the_types_does_not_count():
         assert [type(values[name]) for name in "a"] == [kind]
     assert type(parser.parse_args(["--c=1"]).c) is int
     assert type(parser.parse_args(["--c=1.0"]).c) is float
+
+
+class OwnCallback(Callback):
+    """A callback of a user with numbers of both kinds."""
+
+    def __init__(self, count: Union[float, int] = 0.5, counts: list[Union[float, int]] = [1]):  # noqa: B006, UP007
+        self.counts = [count, *counts]
+
+
+def test_the_options_of_a_named_class(monkeypatch):
+    words = [f"--trainer.callbacks={__name__}.OwnCallback", "--trainer.callbacks.count=1"]
+    words += ["--trainer.callbacks.counts=[1,1.0]", "--data=FashionMNIST", "--model.network=resnet8"]
+    (callback,) = parsed(["fit", *words], monkeypatch).trainer.callbacks
+    options = callback.init_args
+    assert [type(number) for number in (options.count, *options.counts)] == [int, int, float]
 
 
 def test_one_batch_is_trained_and_evaluated():
