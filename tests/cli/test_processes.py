@@ -105,6 +105,11 @@ def test_a_run_in_a_slice_of_a_job_writes_everything(tmp_path):
     assert len((run / "metrics.csv").read_text().splitlines()) > 4
 
 
+def hear_hang_up():
+    """Undo what ``nohup`` has done to these tests, which would be right for a run."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_signal_to_all_processes_saves_and_ends_all(tmp_path, name):
     folder = write_image_folder(tmp_path / "pets", images_per_class=40)
@@ -119,18 +124,22 @@ def test_a_signal_to_all_processes_saves_and_ends_all(tmp_path, name):
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
+        preexec_fn=hear_hang_up,
     )
-    metrics = Path("runs/default/one/metrics.csv")
-    while not (metrics.is_file() and metrics.read_text().count("\n") > 9):
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.1)
-    os.killpg(process.pid, getattr(signal, name))
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + getattr(signal, name), errors
-    assert "with everything saved. Continue with" in errors
-    assert Path("runs/default/one/checkpoints/last.ckpt").is_file()
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
+    try:
+        metrics = Path("runs/default/one/metrics.csv")
+        while not (metrics.is_file() and metrics.read_text().count("\n") > 9):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.1)
+        os.killpg(process.pid, getattr(signal, name))
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 128 + getattr(signal, name), errors
+        assert "with everything saved. Continue with" in errors
+        assert Path("runs/default/one/checkpoints/last.ckpt").is_file()
+        with pytest.raises(ProcessLookupError):
+            os.killpg(process.pid, 0)
+    finally:
+        process.kill()
 
 
 def test_a_closed_pipe_does_not_end_a_training(tmp_path):
