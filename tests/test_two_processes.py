@@ -126,6 +126,7 @@ def test_predictions_of_processes_that_others_have_started_are_in_one_file():
     assert sorted(names) == [f"fashion_mnist/test/{i:05d}" for i in range(2000)]
 
 
+@pytest.mark.slow
 def test_average_precision_is_the_same_on_however_many_processes():
     scenes = (
         "--data FashionScenes --data.num_images 240 --data.num_test_images 31 --data.num_workers 0 "

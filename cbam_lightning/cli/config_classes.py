@@ -8,11 +8,12 @@ from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType
-from typing import Any
-
-from pytorch_lightning.cli import LightningArgumentParser
+from typing import TYPE_CHECKING, Any
 
 from cbam_lightning.errors import UsageError
+
+if TYPE_CHECKING:  # the light commands import no Lightning
+    from pytorch_lightning.cli import LightningArgumentParser
 
 _PLAIN = (bool, int, float, str, type(None))
 

@@ -173,6 +173,7 @@ def test_the_saved_configuration_repeats_the_run_bit_for_bit():
     assert (first / "checkpoints" / "last.ckpt").is_file()
 
 
+@pytest.mark.slow
 def test_two_processes_write_one_run(tmp_path):
     images = write_image_folder(tmp_path / "images", images_per_class=20)
     arguments = shlex.split(

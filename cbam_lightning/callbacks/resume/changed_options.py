@@ -100,7 +100,7 @@ class ChangedOptions:
         starts_anew = _forms(self.before) != _forms(now)
         if starts_anew:
             _tell_of_a_new_optimizer(self.before, now)
-            self._reduced = _reduction(checkpoint["optimizer_states"]) if keeps_seen else 1.0
+            self._reduced = _reduction(checkpoint, self.before) if keeps_seen else 1.0
             checkpoint["optimizer_states"] = []
             self.before = {**self.before, "optimizers": now["optimizers"]}
         changes = starts_anew or self.before["schedules"] != now["schedules"]
@@ -199,10 +199,10 @@ def _forms(configured: Configured) -> list[tuple[str, list[list[str]]]]:
     return [(optimizer["class"], optimizer["parameters"]) for optimizer in configured["optimizers"]]
 
 
-def _reduction(states: list[dict[str, Any]]) -> float:
-    """Return the learning rate of the first group as a fraction of its peak."""
-    groups = [group for state in states for group in state["param_groups"]]
-    return float(groups[0]["lr"] / groups[0].get("initial_lr", groups[0]["lr"])) if groups else 1.0
+def _reduction(checkpoint: dict[str, Any], before: Configured) -> float:
+    """Return the learning rate of the first group as a fraction of that with which training began."""
+    (state, *_), (optimizer, *_) = checkpoint["optimizer_states"], before["optimizers"]
+    return float(state["param_groups"][0]["lr"] / (optimizer["groups"][0]["lr"] or 1.0))
 
 
 def _tell_of_a_new_optimizer(before: Configured, now: Configured) -> None:

@@ -46,6 +46,7 @@ def seen():
     return found
 
 
+@pytest.mark.slow
 def test_two_processes_with_two_workers_see_every_image_once_through_kills(tmp_path, monkeypatch):
     monkeypatch.setattr(packing, "IMAGES_PER_RANGE", 3)
     write_image_folder(tmp_path / "pets")
