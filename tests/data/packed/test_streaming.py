@@ -9,6 +9,8 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+import pytest
+
 from cbam_lightning.data import ImageFolder
 from cbam_lightning.data.packed import packing
 from cbam_lightning.data.packed.packing import pack
