@@ -22,6 +22,11 @@ _KEPT = (*_OF_DATA, "predict_path", "batch_size", "num_workers", "on_bad_image",
 _CROPPED = ("image_folder:", "imagenet")
 
 
+def needs_default_data(given: Mapping[str, Any]) -> bool:
+    """Return whether the user, who sets some options, names images to predict and no data module."""
+    return "data.predict_path" in given and not given.keys() & {"data", "data.class_path"}
+
+
 def default_data(given: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the data module of the images to predict, as in a configuration.
 
@@ -33,7 +38,7 @@ def default_data(given: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str
         ``class_path`` and ``init_args``; ``None`` if the user names a data module or no images, or the model
         takes other data.
     """
-    if "data.predict_path" not in given or given.keys() & {"data", "data.class_path"}:
+    if not needs_default_data(given):
         return None
     task, known = find_class(model["class_path"]), model["init_args"]
     if task is None or not issubclass(UnlabelledImages, getattr(task, "data_class", object)):
@@ -70,9 +75,9 @@ def without_data_set(data: Any) -> dict[str, Any] | None:
         return None
     options = data["init_args"]
     root = str(options["root"])
-    if not options.get("predict_path") or "://" in root or Path(root).expanduser().is_dir():
+    if not options.get("predict_path") or "://" in root or Path(root).is_dir():
         return None
-    rank_zero_info(f"{root} is not here; the images to predict need it not.")
+    rank_zero_info(f"{root} is not here; the images to predict do not need it.")
     kept = {name: options[name] for name in _KEPT if name in options}
     return {"class_path": _DATA, "init_args": {**kept, "eval_resize_px": _cropped(options["size_px"])}}
 

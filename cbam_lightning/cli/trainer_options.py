@@ -28,7 +28,12 @@ from cbam_lightning.cli.monitors import AUTO, resolve_monitor
 from cbam_lightning.cli.option_errors import broken_yaml, explain
 from cbam_lightning.cli.option_parser import OptionParser, refuse_unwritten
 from cbam_lightning.cli.own_code import CONFIG_OPTIONS, options_with_values
-from cbam_lightning.cli.predicted_images import default_data, model_of_weights, without_data_set
+from cbam_lightning.cli.predicted_images import (
+    default_data,
+    model_of_weights,
+    needs_default_data,
+    without_data_set,
+)
 from cbam_lightning.errors import UsageError
 from cbam_lightning.runs.directory import RunDirectory, RunOptions, experiment_name
 from cbam_lightning.runs.names import check_names
@@ -132,7 +137,7 @@ class TrainerOptions(LightningCLI):
         is_local = path is not None and path != "hpc" and not self._resumes and "://" not in path
         if is_local:
             self._fill_in(args[0], str(path))
-        elif args[0] == "predict" and self._given.get("model.weights"):
+        elif args[0] == "predict" and self._given.get("model.weights") and needs_default_data(self._given):
             self._fill_in_images(model_of_weights(self._given, _CLASSIFIER))
         try:
             self.config = parser.parse_args(args)

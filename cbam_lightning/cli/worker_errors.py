@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import shlex
 import shutil
 from pathlib import Path
 
 from cbam_lightning.data.worker_processes import EXIT_CANNOT_SEND
 from cbam_lightning.runs.directory import RunDirectory
-from cbam_lightning.runs.programs import program
+from cbam_lightning.runs.programs import resume_command
 from cbam_lightning.user_code.tracebacks import with_causes
 
 _SHARED_MEMORY = Path("/dev/shm")
@@ -32,7 +31,7 @@ def worker_failure(error: BaseException, run: RunDirectory) -> OSError | None:
     cause = _cause(" ".join(str(each) for each in reversed(list(with_causes(error)))))
     if cause is None:
         return None
-    command = f"{program('cbam-lightning')} resume {shlex.quote(str(run.path))}"
+    command = resume_command(run.path)
     goes_on = f"Continue with: {command}" if run.last.is_file() else "Nothing was saved; start it again."
     return OSError(f"{cause}. {goes_on}")
 

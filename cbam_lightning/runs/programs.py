@@ -20,3 +20,8 @@ def program(name: str) -> str:
     if not path.exists() or (on_path and Path(on_path).absolute() == path.absolute()):
         return name
     return shlex.quote(os.path.relpath(path))
+
+
+def resume_command(run: str | Path) -> str:
+    """Return the command that continues a run, from its directory."""
+    return f"{program('cbam-lightning')} resume {shlex.quote(str(run))}"
