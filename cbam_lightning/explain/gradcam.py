@@ -5,8 +5,9 @@ Paper: https://arxiv.org/abs/1610.02391. Captum computes the map (https://captum
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,9 @@ from torch.nn import functional as F
 
 from cbam_lightning.errors import UsageError, unknown_name
 from cbam_lightning.explain.evaluation_mode import evaluation_mode
-from cbam_lightning.models.insertion import plan_insertion
+from cbam_lightning.models.insertion.dataflow import Dataflow, Value, record
+from cbam_lightning.models.insertion.places import module_of, stage_ends
+from cbam_lightning.models.insertion.points import fault_of
 
 PREDICTED = -1  # as a target: the class with the largest logit
 # torch's interpolation modes, by the number of dimensions of the positions
@@ -43,21 +46,24 @@ class GradCAM:
 
     Args:
         network: From (N, C, *positions) to (N, K).
-        layer: Name of the module whose output is the feature map. Default: the module that returns the last
-            convolved map.
+        layer: Name of the module whose output is the feature map, with the channels on any axis. Default: the
+            module that returns the last convolved map.
         example: Shape of an input that the network accepts, (N, C, *positions). Default: as for
             ``plan_insertion``.
 
     Raises:
         UsageError: Captum is not installed; there is no such layer, or it does not return one feature map;
-            or the network does not run on the example.
+            the network ends in sequences of tokens, as a ViT, and no layer is named; or it does not run on
+            the example.
     """
 
     def __init__(
         self, network: nn.Module, layer: str | None = None, example: Sequence[int] | None = None
     ) -> None:
         self.network = network
-        self.layer = _find_layer(network, layer, example)
+        flow = record(network, example)
+        self.layer, features = _last_map(network, flow) if layer is None else _named_map(network, flow, layer)
+        self._channel_axis = features.channel_axis or 1
         try:
             from captum.attr import LayerGradCam
         except ModuleNotFoundError as error:
@@ -89,24 +95,63 @@ class GradCAM:
             chosen: Tensor = logits.gather(1, seen["targets"][:, None])[:, 0]  # (N,)
             return chosen
 
-        cam = self._layer_cam(target_logits, self.network.get_submodule(self.layer))
+        layer = self.network.get_submodule(self.layer)
         # a trainer evaluates in inference mode, whose tensors autograd refuses
         with torch.inference_mode(False), torch.enable_grad(), evaluation_mode(self.network):
             x = images.clone() if images.is_inference() else images.detach()
-            maps = cam.attribute(x, relu_attributions=True)
+            with _channels_first(layer, self._channel_axis) as shown:
+                maps = self._layer_cam(target_logits, shown).attribute(x, relu_attributions=True)
         return GradCAMOutput(maps[:, 0].detach(), **seen)
 
 
-def _find_layer(network: nn.Module, layer: str | None, example: Sequence[int] | None) -> str:
-    names = [name for name, _ in network.named_modules() if name]
-    if layer is not None and layer not in names:
-        raise unknown_name(kind=f"layer of {type(network).__name__}", given=layer, allowed=names)
-    points = plan_insertion(network, "stage" if layer is None else [layer], example)
-    if not points:
+def _last_map(network: nn.Module, flow: Dataflow) -> tuple[str, Value]:
+    ends = stage_ends(flow)
+    kind = type(network).__name__
+    if not ends:
+        raise UsageError(f"{kind} has no convolution, and Grad-CAM needs a feature map. Name a layer.")
+    last = ends[-1]
+    name = str(module_of(flow, last, any_kind=True))
+    if len(last.shape) < len(flow.input_shape):
         raise UsageError(
-            f"{type(network).__name__} has no convolution, and Grad-CAM needs a feature map. Name a layer."
+            f"the last layers of {kind} return sequences of tokens, {last.shape} after {name!r}, which are "
+            "no map of the image. For Grad-CAM, name a layer that returns a feature map."
         )
-    return points[-1].name
+    return name, last
+
+
+def _named_map(network: nn.Module, flow: Dataflow, layer: str) -> tuple[str, Value]:
+    names = [name for name, _ in network.named_modules() if name]
+    if layer not in names:
+        raise unknown_name(kind=f"layer of {type(network).__name__}", given=layer, allowed=names)
+    rank = len(flow.input_shape)
+    fault = fault_of(flow, layer)
+    value = flow.outputs[layer][0] if fault is None else None
+    if isinstance(value, Value) and len(value.shape) == rank:
+        return layer, value
+    if isinstance(value, Value):
+        fault = f"returns a sequence of tokens, {value.shape}"
+    maps = [str(module_of(flow, end, any_kind=True)) for end in stage_ends(flow) if len(end.shape) == rank]
+    hint = f" Name a layer such as {', '.join(maps)}." if maps else ""
+    raise UsageError(f"Grad-CAM needs a feature map, but the layer {layer!r} {fault}.{hint}")
+
+
+@contextmanager
+def _channels_first(layer: nn.Module, channel_axis: int) -> Iterator[nn.Module]:
+    """Yield a module that returns the output of a layer as Captum takes it: (N, C, *positions)."""
+    if channel_axis == 1:
+        yield layer
+        return
+    shown = nn.Identity()
+
+    def through(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        moved: Tensor = shown(output.movedim(channel_axis, 1))
+        return moved.movedim(1, channel_axis)
+
+    hook = layer.register_forward_hook(through)
+    try:
+        yield shown
+    finally:
+        hook.remove()
 
 
 def enlarge(maps: Tensor, size: Sequence[int]) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from cbam_lightning.models.insertion.dataflow import record
-from cbam_lightning.models.insertion.points import plan_insertion
+from cbam_lightning.models.insertion.places import module_of, stage_ends
 from cbam_lightning.weights.last_layer import classifier_name
 
 
@@ -42,7 +42,7 @@ def find_stages(network: nn.Module, example: Sequence[int] | None = None) -> lis
     feature map and the classifier belong to the last stage.
 
     Args:
-        network: Takes one input. It is not changed.
+        network: It is not changed.
         example: Shape of an input, (N, C, *positions). Default: that of ``plan_insertion``.
 
     Returns:
@@ -51,8 +51,9 @@ def find_stages(network: nn.Module, example: Sequence[int] | None = None) -> lis
     Raises:
         UsageError: The network does not run on the example.
     """
-    reached = list(record(network, example).outputs)
-    ends = [reached.index(point.name) for point in plan_insertion(network, "stage", example)]
+    flow = record(network, example)
+    reached = list(flow.outputs)
+    ends = [reached.index(str(module_of(flow, value, any_kind=True))) for value in stage_ends(flow)]
     position = {name: index for index, name in enumerate(reached)}
     head = classifier_name(network)
     stages: dict[str, dict[str, nn.Module]] = {f"stage{i + 1}": {} for i in range(max(len(ends), 1))}

@@ -26,6 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from cbam_lightning.attention.gate import wide_dtype
 from cbam_lightning.errors import UsageError
+from cbam_lightning.models.insertion.attended import change_class, plain_class
 
 _Statistics = tuple[Tensor, Tensor, int]  # mean and variance, (C,), and the number of values per channel
 _PLAIN = "_plain_class"  # attribute in which a synchronised module keeps its original class
@@ -116,10 +117,10 @@ def synchronise_batch_norm(network: nn.Module, device: torch.device | None = Non
     plain = [m for m in found if not isinstance(m, (SyncBatchNorm, nn.SyncBatchNorm))]
     targets = [_synchronised_class(module, device or _device_of(module)) for module in plain]
     for module, target in zip(plain, targets, strict=True):
-        setattr(module, _PLAIN, type(module))
+        setattr(module, _PLAIN, plain_class(type(module)))
         if issubclass(target, nn.SyncBatchNorm):
             vars(module)["process_group"] = None  # the default one
-        module.__class__ = target
+        change_class(module, target)
     return network
 
 
@@ -134,14 +135,14 @@ def revert_batch_norm(network: nn.Module) -> nn.Module:
     """
     for module in network.modules():
         if isinstance(module, _BatchNorm) and hasattr(module, _PLAIN):
-            module.__class__ = getattr(module, _PLAIN)
+            change_class(module, getattr(module, _PLAIN))
             delattr(module, _PLAIN)
             vars(module).pop("process_group", None)
     return network
 
 
 def _synchronised_class(module: _BatchNorm, device: torch.device) -> type[_BatchNorm]:
-    kind = type(module)
+    kind = plain_class(type(module))
     on_cpu = device.type == "cpu"
     if kind.forward is _BatchNorm.forward:
         return SyncBatchNorm if on_cpu else nn.SyncBatchNorm

@@ -30,6 +30,7 @@ from cbam_lightning.runs.plain import plain_copy
 from cbam_lightning.user_code.class_paths import importing_nothing
 from cbam_lightning.weights import read_training_state
 from cbam_lightning.weights.compatibility import require_known_classes, require_same_network
+from cbam_lightning.weights.loading import follow_attention
 
 
 class ImageTask(LightningModule):
@@ -184,10 +185,15 @@ class ImageTask(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another network or of other classes before any value is loaded.
 
+        Attention that an earlier version saved under another name is renamed.
+
         Raises:
             UsageError: Says what differs.
         """
         require_same_network(checkpoint.get("hyper_parameters", {}), self.hparams)
+        for key in ("state_dict", "current_model_state"):  # the second beside a moving average
+            if key in checkpoint:
+                checkpoint[key] = follow_attention(checkpoint[key], self.state_dict())
         self._new_classifier = None
 
     def on_train_start(self) -> None:

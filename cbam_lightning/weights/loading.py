@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -67,6 +67,24 @@ def strip_wrappers(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
+def follow_attention(saved: Mapping[str, Tensor], current: Collection[str]) -> dict[str, Tensor]:
+    """Rename attention that was inserted after a list of modules: it is inserted after the last one now.
+
+    Args:
+        saved: Values of a checkpoint.
+        current: Keys of the network.
+    """
+    inside = f".{ATTENTION}."
+    hosts = dict.fromkeys(key.partition(inside)[0] for key in current if inside in key)
+    renamed = dict[str, Tensor]()
+    for key, value in saved.items():
+        place, _, rest = key.partition(inside)
+        last = next((host for host in reversed(hosts) if host.startswith(f"{place}.")), place)
+        moved = f"{last}{inside}{rest}"
+        renamed[moved if rest and key not in current and moved in current else key] = value
+    return renamed
+
+
 @torch.no_grad()
 def load_into(
     network: nn.Module,
@@ -100,7 +118,7 @@ def load_into(
         UsageError: The checkpoint belongs to another network, or holds NaN or Inf.
     """
     head = classifier_name(network) if head is None else head
-    saved = strip_wrappers(state_dict)
+    saved = follow_attention(strip_wrappers(state_dict), network.state_dict())
     if not load_head:
         saved = {key: value for key, value in saved.items() if not key.startswith(f"{head}.")}
     report = compare(network.state_dict(), saved, new_attention)

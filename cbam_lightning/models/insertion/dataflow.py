@@ -1,30 +1,37 @@
 """The data flow of one forward pass of any network: which module returned which tensor, computed from what.
 
-The pass takes almost no time or memory: it runs on torch's meta device, where tensors have a shape but no
-contents (https://pytorch.org/docs/stable/meta.html). It leaves the network's weights and statistics alone.
+The pass runs on a copy, so the network keeps nothing of it. On torch's meta device, where tensors have a
+shape but no contents (https://pytorch.org/docs/stable/meta.html), it takes almost no time or memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary, WeakTensorKeyDictionary
 
 from cbam_lightning.errors import UsageError
+from cbam_lightning.models.insertion.attended import CHILD, Attended
+from cbam_lightning.models.insertion.channel_axes import CONVOLUTIONS, NONE, PRODUCTS, Axes, channel_axes
+from cbam_lightning.models.insertion.example_inputs import Example, example_inputs, explain_failure, moved
+from cbam_lightning.models.insertion.planning_copy import planning_copy, trying
 
-# By name, since some of these operators exist only on certain devices.
-_LAYERS = frozenset({"convolution", "convolution_overrideable", "mm", "addmm", "bmm", "baddbmm", "linear"})
 _ADDITIONS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
-_SIZE_PX = {1: 224, 2: 224, 3: 64}  # by the number of spatial dimensions
+_LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+# Words in the names of operators that bend or normalise values
+_BENDS = frozenset(
+    (
+        *("relu", "prelu", "rrelu", "elu", "celu", "selu", "gelu", "silu", "mish", "hardswish", "sigmoid"),
+        *("hardsigmoid", "tanh", "hardtanh", "clamp", "softmax", "softplus", "norm", "attention", "exp"),
+        *("log", "pow", "sqrt", "rsqrt"),
+    )
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,169 +39,189 @@ class Value:
     """The contents of a tensor between two writes; an in-place operation creates a new value.
 
     Attributes:
-        shape: Shape of the tensor, (N, C, *positions) for a feature map.
+        shape: Shape of the tensor.
+        axes: The axes that are channels; see ``channel_axes``.
         depth: Number of convolutions and matrix products on the longest path from the input.
+        bends: Number of activations and normalisations on the longest path from the input.
         dominators: Bit mask of the values that lie on every path from the input to this value, including
             this value.
+        ancestors: Bit mask of the values that lie on any such path.
         bit: The bit that stands for this value in such masks.
+        operator: Name of the operation that returned it, as in ``torch.ops.aten``; empty for inputs.
+        source: The value that this one was scaled, permuted, reshaped or resized from, if it was computed so.
     """
 
     shape: tuple[int, ...]
+    axes: Axes
     depth: int
+    bends: int
     dominators: int
+    ancestors: int
     bit: int
+    operator: str
+    source: Value | None = None
+
+    @property
+    def channel_axis(self) -> int | None:
+        """The axis of the channels, if there is exactly one."""
+        return next(iter(self.axes)) if len(self.axes) == 1 else None
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """The sizes of all axes but the first, of the batch, and the channels."""
+        return tuple(size for axis, size in enumerate(self.shape) if axis and axis != self.channel_axis)
 
 
 class Dataflow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """The record of a forward pass.
 
     Attributes:
-        outputs: For each module name, the result of each call: its value, or the name of its type if it is
-            not a tensor. Modules are in the order in which they first returned.
+        outputs: For each module name, the result of each call: its value, or what is wrong with it if it is
+            none. Modules are in the order in which they first returned.
+        arguments: The positional and keyword arguments of the last call of each module with children.
         modules_of: For each value, the names of the modules that returned it, in that order; "" is the
             network.
-        additions: The two operands of every addition of different values of the same shape, in order.
-        dominators: Bit mask of the values that lie on every path to one of the network's outputs.
-        input_shape: Shape of the network's input.
+        additions: For every addition of different values of the same shape, in order: its two operands and
+            its result.
+        results: The values that the network returned.
+        inputs: The arguments of the forward pass, on ``device``.
+        device: Where it ran; ``meta`` where possible.
+        headless: Whether the network says that it returns features: its ``num_classes`` is 0.
+        lists: Names of the containers of modules: ``nn.Sequential`` and the like.
+        taken: Names of the modules with an attribute ``attention`` of their own.
     """
 
-    def __init__(self, x: Tensor) -> None:
+    def __init__(self, inputs: tuple[Any, ...], device: torch.device) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.inputs = inputs
+        self.device = device
         self.outputs: dict[str, list[Value | str]] = {}
+        self.arguments: dict[str, tuple[Any, Any]] = {}
         self.modules_of: dict[Value, list[str]] = {}
-        self.additions: list[tuple[Value, Value]] = []
-        self.dominators = 0
-        self.input_shape = tuple(x.shape)
-        # Keeps the tensors alive, so that no id is reused.
-        self._tensors: dict[int, tuple[Tensor, Value]] = {}
+        self.additions: list[tuple[Value, Value, Value]] = []
+        self.results: list[Value] = []
+        self.headless = False
+        self.lists: set[str] = set()
+        self.taken: set[str] = set()
+        self._values_of: WeakIdKeyDictionary = WeakTensorKeyDictionary()
         self._bits = 1
-        self._add(x, [])
+        for tensor in _tensors(inputs):
+            self._add(tensor, [], axes=frozenset({1}))
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run one operation and record its results."""
-        operands = self._values((args, kwargs))
+        operands = sorted(self._values((args, kwargs)), key=lambda value: value.depth)
+        result = func(*args, **(kwargs or {}))
+        if not operands:
+            return result
+        name = func.overloadpacket.__name__
+        for tensor in _tensors(result):
+            shapes = [(operand.shape, operand.axes) for operand in operands]
+            axes = channel_axes(name.rstrip("_"), args, shapes, tuple(tensor.shape))
+            self._add(tensor, operands, name, axes)
         if func in _ADDITIONS and len(operands) == 2:
             first, second = operands
             if first is not second and first.shape == second.shape:
-                self.additions.append((first, second))
-        result = func(*args, **(kwargs or {}))
-        if operands:
-            is_layer = func.overloadpacket.__name__ in _LAYERS
-            for tensor in tree_leaves(result):
-                if isinstance(tensor, Tensor):
-                    self._add(tensor, operands, is_layer)
+                self.additions.append((first, second, self._values_of[result]))
         return result
 
-    def returned(self, name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+    def returned(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """Record the output of a module; a forward hook once ``name`` is bound."""
-        if isinstance(output, Tensor) and id(output) not in self._tensors:
-            self._add(output, [])  # computed from parameters only
+        if module._modules:
+            self.arguments[name] = args, kwargs
         calls = self.outputs.setdefault(name, [])
         if not isinstance(output, Tensor):
-            calls.append(type(output).__name__)
-            return
-        value = self._tensors[id(output)][1]
-        calls.append(value)
-        self.modules_of.setdefault(value, []).append(name)
+            calls.append(f"returns {type(output).__name__}, not a tensor")
+        elif output not in self._values_of:
+            calls.append("returns what does not depend on the input")
+        else:
+            value = self._values_of[output]
+            calls.append(value)
+            self.modules_of.setdefault(value, []).append(name)
 
     def finished(self, output: Any) -> None:
         """Record the output of the network: a tensor or any nesting of tensors."""
-        for value in self._values(output):
-            self.dominators |= value.dominators
+        self.results = self._values(output)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of the first tensor among the network's inputs."""
+        return tuple(_tensors(self.inputs)[0].shape)
+
+    @property
+    def dominators(self) -> int:
+        """Bit mask of the values that lie on every path to one of the network's outputs."""
+        mask = 0
+        for value in self.results:
+            mask |= value.dominators
+        return mask
 
     def _values(self, nested: Any) -> list[Value]:
-        tensors = [leaf for leaf in tree_leaves(nested) if isinstance(leaf, Tensor)]
-        return [self._tensors[id(tensor)][1] for tensor in tensors if id(tensor) in self._tensors]
+        return [self._values_of[tensor] for tensor in _tensors(nested) if tensor in self._values_of]
 
-    def _add(self, tensor: Tensor, operands: list[Value], is_layer: bool = False) -> None:
+    def _add(self, tensor: Tensor, operands: list[Value], name: str = "", axes: Axes = NONE) -> None:
         dominators = operands[0].dominators if operands else 0
+        ancestors = 0
         for operand in operands:
             dominators &= operand.dominators
+            ancestors |= operand.ancestors
+        is_layer = name.rstrip("_") in CONVOLUTIONS | PRODUCTS
+        is_bend = not _BENDS.isdisjoint(name.split("_"))
         depth = max((operand.depth for operand in operands), default=0) + is_layer
-        value = Value(tuple(tensor.shape), depth, dominators | self._bits, self._bits)
-        self._tensors[id(tensor)] = (tensor, value)
+        bends = max((operand.bends for operand in operands), default=0) + is_bend
+        source = operands[0] if len(operands) == 1 and not is_layer and not is_bend else None
+        shape = tuple(tensor.shape)
+        bit = self._bits
+        value = Value(shape, axes, depth, bends, dominators | bit, ancestors | bit, bit, name, source)
+        self._values_of[tensor] = value
         self._bits <<= 1
 
 
-def record(network: nn.Module, example: Tensor | Sequence[int] | None = None) -> Dataflow:
-    """Run a network once in evaluation mode and record the data flow.
+def record(network: nn.Module, example: Example = None) -> Dataflow:
+    """Run a copy of a network once in evaluation mode and record the data flow.
 
-    If the network cannot run on the meta device, for example because a shape depends on the contents of the
-    input, it runs on its own device.
+    If the copy cannot run on the meta device, for example because a shape depends on the contents of the
+    input, another one runs on the network's own device.
 
     Args:
-        network: Takes one tensor. Its weights, statistics and training flags stay unchanged.
-        example: An input or its shape, (N, C, *positions). Default: one image of side 224, or 64 in three
-            dimensions, with the dimensions of the network's first convolution and the ``in_channels`` of
-            the network, if it has this attribute, or of that convolution.
+        network: It stays as it is, in every respect.
+        example: As for ``plan_insertion``.
 
     Raises:
         UsageError: The network does not run on the example, or has no convolution to derive one from.
     """
-    x = _example_input(network, example)
-    with _evaluating(network), torch.no_grad():
-        try:
-            on_meta = {
-                name: tensor.detach().to("meta")
-                for name, tensor in chain(network.named_parameters(), network.named_buffers())
-            }
-            return _run(network, x.to("meta"), on_meta)
-        except Exception:  # code that reads a tensor's contents raises anything
-            device = next((p.device for p in network.parameters()), x.device)
-        try:
-            return _run(network, x.to(device), {})
-        except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-            raise UsageError(
-                f"the network does not run on an input of shape {tuple(x.shape)}: {reason}. "
-                "Pass `example`: a valid input or its shape (N, C, H, W)."
-            ) from error
+    candidates = example_inputs(network, example)
+    own = next((p.device for p in network.parameters()), torch.device("cpu"))
+    failures: list[UsageError] = []
+    for device in (torch.device("meta"), own):
+        for inputs in candidates:
+            try:
+                return _record(network, inputs, device)
+            except UsageError:
+                raise
+            except Exception as error:  # code that reads a tensor's contents raises anything
+                failures.append(explain_failure(network, inputs, error))
+    raise failures[len(candidates)]
 
 
-def _run(network: nn.Module, x: Tensor, tensors: dict[str, Tensor]) -> Dataflow:
-    flow = Dataflow(x)
-    with ExitStack() as stack:
-        for name, module in network.named_modules():
-            handle = module.register_forward_hook(partial(flow.returned, name))
-            stack.callback(handle.remove)
-        stack.enter_context(flow)
-        flow.finished(functional_call(network, tensors, (x,)))
+def _record(network: nn.Module, inputs: tuple[Any, ...], device: torch.device) -> Dataflow:
+    trial = planning_copy(network, device)
+    with trying(device):
+        inputs = moved(inputs, device)
+        flow = Dataflow(inputs, device)
+        flow.headless = getattr(network, "num_classes", None) == 0
+        for name, module in trial.named_modules():
+            module.register_forward_hook(partial(flow.returned, name), with_kwargs=True)
+            if isinstance(module, _LISTS):
+                flow.lists.add(name)
+            if hasattr(module, CHILD) and not isinstance(module, Attended):
+                flow.taken.add(name)
+        with flow:
+            flow.finished(trial(*inputs))
     return flow
 
 
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    # Not with eval() and train(): a network may override them, for example to keep BatchNorms frozen.
-    before = {module: module.training for module in network.modules()}
-    try:
-        for module in before:
-            module.training = False
-        yield
-    finally:
-        for module, training in before.items():
-            module.training = training
-
-
-def _example_input(network: nn.Module, example: Tensor | Sequence[int] | None) -> Tensor:
-    if isinstance(example, Tensor):
-        return example
-    dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), None)
-    if example is not None:
-        if not isinstance(example, Sequence) or not all(isinstance(n, int) and n > 0 for n in example):
-            raise UsageError(
-                f"example is {example!r}; pass a tensor, or its shape as a list of positive integers."
-            )
-        return torch.zeros(tuple(example), dtype=dtype)
-    for module in network.modules():
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            # A network may move space to depth before its first convolution; ours state their in_channels.
-            known = getattr(network, "in_channels", None)
-            channels = known if isinstance(known, int) else module.in_channels
-            dims = len(module.kernel_size)
-            return torch.zeros((1, channels, *[_SIZE_PX[dims]] * dims), dtype=dtype)
-    raise UsageError(
-        f"{type(network).__name__} has no convolution from which to derive an input shape. "
-        "Pass `example`: a valid input or its shape (N, C, H, W)."
-    )
+def _tensors(nested: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(nested) if isinstance(leaf, Tensor)]

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
 from cbam_lightning.attention.registry import build_attention, default_placement, option_names
 from cbam_lightning.errors import UsageError, unknown_name
-from cbam_lightning.models.insertion.points import InsertionPoint, plan_insertion
+from cbam_lightning.models.insertion.attended import CHILD, attend
+from cbam_lightning.models.insertion.example_inputs import Example
+from cbam_lightning.models.insertion.points import InsertionPoint, plan_insertion, unwrapped
 from cbam_lightning.tables import aligned
 from cbam_lightning.user_code.class_paths import import_class_path, importing_nothing
-
-_CHILD = "attention"
 
 
 def insert_attention(
@@ -27,7 +28,7 @@ def insert_attention(
     *,
     where: str | Sequence[str] | None = None,
     gate: str = "identity",
-    example: Tensor | Sequence[int] | None = None,
+    example: Example = None,
     **options: Any,
 ) -> nn.Module:
     """Insert an attention module at every insertion point that ``plan_insertion`` finds.
@@ -35,16 +36,28 @@ def insert_attention(
     With the gate ``identity``, and with ``sagan``, which has no gate and starts at a scale of 0, the outputs
     in evaluation mode stay bit-identical.
 
+    Copies, pickles and exports of the network keep the attention, and so do conversions of its layers, such
+    as to ``SyncBatchNorm``. What each kind of network gets:
+
+    =====================================  ==================================================================
+    ResNet and other residual networks     the branch of every residual addition, before the addition
+    VGG, DenseNet, ShuffleNet, Inception   the last output of every resolution (also for ``where="stage"``)
+    Swin and others with channels last     as above, with the channels in their place; windows are left out
+    ViT, and others on tokens              the residual branches, over the sequence of all tokens (``dims=1``)
+    U-Net, DeepLab and detectors           as above in backbone, encoder and neck; outputs are never a place
+    TorchScript, data-parallel wrappers    refused: insert into the network before it is converted or wrapped
+    =====================================  ==================================================================
+
     Args:
-        network: Any network with one input and feature maps (N, C, *positions); modified in place.
+        network: Any network; modified in place.
         attention: One of ``cbam_lightning.attention.list_attention()``, where ``none`` changes nothing, or
             the import path of a class.
         where: ``residual``, ``stage``, or one or more patterns of submodule names; see ``plan_insertion``.
             Default: ``stage`` for ``bam`` and ``sagan``, else the default of ``plan_insertion``.
         gate: Gate of the attention, if it has this option.
-        example: An input or its shape, if the network does not take images of 224 x 224.
-        options: Arguments of the attention's class besides ``channels``. ``dims``, if it exists, defaults to
-            the number of spatial dimensions of the feature map.
+        example: As for ``plan_insertion``.
+        options: Arguments of the attention's class besides ``channels`` and ``dims``, which follow from the
+            feature map.
 
     Returns:
         The network. The new modules have its device, dtype and training mode, and require gradients.
@@ -54,6 +67,7 @@ def insert_attention(
             already has an attribute ``attention``, or the attention has no gate and one was chosen. The
             network is unchanged.
     """
+    plain = unwrapped(network)
     import_class_path(attention, "attention")
     allowed = option_names(attention)
     if attention == "none":
@@ -65,18 +79,16 @@ def insert_attention(
         raise unknown_name(kind=f"{attention} option", given="gate", allowed=allowed)
     if where is None and default_placement(attention) == "stage":
         where = "stage"
-    points = plan_insertion(network, where, example)
+    points = plan_insertion(plain, where, example)
     if not points:
         raise UsageError(
             f"{type(network).__name__} has no insertion point for attention. "
             "Pass `where` a pattern of submodule names."
         )
-    modules = [_build_for(network, point, attention, options) for point in points]
+    with torch.inference_mode(False):  # in inference mode, the new weights could never be trained
+        modules = [_build_for(plain, point, attention, options) for point in points]
     for point, module in zip(points, modules, strict=True):
-        host = network.get_submodule(point.name)
-        host.add_module(_CHILD, module)
-        if type(host).forward is not nn.Sequential.forward:  # a Sequential runs its new last child anyway
-            host.register_forward_hook(_apply_attention)
+        attend(plain.get_submodule(point.name), module, point.channel_axis)
     return network
 
 
@@ -102,21 +114,31 @@ def describe_insertion_points(points: Sequence[InsertionPoint]) -> str:
     """Return a line per insertion point: name, channels, size of the feature map, and how it was found."""
     if not points:
         return "no insertion point for attention; give a pattern of submodule names"
-    rows = [(p.name, f"{p.channels} channels", " x ".join(map(str, p.shape[2:])), p.kind) for p in points]
+    rows = [(p.name, f"{p.channels} channels", _size(p.positions), p.kind) for p in points]
     return "\n".join(aligned(rows, left=(0, 3)))
+
+
+def _size(positions: tuple[int, ...]) -> str:
+    return f"{positions[0]} tokens" if len(positions) == 1 else " x ".join(map(str, positions))
 
 
 def _build_for(
     network: nn.Module, point: InsertionPoint, attention: str, options: dict[str, Any]
 ) -> nn.Module:
     host = network.get_submodule(point.name)
-    if hasattr(host, _CHILD):
+    if hasattr(host, CHILD):
         raise UsageError(
-            f"{point.name!r} already has an attribute {_CHILD!r}. "
+            f"{point.name!r} already has an attribute {CHILD!r}. "
             "Pass `where` a pattern of other modules, or start from the plain network."
         )
+    dims = len(point.positions)
     if "dims" in option_names(attention):
-        options = {"dims": len(point.shape) - 2, **options}
+        if options.get("dims", dims) != dims:
+            raise UsageError(
+                f"dims is {options['dims']!r}, but the output of {point.name!r}, {point.shape}, has {dims} "
+                "position dimensions. Leave dims out."
+            )
+        options = {**options, "dims": dims}
     module = build_attention(attention, point.channels, **options).train(host.training)
     parameter = _nearest_parameter(network, point.name)
     return module if parameter is None else module.to(parameter.device, parameter.dtype)
@@ -130,9 +152,3 @@ def _nearest_parameter(network: nn.Module, name: str) -> nn.Parameter | None:
             if parameter.is_floating_point():
                 return parameter
     return None
-
-
-def _apply_attention(host: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-    # A module-level function and not a closure, since it is copied and pickled with the host.
-    attended: Tensor = getattr(host, _CHILD)(output)
-    return attended

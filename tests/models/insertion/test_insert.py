@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from cbam_lightning.attention import CBAM, list_attention
+from cbam_lightning.attention import list_attention
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models.insertion import describe_insertion_points, insert_attention, plan_insertion
 from tests.models.networks import Small, build, build_on_meta, randomise
@@ -188,13 +188,6 @@ def test_compiled_and_exported_networks_keep_the_attention():
     compiled = torch.compile(network, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), expected)
     torch.testing.assert_close(torch.export.export(network, (x,)).module()(x), expected)
-
-
-def test_attention_ends_a_sequential_module():
-    network = insert_attention(nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 1))), "cbam", where="0")
-    assert isinstance(network[0].attention, CBAM)
-    assert network[0][-1] is network[0].attention
-    assert not network[0]._forward_hooks
 
 
 def test_the_dry_run_is_readable():

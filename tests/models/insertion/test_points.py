@@ -21,7 +21,11 @@ RESNET18 = [f"layer{stage}.{block}.bn2" for stage in (1, 2, 3, 4) for block in (
         ("torchvision/vgg11_bn", [f"features.{index}" for index in (2, 6, 13, 20, 27)]),
         (
             "torchvision/densenet121",
-            ["features.relu0", *[f"features.transition{number}.conv" for number in (1, 2, 3)], "features"],
+            [
+                "features.relu0",
+                *[f"features.transition{number}.conv" for number in (1, 2, 3)],
+                "features.norm5",
+            ],
         ),
         (
             "torchvision/convnext_tiny",
@@ -38,7 +42,17 @@ RESNET18 = [f"layer{stage}.{block}.bn2" for stage in (1, 2, 3, 4) for block in (
             + ["blocks.7.0.ghost2"]
             + [f"blocks.8.{block}.ghost2" for block in range(4)],
         ),
-        ("torchvision/squeezenet1_1", ["features.1", "features.4", "features.7", "features"]),
+        ("torchvision/squeezenet1_1", ["features.1", "features.4", "features.7", "features.12"]),
+        (
+            "torchvision/swin_v2_t",
+            [
+                f"features.{stage}.{block}.norm{n}"
+                for stage, blocks in ((1, 2), (3, 2), (5, 6), (7, 2))
+                for block in range(blocks)
+                for n in (1, 2)
+            ],
+        ),
+        ("timm/nf_resnet26", [f"stages.{stage}.{block}.conv3" for stage in range(4) for block in range(2)]),
     ],
 )
 def test_insertion_points_of_known_networks(name, expected):
@@ -50,10 +64,10 @@ def test_stages_are_the_last_outputs_of_a_resolution():
     points = plan_insertion(build_on_meta("torchvision/resnet18"), "stage", example=(1, 3, 64, 96))
     assert [(point.name, point.channels, point.shape[2:]) for point in points] == [
         ("relu", 64, (32, 48)),
-        ("layer1", 64, (16, 24)),
-        ("layer2", 128, (8, 12)),
-        ("layer3", 256, (4, 6)),
-        ("layer4", 512, (2, 3)),
+        ("layer1.1", 64, (16, 24)),
+        ("layer2.1", 128, (8, 12)),
+        ("layer3.1", 256, (4, 6)),
+        ("layer4.1", 512, (2, 3)),
     ]
 
 
@@ -73,6 +87,7 @@ def test_a_stage_does_not_end_inside_a_branch():
         nn.Conv2d(8, 2, 1),
         nn.AvgPool2d(2),
         nn.Flatten(),
+        nn.Linear(8, 3),
     )
     # The last pool lowers the resolution without a convolution, so it does not end a stage.
     assert names(network, example=(1, 3, 8, 8)) == ["1.0", "2"]
@@ -87,7 +102,7 @@ def test_equally_long_branches_have_no_shortcut():
         def forward(self, x):
             return self.large(x) + self.small(x)
 
-    network = nn.Sequential(Parallel(), nn.ReLU())
+    network = nn.Sequential(Parallel(), nn.ReLU(), nn.Conv2d(3, 1, 1))
     assert names(network) == ["1"]
     with pytest.raises(UsageError, match="where='stage'"):
         plan_insertion(network, "residual")
@@ -97,8 +112,8 @@ def test_equally_long_branches_have_no_shortcut():
     ("where", "expected"),
     [
         ("layer*.bn2", RESNET18),
-        ("layer[12]", ["layer1", "layer2"]),
-        (["layer4", "layer1.?.bn1"], ["layer1.0.bn1", "layer1.1.bn1", "layer4"]),
+        ("layer[12]", ["layer1.1", "layer2.1"]),  # a list of modules stands for its last one
+        (["layer4", "layer1.?.bn1"], ["layer1.0.bn1", "layer1.1.bn1", "layer4.1"]),
         (["residual"], RESNET18),
     ],
 )

@@ -1,0 +1,172 @@
+"""Attention stays where it was put, whatever becomes of the network, and runs once in a forward pass."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from pytorch_lightning.plugins.layer_sync import TorchSyncBatchNorm
+from torch import nn
+from torch.fx.experimental.optimization import fuse
+from torch.nn.utils import parametrizations
+from torch.optim.swa_utils import AveragedModel
+
+from cbam_lightning.models.insertion import insert_attention
+from cbam_lightning.models.insertion.attended import Attended
+from cbam_lightning.models.sync_batch_norm import revert_batch_norm, synchronise_batch_norm
+from tests.models.networks import build, randomise
+
+timm = pytest.importorskip("timm")
+
+
+def attended_resnet(**options):
+    torch.manual_seed(0)
+    network = insert_attention(randomise(build("torchvision/resnet18")), "cbam", gate="sigmoid", **options)
+    return network.eval()
+
+
+def calls(network, x):
+    """Return the output, and how often each inserted attention ran."""
+    count = {}
+    hosts = {name: module for name, module in network.named_modules() if isinstance(module, Attended)}
+    hooks = [
+        host.attention.register_forward_hook(
+            lambda *_, name=name: count.update({name: count.get(name, 0) + 1})
+        )
+        for name, host in hosts.items()
+    ]
+    with torch.no_grad():
+        output = network(x)
+    for hook in hooks:
+        hook.remove()
+    return output, list(count.values())
+
+
+CHANGES = {
+    "torch's SyncBatchNorm": nn.SyncBatchNorm.convert_sync_batchnorm,
+    "torch's and back": lambda n: TorchSyncBatchNorm().revert(nn.SyncBatchNorm.convert_sync_batchnorm(n)),
+    "Lightning's SyncBatchNorm": lambda n: TorchSyncBatchNorm().apply(n),
+    "timm's SyncBatchNorm": timm.layers.convert_sync_batchnorm,
+    "ours": synchronise_batch_norm,
+    "ours and back": lambda n: revert_batch_norm(synchronise_batch_norm(n)),
+    "ours in a pickle": lambda n: pickle.loads(pickle.dumps(synchronise_batch_norm(n))),
+    "freeze_batch_norm_2d": timm.layers.freeze_batch_norm_2d,
+    "freeze and unfreeze": lambda n: timm.layers.unfreeze_batch_norm_2d(timm.layers.freeze_batch_norm_2d(n)),
+    "timm's fuse": timm.utils.reparameterize_model,
+    "fx trace": torch.fx.symbolic_trace,
+    "fx fuse": fuse,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda n: pickle.loads(pickle.dumps(n)),
+    "average": AveragedModel,
+    "timm's average": timm.utils.ModelEmaV3,
+    "compile": lambda n: torch.compile(n, backend="eager", fullgraph=True),
+    "jit.trace": None,
+    "export": None,
+    "weight norm": lambda n: (
+        [parametrizations.weight_norm(m) for m in n.modules() if isinstance(m, nn.Conv2d)] and n
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("where", ["residual", "stage"])
+def test_attention_survives_what_becomes_of_the_network(change, where):
+    network, x = attended_resnet(where=where), torch.randn(2, 3, 64, 64)
+    expected, before = calls(network, x)
+    assert before == [1] * (8 if where == "residual" else 5)
+    if change == "jit.trace":
+        torch.testing.assert_close(torch.jit.trace(network, x)(x), expected)
+    elif change == "export":
+        torch.testing.assert_close(torch.export.export(network, (x,)).module()(x), expected)
+    else:
+        output, after = calls(CHANGES[change](network).eval(), x)
+        torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-4)
+        assert after == before
+
+
+@pytest.mark.parametrize("replacement", [nn.Identity, nn.SiLU])
+def test_attention_goes_over_to_what_replaces_its_module(replacement):
+    network = insert_attention(build("torchvision/resnet18"), "se", where="layer4.1.bn2")
+    attention = network.layer4[1].bn2.attention
+    network.layer4[1].bn2 = replacement()
+    assert network.layer4[1].bn2.attention is attention
+    assert calls(network, torch.randn(1, 3, 64, 64))[1] == [1]
+
+
+def test_a_wrapper_around_the_module_leaves_attention_inside():
+    network = insert_attention(
+        build("torchvision/resnet18").eval(), "se", where="layer4.1.bn2", gate="sigmoid"
+    )
+    x = torch.randn(1, 3, 64, 64)
+    expected = network(x)
+    network.layer4[1].bn2 = nn.Sequential(network.layer4[1].bn2)
+    output, after = calls(network, x)
+    assert torch.equal(output, expected)
+    assert after == [1]
+
+
+def test_a_list_of_modules_keeps_its_own_last_one():
+    network = attended_resnet(where="stage")
+    assert [type(block).__name__ for block in network.layer4] == ["BasicBlock", "BasicBlock"]
+    assert type(network.layer4[-1]).__mro__[2] is type(network.layer4[0])
+    assert list(network.layer4[-1].attention.state_dict())
+    x = torch.randn(1, 3, 64, 64)
+    body = nn.Sequential(
+        *list(network.children())[:-1], nn.Flatten(), network.fc
+    )  # the usual way to cut off heads
+    with torch.no_grad():
+        assert torch.equal(body(x), network(x))
+
+
+@pytest.mark.parametrize("given", ["the network", "the compiled one"])
+def test_a_network_that_was_compiled_and_called_gets_attention(given):
+    torch.manual_seed(0)
+    network = randomise(build("torchvision/resnet18"))
+    compiled, x = torch.compile(network, backend="eager"), torch.randn(2, 3, 64, 64)
+    plain = compiled(x)
+    assert (
+        insert_attention(network if given == "the network" else compiled, "cbam", gate="sigmoid") is not None
+    )
+    expected = network(x)
+    assert not torch.allclose(expected, plain)
+    torch.testing.assert_close(compiled(x), expected)
+    compiled(x).sum().backward()
+    new = [p for name, p in network.named_parameters() if ".attention." in name]
+    assert all(parameter.grad is not None for parameter in new)
+
+
+def test_a_module_compiled_in_place_gets_attention():
+    network, x = randomise(build("torchvision/resnet18")), torch.randn(2, 3, 64, 64)
+    network.compile(backend="eager")
+    plain = network(x)
+    insert_attention(network, "cbam", gate="sigmoid")
+    assert not torch.allclose(network(x), plain)
+    assert "_compiled_call_impl" in vars(network)
+
+
+@pytest.mark.parametrize("attention", ["cbam", "se", "bam", "eca", "sagan"])
+def test_channels_last_maps_are_attended_over_their_channels(attention):
+    """The literal formula: permute, attend, permute back."""
+
+    class ChannelsLast(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.mlp, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            x = self.stem(x).permute(0, 2, 3, 1)
+            return self.head((x + self.mlp(x.relu())).mean((1, 2)))
+
+    torch.manual_seed(0)
+    network = insert_attention(ChannelsLast(), attention, where="mlp").double().eval()
+    for parameter in network.mlp.attention.parameters():
+        nn.init.normal_(parameter, 0, 0.5)
+    x = torch.randn(2, 7, 9, 8, dtype=torch.float64)
+    plain = nn.functional.linear(x, network.mlp.weight, network.mlp.bias)
+    expected = network.mlp.attention(plain.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    torch.testing.assert_close(network.mlp(x), expected, rtol=1e-12, atol=1e-12)
+    assert network.mlp(x).is_contiguous()
+    assert not torch.allclose(expected, plain)
+    network.mlp(x).square().sum().backward()
+    assert all(p.grad is not None for p in network.mlp.attention.parameters())
