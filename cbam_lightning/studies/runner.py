@@ -87,10 +87,12 @@ class _ProcessPool:
             yield run
 
     def _stop_after_failure(self, run: StudyRun, code: int) -> None:
+        # a negative code is the number of the signal that killed it, perhaps before it could say so
+        if code < 0 or (code and not run.directory.config.is_file()):
+            run.directory.note_ending("stopped" if -code in _STOPPING else "failed")
         finished = code == EXIT_DIVERGED or (code == 0 and run.metrics())
         if not finished and self.stopped is None:
             reason = _last_line(_output(run)) if code else "it ended without a test."
-            # a negative code is the number of the signal that killed it
             self.stopped = f"{run.name}: {reason}", code if code > 0 else 1
             self._terminate()
 
