@@ -15,8 +15,8 @@ import yaml
 from cbam_lightning.errors import UsageError, unknown_name
 from cbam_lightning.runs.directory import RunDirectory, experiment_name
 from cbam_lightning.runs.names import fault_of_folder
+from cbam_lightning.runs.run_files import read_config, read_results, tested_metrics, unfinished_state
 from cbam_lightning.runs.settings import flatten, is_below, same_value
-from cbam_lightning.studies.run_files import read_config, read_tested, unfinished_state
 from cbam_lightning.studies.words import as_typed, read_texts, read_words
 
 _SEED = "{seed}"  # in a setting: the seed of the run
@@ -72,7 +72,7 @@ class StudyRun:
         """
         if self.directory.config.is_file():
             self._check_settings()
-        return read_tested(self.directory)[0]
+        return tested_metrics(read_results(self.directory))
 
     def _check_settings(self) -> None:
         resolved = flatten(read_config(self.directory))

@@ -78,4 +78,5 @@ def epochs_done(run: StudyRun) -> int:
         return 0
     with run.directory.metrics.open(newline="", errors="replace") as file:
         lines = (line.replace("\0", "") for line in file)  # which a power cut may leave
-        return len({row["epoch"] for row in csv.DictReader(lines) if row.get("val/loss") and row.get("epoch")})
+        rows = csv.DictReader(lines)
+        return len({row["epoch"] for row in rows if row.get("val/loss") and row.get("epoch")})

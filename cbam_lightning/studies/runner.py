@@ -41,7 +41,9 @@ def run_study(runs: Sequence[StudyRun], jobs: int = 1, threads: int | None = Non
         UsageError: A run already exists with other settings than the study says.
     """
     waiting = [run for run in runs if not run.metrics() and not run.diverged]
-    print(f"{len(runs) - len(waiting)} of {len(runs)} runs are finished.", flush=True)
+    diverged = sum(run.diverged for run in runs)
+    of_them = f" {diverged} of them diverged." if diverged else ""
+    print(f"{len(runs) - len(waiting)} of {len(runs)} runs are finished.{of_them}", flush=True)
     pool = _ProcessPool(threads)
     with closing(StudyProgress(runs)) as progress, pool.stopped_by_signals():
         while pool.workers or waiting:

@@ -64,7 +64,7 @@ def group_arms(
     for group in groups.values():
         require_same(group)
     for one, other in itertools.combinations((group[0] for group in groups.values()), 2):
-        differing = [name for name in by if _differ(one.settings.get(name), other.settings.get(name))]
+        differing = [name for name in by if _differ(one, other, name)]
         require_same((one, other), [*by, *(f"{name}_options" for name in differing)])
     if len(groups) < 2:
         chosen = ", ".join(f"{key} = {value!r}" for key, value in _chosen(kept, by).items())
@@ -98,7 +98,7 @@ def require_same(runs: Sequence[FinishedRun], allowed: Sequence[str] = ()) -> No
     first = runs[0]
     for other in runs[1:]:
         compared = {key for run in (first, other) for key in run.settings if not is_below(key, allowed)}
-        differing = sorted(key for key in compared if _differ(first.settings.get(key), other.settings.get(key)))
+        differing = sorted(key for key in compared if _differ(first, other, key))
         if differing:
             listed = "; ".join(
                 f"{key} is {_show(first, key)} in the one and {_show(other, key)} in the other"
@@ -160,9 +160,10 @@ def _chosen(run: FinishedRun, by: Sequence[str]) -> dict[str, Any]:
     return {key: run.settings[key] for name in by for key in sorted(run.settings) if is_below(key, [name])}
 
 
-def _differ(one: Any, other: Any) -> bool:
-    """Return whether two values of a setting differ; NaN is not equal to itself, its text is."""
-    return bool(one != other) and repr(one) != repr(other)
+def _differ(one: FinishedRun, other: FinishedRun, key: str) -> bool:
+    """Return whether two runs differ in a setting; NaN is not equal to itself, its text is."""
+    values = one.settings.get(key), other.settings.get(key)
+    return bool(values[0] != values[1]) and repr(values[0]) != repr(values[1])
 
 
 def _show(run: FinishedRun, key: str) -> str:

@@ -19,6 +19,7 @@ ERROR_RATE = 0.05
 # two pairs that are truly equal are 4 * 2^-24 apart at most (IEEE 754). This is twice as much.
 _ROUNDING = 2.0**-21
 _LARGEST = 3.4028235e38  # float32's
+_NOTES_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -114,14 +115,7 @@ def compare(
     choose_arms(arms, [baseline])
     metric = _checked(arms, metric)
     arms, left_out = _measured(arms, metric)
-    base = next((arm for arm in arms if arm.label == baseline), None)
-    others = [arm for arm in arms if arm is not base]
-    if base is None or not others:
-        left = f"only {arms[0].label!r} has" if arms else "no arm has"
-        reasons = "".join(f" {line}" for line in left_out[:3])
-        raise UsageError(
-            f"a comparison needs the baseline {baseline!r} and another arm with {metric}, and {left}.{reasons}"
-        )
+    base, others = _base_and_others(arms, baseline, metric, left_out)
     confidence = 1 - ERROR_RATE / len(others)
     results = []
     for arm in (base, *others):
@@ -155,11 +149,27 @@ def _checked(arms: Sequence[Arm], metric: str | None) -> str:
     return metric
 
 
+def _base_and_others(
+    arms: Sequence[Arm], baseline: str, metric: str, left_out: Sequence[str]
+) -> tuple[Arm, list[Arm]]:
+    base = next((arm for arm in arms if arm.label == baseline), None)
+    others = [arm for arm in arms if arm is not base]
+    if base is None or not others:
+        known = " and ".join(repr(arm.label) for arm in arms) or "none"
+        reasons = "".join(f" {note}" for note in left_out[:_NOTES_SHOWN])
+        raise UsageError(
+            f"a comparison needs the baseline {baseline!r} and another arm with numbers of {metric}, and of "
+            f"these arms there is: {known}.{reasons}"
+        )
+    return base, others
+
+
 def _paired(arm: Arm, base: Arm, metric: str, confidence: float) -> dict[str, Any]:
     seeds = [seed for seed in arm.runs if seed in base.runs]
     if not seeds:
         raise UsageError(
-            f"the arms {arm.label!r} and {base.label!r} have no seed in common; run both with the same seeds."
+            f"the arms {arm.label!r} and {base.label!r} have no seed in common with numbers of {metric}; run "
+            "both with the same seeds."
         )
     values, base_values = arm.values(metric, seeds), base.values(metric, seeds)
     differences = [a - b for a, b in zip(values, base_values, strict=True)]

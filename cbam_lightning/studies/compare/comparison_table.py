@@ -38,7 +38,8 @@ def draw(comparison: Comparison) -> Figure:
     values, differences = figure.subplots(1, 2, sharey=True)
     for place, result in enumerate(results):
         colour = _COLOURS.get(_judged(comparison, result), "tab:gray")
-        values.plot([unit.factor * value for value in result.values], [place] * len(result.values), "o", color="tab:blue", alpha=0.45, ms=4)
+        dots = [unit.factor * value for value in result.values]
+        values.plot(dots, [place] * len(dots), "o", color="tab:blue", alpha=0.45, ms=4)
         values.plot(unit.factor * result.mean, place, "|", color="black", ms=14, mew=2)
         if result.difference is not None:
             differences.plot(unit.factor * result.difference, place, "o", color=colour)
@@ -93,13 +94,14 @@ def _judged(comparison: Comparison, result: ArmResult) -> str:
 
 def _notes(comparison: Comparison) -> list[str]:
     """Return how to read the table."""
-    count, unit = len(comparison.results) - 1, _Unit.of(comparison)
+    count, unit = len(comparison.results) - 1, _Unit.of(comparison).name
+    points = " in points" if unit else ""
     together = f", so that all {count} hold together with at least 95 % (Bonferroni)" if count > 1 else ""
     better = better_direction(comparison.metric)
     signs = f"`+` better, `-` worse: {better} is better." if better else "`+` higher, `-` lower."
     notes = [
-        f"{comparison.metric}{unit.name}; differences{' in points' if unit.name else ''}, paired by seed with "
-        f"{comparison.baseline}. Intervals: paired t-test, {100 * comparison.confidence:.4g} %{together}. "
+        f"{comparison.metric}{unit}; differences{points}, paired by seed with {comparison.baseline}. "
+        f"Intervals: paired t-test, {100 * comparison.confidence:.4g} %{together}. "
         f"{signs} `=`: the interval contains 0, or there is none, so these seeds do not resolve the "
         "difference. The intervals do not include chance in the choice of the test images.",
     ]

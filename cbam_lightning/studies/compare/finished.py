@@ -10,11 +10,17 @@ from typing import Any
 
 import wandb
 
-from cbam_lightning.callbacks.run_record import NETWORK_KEY
 from cbam_lightning.errors import UsageError
 from cbam_lightning.runs.directory import RunDirectory
+from cbam_lightning.runs.run_files import (
+    NETWORK_KEY,
+    numbers,
+    read_config,
+    read_results,
+    tested_metrics,
+    unfinished_state,
+)
 from cbam_lightning.runs.settings import Settings, flatten, is_below, without_filing
-from cbam_lightning.studies.run_files import numbers, read_config, read_tested, unfinished_state
 
 _WHY = {
     "running": "it is running",
@@ -63,16 +69,17 @@ def read_directory(run: RunDirectory) -> FinishedRun | str:
     Raises:
         UsageError: A file of the run is damaged.
     """
-    metrics, network = read_tested(run)
+    results = read_results(run)
+    metrics = tested_metrics(results)
     if not metrics:
-        state = "untested" if run.results.is_file() else unfinished_state(run)
+        state = "untested" if results else unfinished_state(run)
         return f"{run.path}: {_WHY[state]}"
     config = read_config(run)
     try:
         epochs = _epochs(run.metrics)
     except (csv.Error, ValueError, TypeError, AttributeError) as error:
-        raise UsageError(f"{run.metrics} is damaged: {type(error).__name__}: {error}. Leave it out.") from None
-    return _finished(str(run.path), config, metrics, network=network, epochs=epochs)
+        raise UsageError(f"{run.metrics} is damaged: {type(error).__name__}: {error}.") from None
+    return _finished(str(run.path), config, metrics, network=results[NETWORK_KEY], epochs=epochs)
 
 
 def read_wandb(path: str) -> FinishedRun | str:

@@ -15,9 +15,9 @@ from typing import Any
 from cbam_lightning.benchmarks.machine import this_machine
 from cbam_lightning.errors import UsageError
 from cbam_lightning.files import atomic_write, check_unwritten
+from cbam_lightning.runs.run_files import numbers
 from cbam_lightning.studies.compare.arms import Arm
 from cbam_lightning.studies.compare.finished import FinishedRun
-from cbam_lightning.studies.run_files import numbers
 
 ENDING = ".jsonl"
 _TYPES = {"arm": str, "seed": int, "epochs": list}

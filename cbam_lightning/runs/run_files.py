@@ -9,10 +9,12 @@ from typing import Any
 
 import yaml
 
-from cbam_lightning.callbacks.run_record import NETWORK_KEY, tested_metrics
 from cbam_lightning.errors import UsageError
 from cbam_lightning.runs.directory import RunDirectory
 
+# In results.json and in W&B: the options that `compare` needs to build the network again, including those
+# that the data decided.
+NETWORK_KEY = "network"
 # How W&B writes numbers for which JSON has no word.
 _NO_NUMBERS = ("NaN", "Infinity", "-Infinity")
 
@@ -26,20 +28,29 @@ def read_config(run: RunDirectory) -> dict[str, Any]:
     return _mapping(run, run.config, yaml.safe_load)
 
 
-def read_tested(run: RunDirectory) -> tuple[dict[str, float], dict[str, Any]]:
-    """Return the metrics of a run's test, and the options of its network; nothing if it has not been tested.
+def read_results(run: RunDirectory) -> dict[str, Any]:
+    """Return what ``results.json`` says of the last validation or test; nothing if there was none.
 
     Raises:
         UsageError: The file is damaged.
     """
     if not run.results.is_file():
-        return {}, {}
-    results = _mapping(run, run.results, json.loads)
-    parts = {"metrics": results.get("metrics"), NETWORK_KEY: results.get(NETWORK_KEY, {})}
-    for name, part in parts.items():
-        if not isinstance(part, dict):
-            raise UsageError(f"{run.path} is damaged: {name} in {run.results.name} is {part!r}. Leave it out.")
-    return numbers(tested_metrics(results)), parts[NETWORK_KEY]
+        return {}
+    results = {NETWORK_KEY: {}, **_mapping(run, run.results, json.loads)}
+    for name in ("metrics", NETWORK_KEY):
+        if not isinstance(results.get(name), dict):
+            what = f"{name} in {run.results.name} is {results.get(name)!r:.40}"
+            raise UsageError(f"{run.path} is damaged: {what}. Leave it out.")
+    return results
+
+
+def tested_metrics(results: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics of a test by name; none if ``read_results`` returned those of a validation."""
+    if results.get("stage", "test") != "test":
+        return {}
+    named = numbers(results.get("metrics", {}))
+    # older files have no stage
+    return {k: v for k, v in named.items() if "stage" in results or k.startswith("test/")}
 
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
