@@ -91,4 +91,8 @@ def test_the_figure_has_the_units_and_colours_of_the_table(metric, colour, right
     dot, line = differences.lines[:2]
     assert dot.get_xdata() == pytest.approx([right])
     assert dot.get_color() == line.get_color() == colour
-    assert ("percent" in values.get_xlabel()) == ("points" in differences.get_xlabel()) == (metric != "test/loss")
+    assert (
+        ("percent" in values.get_xlabel())
+        == ("points" in differences.get_xlabel())
+        == (metric != "test/loss")
+    )
