@@ -93,10 +93,11 @@ def run_trainer(args: Sequence[str], resumed: RunDirectory | None = None) -> Non
 class TrainerCLI(TrainerOptions):
     """Lightning's command that files each run in a directory of its own and tracks it."""
 
+    _occupied: RunDirectory | None = None  # where this process trains
+
     def __init__(self, args: Sequence[str], resumed: RunDirectory | None = None) -> None:
         self._start = TrainingStart()
         self._new_folders: NewFolders | None = None
-        self._occupied: RunDirectory | None = None
         ending = "failed"
         try:
             super().__init__(args, resumed)

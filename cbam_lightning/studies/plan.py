@@ -180,7 +180,12 @@ def read_study(path: str | Path) -> Study:
 
 
 def _check(values: Mapping[str, Any], path: Path) -> None:
-    arms, seeds, threads, results = (values.get(name) for name in ("arms", "seeds", "threads", "results"))
+    arms, seeds, threads, results = (
+        values["arms"],
+        values["seeds"],
+        values.get("threads"),
+        values.get("results"),
+    )
     groups = [values.get("settings"), *(arms.values() if isinstance(arms, dict) else [])]
     options = [group or {} for group in groups if group is None or isinstance(group, dict)]
     rules = {

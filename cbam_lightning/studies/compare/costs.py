@@ -22,7 +22,12 @@ from cbam_lightning.models.detection.detector_registry import network_kind
 from cbam_lightning.models.factory import build
 from cbam_lightning.studies.compare.arms import Arm
 
-_BUILT_FROM = {"network": str, "network_options": dict, "attention": str, "attention_options": dict}
+_BUILT_FROM: dict[str, type] = {
+    "network": str,
+    "network_options": dict,
+    "attention": str,
+    "attention_options": dict,
+}
 _BUILT_FROM |= {"num_classes": int, "in_channels": int}
 _DETECTION_PX = 300  # if a detector, which resizes images, does not name a size
 

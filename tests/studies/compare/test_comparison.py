@@ -151,7 +151,7 @@ def test_numbers_of_different_seeds_are_told():
 
 def test_the_baseline_alone_is_no_comparison():
     (base, _) = group_arms([run("none", 0, 0.9), run("se", 0, 0.95)])
-    with pytest.raises(UsageError, match="another arm with numbers of test/top1, .* there is: 'none'"):
+    with pytest.raises(UsageError, match=r"another arm with numbers of test/top1, .* there is: 'none'"):
         compare([base], "none")
 
 

@@ -54,8 +54,15 @@ def test_costs_of_detectors_are_those_of_their_networks():
 
 @pytest.mark.parametrize(
     "changed",
-    [{"network": None}, {"network": []}, {"size_px": None}, {"size_px": -1}, {"num_classes": "10"}]
-    + [{"attention_options": None}, {"in_channels": 1.5}],
+    [
+        {"network": None},
+        {"network": []},
+        {"size_px": None},
+        {"size_px": -1},
+        {"num_classes": "10"},
+        {"attention_options": None},
+        {"in_channels": 1.5},
+    ],
 )
 def test_a_network_that_is_not_described_is_told(changed):
     described = arms(CLASSIFIER)
@@ -63,5 +70,5 @@ def test_a_network_that_is_not_described_is_told(changed):
         replace(arm, runs={0: replace(arm.runs[0], network=arm.runs[0].network | changed)})
         for arm in described
     ]
-    with pytest.raises(UsageError, match="does not describe its network, .* --no-costs"):
+    with pytest.raises(UsageError, match=r"does not describe its network, .* --no-costs"):
         measure_costs(broken, batch_size=2, repeats=1)
