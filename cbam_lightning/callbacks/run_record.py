@@ -114,7 +114,12 @@ class RunRecord(SaveConfigCallback):
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the batch size that was searched for: a resumed run does not search again."""
+        """Forget a former end, and save the batch size that was searched for.
+
+        A resumed run does not search again.
+        """
+        if trainer.is_global_zero:
+            self.run.forget_end()
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
         if batch_size is not None and any(isinstance(callback, BatchSizeFinder) for callback in callbacks):

@@ -156,8 +156,10 @@ class RunDirectory:
         with self._occupied.open("r+b") as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except (BlockingIOError, PermissionError):  # POSIX allows either errno
                 return True
+            except OSError:  # a file system without locks
+                return False
         return False
 
     @property
@@ -172,7 +174,8 @@ class RunDirectory:
             how: ``ended``, ``stopped`` (by a signal, and can be resumed) or ``failed``.
         """
         if getattr(rank_zero_only, "rank", 0) == 0 and self.path.is_dir():
-            with contextlib.suppress(OSError):  # a full disk, which the run has told
+            # closing the file ends the lock; a full disk is told where it matters
+            with contextlib.suppress(OSError):
                 self._occupied.write_text(how)
 
     def forget_end(self) -> None:

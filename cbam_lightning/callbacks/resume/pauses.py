@@ -42,9 +42,7 @@ class Pauses:
         self._saved_step, self._saved_at_s = 0, time.monotonic()
 
     def begin(self, trainer: Trainer) -> None:
-        """Install the signal handlers, and forget a former end; what was loaded need not be saved."""
-        if trainer.is_global_zero:
-            self.run.forget_end()
+        """Install the signal handlers; what has just been loaded need not be saved."""
         self._signals.install(trainer)
         self._saved_step, self._saved_at_s = trainer.global_step, time.monotonic()
 
