@@ -100,7 +100,7 @@ def test_a_study_that_is_cut_off_goes_on_and_ends_as_if_it_had_not_been(study):
     assert len(expected) == 2
     Path("runs").rename("unbroken")
     command = [sys.executable, "-m", "cbam_lightning", "study", "study.yaml", "--jobs", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not any(path.read_text().count("\n") > 10 for path in Path("runs").rglob("metrics.csv")):

@@ -28,6 +28,7 @@ _WHY = {
     "stopped": "it was stopped, and can be resumed",
     "failed": "it failed",
     "killed": "it was killed",
+    "crashed": "it crashed",
     "untested": "it was not tested",
     "started": "it is not finished",
 }
@@ -97,7 +98,7 @@ def read_wandb(path: str) -> FinishedRun | str:
     except (wandb.Error, ValueError) as error:  # ValueError: no such run
         raise OSError(f"W&B has not returned {path}: {error}") from error
     if state != "finished":
-        return f"{path}: {_WHY.get(state, f'it {state}')}"
+        return f"{path}: {_WHY.get(state, f'it is {state}')}"
     metrics = numbers({name: value for name, value in summary.items() if name.startswith("test/")})
     if not metrics:
         return f"{path}: {_WHY['untested']}"
@@ -122,7 +123,7 @@ def _epochs(file: Path) -> list[dict[str, float]]:
     for row in rows:
         values = {name: value for name, value in row.items() if value and not name.startswith("test/")}
         if "epoch" in values and values.keys() - {"epoch", "step"}:
-            numbers = {name: float(value) for name, value in values.items()}
-            counts = {name: int(numbers[name]) for name in ("epoch", "step") if name in numbers}
-            epochs.setdefault(counts["epoch"], {}).update(numbers | counts)
+            floats = {name: float(value) for name, value in values.items()}
+            counts = {name: int(floats[name]) for name in ("epoch", "step") if name in floats}
+            epochs.setdefault(counts["epoch"], {}).update(floats | counts)
     return list(epochs.values())
