@@ -23,14 +23,12 @@ from cbam_lightning import __version__
 from cbam_lightning.errors import UsageError
 from cbam_lightning.files import atomic_write
 from cbam_lightning.runs.directory import RunDirectory
+from cbam_lightning.runs.run_files import NETWORK_KEY
 from cbam_lightning.runs.settings import dump_yaml
 from cbam_lightning.runs.wandb_journal import WandbJournal
 from cbam_lightning.weights.checkpoint import PROVENANCE_KEY
 from cbam_lightning.weights.compatibility import BUILD_OPTIONS
 
-# In results.json and in W&B: the options that `compare` needs to build the network again, including those
-# that the data decided.
-NETWORK_KEY = "network"
 MAIN_FIGURES = ("test/top1", "test/map")  # of a classifier, of a detector
 _NETWORK = (*BUILD_OPTIONS, "size_px", "channels_last")
 
@@ -116,7 +114,12 @@ class RunRecord(SaveConfigCallback):
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the batch size that was searched for: a resumed run does not search again."""
+        """Forget a former end, and save the batch size that was searched for.
+
+        A resumed run does not search again.
+        """
+        if trainer.is_global_zero:
+            self.run.forget_end()
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
         if batch_size is not None and any(isinstance(callback, BatchSizeFinder) for callback in callbacks):
@@ -174,15 +177,6 @@ def _differences(written: Any, again: Any, option: str) -> Iterator[str]:
             yield from _differences(value, other, option)
     elif repr(written) != repr(again):  # NaN is not equal to itself, its text is
         yield option
-
-
-def tested_metrics(results: Mapping[str, Any]) -> dict[str, float]:
-    """Return the metrics of a test by name; none if ``results.json`` is of a validation."""
-    if results.get("stage", "test") != "test":
-        return {}
-    named = results["metrics"]
-    # older files have no stage
-    return {k: v for k, v in named.items() if "stage" in results or k.startswith("test/")}
 
 
 def _described(module: LightningModule) -> dict[str, Any]:

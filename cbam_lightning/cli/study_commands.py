@@ -35,7 +35,7 @@ def study(
         slice: Run only every N-th run starting at the K-th, for N machines or a job array.
         jobs: Number of runs at a time on this machine.
         imports: Modules of your own for every run.
-        list: Only print the runs and their commands.
+        list: Only print the runs, how each stands, and their commands.
     """
     check_positive("--jobs", jobs)
     from cbam_lightning.callbacks.resume.divergence import EXIT_DIVERGED
@@ -46,8 +46,7 @@ def study(
     runs = plan.part(*_slice(slice))
     if list:
         for run in runs:
-            state = "finished" if run.metrics() else "started" if run.directory.config.is_file() else "open"
-            print(f"{state:<9} {run.command}")
+            print(f"{run.state:<9} {run.command}")
         return
     diverged = run_study(runs, jobs, plan.threads)
     print(f"Compare them: cbam-lightning compare {shlex.quote(file)}")
@@ -105,7 +104,7 @@ def compare(
 
     Args:
         selection: The runs and arms.
-        metric: Metric to compare. Default: test/top1, or test/map for detectors.
+        metric: Metric to compare, such as test/loss. Default: test/top1, or test/map for detectors.
         out: Write comparison.md, .csv and .png to this folder.
         no_costs: Do not measure training step, memory and size.
         batch_size: Batch size of the measured training step.
@@ -133,7 +132,8 @@ def compare(
         costs = measure_costs(arms, batch_size, repeats, device)
         setting = {"batch": batch_size, "repeats": repeats, **this_machine()}
         comparison = replace(compare(arms, baseline, metric, costs), cost_setting=setting)
-    table = comparison_table(replace(comparison, notes=tuple(f"Left out: {line}." for line in left_out)))
+    notes = tuple(f"Left out: {line}." for line in left_out)
+    table = comparison_table(replace(comparison, notes=(*comparison.notes, *notes)))
     print(table.terminal())
     if out:
         print("Written: " + ", ".join(map(str, table.save(out, "comparison", draw(comparison)))))
@@ -145,7 +145,7 @@ def _arms(selection: RunSelection) -> tuple[list[Arm], str, list[str]]:
     from cbam_lightning.studies.compare.arms import choose_arms, group_arms, saved_arms
     from cbam_lightning.studies.compare.results_file import ENDING, save_results
     from cbam_lightning.studies.compare.run_sources import find_runs
-    from cbam_lightning.studies.compare.study_arms import study_arms, unfinished_arms
+    from cbam_lightning.studies.compare.study_arms import study_arms, unfinished
 
     first = selection.runs[0]
     is_study = len(selection.runs) == 1 and first.endswith((".yaml", ".yml"))
@@ -159,7 +159,7 @@ def _arms(selection: RunSelection) -> tuple[list[Arm], str, list[str]]:
     if selection.save:
         save_results(selection.save, arms, runs, left_out)
     if plan:
-        left_out += [f"{arm}: it has no finished run" for arm in unfinished_arms(plan, runs)]
+        left_out += unfinished(plan, runs, left_out)
     baseline = selection.baseline or (arms[0].label if plan or published else "none")
     if selection.arms:
         arms = choose_arms(arms, [baseline, *selection.arms])

@@ -16,6 +16,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from cbam_lightning.callbacks.batch_norm_sync import BatchNormSync
 from cbam_lightning.callbacks.raw_predictions import RawPredictions
+from cbam_lightning.callbacks.resume.divergence import EXIT_DIVERGED
 from cbam_lightning.callbacks.resume.exact_resume import ExactResume, read_points
 from cbam_lightning.callbacks.run_record import RunRecord
 from cbam_lightning.callbacks.step_seeds import StepSeeds
@@ -92,10 +93,22 @@ def run_trainer(args: Sequence[str], resumed: RunDirectory | None = None) -> Non
 class TrainerCLI(TrainerOptions):
     """Lightning's command that files each run in a directory of its own and tracks it."""
 
+    _occupied: RunDirectory | None = None  # where this process trains
+
     def __init__(self, args: Sequence[str], resumed: RunDirectory | None = None) -> None:
         self._start = TrainingStart()
         self._new_folders: NewFolders | None = None
-        super().__init__(args, resumed)
+        ending = "failed"
+        try:
+            super().__init__(args, resumed)
+            ending = "ended"
+        except (RunStopped, KeyboardInterrupt, SystemExit) as stop:  # SystemExit: Ctrl-C, in Lightning
+            if getattr(stop, "exit_code", 0) != EXIT_DIVERGED:
+                ending = "stopped"
+            raise
+        finally:
+            if self._occupied is not None:
+                self._occupied.note_ending(ending)
 
     def _add_instantiators(self) -> None:
         """Let the errors of whatever cannot be made name its option."""
@@ -149,6 +162,7 @@ class TrainerCLI(TrainerOptions):
         """Return the options of the trainer that are ours: plugins, loggers, callbacks."""
         if self.subcommand == "fit":
             self.run.occupy()
+            self._occupied = self.run
         points = read_points(self._checkpoint_io.read(self.run.last)) if self._resumes else {}
         keeps = self._get(self.config_init, "trainer").get("enable_checkpointing") is not False
         if not keeps:

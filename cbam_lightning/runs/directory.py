@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Sequence
@@ -87,6 +88,7 @@ class RunDirectory:
     pictures = _Inside("pictures")
     tracking = _Inside(".wandb.json")
     _id_file = _Inside(".wandb-id")
+    _occupied = _Inside(".occupied")  # locked while a process trains here; then says how it ended
 
     @property
     def id(self) -> str:
@@ -139,12 +141,47 @@ class RunDirectory:
         if fcntl is None or getattr(rank_zero_only, "rank", 0) != 0:
             return
         # a descriptor, not a file: it stays open, and so locked, until this process ends
-        file = os.open(self.path / ".occupied", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        file = os.open(self._occupied, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         try:
             # unlike flock, worker processes do not inherit it, and so do not keep it when this one is killed
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UsageError(f"another process is training in {self.path}; stop it first.") from None
+
+    @property
+    def is_occupied(self) -> bool:
+        """Whether another process trains in this directory."""
+        if fcntl is None or not os.access(self._occupied, os.W_OK):
+            return False
+        with self._occupied.open("r+b") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):  # POSIX allows either errno
+                return True
+            except OSError:  # a file system without locks
+                return False
+        return False
+
+    @property
+    def ending(self) -> str:
+        """How the last training ended, as ``note_ending`` wrote it; empty if it was killed, or still runs."""
+        return self._occupied.read_text(errors="replace").strip() if self._occupied.is_file() else ""
+
+    def note_ending(self, how: str) -> None:
+        """Write how a training ended.
+
+        Args:
+            how: ``ended``, ``stopped`` (by a signal, and can be resumed) or ``failed``.
+        """
+        if getattr(rank_zero_only, "rank", 0) == 0 and self.path.is_dir():
+            # closing the file ends the lock; a full disk is told where it matters
+            with contextlib.suppress(OSError):
+                self._occupied.write_text(how)
+
+    def forget_end(self) -> None:
+        """Remove what a former end of the run left, since the run is trained on."""
+        for path in (self.results, self.divergence):
+            path.unlink(missing_ok=True)
 
     @classmethod
     def open(cls, path: str | Path) -> RunDirectory:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 from cbam_lightning.runs.directory import RunDirectory
+from cbam_lightning.runs.run_files import numbers, read_results
 from cbam_lightning.weights import Header, load_checkpoint, save_checkpoint
 
 
@@ -35,9 +35,6 @@ def export_weights(source: str, out: str) -> Header:
 
 def _tested(checkpoint: Path) -> dict[str, float]:
     """Return the run's test results if they belong to this checkpoint."""
-    results = RunDirectory(checkpoint.absolute().parent.parent).results
-    if not results.is_file():
-        return {}
-    tested = json.loads(results.read_text())
-    same = tested.get("checkpoint") and Path(tested["checkpoint"]).name == checkpoint.name
-    return dict(tested["metrics"]) if same else {}
+    tested = read_results(RunDirectory(checkpoint.absolute().parent.parent))
+    same = Path(str(tested.get("checkpoint"))).name == checkpoint.name
+    return numbers(tested["metrics"]) if same else {}

@@ -12,14 +12,15 @@ from typing import Any
 
 import yaml
 
-from cbam_lightning.callbacks.run_record import tested_metrics
 from cbam_lightning.errors import UsageError, unknown_name
 from cbam_lightning.runs.directory import RunDirectory, experiment_name
 from cbam_lightning.runs.names import fault_of_folder
-from cbam_lightning.runs.settings import flatten, same_value
+from cbam_lightning.runs.run_files import read_config, read_results, tested_metrics, unfinished_state
+from cbam_lightning.runs.settings import flatten, is_below, same_value
 from cbam_lightning.studies.words import as_typed, read_texts, read_words
 
 _SEED = "{seed}"  # in a setting: the seed of the run
+_SET = ("seed_everything", "run.root", "run.experiment", "run.name")
 
 
 @dataclass(frozen=True)
@@ -51,24 +52,30 @@ class StudyRun:
         return f"{self.arm}, seed {self.seed}"
 
     @property
+    def state(self) -> str:
+        """``open``, ``finished``, or how the run stands, as ``unfinished_state`` says it."""
+        if self.metrics():
+            return "finished"
+        known = self.directory.config.is_file() or self.directory.ending
+        return unfinished_state(self.directory) if known else "open"
+
+    @property
     def diverged(self) -> bool:
         """Whether its loss became NaN or Inf, as it would again."""
-        return self.directory.divergence.is_file() and not self.metrics()
+        return self.directory.divergence.is_file() and self.state == "diverged"
 
     def metrics(self) -> dict[str, float]:
         """Return the results of the run's test; nothing if it is not finished.
 
         Raises:
-            UsageError: The directory holds a run with other settings.
+            UsageError: The directory holds a run with other settings, or a damaged one.
         """
         if self.directory.config.is_file():
             self._check_settings()
-        if not self.directory.results.is_file():
-            return {}
-        return tested_metrics(json.loads(self.directory.results.read_text()))
+        return tested_metrics(read_results(self.directory))
 
     def _check_settings(self) -> None:
-        resolved = flatten(yaml.safe_load(self.directory.config.read_text()))
+        resolved = flatten(read_config(self.directory))
         for key, value in self.expected.items():
             if key in resolved and not same_value(value, resolved[key]):
                 raise UsageError(
@@ -163,6 +170,7 @@ def read_study(path: str | Path) -> Study:
     required = [f.name for f in known if f.default is MISSING and f.default_factory is MISSING]
     if missing := [name for name in required if not values.get(name)]:
         raise UsageError(f"{path} has no {' and no '.join(missing)}; a study needs config, arms and seeds.")
+    values = {"root": Study.root} | {name: value for name, value in values.items() if value is not None}
     _check(values, path)
     files = {name: path.parent / values[name] for name in ("config", "results") if values.get(name)}
     values["settings"] = as_typed(values.get("settings") or {}, texts.get("settings"))
@@ -172,17 +180,26 @@ def read_study(path: str | Path) -> Study:
 
 
 def _check(values: Mapping[str, Any], path: Path) -> None:
-    arms, seeds, threads = values["arms"], values["seeds"], values.get("threads")
-    options = [values.get("settings"), *(arms.values() if isinstance(arms, dict) else [])]
+    arms, seeds, threads, results = (
+        values["arms"],
+        values["seeds"],
+        values.get("threads"),
+        values.get("results"),
+    )
+    groups = [values.get("settings"), *(arms.values() if isinstance(arms, dict) else [])]
+    options = [group or {} for group in groups if group is None or isinstance(group, dict)]
     rules = {
         "config, the path of a configuration file": isinstance(values["config"], str),
         "arms, a name for each with its options": isinstance(arms, dict),
-        "options as `name: value`": all(isinstance(group or {}, dict) for group in options),
+        "options as `name: value`": len(options) == len(groups),
+        f"no option {' or '.join(_SET)}, which the study sets itself": not any(
+            is_below(name, _SET) for group in options for name in flatten(group)
+        ),
         "seeds, a list of different whole numbers from 0": isinstance(seeds, list)
         and all(type(seed) is int and seed >= 0 for seed in seeds)
         and len({*seeds}) == len(seeds),
-        "root, a folder": isinstance(values.get("root", ""), str),
-        "results, the path of a results file": isinstance(values.get("results") or "", str),
+        "root, a folder": isinstance(values["root"], str),
+        "results, the path of a results file": results is None or isinstance(results, str),
         "threads, 1 or more": threads is None or (type(threads) is int and threads >= 1),
     }
     if wrong := [rule for rule, holds in rules.items() if not holds]:

@@ -61,7 +61,8 @@ class StudyProgress:
         if left and done > self._initial:
             time_left = seconds / (done - self._initial) * (self._total - done)
             remaining = f", about {tqdm.format_interval(time_left)} left"
-        self._bar.write(f"{run.name}: {shown[0] if shown else 'no result'}; {left} to go{remaining}")
+        result = shown[0] if shown else run.state
+        self._bar.write(f"{run.name}: {result}; {left} to go{remaining}")
         sys.stdout.flush()
 
 
@@ -75,5 +76,7 @@ def epochs_done(run: StudyRun) -> int:
     """Return the number of epochs that a run has validated."""
     if not run.directory.metrics.is_file():
         return 0
-    with run.directory.metrics.open(newline="") as file:
-        return len({row["epoch"] for row in csv.DictReader(file) if row.get("val/loss") and row.get("epoch")})
+    with run.directory.metrics.open(newline="", errors="replace") as file:
+        lines = (line.replace("\0", "") for line in file)  # which a power cut may leave
+        rows = csv.DictReader(lines)
+        return len({row["epoch"] for row in rows if row.get("val/loss") and row.get("epoch")})

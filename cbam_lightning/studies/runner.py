@@ -41,7 +41,9 @@ def run_study(runs: Sequence[StudyRun], jobs: int = 1, threads: int | None = Non
         UsageError: A run already exists with other settings than the study says.
     """
     waiting = [run for run in runs if not run.metrics() and not run.diverged]
-    print(f"{len(runs) - len(waiting)} of {len(runs)} runs are finished.", flush=True)
+    diverged = sum(run.diverged for run in runs)
+    of_them = f" {diverged} of them diverged." if diverged else ""
+    print(f"{len(runs) - len(waiting)} of {len(runs)} runs are finished.{of_them}", flush=True)
     pool = _ProcessPool(threads)
     with closing(StudyProgress(runs)) as progress, pool.stopped_by_signals():
         while pool.workers or waiting:
@@ -87,10 +89,12 @@ class _ProcessPool:
             yield run
 
     def _stop_after_failure(self, run: StudyRun, code: int) -> None:
+        # a negative code is the number of the signal that killed it, perhaps before it could say so
+        if code < 0 or (code and not run.directory.config.is_file()):
+            run.directory.note_ending("stopped" if -code in _STOPPING else "failed")
         finished = code == EXIT_DIVERGED or (code == 0 and run.metrics())
         if not finished and self.stopped is None:
             reason = _last_line(_output(run)) if code else "it ended without a test."
-            # a negative code is the number of the signal that killed it
             self.stopped = f"{run.name}: {reason}", code if code > 0 else 1
             self._terminate()
 

@@ -55,20 +55,34 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 
 def test_two_processes_do_not_train_in_one_directory(tmp_path):
     run = RunDirectory(tmp_path)
+    assert not run.is_occupied
     code = "import sys; from cbam_lightning.runs.directory import RunDirectory; from pathlib import Path; "
     code += "RunDirectory(Path(sys.argv[1])).occupy(); print('in', flush=True); input()"
     other = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert other.stdout.readline() == "in\n"
+    assert run.is_occupied
     with pytest.raises(UsageError, match=r"another process is training in .*; stop it first"):
         run.occupy()
     other.kill()
     other.wait()
+    assert (run.is_occupied, run.ending) == (False, "")
     run.occupy()
     run.occupy()  # the same process may
     files = [thing for thing in gc.get_objects() if type(thing) is io.TextIOWrapper]
     assert not [file for file in files if str(file.name).endswith(".occupied")]  # Python would warn of it
+
+
+def test_how_a_training_ended_is_kept_until_the_next_one(tmp_path):
+    run = RunDirectory(tmp_path)
+    assert run.ending == ""
+    run.note_ending("stopped")
+    assert run.ending == "stopped"
+    run.occupy()
+    assert run.ending == ""
+    RunDirectory(tmp_path / "gone").note_ending("failed")  # the folder of a run that never began
+    assert not (tmp_path / "gone").exists()
 
 
 def test_a_run_with_a_name_of_the_user_has_an_id_of_its_own(tmp_path, monkeypatch):

@@ -6,9 +6,10 @@ import pytest
 import yaml
 
 from cbam_lightning.errors import UsageError
+from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.settings import same_value
 from cbam_lightning.studies import read_study
-from tests.command import parsed
+from tests.command import call, parsed
 
 BASE = {
     "model": {"class_path": "Classifier", "init_args": {"network": "resnet20"}},
@@ -93,6 +94,21 @@ def test_a_part_that_does_not_exist_is_refused(written, number):
         ({"threads": 0}, "threads, 1 or more"),
         ({"settings": [1]}, "options as"),
         ({"results": 3}, "results, the path of a results file"),
+        ({"settings": 0}, "options as"),
+        ({"arms": {"none": False}}, "options as"),
+        ({"arms": {"none": 3}}, "options as"),
+        ({"arms": None}, "has no arms"),
+        ({"config": None}, "has no config"),
+        ({"config": ["base.yaml"]}, "config, the path"),
+        ({"seeds": [0, None]}, "seeds, a list of different"),
+        ({"seeds": ["0"]}, "seeds, a list of different"),
+        ({"seeds": [1.5]}, "seeds, a list of different"),
+        ({"seeds": {0: 1}}, "seeds, a list of different"),
+        ({"root": 3}, "root, a folder"),
+        ({"threads": True}, "threads, 1 or more"),
+        ({"settings": {"seed_everything": 1}}, "no option seed_everything or run.root or .* sets itself"),
+        ({"arms": {"none": {"run.name": "a"}}}, "which the study sets itself"),
+        ({"settings": {"run": {"experiment": "a"}}}, "which the study sets itself"),
         ({"config": "nothing.yaml"}, r"nothing\.yaml does not exist"),
     ],
 )
@@ -100,6 +116,13 @@ def test_a_mistake_in_the_file_is_told(written, changed, words):
     path = written({**STUDY, **changed})
     with pytest.raises(UsageError, match=words):
         _ = read_study(path).runs
+
+
+def test_null_is_the_default(written):
+    empty = dict.fromkeys(("settings", "root", "results", "threads"))
+    study = read_study(written({**STUDY, **empty}))
+    assert (study.settings, study.root, study.results, study.threads) == ({}, "runs", None, None)
+    assert study.runs[0].command.startswith("cbam-lightning fit --config")
 
 
 @pytest.mark.parametrize(("text", "words"), [("a: [", "is not YAML"), ("- 1", "keys with values")])
@@ -136,6 +159,59 @@ def test_a_run_of_other_settings_is_not_taken_for_one_of_the_study(written, fini
         run.directory.results.unlink()
     with pytest.raises(UsageError, match=r"made with trainer.max_epochs = 7, but the study says 2\. Move"):
         run.metrics()
+
+
+@pytest.mark.parametrize(
+    ("ending", "files", "state"),
+    [
+        ("", [], "open"),
+        ("failed", [], "failed"),  # before it wrote its configuration
+        ("", ["config.yaml"], "started"),  # and killed
+        ("stopped", ["config.yaml"], "stopped"),
+        ("failed", ["config.yaml"], "failed"),
+        ("ended", ["config.yaml"], "untested"),
+        ("failed", ["config.yaml", "divergence.json"], "diverged"),
+        ("ended", ["config.yaml", "results.json"], "finished"),
+    ],
+)
+def test_a_run_is_listed_as_what_it_is(written, ending, files, state, capsys):
+    run = read_study(written()).runs[1]
+    finish(run)
+    for name in ("config.yaml", "results.json"):
+        if name not in files:
+            (run.directory.path / name).unlink()
+    if "divergence.json" in files:
+        run.directory.divergence.touch()
+    if ending:
+        run.directory.note_ending(ending)
+    assert call(f"study {written()} --list") == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[0] == state
+    assert run.diverged == (state == "diverged")
+
+
+def test_a_run_that_another_process_trains_is_listed_as_running(written, monkeypatch):
+    run = read_study(written()).runs[1]
+    finish(run)
+    run.directory.results.unlink()
+    run.directory.divergence.touch()
+    monkeypatch.setattr(RunDirectory, "is_occupied", True)
+    assert run.state == "running"
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "results.json"])
+@pytest.mark.parametrize("text", ["", "null", "[]", "{", "\0", '{"metrics": null}', '{"metrics": [0.5]}'])
+def test_a_damaged_run_is_one_line(written, name, text, capsys):
+    run = read_study(written()).runs[1]
+    finish(run)
+    (run.directory.path / name).write_text(text)
+    code = call(f"study {written()} --list")
+    error = capsys.readouterr().err
+    if name == "config.yaml" and "metrics" in text:
+        assert code == 0  # a configuration that says nothing of the study
+    else:
+        assert code == 2
+        assert "cbam/seed_0 is damaged: " in error
+        assert error.count("\n") == 1
 
 
 # words that YAML 1.1, or even 1.2, takes for something else

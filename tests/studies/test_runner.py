@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from cbam_lightning.studies import read_study
 from cbam_lightning.studies.compare.run_sources import find_runs
 from tests.command import call
 
@@ -71,17 +72,24 @@ def test_a_run_that_fails_ends_the_study_with_its_reason(study, capsys):
     assert "typo, seed 0: cbam-lightning: error:" in captured.err
     assert "Did you mean 'cbam'" in captured.err
     assert not Path("runs/study/none").exists()
+    assert call("study study.yaml --list") == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["failed", "open"]
 
 
 def test_a_loss_that_is_no_number_is_a_result(study, capsys):
     study({"wild": {"model.optimizer": "SGD", "model.optimizer.lr": 1e30}})
     assert call("study study.yaml") == 3
     captured = capsys.readouterr()
-    assert "wild, seed 0: no result" in captured.out
+    assert "wild, seed 0: diverged" in captured.out
     assert "the loss became NaN or Inf in 1 of 1 runs: wild, seed 0" in captured.err
     output = Path("runs/study/wild/seed_0/output.txt").read_text()
     assert call("study study.yaml") == 3  # and not once more
     assert Path("runs/study/wild/seed_0/output.txt").read_text() == output
+    assert "1 of 1 runs are finished. 1 of them diverged." in capsys.readouterr().out
+    assert call("study study.yaml --list") == 0
+    assert capsys.readouterr().out.startswith("diverged  cbam-lightning fit ")
+    assert call("compare study.yaml") == 2
+    assert "wild/seed_0: its loss became NaN or Inf." in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -92,7 +100,7 @@ def test_a_study_that_is_cut_off_goes_on_and_ends_as_if_it_had_not_been(study):
     assert len(expected) == 2
     Path("runs").rename("unbroken")
     command = [sys.executable, "-m", "cbam_lightning", "study", "study.yaml", "--jobs", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not any(path.read_text().count("\n") > 10 for path in Path("runs").rglob("metrics.csv")):
@@ -103,6 +111,7 @@ def test_a_study_that_is_cut_off_goes_on_and_ends_as_if_it_had_not_been(study):
     assert process.returncode == 128 + signal.SIGINT
     assert "SIGINT: the runs are saved; repeat the command to resume them." in errors
     assert not results()
+    assert {run.state for run in read_study("study.yaml").runs} == {"stopped"}
     assert call("study study.yaml --jobs 2") == 0
     assert {path: path.read_text() for path in Path("runs").rglob("metrics.csv")} == expected
 

@@ -64,13 +64,11 @@ def group_arms(
     for group in groups.values():
         require_same(group)
     for one, other in itertools.combinations((group[0] for group in groups.values()), 2):
-        differing = [name for name in by if one.settings.get(name) != other.settings.get(name)]
+        differing = [name for name in by if _differ(one, other, name)]
         require_same((one, other), [*by, *(f"{name}_options" for name in differing)])
     if len(groups) < 2:
-        value = _label(_chosen(kept, by), set())
-        raise UsageError(
-            f"all {len(runs)} runs have {by[0]} = {value}; a comparison needs runs of two values."
-        )
+        chosen = ", ".join(f"{key} = {value!r}" for key, value in _chosen(kept, by).items())
+        raise UsageError(f"all {len(runs)} runs have {chosen}; a comparison needs runs of two values.")
     labels = _labels([_chosen(group[0], by) for group in groups.values()])
     return [Arm(label, by_seed(group)) for label, group in zip(labels, groups.values(), strict=True)]
 
@@ -100,7 +98,7 @@ def require_same(runs: Sequence[FinishedRun], allowed: Sequence[str] = ()) -> No
     first = runs[0]
     for other in runs[1:]:
         compared = {key for run in (first, other) for key in run.settings if not is_below(key, allowed)}
-        differing = sorted(key for key in compared if first.settings.get(key) != other.settings.get(key))
+        differing = sorted(key for key in compared if _differ(first, other, key))
         if differing:
             listed = "; ".join(
                 f"{key} is {_show(first, key)} in the one and {_show(other, key)} in the other"
@@ -162,6 +160,12 @@ def _chosen(run: FinishedRun, by: Sequence[str]) -> dict[str, Any]:
     return {key: run.settings[key] for name in by for key in sorted(run.settings) if is_below(key, [name])}
 
 
+def _differ(one: FinishedRun, other: FinishedRun, key: str) -> bool:
+    """Return whether two runs differ in a setting; NaN is not equal to itself, its text is."""
+    values = one.settings.get(key), other.settings.get(key)
+    return bool(values[0] != values[1]) and repr(values[0]) != repr(values[1])
+
+
 def _show(run: FinishedRun, key: str) -> str:
     return repr(run.settings[key]) if key in run.settings else "not set"
 
@@ -172,7 +176,7 @@ def _labels(chosen: Sequence[Mapping[str, Any]]) -> list[str]:
     common = {key for key in keys if all(c.get(key) == chosen[0].get(key) for c in chosen)}
     labels = [_label(values, common) for values in chosen]
     if len({*labels}) < len(labels):
-        labels = [" ".join(f"{key}={value}" for key, value in values.items()) for values in chosen]
+        labels = [" ".join(f"{key}={value!r}" for key, value in values.items()) for values in chosen]
     return labels
 
 

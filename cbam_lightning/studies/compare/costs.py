@@ -22,6 +22,13 @@ from cbam_lightning.models.detection.detector_registry import network_kind
 from cbam_lightning.models.factory import build
 from cbam_lightning.studies.compare.arms import Arm
 
+_BUILT_FROM: dict[str, type] = {
+    "network": str,
+    "network_options": dict,
+    "attention": str,
+    "attention_options": dict,
+}
+_BUILT_FROM |= {"num_classes": int, "in_channels": int}
 _DETECTION_PX = 300  # if a detector, which resizes images, does not name a size
 
 
@@ -74,12 +81,15 @@ def measure_costs(
 
 def _described(arm: Arm) -> Mapping[str, Any]:
     run = next(iter(arm.runs.values()))
-    if not run.network.get("size_px") and network_kind(run.network.get("network", "")) == "classifier":
+    described = run.network
+    is_complete = all(type(described.get(name)) is kind for name, kind in _BUILT_FROM.items())
+    has_size = type(described.get("size_px")) is int and described["size_px"] > 0
+    if not is_complete or not (has_size or network_kind(described["network"]) == "detector"):
         raise UsageError(
-            f"{run.source} does not describe its network, because an early version made it. Its costs cannot "
-            "be measured; skip them with --no-costs."
+            f"{run.source} does not describe its network, because an early version or a module of your own "
+            "made it. Its costs cannot be measured; skip them with --no-costs."
         )
-    return run.network
+    return described
 
 
 def _build(described: Mapping[str, Any]) -> nn.Module:
@@ -97,7 +107,7 @@ def _prepare(
 ) -> tuple[Complexity, TrainingStep]:
     """Build a network, count it, and return a training step of it."""
     network, channels = _build(described), described["in_channels"]
-    size_px = described["size_px"] or _DETECTION_PX
+    size_px = described.get("size_px") or _DETECTION_PX
     shape = (batch_size, channels, size_px, size_px)
     if isinstance(network, DetectorNetwork):
         size = count_detector(network, size_px, channels)

@@ -15,10 +15,14 @@ from typing import Any
 from cbam_lightning.benchmarks.machine import this_machine
 from cbam_lightning.errors import UsageError
 from cbam_lightning.files import atomic_write, check_unwritten
+from cbam_lightning.runs.run_files import numbers
 from cbam_lightning.studies.compare.arms import Arm
 from cbam_lightning.studies.compare.finished import FinishedRun
 
 ENDING = ".jsonl"
+_TYPES = {"arm": str, "seed": int, "epochs": list}
+_TYPES |= dict.fromkeys(("settings", "metrics", "network", "machine"), dict)
+_SHOWN = 40
 
 
 def save_results(
@@ -60,15 +64,31 @@ def read_results(path: Path) -> Iterator[FinishedRun | str]:
     """
     try:
         first, *lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-        shared = first["shared"]
-        yield from first["left_out"]
+        shared = _checked(first, {"shared": dict, "left_out": list}, 1)["shared"]
+        _checked(shared, dict.fromkeys(shared, dict), 1)
+        yield from map(str, first["left_out"])
         for number, line in enumerate(lines, start=2):
-            merged = {key: {**values, **line[key]} for key, values in shared.items()}
-            yield FinishedRun(f"{path}:{number} ({line['arm']}, seed {line['seed']})", **{**line, **merged})
+            own = _checked(line, _TYPES, number)
+            merged = {**own, **{key: {**values, **own[key]} for key, values in shared.items()}}
+            merged["metrics"] = numbers(merged["metrics"])
+            yield FinishedRun(f"{path}:{number} ({own['arm']}, seed {own['seed']})", **merged)
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{path} is damaged, or not written by `compare --save`: {type(error).__name__}: {error}."
         ) from None
+
+
+def _checked(record: Any, types: Mapping[str, type], number: int) -> dict[str, Any]:
+    """Return what a line holds if all of these names have a value of their type, and metrics are numbers."""
+    values = record if isinstance(record, dict) else {}
+    for name, kind in types.items():
+        if type(values.get(name)) is not kind:
+            found = json.dumps(values[name]) if name in values else "missing"
+            raise ValueError(f"in line {number}, {name} is {found[:_SHOWN]}")
+    metrics = values.get("metrics", {})
+    if wrong := metrics.keys() - numbers(metrics).keys():
+        raise ValueError(f"in line {number}, {min(wrong)} is no number")
+    return values
 
 
 def _shared(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

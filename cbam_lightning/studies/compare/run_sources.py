@@ -40,7 +40,7 @@ def find_runs(sources: Sequence[str]) -> tuple[list[FinishedRun], list[str]]:
                 f"{source} holds no finished run.{reasons} Give directories of runs, or a folder of them."
             )
         runs |= finished
-    return list(runs.values()), left_out
+    return list(runs.values()), list(dict.fromkeys(left_out))
 
 
 def _read(source: str) -> Iterator[FinishedRun | str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -20,12 +21,19 @@ def study_arms(study: Study, runs: Sequence[FinishedRun], ignore: Sequence[str] 
         ignore: As for ``group_arms``.
 
     Raises:
-        UsageError: As from ``group_arms``; or two arms are the same, or a run belongs to none.
+        UsageError: As from ``group_arms``; or two arms are the same, a run belongs to none, or only one arm
+            has runs.
     """
-    names = _names(study, runs)
-    if strangers := [run.source for run in runs if run.source not in names]:
+    places = _places(study, runs)
+    if strangers := [run.source for run in runs if run.source not in places]:
         raise UsageError(
             f"{strangers[0]} is not a run of {study.path}; move it away, or add its arm or seed to the study."
+        )
+    names = {source: arm for source, (arm, _) in places.items()}
+    if len({*names.values()}) < 2:
+        raise UsageError(
+            f"{next(iter(names.values()))!r} is the only arm of {study.path} with a finished run, and a "
+            f"comparison needs two: `cbam-lightning study {shlex.quote(str(study.path))} --list` shows all."
         )
     arms: dict[str, Arm] = {}
     for arm in group_arms(runs, study.compared, ignore):
@@ -36,14 +44,30 @@ def study_arms(study: Study, runs: Sequence[FinishedRun], ignore: Sequence[str] 
     return [arms[name] for name in study.arms if name in arms]
 
 
-def unfinished_arms(study: Study, runs: Sequence[FinishedRun]) -> list[str]:
-    """Return the arms of a study that have no finished run."""
-    finished = _names(study, runs).values()
-    return [arm for arm in study.arms if arm not in finished]
+def unfinished(study: Study, runs: Sequence[FinishedRun], known: Sequence[str]) -> list[str]:
+    """Return a line for each arm of a study without a finished run, and for each missing run of the others.
+
+    Args:
+        study: The study.
+        runs: Its finished runs.
+        known: Lines on runs that are left out, which begin with their directories.
+    """
+    finished = {*_places(study, runs).values()}
+    arms = {arm for arm, _ in finished}
+    lines = [f"{arm}: it has no finished run" for arm in study.arms if arm not in arms]
+    for run in study.runs:
+        told = any(line.startswith(f"{run.directory.path}: ") for line in known)
+        if run.arm in arms and (run.arm, run.seed) not in finished and not told:
+            lines.append(f"{run.name}: it has no result")
+    return lines
 
 
-def _names(study: Study, runs: Sequence[FinishedRun]) -> dict[str, str]:
-    """Return the arm of each run that belongs to the study, by the run's source."""
+def _places(study: Study, runs: Sequence[FinishedRun]) -> dict[str, tuple[str, int]]:
+    """Return arm and seed of each run that belongs to the study, by the run's source."""
     folders = {str(run.directory.path): (run.arm, run.seed) for run in study.runs}
-    arms = {run.source: folders.get(run.source, (run.arm, run.seed)) for run in runs}
-    return {source: arm for source, (arm, seed) in arms.items() if arm in study.arms and seed in study.seeds}
+    places = {run.source: folders.get(run.source, (run.arm, run.seed)) for run in runs}
+    return {
+        source: (arm, seed)
+        for source, (arm, seed) in places.items()
+        if arm in study.arms and seed in study.seeds
+    }

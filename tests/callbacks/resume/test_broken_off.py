@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from cbam_lightning.runs.directory import RunDirectory
+from cbam_lightning.runs.run_files import unfinished_state
 from tests.callbacks.resume.interrupting import TINY, FillTheDisk, FreeTheDisk, LoseTheLoss, SendSignal, at
 from tests.callbacks.resume.survivors import child, wait
 from tests.command import call
@@ -35,6 +37,7 @@ def test_a_signal_ends_with_its_exit_code_and_the_command_to_go_on(name, capsys)
         r"cbam-lightning: (stopped after step 4, with everything saved\. Continue with: .*)", said
     )
     assert line.endswith(f"resume {RUN}")
+    assert unfinished_state(RunDirectory(RUN)) == "stopped"
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
@@ -96,6 +99,7 @@ def test_numbers_that_are_lost_are_told_with_their_images(batch, what, capsys):
     assert last_step() == 2
     state = torch.load(RUN / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert all(value.isfinite().all() for value in state.values())
+    assert unfinished_state(RunDirectory(RUN)) == "diverged"
 
 
 FULL = at(FillTheDisk, 0, 3, max_bytes=20_000)  # the metrics fit, a checkpoint does not
@@ -121,6 +125,7 @@ def test_a_full_disk(options, code, steps, saved):
     assert not list(RUN.rglob("*.tmp"))
     with (RUN / "metrics.csv").open(newline="") as file:
         assert sum(bool(row["train/loss"]) for row in csv.DictReader(file)) == steps
+    assert unfinished_state(RunDirectory(RUN)) == ("failed" if code else "untested")
     if code:
         assert f"resume {RUN}` continues from it" in said
     assert call("resume", RUN) == 0

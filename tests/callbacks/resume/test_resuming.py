@@ -152,15 +152,17 @@ def test_a_run_that_ended_early_is_not_trained_on_unless_what_ended_it_changes()
     def epochs():
         return torch.load(run_of("early") / "checkpoints" / "last.ckpt", weights_only=True)["epoch"]
 
-    for command in (
-        ("fit", TINY, options, stopping),
-        ("fit", TINY, options, stopping),
-        ("resume", run_of("early")),
-    ):
+    ends = [run_of("early") / name for name in ("results.json", "divergence.json")]
+    fit = ("fit", TINY, options, stopping)
+    for number, command in enumerate((fit, fit, ("resume", run_of("early")))):
         assert call(*command) == 0
         assert epochs() == 2
+        for path in ends:
+            assert path.exists() == (number > 0)
+            path.touch()
     assert call("resume", run_of("early"), "--trainer.max_epochs 10") == 0
     assert epochs() == 3
+    assert not any(path.exists() for path in ends)  # what was left at the end of the second epoch
 
 
 def test_a_batch_size_is_searched_for_once(monkeypatch):

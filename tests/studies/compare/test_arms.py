@@ -1,5 +1,7 @@
 """Which runs are compared, and which are refused."""
 
+import math
+
 import pytest
 
 from cbam_lightning.errors import UsageError
@@ -82,3 +84,18 @@ def test_an_unknown_setting_is_told(tmp_path):
     write_run(tmp_path / "a", "none")
     with pytest.raises(UsageError, match=r"no run has a setting model\.attentoin"):
         arms(tmp_path, "model.attentoin")
+
+
+def test_a_setting_that_is_not_a_number_equals_itself(tmp_path):
+    for attention in ("none", "cbam"):
+        write_run(tmp_path / attention, attention, batch_size=math.nan)
+    assert list(arms(tmp_path)) == ["cbam", "none"]
+    write_run(tmp_path / "se", "se", batch_size=64)
+    with pytest.raises(UsageError, match=r"data\.batch_size is nan in the one and 64 in the other"):
+        arms(tmp_path)
+
+
+def test_values_that_read_alike_have_different_names(tmp_path):
+    write_run(tmp_path / "a", "none", batch_size=1)
+    write_run(tmp_path / "b", "none", batch_size="1")
+    assert list(arms(tmp_path, "data.batch_size")) == ["data.batch_size=1", "data.batch_size='1'"]

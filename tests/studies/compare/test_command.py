@@ -1,6 +1,8 @@
 """The command, with costs measured and files written."""
 
 import csv
+import json
+import math
 
 import pytest
 import torch
@@ -69,6 +71,58 @@ def test_an_arm_without_a_finished_run_is_told(study, tmp_path, capsys):
     )
     assert call("compare study.yaml --no-costs") == 0
     assert "Left out: se: it has no finished run." in capsys.readouterr().out
+
+
+def test_a_seed_without_a_result_is_told(study, tmp_path, capsys):
+    (tmp_path / "study.yaml").write_text((tmp_path / "study.yaml").read_text().replace("2]", "2, 3]"))
+    (tmp_path / "study" / "without" / "seed_1" / "results.json").rename(tmp_path / "gone.json")
+    assert call("compare study.yaml --no-costs") == 0
+    left_out = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Left out")]
+    assert left_out == [
+        "Left out: study/without/seed_1: it is not finished.",
+        "Left out: with, seed 3: it has no result.",
+        "Left out: without, seed 3: it has no result.",
+    ]
+
+
+def test_a_study_of_one_arm_is_one_line(study, tmp_path, capsys):
+    (tmp_path / "study" / "without").rename(tmp_path / "elsewhere")
+    words = "'with' is the only arm of study.yaml with a finished run, and a comparison needs two"
+    text = (tmp_path / "study.yaml").read_text()
+    for arms in (", without: {}}}", "}}"):
+        (tmp_path / "study.yaml").write_text(text.replace(", without: {}}}", arms))
+        assert call("compare study.yaml --no-costs") == 2
+        assert words in capsys.readouterr().err
+    (tmp_path / "study.yaml").write_text(
+        text.replace("{with: {model.attention: cbam}, without: {}}", "{with: {}}")
+    )
+    assert call("compare study.yaml --no-costs") == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_file_of_one_arm_is_one_line(study, tmp_path, capsys):
+    assert call("compare study.yaml --no-costs --save all.jsonl") == 0
+    lines = (tmp_path / "all.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "one.jsonl").write_text("".join(lines[:4]))
+    assert call("compare one.jsonl --no-costs") == 2
+    assert "a comparison needs the baseline 'with' and another arm" in capsys.readouterr().err
+    assert call("compare all.jsonl --no-costs --arms with") == 2
+    assert "a comparison needs the baseline 'with' and another arm" in capsys.readouterr().err
+
+
+def test_a_loss_is_compared_in_its_own_unit_without_the_runs_that_lost_it(runs, tmp_path, capsys):
+    losses = {"none": (0.5, 0.625, 0.75), "cbam": (0.25, 0.5, math.nan)}
+    for arm, values in losses.items():
+        for seed, loss in enumerate(values):
+            path = runs / arm / str(seed) / "results.json"
+            path.write_text(path.read_text().replace('"test/loss": 0.3', f'"test/loss": {json.dumps(loss)}'))
+    assert call(f"compare {runs} --metric test/loss --no-costs") == 0
+    table, _, notes = capsys.readouterr().out.partition("\n\n")
+    (cbam,) = (line.split() for line in table.splitlines() if line.startswith("cbam"))
+    assert cbam[:3] == ["cbam", "2", "0.3750"]
+    assert cbam[-5:] == ["-0.1875", "-0.9816", "to", "+0.6066", "="]
+    assert "in percent" not in notes
+    assert f"Left out: {runs}/cbam/2: its test/loss is nan." in " ".join(notes.split())
 
 
 def test_a_study_without_a_run_is_told_how_to_get_one(study, tmp_path, capsys):

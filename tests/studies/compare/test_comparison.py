@@ -81,15 +81,78 @@ def test_only_common_seeds_are_paired():
     assert se.difference == pytest.approx(0.95 - 0.915)
 
 
-def test_one_pair_gives_a_difference_without_an_interval():
-    _, se = compare(group_arms([run("none", 0, 0.9), run("se", 0, 0.95)]), "none").results
-    assert (se.low, se.high, se.verdict, se.spread) == (None, None, "", None)
+def pairs(*pairs_of_values, metric="test/top1"):
+    """Compare two arms whose runs have these values, a pair for each seed."""
+    runs = [
+        replace(run(name, seed, 0), metrics={metric: value})
+        for seed, pair in enumerate(pairs_of_values)
+        for name, value in zip(("none", "se"), pair, strict=True)
+    ]
+    return compare(group_arms(runs), "none", metric)
 
 
-def test_equal_differences_have_an_interval_without_width():
-    runs = [run(name, s, value) for name, value in (("none", 0.5), ("se", 0.75)) for s in (0, 1)]
-    _, se = compare(group_arms(runs), "none").results
-    assert (se.low, se.high, se.verdict) == (0.25, 0.25, "higher")
+def float32(value):
+    return float(np.float32(value))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [(0.9, 0.95)],  # one pair
+        [(0.5, 0.5625), (0.25, 0.3125)],
+        [(0.8, 0.85), (0.81, 0.86), (0.7, 0.75)],  # equal up to rounding
+        [(float32(0.7431), float32(0.8056)), (float32(0.1234), float32(0.1859))],
+        [(2.5, 2.5)] * 5,
+        [(0.0, 0.0)] * 3,
+        [(0.0, 1.0), (0.0, 1.0)],
+    ],
+)
+def test_equal_differences_have_no_interval_and_resolve_nothing(values):
+    """Two equal numbers do not tell how far a third one may be."""
+    _, se = pairs(*values).results
+    assert (se.low, se.high, se.verdict) == (None, None, "unresolved")
+    assert se.difference == pytest.approx(values[0][1] - values[0][0])
+    assert se.pairs == len(values)
+
+
+def test_differences_that_differ_by_one_image_in_fifty_thousand_have_an_interval():
+    first, second = 0.01, 0.01 + 1 / 50_000
+    _, se = pairs((0.75, 0.75 + first), (0.76, 0.76 + second)).results
+    half = stats.t.ppf(0.975, df=1) * abs(second - first) / 2
+    assert (se.low, se.high) == pytest.approx((0.01001 - half, 0.01001 + half))
+    assert se.verdict == "higher"
+
+
+def test_an_arm_of_one_value_is_compared_like_any_other():
+    _, se = pairs((0.5, 0.6), (0.5, 0.7), (0.5, 0.65)).results
+    assert (se.low, se.high) == pytest.approx(
+        tuple(stats.ttest_1samp([0.1, 0.2, 0.15], 0).confidence_interval(0.95))
+    )
+
+
+@pytest.mark.parametrize("lost", [math.nan, math.inf, -math.inf, 1e308])
+def test_a_run_without_a_number_is_left_out_and_named(lost):
+    comparison = pairs((2.0, 1.5), (2.0, lost), (2.25, 1.5), metric="test/loss")
+    base, se = comparison.results
+    assert (base.seeds, se.seeds, se.pairs, se.difference) == ((0, 1, 2), (0, 2), 2, -0.625)
+    assert comparison.notes == (f"Left out: se/1: its test/loss is {lost}.",)
+
+
+@pytest.mark.parametrize("numbers", [(math.nan, 0.5), (0.5, math.nan), (math.nan, math.nan)])
+def test_an_arm_without_any_number_is_no_comparison(numbers):
+    with pytest.raises(UsageError, match=r"needs the baseline 'none' and another .* its test/top1 is nan\."):
+        pairs(numbers)
+
+
+def test_numbers_of_different_seeds_are_told():
+    with pytest.raises(UsageError, match="no seed in common with numbers of test/top1"):
+        pairs((math.nan, 0.5), (0.5, math.nan))
+
+
+def test_the_baseline_alone_is_no_comparison():
+    (base, _) = group_arms([run("none", 0, 0.9), run("se", 0, 0.95)])
+    with pytest.raises(UsageError, match=r"another arm with numbers of test/top1, .* there is: 'none'"):
+        compare([base], "none")
 
 
 def test_detectors_are_compared_by_average_precision():

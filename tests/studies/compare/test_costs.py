@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from cbam_lightning.errors import UsageError
 from cbam_lightning.models import create_model
 from cbam_lightning.models.detection import create_detector
 from cbam_lightning.studies.compare.arms import group_arms
@@ -49,3 +50,25 @@ def test_costs_of_detectors_are_those_of_their_networks():
     assert costs["cbam"].params - costs["none"].params == pytest.approx(4 * per_module)
     assert costs["cbam"].macs > costs["none"].macs
     assert costs["cbam"].saved_bytes > costs["none"].saved_bytes
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"network": None},
+        {"network": []},
+        {"size_px": None},
+        {"size_px": -1},
+        {"num_classes": "10"},
+        {"attention_options": None},
+        {"in_channels": 1.5},
+    ],
+)
+def test_a_network_that_is_not_described_is_told(changed):
+    described = arms(CLASSIFIER)
+    broken = [
+        replace(arm, runs={0: replace(arm.runs[0], network=arm.runs[0].network | changed)})
+        for arm in described
+    ]
+    with pytest.raises(UsageError, match=r"does not describe its network, .* --no-costs"):
+        measure_costs(broken, batch_size=2, repeats=1)

@@ -114,9 +114,55 @@ def test_a_file_is_not_overwritten(read, path):
     assert path.read_text() == before
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": 1}', '{"shared": {}, "left_out": []}\n{"arm": "a"}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[1]", "null", "3", '{"a": 1}', '{"shared": {}, "left_out": []}\n{"arm": "a"}']
+)
 def test_a_damaged_file_is_named(tmp_path, text):
     path = tmp_path / "results.jsonl"
     path.write_text(text)
     with pytest.raises(UsageError, match=r"results\.jsonl is damaged, or not written by `compare --save`"):
         find_runs([str(path)])
+
+
+def changed(path, number, **values):
+    """Change values in a line, or remove those that are ..."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[number - 1] = {k: v for k, v in (lines[number - 1] | values).items() if v is not ...}
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.mark.parametrize(
+    ("number", "values", "words"),
+    [
+        (1, {"shared": None}, "in line 1, shared is null"),
+        (1, {"shared": {"settings": None, "machine": {}}}, "in line 1, settings is null"),
+        (1, {"left_out": None}, "in line 1, left_out is null"),
+        (1, {"left_out": "a"}, 'in line 1, left_out is "a"'),
+        (3, {"settings": None}, "in line 3, settings is null"),
+        (3, {"settings": []}, r"in line 3, settings is \[\]"),
+        (3, {"metrics": None}, "in line 3, metrics is null"),
+        (3, {"metrics": {"test/top1": None}}, "in line 3, test/top1 is no number"),
+        (3, {"metrics": {"test/top1": "0.5"}}, "in line 3, test/top1 is no number"),
+        (3, {"metrics": {"test/top1": True}}, "in line 3, test/top1 is no number"),
+        (3, {"network": None}, "in line 3, network is null"),
+        (3, {"epochs": None}, "in line 3, epochs is null"),
+        (3, {"machine": None}, "in line 3, machine is null"),
+        (3, {"seed": None}, "in line 3, seed is null"),
+        (3, {"seed": True}, "in line 3, seed is true"),
+        (3, {"seed": "0"}, 'in line 3, seed is "0"'),
+        (3, {"arm": None}, "in line 3, arm is null"),
+        (3, {"arm": ...}, "in line 3, arm is missing"),
+        (3, {"further": 1}, "unexpected keyword argument 'further'"),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_line(path, number, values, words):
+    changed(path, number, **values)
+    with pytest.raises(UsageError, match=rf"results\.jsonl is damaged, .*{words}"):
+        find_runs([str(path)])
+
+
+def test_nan_is_saved_and_read_back(read, tmp_path):
+    runs = [replace(run, metrics={"test/loss": float("nan"), "test/top1": 0.5}) for run in read[0]]
+    save_results(tmp_path / "nan.jsonl", group_arms(runs), runs)
+    again, _ = find_runs([str(tmp_path / "nan.jsonl")])
+    assert content(again) == content(runs)
