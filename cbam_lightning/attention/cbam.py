@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from cbam_lightning.attention import positions
 from cbam_lightning.attention.gate import Gate, GateName, multiply, run_layer
 from cbam_lightning.attention.implementation import Implementation, check_implementation, fused_form, or_fused
+from cbam_lightning.attention.scripting import refuse_scripting
 from cbam_lightning.checks import check_choice, check_odd, check_positive
 from cbam_lightning.errors import UsageError
 from cbam_lightning.seeding import own_stream
@@ -170,16 +171,19 @@ class CBAM(nn.Module):
             arrangement ``channel`` takes any of them.
         implementation: ``fused``: fewer passes over memory, compiled at the first call, no second derivative.
             ``reference``: the plain operations. ``auto``: chosen at every call, see
-            ``implementation.runs_fused``. Both compute the same function. The pools ``lp`` and ``lse``,
-            ``max`` alone and ``conv1x1`` always run the reference.
+            ``implementation.runs_fused``. Both compute the same function. The reference always runs for the
+            pools ``lp`` and ``lse``, ``max`` alone and ``conv1x1``; for subclasses and for gates or layers
+            that were replaced; and in exported graphs, transforms of ``torch.func`` and forward-mode AD.
 
     Raises:
         UsageError: An argument outside these choices, or ``identity`` with the spatial ReLU. In ``forward``
-            and ``gate_map``: an input with another number of dimensions.
+            and ``gate_map``: an input that is no tensor of floating-point numbers, or has another number of
+            dimensions.
     """
 
     channel: ChannelAttention
     spatial: SpatialAttention
+    __prepare_scriptable__ = refuse_scripting
 
     def __init__(
         self,

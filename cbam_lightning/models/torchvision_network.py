@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import get_model_builder
 
+from cbam_lightning.attention.scripting import refuse_scripting
 from cbam_lightning.checks import check_positive
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models.classifier_network import check_num_classes
@@ -81,6 +82,8 @@ class TorchvisionNetwork(nn.Module):
         UsageError: An unknown network, one that is not convolutional or has auxiliary outputs, an unknown
             option, or a number out of range.
     """
+
+    __prepare_scriptable__ = refuse_scripting
 
     def __init__(self, name: str, num_classes: int = 1000, in_channels: int = 3, **options: Any) -> None:
         super().__init__()
