@@ -91,12 +91,12 @@ def runs_fused(module: Any, x: Tensor) -> bool:
     return trains and x.numel() >= MIN_ELEMENTS and has_compiler(x.device.type)
 
 
-def needs_reference(x: Tensor) -> bool:
+def needs_reference(x: Tensor | Proxy) -> bool:
     """Return whether only the plain operations will do.
 
     That is so where only a graph or a shape is wanted: for ``torch.compile``, ``torch.export``,
-    ``torch.jit.trace``, ``torch.fx`` and the ONNX exporter, and on the meta device; and where the operations are
-    transformed, see ``is_transformed``.
+    ``torch.jit.trace``, ``torch.fx`` and the ONNX exporter, and on the meta device. It is also so where the
+    operations are transformed, see ``is_transformed``.
     """
     if torch.compiler.is_compiling() or isinstance(x, Proxy):  # first: the rest asks what these do not know
         return True

@@ -47,8 +47,8 @@ def check_tensor(module: nn.Module, x: object) -> None:
         )
     if not isinstance(x, Tensor):
         raise UsageError(
-            f"{name} takes a torch.Tensor (N, C, *positions), but was given {type(x).__name__}. Convert it first, "
-            "for example an array with torch.from_numpy."
+            f"{name} takes a torch.Tensor (N, C, *positions), but was given {type(x).__name__}. Convert it "
+            "first, for example an array with torch.from_numpy."
         )
     if not x.is_floating_point():
         how = "x.abs()" if x.is_complex() else "x.dequantize()" if x.is_quantized else "x.float()"

@@ -23,7 +23,9 @@ def _methods(kind: type) -> dict[str, Callable[..., Any]]:
 
 
 # As they were when this file was imported: a class, too, can be changed afterwards.
-_ORIGINALS = {kind: _methods(kind) for kind in (*_ATTENTION, *_LAYERS)}
+_ORIGINALS: dict[type, dict[str, Callable[..., Any]]] = {
+    kind: _methods(kind) for kind in (*_ATTENTION, *_LAYERS)
+}
 
 
 def is_original(module: object, kinds: type | Iterable[type]) -> bool:
@@ -42,7 +44,8 @@ def is_original(module: object, kinds: type | Iterable[type]) -> bool:
 def has_hooks(module: nn.Module) -> bool:
     """Return whether a hook is registered on this very module or on all modules, not on one below it."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return _has_any_global_hook() or any(getattr(module, kind) for kind in kinds)
+    on_all: bool = _has_any_global_hook()  # type: ignore[no-untyped-call]
+    return on_all or any(getattr(module, kind) for kind in kinds)
 
 
 def is_plain(module: object, kinds: type | Iterable[type]) -> bool:
