@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from numbers import Real
+from typing import TypeGuard
 
 from cbam_lightning.errors import UsageError, unknown_name
 
 
+def is_whole(value: object) -> TypeGuard[int]:
+    """Return whether a value is a whole number; True and False, which Python counts among them, are not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_finite(value: object) -> TypeGuard[float]:
+    """Return whether a value is a finite number: neither NaN nor infinite, nor True or False."""
+    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+
+
 def check_positive(option: str, value: int) -> None:
     """Raise a ``UsageError`` unless ``value`` is a whole number of at least 1."""
-    if not isinstance(value, int) or value < 1:
+    if not is_whole(value) or value < 1:
         raise UsageError(f"{option} is {value!r}; give a whole number of at least 1.")
 
 
@@ -39,7 +52,7 @@ def require_at_least(least: int, *, or_null: bool = False, **options: float | No
     """
     allowed = f"{least} or more" + (", or null" if or_null else "")
     for name, value in options.items():
-        require(value is None or value >= least, name, value, allowed)
+        require(value is None or (is_finite(value) and value >= least), name, value, allowed)
 
 
 def require(condition: bool, name: str, given: object, allowed: str) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from cbam_lightning.checks import is_whole
 from cbam_lightning.errors import UsageError
 
 Dims = Literal[1, 2, 3]
@@ -32,7 +33,7 @@ def broadcast(values: Tensor, x: Tensor) -> Tensor:
 
 def check_dims(dims: int) -> None:
     """Raise a ``UsageError`` unless ``dims`` is 1, 2 or 3."""
-    if dims not in get_args(Dims):
+    if not is_whole(dims) or dims not in get_args(Dims):
         choices = ", ".join(f"{number} for {shape}" for number, shape in _SHAPES.items())
         raise UsageError(f"dims is {dims!r}; give the number of position dimensions: {choices}.")
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cbam_lightning.attention.registry import Placement, build_attention, default_placement
 from cbam_lightning.attention.scripting import refuse_scripting
-from cbam_lightning.checks import check_choice
+from cbam_lightning.checks import check_choice, is_whole
 from cbam_lightning.errors import UsageError
 
 
@@ -153,5 +153,5 @@ class ClassifierNetwork(nn.Module, ABC):
 
 def check_num_classes(num_classes: int) -> None:
     """Raise a ``UsageError`` unless ``num_classes`` is a whole number of at least 0."""
-    if not isinstance(num_classes, int) or num_classes < 0:
+    if not is_whole(num_classes) or num_classes < 0:
         raise UsageError(f"num_classes is {num_classes!r}; give the number of classes, or 0 for features.")
