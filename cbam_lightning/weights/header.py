@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 import shlex
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -224,4 +225,5 @@ def _is_plain(value: Any) -> bool:
 def _check_items(name: str, items: Collection[Any], length: int, source: str) -> None:
     what, fits = _ITEMS[name]
     if len(items) != length or not all(map(fits, items)):
-        raise UsageError(f"{source} has a damaged header: {name} should hold {length} {what}.")
+        given = printable(reprlib.repr([*items]))
+        raise UsageError(f"{source} has a damaged header: {name} should hold {length} {what}, not {given}.")
