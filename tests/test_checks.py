@@ -70,6 +70,26 @@ def test_true_and_false_are_no_numbers(case, value):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("value", ["no", 0, 1, None, [True]])
+def test_a_switch_takes_nothing_else(value):
+    with pytest.raises(UsageError, match=r"spatial ReLU is .*; give true or false"):
+        create_attention("cbam", 8, spatial_relu=value)
+
+
+@pytest.mark.parametrize("name", ["cbam", "bam"])
+@pytest.mark.parametrize("value", [None, 2.0, 0, 4])
+def test_dimensions_are_one_of_three_whole_numbers(name, value):
+    with pytest.raises(UsageError, match=r"dims is .*; give the number of position dimensions"):
+        create_attention(name, 8, dims=value)
+
+
+@pytest.mark.parametrize("value", ["reduction=8", ["reduction"], 8, True])
+@pytest.mark.parametrize("option", ["attention_options"])
+def test_options_are_names_and_values(option, value):
+    with pytest.raises(UsageError, match=f"{option} is .*; give names and values"):
+        create_model("resnet8", attention="cbam", **{option: value})
+
+
 @pytest.mark.parametrize("network", ["resnet8", "torchvision/shufflenet_v2_x0_5", "mobilenet_v1_cifar"])
 @pytest.mark.parametrize("option", ["num_classes", "in_channels"])
 def test_every_kind_of_network_refuses_them(network, option):

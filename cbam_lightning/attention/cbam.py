@@ -128,6 +128,7 @@ class SpatialAttention(Gate):
         gate: GateName = "sigmoid",
         dims: positions.Dims = 2,
     ) -> None:
+        positions.check_dims(dims)
         super().__init__(gate, dims)
         check_positive("channels", channels)
         _check_spatial(kernel_size, spatial_pool, relu, gate)
@@ -265,6 +266,8 @@ def _check_pools(pools: Sequence[str]) -> None:
 def _check_spatial(kernel_size: int, spatial_pool: str, relu: bool, gate: str) -> None:
     check_choice("spatial_pool", spatial_pool, get_args(SpatialPool))
     check_odd("kernel_size", kernel_size)
+    if not isinstance(relu, bool):
+        raise UsageError(f"the spatial ReLU is {relu!r}; give true or false.")
     if relu and gate == "identity":
         raise UsageError(
             "gate 'identity' needs logits of exactly 0 at initialisation, where the spatial ReLU passes no "

@@ -188,6 +188,9 @@ def resolve_names(
         UsageError: There is neither a network nor a header, or the strides differ from those with which the
             header's weights were trained.
     """
+    for name, given in (("attention_options", attention_options), ("network_options", network_options)):
+        if not isinstance(given or {}, Mapping):
+            raise UsageError(f"{name} is {given!r}; give names and values, such as {{'reduction': 8}}.")
     attention_options, network_options = dict(attention_options or {}), dict(network_options or {})
     if header is None and network is None:
         raise UsageError("no network and no weights were given; choose a network of `cbam-lightning models`.")

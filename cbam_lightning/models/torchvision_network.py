@@ -20,6 +20,7 @@ from cbam_lightning.attention.scripting import refuse_scripting
 from cbam_lightning.checks import check_positive
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models.classifier_network import check_num_classes
+from cbam_lightning.weights.header import one_line
 
 _Step = str | Callable[[Tensor], Tensor]  # the name of a child, or a function
 
@@ -96,7 +97,7 @@ class TorchvisionNetwork(nn.Module):
                 name, weights=None, num_classes=num_classes or 1, **options
             )
         except (TypeError, ValueError) as error:
-            raise UsageError(f"torchvision/{name} does not take {options}: {error}") from error
+            raise UsageError(f"torchvision/{name} does not take {options}: {one_line(error)}.") from error
         for key, child in network.named_children():
             self.add_module(key, child)
         layers = [(key, m) for key, m in self.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]

@@ -197,6 +197,17 @@ def test_a_subclass_gives_in_training_what_it_gives_in_evaluation(small_maps_cou
     assert torch.equal(recorded[0].channel, torch.full((2, 8), 0.25))
 
 
+@pytest.mark.parametrize("side", [16, 512], ids=["below", "from 2^20 elements"])
+@pytest.mark.parametrize("method", METHODS)
+def test_size_and_mode_do_not_decide_whether_a_subclass_is_obeyed(method, side, monkeypatch):
+    monkeypatch.setattr(implementation, "has_compiler", lambda device_type: True)
+    override = {method: lambda self, x: torch.full_like(x, 0.25)}
+    module, x = type("Constant", (SqueezeExcite,), override)(4), torch.ones(1, 4, side, side)
+    for training in (True, False):
+        assert torch.unique(module.train(training)(x)).tolist() == [0.25]
+    assert is_fused(SqueezeExcite(4)(x.requires_grad_())) == (side == 512)
+
+
 def test_hooks_of_all_modules_see_every_layer():
     module, x, seen = as_fused(create("channel-spatial")), images(2, 8, 5, 4).float().requires_grad_(), []
     handle = nn.modules.module.register_module_forward_hook(lambda *given: seen.append(given[0]))
