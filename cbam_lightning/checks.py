@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterable
 from numbers import Real
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from cbam_lightning.errors import UsageError, unknown_name
 
@@ -16,8 +16,11 @@ def is_whole(value: object) -> TypeGuard[int]:
 
 
 def is_finite(value: object) -> TypeGuard[float]:
-    """Return whether a value is a finite number: neither NaN nor infinite, nor True or False."""
-    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+    """Return whether a value is a finite number: neither NaN nor beyond floats, nor True or False."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    number: Any = value
+    return bool(abs(number) <= sys.float_info.max)  # math.isfinite raises where a whole number exceeds floats
 
 
 def check_positive(option: str, value: int) -> None:
