@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
+from numbers import Real
+from typing import Any, TypeGuard
 
 from cbam_lightning.errors import UsageError, unknown_name
 
 
+def is_whole(value: object) -> TypeGuard[int]:
+    """Return whether a value is a whole number; True and False, which Python counts among them, are not."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_finite(value: object) -> TypeGuard[float]:
+    """Return whether a value is a finite number: neither NaN nor beyond floats, nor True or False."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    number: Any = value
+    return bool(abs(number) <= sys.float_info.max)  # math.isfinite raises where a whole number exceeds floats
+
+
 def check_positive(option: str, value: int) -> None:
     """Raise a ``UsageError`` unless ``value`` is a whole number of at least 1."""
-    if not isinstance(value, int) or value < 1:
+    if not is_whole(value) or value < 1:
         raise UsageError(f"{option} is {value!r}; give a whole number of at least 1.")
 
 
@@ -39,7 +55,7 @@ def require_at_least(least: int, *, or_null: bool = False, **options: float | No
     """
     allowed = f"{least} or more" + (", or null" if or_null else "")
     for name, value in options.items():
-        require(value is None or value >= least, name, value, allowed)
+        require(value is None or (is_finite(value) and value >= least), name, value, allowed)
 
 
 def require(condition: bool, name: str, given: object, allowed: str) -> None:

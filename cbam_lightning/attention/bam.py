@@ -64,6 +64,7 @@ class BAM(Gate):
         dims: positions.Dims = 2,
         gate: GateName = "sigmoid",
     ) -> None:
+        positions.check_dims(dims)
         super().__init__(gate, dims)
         for option, value in {"channels": channels, "reduction": reduction, "dilation": dilation}.items():
             check_positive(option, value)

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from cbam_lightning.attention import positions
 from cbam_lightning.attention.gate import Gate, GateName, multiply, run_layer
 from cbam_lightning.attention.implementation import Implementation, check_implementation, fused_form, or_fused
+from cbam_lightning.attention.scripting import refuse_scripting
 from cbam_lightning.checks import check_choice, check_odd, check_positive
 from cbam_lightning.errors import UsageError
 from cbam_lightning.seeding import own_stream
@@ -127,6 +128,7 @@ class SpatialAttention(Gate):
         gate: GateName = "sigmoid",
         dims: positions.Dims = 2,
     ) -> None:
+        positions.check_dims(dims)
         super().__init__(gate, dims)
         check_positive("channels", channels)
         _check_spatial(kernel_size, spatial_pool, relu, gate)
@@ -170,16 +172,19 @@ class CBAM(nn.Module):
             arrangement ``channel`` takes any of them.
         implementation: ``fused``: fewer passes over memory, compiled at the first call, no second derivative.
             ``reference``: the plain operations. ``auto``: chosen at every call, see
-            ``implementation.runs_fused``. Both compute the same function. The pools ``lp`` and ``lse``,
-            ``max`` alone and ``conv1x1`` always run the reference.
+            ``implementation.runs_fused``. Both compute the same function. The reference always runs for the
+            pools ``lp`` and ``lse``, ``max`` alone and ``conv1x1``; for subclasses and for gates or layers
+            that were replaced; and in exported graphs, transforms of ``torch.func`` and forward-mode AD.
 
     Raises:
         UsageError: An argument outside these choices, or ``identity`` with the spatial ReLU. In ``forward``
-            and ``gate_map``: an input with another number of dimensions.
+            and ``gate_map``: an input that is no tensor of floating-point numbers, or has another number of
+            dimensions.
     """
 
     channel: ChannelAttention
     spatial: SpatialAttention
+    __prepare_scriptable__ = refuse_scripting
 
     def __init__(
         self,
@@ -261,6 +266,8 @@ def _check_pools(pools: Sequence[str]) -> None:
 def _check_spatial(kernel_size: int, spatial_pool: str, relu: bool, gate: str) -> None:
     check_choice("spatial_pool", spatial_pool, get_args(SpatialPool))
     check_odd("kernel_size", kernel_size)
+    if not isinstance(relu, bool):
+        raise UsageError(f"the spatial ReLU is {relu!r}; give true or false.")
     if relu and gate == "identity":
         raise UsageError(
             "gate 'identity' needs logits of exactly 0 at initialisation, where the spatial ReLU passes no "

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cbam_lightning.attention import positions
+from cbam_lightning.attention.scripting import refuse_scripting
 from cbam_lightning.checks import check_choice
 
 GateName = Literal["sigmoid", "identity"]
@@ -29,13 +30,14 @@ class Gate(nn.Module, ABC):
 
     Raises:
         UsageError: An unknown gate or an invalid number of dimensions. In ``forward`` and ``gate_map``: an
-            input with another number of dimensions.
+            input that is no tensor of floating-point numbers, or has another number of dimensions.
 
     Attributes:
         kind: What the gate depends on besides the image: the channel, the position, or both.
     """
 
     kind: ClassVar[Literal["channel", "spatial", "both"]] = "channel"
+    __prepare_scriptable__ = refuse_scripting
 
     def __init__(self, gate: GateName = "sigmoid", dims: positions.Dims | None = None) -> None:
         check_choice("gate", gate, get_args(GateName))
@@ -87,7 +89,9 @@ def multiply(x: Tensor, gate: Tensor) -> Tensor:
 
 def run_layer(layer: nn.Module, x: Tensor) -> Tensor:
     """Apply ``layer`` in the dtype of its weights and return the result in the dtype of ``x``."""
-    output: Tensor = layer(x.to(next(layer.parameters()).dtype))
+    # A quantised layer has no parameters or whole numbers, and takes the dtype that it was converted from.
+    dtypes = (parameter.dtype for parameter in layer.parameters() if parameter.is_floating_point())
+    output: Tensor = layer(x.to(next(dtypes, x.dtype)))
     return output.to(x.dtype)
 
 

@@ -11,13 +11,18 @@ from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.fx import Proxy
 
+from cbam_lightning.attention import positions
 from cbam_lightning.checks import check_choice
 from cbam_lightning.errors import UsageError
 
 Implementation = Literal["auto", "reference", "fused"]
 Forward = Callable[[Tensor], Tensor]
 Module = TypeVar("Module", bound=nn.Module)
+_Find = Callable[[Module], Forward | None]
+_FUSED_FORMS: dict[type, Callable[[Any], Forward | None]] = {}
 
 # On smaller maps a short run ends before it has made up for the compilation: "What attention costs" in
 # experiments/README.md.
@@ -34,6 +39,7 @@ def or_fused(forward: Callable[[Module, Tensor], Tensor]) -> Callable[[Module, T
 
     @functools.wraps(forward)
     def run(self: Module, x: Tensor) -> Tensor:
+        positions.check_tensor(self, x)
         fused = fused_form(self, x)
         return forward(self, x) if fused is None else fused(x)
 
@@ -52,13 +58,22 @@ def fused_form(module: nn.Module, x: Tensor | None = None) -> Forward | None:
     """
     if x is not None and not runs_fused(module, x):
         return None
-    return find_fused_form(module)
+    find = _FUSED_FORMS.get(type(module))
+    return None if find is None else find(module)
 
 
-@functools.singledispatch
-def find_fused_form(module: object) -> Forward | None:
-    """Return the fused forward pass of a module in its current state; ``fused/`` registers the classes."""
-    return None
+def register_fused_form(kind: type[Module]) -> Callable[[_Find[Module]], _Find[Module]]:
+    """Decorate the function that returns the fused forward pass of a module in its current state, or None.
+
+    Args:
+        kind: The class that it was derived for. A subclass may override anything, so it has no fused form.
+    """
+
+    def register(find: _Find[Module]) -> _Find[Module]:
+        _FUSED_FORMS[kind] = find
+        return find
+
+    return register
 
 
 def runs_fused(module: Any, x: Tensor) -> bool:
@@ -66,9 +81,9 @@ def runs_fused(module: Any, x: Tensor) -> bool:
 
     ``reference`` and ``fused`` are taken literally. ``auto`` is fused where it pays: in training, with
     gradients, on feature maps of at least ``MIN_ELEMENTS`` elements, where ``torch.compile`` is available.
-    Whatever the option says, graphs are made of the plain operations; see ``is_traced``.
+    Whatever the option says, the plain operations run where nothing else can; see ``needs_reference``.
     """
-    if module.implementation == "reference" or is_traced(x):
+    if module.implementation == "reference" or needs_reference(x):
         return False
     if module.implementation == "fused":
         return True
@@ -76,15 +91,27 @@ def runs_fused(module: Any, x: Tensor) -> bool:
     return trains and x.numel() >= MIN_ELEMENTS and has_compiler(x.device.type)
 
 
-def is_traced(x: Tensor) -> bool:
-    """Return whether only a graph or a shape is wanted.
+def needs_reference(x: Tensor | Proxy) -> bool:
+    """Return whether only the plain operations will do.
 
-    That is so for ``torch.compile``, ``torch.export``, ``torch.jit.trace`` and the ONNX exporter, and on the
-    meta device.
+    That is so where only a graph or a shape is wanted: for ``torch.compile``, ``torch.export``,
+    ``torch.jit.trace``, ``torch.fx`` and the ONNX exporter, and on the meta device. It is also so where the
+    operations are transformed, see ``is_transformed``.
     """
+    if torch.compiler.is_compiling() or isinstance(x, Proxy):  # first: the rest asks what these do not know
+        return True
     traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    exported = torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
-    return traced or exported or x.device.type == "meta"
+    return traced or torch.onnx.is_in_onnx_export() or x.device.type == "meta" or is_transformed()
+
+
+def is_transformed() -> bool:
+    """Return whether a transform of ``torch.func`` (``grad``, ``vmap``, …) or forward-mode AD is at work.
+
+    Parameters may be what is transformed, so the input does not tell. ``torch.autograd.Function`` asks the
+    first in the same way; ``torch.autograd.forward_ad`` counts its levels in the second.
+    """
+    in_func: bool = torch._C._are_functorch_transforms_active()
+    return in_func or forward_ad._current_level >= 0
 
 
 def choose_compiled(compiled: bool | None, device: torch.device) -> bool:

@@ -8,8 +8,10 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from cbam_lightning.checks import is_whole
 from cbam_lightning.errors import UsageError
 
 Dims = Literal[1, 2, 3]
@@ -31,13 +33,41 @@ def broadcast(values: Tensor, x: Tensor) -> Tensor:
 
 def check_dims(dims: int) -> None:
     """Raise a ``UsageError`` unless ``dims`` is 1, 2 or 3."""
-    if dims not in get_args(Dims):
+    if not is_whole(dims) or dims not in get_args(Dims):
         choices = ", ".join(f"{number} for {shape}" for number, shape in _SHAPES.items())
         raise UsageError(f"dims is {dims!r}; give the number of position dimensions: {choices}.")
 
 
+def check_tensor(module: nn.Module, x: object) -> None:
+    """Raise a ``UsageError`` unless ``x`` is a tensor of floating-point numbers."""
+    name = type(module).__name__
+    if isinstance(x, Proxy):
+        raise UsageError(
+            f"torch.fx cannot trace through {name}. Make it a leaf (Tracer.is_leaf_module, or leaf_modules "
+            "where torchvision takes tracer_kwargs), or use torch.export.export."
+        )
+    if not isinstance(x, Tensor):
+        raise UsageError(
+            f"{name} takes a torch.Tensor (N, C, *positions), but was given {type(x).__name__}. Convert it "
+            "first, for example an array with torch.from_numpy."
+        )
+    if not x.is_floating_point():
+        how = "x.abs()" if x.is_complex() else "x.dequantize()" if x.is_quantized else "x.float()"
+        raise UsageError(
+            f"{name} takes floating-point numbers, but was given {x.dtype}. Convert them first, for example "
+            f"with {how}."
+        )
+
+
 def check_feature_map(module: nn.Module, x: Tensor, dims: int | None = None) -> None:
-    """Raise a ``UsageError`` unless ``x`` has ``dims`` position dimensions; None: 1, 2 or 3 of them."""
+    """Raise a ``UsageError`` unless ``x`` is a feature map.
+
+    Args:
+        module: The module that takes it.
+        x: A tensor of floating-point numbers: gates are fractions, which whole numbers would cut to 0.
+        dims: Number of its position dimensions. None: 1, 2 or 3.
+    """
+    check_tensor(module, x)
     given = x.ndim - 2
     if given == dims or (dims is None and given in _SHAPES):
         return

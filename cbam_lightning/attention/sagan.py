@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from cbam_lightning.attention import positions
 from cbam_lightning.attention.gate import at_least_float32, run_layer, without_autocast
+from cbam_lightning.attention.scripting import refuse_scripting
 from cbam_lightning.checks import check_positive
 
 
@@ -36,6 +37,8 @@ class SAGAN(nn.Module):
     Raises:
         UsageError: A number below 1. In ``forward``: an input that is not (N, C, *positions).
     """
+
+    __prepare_scriptable__ = refuse_scripting
 
     def __init__(self, channels: int, reduction: int = 8) -> None:
         super().__init__()

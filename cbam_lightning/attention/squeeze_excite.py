@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cbam_lightning.attention.cbam import ChannelAttention
 from cbam_lightning.attention.gate import GateName
-from cbam_lightning.attention.implementation import Implementation, check_implementation, or_fused
+from cbam_lightning.attention.implementation import Implementation, check_implementation, fused_form, or_fused
 
 
 class SqueezeExcite(ChannelAttention):
@@ -46,4 +46,5 @@ class SqueezeExcite(ChannelAttention):
 
     def extra_repr(self) -> str:
         """Return the options that the printed layers do not show."""
-        return f"gate={self.gate!r}, implementation={self.implementation!r}"
+        implementation = self.implementation if fused_form(self) else "reference"
+        return f"gate={self.gate!r}, implementation={implementation!r}"

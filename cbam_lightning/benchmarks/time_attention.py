@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from cbam_lightning.attention.implementation import choose_compiled
+from cbam_lightning.attention.implementation import choose_compiled, fused_form
 from cbam_lightning.attention.registry import create_attention, option_names
 from cbam_lightning.benchmarks.baselines import baselines
 from cbam_lightning.benchmarks.machine import choose_device, random_tensor, set_threads
@@ -93,8 +93,9 @@ def implementations(name: str, channels: int, compiled: bool) -> dict[str, nn.Mo
     found = {"authors": others["authors"]} if "authors" in others else {}
     found["reference"] = reference
     if compiled and with_choice:
-        found["fused"] = create_attention(name, channels, implementation="fused")
-        found["fused"].load_state_dict(reference.state_dict())
+        fused = create_attention(name, channels, implementation="fused")
+        fused.load_state_dict(reference.state_dict())
+        found |= {"fused": fused} if fused_form(fused) else {}
     if "timm" in others:
         found["timm"] = others["timm"]
         if compiled:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cbam_lightning.attention import create_attention
-from cbam_lightning.attention.implementation import choose_compiled
+from cbam_lightning.attention.implementation import choose_compiled, fused_form
 from cbam_lightning.attention.registry import option_names
 from cbam_lightning.benchmarks.baselines import baselines
 from cbam_lightning.benchmarks.machine import choose_device, random_tensor, set_threads
@@ -122,7 +122,7 @@ def _forms(network: str, attention: str, in_channels: int, compiled: bool) -> di
     build = partial(_build, network, attention, in_channels=in_channels)
     reference = partial(build, options | ({"implementation": "reference"} if has_fused else {}))
     forms: dict[str, _Builder] = {"reference": reference}
-    if compiled and has_fused:
+    if compiled and has_fused and fused_form(create_attention(attention, 16, implementation="fused")):
         forms["fused"] = partial(build, options | {"implementation": "fused"})
     for form in baselines(create_attention(attention, 16)):
         forms[form] = partial(_build_with, reference, attention, form)

@@ -7,7 +7,7 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Any, Literal
 
-from cbam_lightning.checks import require, require_at_least
+from cbam_lightning.checks import is_finite, require, require_at_least
 from cbam_lightning.data.classification import ImageDataModule
 from cbam_lightning.data.data_module import LabelledSplit
 from cbam_lightning.data.image_files import FileDataset
@@ -134,7 +134,8 @@ def channel_statistics(
     mean, std = tuple(mean), tuple(std)
     for name, values in {"mean": mean, "std": std}.items():
         require(len(values) == channels, name, values, f"one value for each of the {channels} channels")
-    require(min(std) > 0, "std", std, "values more than 0")
+    require(all(map(is_finite, mean)), "mean", mean, "finite numbers")
+    require(all(is_finite(value) and value > 0 for value in std), "std", std, "values more than 0")
     return mean, std
 
 

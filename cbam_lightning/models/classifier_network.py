@@ -9,7 +9,8 @@ from typing import Any, get_args
 from torch import Tensor, nn
 
 from cbam_lightning.attention.registry import Placement, build_attention, default_placement
-from cbam_lightning.checks import check_choice
+from cbam_lightning.attention.scripting import refuse_scripting
+from cbam_lightning.checks import check_choice, is_whole
 from cbam_lightning.errors import UsageError
 
 
@@ -18,6 +19,7 @@ class AttendedModule(nn.Module):
 
     out_channels: int
     attention: nn.Module
+    __prepare_scriptable__ = refuse_scripting
 
 
 class ClassifierNetwork(nn.Module, ABC):
@@ -34,6 +36,7 @@ class ClassifierNetwork(nn.Module, ABC):
     stage_channels: dict[str, int]  # the stages in order, with their output channels
     fc: nn.Module
     attention: nn.ModuleDict  # by the name of the stage before it; empty when attention is in the blocks
+    __prepare_scriptable__ = refuse_scripting
 
     @abstractmethod
     def forward_stem(self, x: Tensor) -> Tensor:
@@ -150,5 +153,5 @@ class ClassifierNetwork(nn.Module, ABC):
 
 def check_num_classes(num_classes: int) -> None:
     """Raise a ``UsageError`` unless ``num_classes`` is a whole number of at least 0."""
-    if not isinstance(num_classes, int) or num_classes < 0:
+    if not is_whole(num_classes) or num_classes < 0:
         raise UsageError(f"num_classes is {num_classes!r}; give the number of classes, or 0 for features.")

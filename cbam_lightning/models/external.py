@@ -19,6 +19,7 @@ from cbam_lightning.errors import UsageError, unknown_name
 from cbam_lightning.models.classifier_network import check_num_classes
 from cbam_lightning.models.insertion.insert import insert_named_attention
 from cbam_lightning.models.torchvision_network import TorchvisionNetwork, torchvision_names, unknown_network
+from cbam_lightning.weights.header import one_line
 
 # Arguments of timm.create_model that load weights or return something else than a classification network.
 _TIMM_LOADING = frozenset((
@@ -103,7 +104,9 @@ def _build_timm(name: str, num_classes: int, in_channels: int, options: Mapping[
     try:
         network: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=in_channels, **options)
     except (TypeError, RuntimeError) as error:  # an unknown option, an unknown tag
-        raise UsageError(f"timm/{name} cannot be built with the options {dict(options)}: {error}") from error
+        raise UsageError(
+            f"timm/{name} cannot be built with the options {dict(options)}: {one_line(error)}."
+        ) from error
     network.in_channels = in_channels  # type: ignore[assignment]
     return network
 

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cbam_lightning.checks import check_positive
 from cbam_lightning.errors import UsageError, unknown_name
 from cbam_lightning.models.detection.detector_registry import DETECTORS
 from cbam_lightning.models.registry import MODELS, USER_NETWORKS, list_models
@@ -146,6 +147,7 @@ def build_network(
         return BuiltNetwork(build(**names, num_classes=num_classes, in_channels=in_channels), names)
 
     from cbam_lightning.models.pretrained import open_checkpoint
+    from cbam_lightning.models.size_limit import no_larger_than
     from cbam_lightning.weights import Checkpoint, load_into
     from cbam_lightning.weights.compatibility import class_mismatch
 
@@ -153,9 +155,11 @@ def build_network(
     source = str(weights) if source is None else source
     header = checkpoint.header
     names = resolve_names(header, network, attention, attention_options, network_options)
+    limit = no_larger_than(checkpoint.state_dict, source, num_classes, names["network"] != header.network)
     num_classes = header.num_classes if num_classes is None else num_classes
     in_channels = header.in_channels if in_channels is None else in_channels
-    module = build(**names, num_classes=num_classes, in_channels=in_channels)
+    with limit:
+        module = build(**names, num_classes=num_classes, in_channels=in_channels)
     new_classes = class_mismatch(header, num_classes, class_names, source)
     report = load_into(
         module,
@@ -184,6 +188,9 @@ def resolve_names(
         UsageError: There is neither a network nor a header, or the strides differ from those with which the
             header's weights were trained.
     """
+    for name, given in (("attention_options", attention_options), ("network_options", network_options)):
+        if not isinstance(given or {}, Mapping):
+            raise UsageError(f"{name} is {given!r}; give names and values, such as {{'reduction': 8}}.")
     attention_options, network_options = dict(attention_options or {}), dict(network_options or {})
     if header is None and network is None:
         raise UsageError("no network and no weights were given; choose a network of `cbam-lightning models`.")
@@ -213,12 +220,16 @@ def build(
     Raises:
         UsageError: An unknown name or option, or a value out of its range.
     """
+    from cbam_lightning.models.classifier_network import check_num_classes
+
     arguments: dict[str, Any] = {
         "attention": attention,
         "attention_options": dict(attention_options),
         "num_classes": num_classes,
         "in_channels": in_channels,
     }
+    check_num_classes(num_classes)
+    check_positive("in_channels", in_channels)
     twice = sorted(arguments.keys() & network_options.keys())
     if twice:
         names = ", ".join(map(repr, twice))

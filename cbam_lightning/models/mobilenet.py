@@ -10,14 +10,13 @@ those of this package's ResNet.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from cbam_lightning.attention.registry import Placement
-from cbam_lightning.checks import check_choice, check_positive
+from cbam_lightning.checks import check_choice, check_positive, is_finite
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models.classifier_network import AttendedModule, ClassifierNetwork
 
@@ -111,6 +110,5 @@ class MobileNet(ClassifierNetwork):
 
 
 def _check_multiplier(multiplier: float) -> None:
-    number = isinstance(multiplier, int | float) and not isinstance(multiplier, bool)
-    if not number or not math.isfinite(multiplier) or multiplier <= 0:
+    if not is_finite(multiplier) or multiplier <= 0:
         raise UsageError(f"width_multiplier is {multiplier!r}; give a number above 0, such as 1.0 or 0.7.")

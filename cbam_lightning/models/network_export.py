@@ -23,6 +23,7 @@ from cbam_lightning.weights import Header, list_weights
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}
 TOLERANCE = 1e-4  # absolute, for logits scaled to at most 1
 
+_AXES = {0: "batch", 2: "height", 3: "width"}  # the axes of the images that may have any size
 _DEFAULT_SIZE_PX = 224
 _LARGER_PX = 32  # the total stride of most networks
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -51,7 +52,8 @@ def export_network(source: str | Path, out: str | Path | None = None, to: str = 
     """Export the network of a checkpoint to run without this package, and verify the file.
 
     The file takes normalised images (N, C, H, W), float32, as ``images`` and returns ``logits`` (N, K), for
-    any N, and any H and W unless the network fixes them. The checkpoint's header is in its metadata (ONNX:
+    any N, and any H and W unless the network fixes them. ONNX calls these axes ``batch``, ``height`` and
+    ``width``; files of torch cannot name them. The checkpoint's header is in the metadata (ONNX:
     ``metadata_props``; torch: the extra file) under ``cbam_lightning``.
 
     Args:
@@ -78,7 +80,7 @@ def export_network(source: str | Path, out: str | Path | None = None, to: str = 
     network = rebuild(checkpoint, str(source)).eval()
     size_px = header.size_px or _DEFAULT_SIZE_PX
     program, dynamic_size = _trace(network, header.in_channels, size_px)
-    content, run = (_to_onnx if to == "onnx" else _to_torch)(program, header)
+    content, run = _to_onnx(program, header, dynamic_size) if to == "onnx" else _to_torch(program, header)
     sizes_px = (size_px, size_px + _LARGER_PX) if dynamic_size else (size_px,)
     difference = max(
         _difference(network, run, torch.randn(batch, header.in_channels, size, size))
@@ -116,13 +118,19 @@ def _to_torch(program: ExportedProgram, header: Header) -> tuple[bytes, _Run]:
     return buffer.getvalue(), loaded
 
 
-def _to_onnx(program: ExportedProgram, header: Header) -> tuple[bytes, _Run]:
+def _to_onnx(program: ExportedProgram, header: Header, dynamic_size: bool) -> tuple[bytes, _Run]:
     import onnxruntime
+
+    axes = _AXES if dynamic_size else {0: _AXES[0]}
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the exporter's own internals
         exported: Any = torch.onnx.export(
-            program, input_names=["images"], output_names=["logits"], verbose=False
+            program,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=(axes,),  # only the names; the program has the shapes
+            verbose=False,
         )
     exported.model.metadata_props.update(header.to_metadata())
     content: bytes = exported.model_proto.SerializeToString()

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models import get_model_builder
 
+from cbam_lightning.attention.scripting import refuse_scripting
 from cbam_lightning.checks import check_positive
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models.classifier_network import check_num_classes
+from cbam_lightning.weights.header import one_line
 
 _Step = str | Callable[[Tensor], Tensor]  # the name of a child, or a function
 
@@ -82,6 +84,8 @@ class TorchvisionNetwork(nn.Module):
             option, or a number out of range.
     """
 
+    __prepare_scriptable__ = refuse_scripting
+
     def __init__(self, name: str, num_classes: int = 1000, in_channels: int = 3, **options: Any) -> None:
         super().__init__()
         check_positive("in_channels", in_channels)
@@ -93,7 +97,7 @@ class TorchvisionNetwork(nn.Module):
                 name, weights=None, num_classes=num_classes or 1, **options
             )
         except (TypeError, ValueError) as error:
-            raise UsageError(f"torchvision/{name} does not take {options}: {error}") from error
+            raise UsageError(f"torchvision/{name} does not take {options}: {one_line(error)}.") from error
         for key, child in network.named_children():
             self.add_module(key, child)
         layers = [(key, m) for key, m in self.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from cbam_lightning import __version__
+from cbam_lightning.checks import is_finite
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models.factory import build
 from cbam_lightning.models.layout_detection import DetectedNetwork, detect_network
@@ -134,5 +135,4 @@ def _detect(
 def _reported(extras: Mapping[str, Any]) -> dict[str, float]:
     """Return the accuracy that the file states, as a fraction."""
     percent = next((extras[name] for name in _ACCURACIES if name in extras), None)
-    plausible = isinstance(percent, (int, float)) and not isinstance(percent, bool) and 0 <= percent <= 100
-    return {"reported/top1": percent / 100} if plausible and percent is not None else {}
+    return {"reported/top1": percent / 100} if is_finite(percent) and 0 <= percent <= 100 else {}

@@ -187,14 +187,17 @@ def _check_sizes(checkpoint: Checkpoint, path: Path) -> None:
         UsageError: A number in the header is too large for a network of that many values.
     """
     header, state = checkpoint.header, checkpoint.state_dict
-    depths = _integers(header.network_options.get("depths"))
-    rest = {key: value for key, value in header.network_options.items() if key != "depths"}
-    sizes = _integers([header.num_classes, header.in_channels, rest, header.attention_options])
     num_values = sum(value.numel() for value in state.values())
-    for numbers, limit in ((depths, len(state)), (sizes, num_values)):
-        if max(numbers, default=0) > max(limit, _ANY_SIZE):
+    fields = {
+        **{name: getattr(header, name) for name in ("num_classes", "in_channels", "attention_options")},
+        "network_options": {key: value for key, value in header.network_options.items() if key != "depths"},
+        "depths": header.network_options.get("depths"),
+    }
+    for name, value in fields.items():
+        largest = max(_integers(value), default=0)
+        if largest > max(len(state) if name == "depths" else num_values, _ANY_SIZE):
             raise UsageError(
-                f"{path} has a damaged header: it says {max(numbers)}, but the file has {num_values} values."
+                f"{path} has a damaged header: {name} says {largest}, but the file has {num_values} values."
             )
 
 

@@ -7,6 +7,7 @@ import sys
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from cbam_lightning.checks import is_finite, is_whole
 from cbam_lightning.errors import UsageError
 
 # Endings of files with weights. No registered name has one, so that a string is either a name or a path.
@@ -52,7 +53,7 @@ class Entry:
         rules = {
             "name": _matches(_NAME, self.name) and not self.name.lower().endswith(FILE_ENDINGS),
             "sha256": _matches(r"[0-9a-f]{64}", self.sha256),
-            "num_bytes": isinstance(self.num_bytes, int) and 0 < self.num_bytes < 1 << 63,
+            "num_bytes": is_whole(self.num_bytes) and 0 < self.num_bytes < 1 << 63,
             "metrics": _are_numbers(".+", self.metrics, sys.float_info.max),
             "seeds": _are_numbers("[0-9]+", self.seeds, 1),
             "file": self.file is None or _matches(r"[^/\\]+\.safetensors", self.file),
@@ -97,7 +98,7 @@ def _matches(pattern: str, value: Any) -> bool:
 
 def _are_numbers(pattern: str, values: Any, most: float) -> bool:
     return isinstance(values, dict) and all(
-        _matches(pattern, name) and isinstance(number, (int, float)) and 0 <= number <= most
+        _matches(pattern, name) and is_finite(number) and 0 <= number <= most
         for name, number in values.items()
     )
 

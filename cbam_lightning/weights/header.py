@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import reprlib
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from cbam_lightning.checks import is_finite
 from cbam_lightning.errors import UsageError
 
 METADATA_KEY = "cbam_lightning"
@@ -37,6 +39,16 @@ _RULES: dict[str, _Rule] = {
     "experiment": (str, type(None)),
     "seed": (int, type(None)),
     "version": (str, type(None)),
+}
+_LEAST = {"num_classes": 0, "in_channels": 1, "size_px": 1}
+# An image of this side in float32 takes 3 GB; a larger one would be made only to fail.
+_MAX_SIZE_PX = 1 << 14
+_ITEMS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "class_names": ("names", lambda item: isinstance(item, str)),
+    "mean": ("finite numbers", is_finite),
+    "std": ("finite numbers above 0", lambda item: is_finite(item) and item > 0),
+    # the loss of a run that diverged is NaN
+    "metrics": ("numbers", lambda item: isinstance(item, (int, float)) and not isinstance(item, bool)),
 }
 _REQUIRED = ("network", "attention", "num_classes", "in_channels")
 
@@ -90,7 +102,8 @@ class Header:
             source: Name of the file in error messages.
 
         Raises:
-            UsageError: A required field is missing, or a field has a wrong type or length.
+            UsageError: A required field is missing, or a field has a wrong type or length or an impossible
+                value.
         """
         missing = [name for name in _REQUIRED if values.get(name) is None]
         if missing:
@@ -103,6 +116,7 @@ class Header:
         optional = ("network_options", "attention_options", "metrics")
         options |= {name: {} for name in optional if options.get(name) is None}
         _check_types(options, source)
+        _check_least(options, source)
         for name, length in (("class_names", "num_classes"), ("mean", "in_channels"), ("std", "in_channels")):
             if options.get(name) is not None:
                 options[name] = tuple(options[name])
@@ -178,6 +192,16 @@ def _check_types(values: Mapping[str, Any], source: str) -> None:
             raise UsageError(f"{source} has a damaged header: {name} is {problem}.")
 
 
+def _check_least(values: Mapping[str, Any], source: str) -> None:
+    for name, least in _LEAST.items():
+        if values.get(name) is not None and values[name] < least:
+            raise UsageError(f"{source} has a damaged header: {name} is {values[name]}, less than {least}.")
+    if (values.get("size_px") or 0) > _MAX_SIZE_PX:
+        raise UsageError(
+            f"{source} has a damaged header: size_px is {values['size_px']}, more than {_MAX_SIZE_PX}."
+        )
+
+
 def _is_plain(value: Any) -> bool:
     """Return whether a short JSON text can hold a value."""
     waiting, count = [value], 0
@@ -199,8 +223,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _check_items(name: str, items: Collection[Any], length: int, source: str) -> None:
-    kind = str if name == "class_names" else (int, float)
-    fits = all(isinstance(item, kind) and not isinstance(item, bool) for item in items)
-    if len(items) != length or not fits:
-        what = "names" if kind is str else "numbers"
-        raise UsageError(f"{source} has a damaged header: {name} should hold {length} {what}.")
+    what, fits = _ITEMS[name]
+    if len(items) != length or not all(map(fits, items)):
+        given = printable(reprlib.repr([*items]))
+        raise UsageError(f"{source} has a damaged header: {name} should hold {length} {what}, not {given}.")

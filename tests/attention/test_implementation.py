@@ -50,14 +50,17 @@ def test_either_can_be_forced():
     assert not runs_fused(CBAM(4, implementation="reference"), LARGE)
 
 
-def test_fused_form_is_that_of_the_class_or_of_the_one_it_derives_from():
-    class Derived(CBAM):
+@pytest.mark.parametrize("kind", [CBAM, SqueezeExcite])
+def test_a_fused_form_is_for_exactly_its_class(kind):
+    class Derived(kind):
         pass
 
     x = torch.zeros(1, 4, 2, 2)
-    assert fused_form(Derived(4))
-    assert fused_form(Derived(4, implementation="fused"), x)
-    assert fused_form(Derived(4, implementation="reference"), x) is None
+    assert fused_form(kind(4))
+    assert fused_form(kind(4, implementation="fused"), x)
+    assert fused_form(kind(4, implementation="reference"), x) is None
+    assert fused_form(Derived(4, implementation="fused"), x) is None
+    assert "implementation='reference'" in repr(Derived(4))
     assert fused_form(torch.nn.ReLU()) is None
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cbam_lightning.attention import list_attention
+from cbam_lightning.attention import CBAM, list_attention
 from cbam_lightning.attention.implementation import choose_compiled, has_compiler
 from cbam_lightning.benchmarks import time_attention as benchmark
 from cbam_lightning.benchmarks.options import AttentionOptions
@@ -193,3 +193,13 @@ def test_a_compiler_is_looked_for(tmp_path, monkeypatch):
     assert _choice(None) is False
     monkeypatch.setenv("CXX", "mine")
     assert _choice(None) is True
+
+
+class OwnCBAM(CBAM):
+    """A subclass, which has no fused form."""
+
+
+def test_a_form_that_would_run_the_reference_is_not_called_fused():
+    forms = implementations(f"{__name__}.OwnCBAM", 16, compiled=True)
+    assert "reference" in forms
+    assert "fused" not in forms

@@ -1,6 +1,7 @@
 """Exported files answer like the network, at other batches and sizes than those they were traced with."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,14 @@ def checkpoint(tmp_path):
     return tmp_path / "net.safetensors"
 
 
+def axis_names(path):
+    """Return the words in all the sizes that the file states, which may be expressions."""
+    graph = pytest.importorskip("onnx").load(path).graph
+    values = [*graph.input, *graph.output, *graph.value_info]
+    sizes = " ".join(d.dim_param for value in values for d in value.type.tensor_type.shape.dim)
+    return re.findall(r"[a-z]\w*", sizes)
+
+
 def assert_agrees(run, network):
     generator = torch.Generator().manual_seed(1)
     for shape in SHAPES:
@@ -66,6 +75,9 @@ def test_onnx_runtime_agrees(attention, tmp_path):
     assert exported.dynamic_size
     assert exported.difference <= 1e-4
     session = onnxruntime.InferenceSession(exported.path.read_bytes(), providers=["CPUExecutionProvider"])
+    assert [node.shape for node in session.get_inputs()] == [["batch", 3, "height", "width"]]
+    assert [node.shape for node in session.get_outputs()] == [["batch", 4]]
+    assert set(axis_names(exported.path)) <= {"batch", "height", "width"}
     assert_agrees(lambda x: torch.from_numpy(session.run(None, {"images": x.numpy()})[0]), network)
     header = json.loads(session.get_modelmeta().custom_metadata_map["cbam_lightning"])
     assert header["class_names"] == ["a", "b", "c", "d"]
@@ -144,6 +156,15 @@ def test_a_network_of_fixed_size_keeps_a_free_batch(checkpoint, monkeypatch):
     with torch.no_grad():
         loaded = torch.export.load(exported.path).module()(images)
         torch.testing.assert_close(loaded, network(images))
+
+
+def test_the_axes_of_a_network_of_fixed_size_are_numbers_but_for_the_batch(checkpoint, monkeypatch):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(export_module, "rebuild", lambda checkpoint, source: FixedSize())
+    content = export_network(checkpoint, to="onnx").path.read_bytes()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    assert [node.shape for node in session.get_inputs()] == [["batch", 3, 16, 16]]
+    assert [node.shape for node in session.get_outputs()] == [["batch", 4]]
 
 
 def test_a_network_that_cannot_be_traced_is_refused_with_the_reason(checkpoint, monkeypatch):

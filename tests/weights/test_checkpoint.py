@@ -378,7 +378,8 @@ def test_the_name_of_what_a_pickle_calls_has_no_control_characters(ckpt):
     ids=str,
 )
 def test_a_header_of_a_far_larger_network_is_refused_before_that_is_built(tmp_path, values):
+    field = "depths" if "depths" in str(values) else next(iter(values))
     path = tmp_path / "x.safetensors"
     save_checkpoint(path, {"weight": torch.zeros(100)}, replace(HEADER, **values))
-    with pytest.raises(UsageError, match=r"damaged header: it says 10+1?, but the file has 100 values"):
+    with pytest.raises(UsageError, match=f"damaged header: {field} says 10+1?, but the file has 100"):
         load_checkpoint(path)

@@ -125,9 +125,39 @@ def test_a_value_of_the_wrong_type_is_refused_by_name(name, value):
 )
 def test_a_list_of_the_wrong_length_or_content_is_refused(name, value, length):
     with pytest.raises(
-        UsageError, match=f"^run.ckpt has a damaged header: {name} should hold {length} (names|numbers)"
+        UsageError,
+        match=f"^run.ckpt has a damaged header: {name} should hold {length} (names|.*numbers)",
     ):
         Header.from_dict(REQUIRED | {name: value}, "run.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("std", [0.0], "should hold 1 finite numbers above 0"),
+        ("std", [-0.3], "should hold 1 finite numbers above 0"),
+        ("std", [float("nan")], "should hold 1 finite numbers above 0"),
+        ("std", [float("inf")], "should hold 1 finite numbers above 0"),
+        ("mean", [float("nan")], "should hold 1 finite numbers"),
+        ("mean", [float("-inf")], "should hold 1 finite numbers"),
+        ("std", [0.5, 0.5], "should hold 1 finite numbers above 0"),
+        ("size_px", -1, "is -1, less than 1"),
+        ("size_px", 0, "is 0, less than 1"),
+        ("size_px", 10**6, "is 1000000, more than 16384"),
+        ("num_classes", -1, "is -1, less than 0"),
+        ("in_channels", 0, "is 0, less than 1"),
+    ],
+)
+def test_an_impossible_value_is_refused_with_file_and_field(name, value, reason):
+    with pytest.raises(UsageError) as caught:
+        Header.from_dict(REQUIRED | {name: value}, "run.ckpt")
+    given = f", not {value}" if isinstance(value, list) else ""
+    assert str(caught.value) == f"run.ckpt has a damaged header: {name} {reason}{given}."
+
+
+def test_a_metric_of_a_run_that_diverged_may_be_nan():
+    header = Header.from_dict(REQUIRED | {"metrics": {"val/loss": float("nan")}}, "run.ckpt")
+    assert header.metrics["val/loss"] != header.metrics["val/loss"]
 
 
 def tower(kind):

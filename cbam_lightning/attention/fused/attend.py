@@ -34,6 +34,7 @@ from cbam_lightning.attention.fused import passes
 from cbam_lightning.attention.fused.operations import Excitation, PoolGradient, as_constant, maps_gradient
 from cbam_lightning.attention.fused.passes import ChannelGate
 from cbam_lightning.attention.gate import wide_dtype, without_autocast
+from cbam_lightning.attention.implementation import is_transformed
 from cbam_lightning.errors import UsageError
 
 _NO_GATE = (None, None, None)
@@ -61,7 +62,7 @@ def attend(
         factor: A gate is this times a sigmoid.
 
     Raises:
-        UsageError: In a backward pass with ``create_graph=True``.
+        UsageError: In a backward pass with ``create_graph=True``, or for several gradients at once.
     """
     call = _AttendCall(order, maximum, factor)
     before, last = (None, mlp) if order in ("channel", "spatial-channel") else (mlp, None)
@@ -75,12 +76,21 @@ def attend(
     return output
 
 
-def refuse_second_derivative() -> None:
-    """Raise a ``UsageError`` in a backward pass with ``create_graph=True``."""
+def check_backward(grad: Tensor) -> None:
+    """Raise a ``UsageError`` in a backward pass that is itself differentiated or vectorised.
+
+    Args:
+        grad: The incoming gradient. ``torch.autograd.grad`` with ``is_grads_batched`` makes it a batch of
+            gradients that looks like one.
+    """
+    problem = None
     if torch.is_grad_enabled():
+        problem = "has no second derivative, but its backward pass was called with create_graph=True"
+    elif is_transformed() or torch._C._functorch.is_legacy_batchedtensor(grad):
+        problem = "takes one gradient at a time, but its backward pass was vectorised or transformed"
+    if problem:
         raise UsageError(
-            "fused attention has no second derivative, but its backward pass was called with "
-            "create_graph=True. Give the attention the option implementation='reference'."
+            f"fused attention {problem}. Give the attention the option implementation='reference'."
         )
 
 
@@ -159,7 +169,7 @@ class _Scale(Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_derivative()
+        check_backward(grad)
         call = ctx.call
         call.saved = saved = _SavedTensors(ctx.saved_tensors)
         x, spatial, maps = saved.x, saved.spatial, saved.maps

@@ -28,13 +28,13 @@ from torch.autograd import Function
 
 from cbam_lightning.attention.cbam import CBAM
 from cbam_lightning.attention.fused import block_passes
-from cbam_lightning.attention.fused.attend import refuse_second_derivative
+from cbam_lightning.attention.fused.attend import check_backward
 from cbam_lightning.attention.fused.block_passes import Normalised
-from cbam_lightning.attention.fused.convolution import has_hooks
 from cbam_lightning.attention.fused.forms import mlp_of, spatial_logits
 from cbam_lightning.attention.fused.operations import as_constant, maps_gradient
+from cbam_lightning.attention.fused.originals import is_plain
 from cbam_lightning.attention.gate import wide_dtype, without_autocast
-from cbam_lightning.attention.implementation import Module, fused_form, is_traced
+from cbam_lightning.attention.implementation import Module, fused_form, needs_reference
 
 
 def fuse_end(forward: Callable[[Module, Tensor], Tensor]) -> Callable[[Module, Tensor], Tensor]:
@@ -47,7 +47,7 @@ def fuse_end(forward: Callable[[Module, Tensor], Tensor]) -> Callable[[Module, T
     @wraps(forward)
     def run(self: Module, x: Tensor) -> Tensor:
         attention = self.attention
-        if type(attention) is not CBAM or attention.implementation == "reference" or is_traced(x):
+        if type(attention) is not CBAM or attention.implementation == "reference" or needs_reference(x):
             return forward(self, x)
         return _run_block(self, x)
 
@@ -69,7 +69,7 @@ def finish_block(u: Tensor, bn: nn.Module, attention: nn.Module, shortcut: Tenso
     """Return ``relu(attention(bn(u)) + shortcut)``, as one function where that is possible and pays.
 
     The attention has to be a CBAM with the channel gate first that runs fused for ``u``, the BatchNorm a
-    ``BatchNorm2d`` that is not synchronised, and no module may have a hook.
+    ``BatchNorm2d`` that is not synchronised, and no module may have a hook or a replaced method.
 
     Args:
         u: Output of the block's last convolution, (N, C, *positions).
@@ -90,12 +90,12 @@ def _is_possible(u: Tensor, bn: nn.Module, attention: CBAM, shortcut: Tensor, re
         and attention.arrangement == "channel-spatial"
         and attention.spatial.dims == 2
         and u.ndim == 4
-        and (type(bn), type(attention), type(relu)) == (nn.BatchNorm2d, CBAM, nn.ReLU)
-        and bn.weight is not None
+        and all(map(is_plain, (bn, attention, relu), (nn.BatchNorm2d, CBAM, nn.ReLU)))
+        and isinstance(bn.weight, Tensor)
+        and isinstance(bn.bias, Tensor)
         and u.shape == shortcut.shape
         and u.dtype == shortcut.dtype
         and (u.numel() > u.shape[1] or not _uses_batch_statistics(bn))  # else the BatchNorm raises
-        and not any(map(has_hooks, (bn, attention, relu)))
     )
 
 
@@ -198,7 +198,7 @@ class _ScaleAddRelu(Function):
 
     @staticmethod
     def backward(ctx: Any, d_output: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_derivative()
+        check_backward(d_output)
         call = ctx.call
         call.saved = saved = _SavedBlock(ctx.saved_tensors)
         grad = torch.ops.aten.threshold_backward(d_output, saved.output, 0)  # through the ReLU

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from cbam_lightning.attention.fused.compiling import Pass
+from cbam_lightning.attention.fused.originals import has_hooks
 from cbam_lightning.attention.gate import run_layer
 from cbam_lightning.attention.positions import axes
 
@@ -37,12 +38,6 @@ def convolve(conv: nn.Module, maps: Tensor) -> Tensor:
         return run_layer(conv, maps)
     output: Tensor = _Convolve.apply(maps, conv.weight)
     return output
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Return whether a hook is registered on this very module, as opposed to one below it."""
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, kind) for kind in kinds)
 
 
 class _Convolve(Function):

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from cbam_lightning.errors import unknown_name
@@ -89,6 +90,7 @@ def create_detector(
     """
     from cbam_lightning.models.detection.detector_request import DetectorRequest
     from cbam_lightning.models.pretrained import open_checkpoint
+    from cbam_lightning.models.size_limit import no_larger_than
 
     import_class_path(attention, "attention")
     import_class_path(backbone_attention, "backbone_attention")
@@ -108,10 +110,13 @@ def create_detector(
         options=options,
     )
     checkpoint = None
+    limit: AbstractContextManager[None] = nullcontext()
     if weights is not None:
         checkpoint = open_checkpoint(weights)
         request = request.complete(checkpoint.header, str(weights))
-    detector, trained = _build(request)
+        limit = no_larger_than(checkpoint.state_dict, str(weights), num_classes)
+    with limit:
+        detector, trained = _build(request)
     kind = request.architecture.kind
     if checkpoint is not None:
         trained = _load(detector, checkpoint, _CLASSIFIERS[kind], str(weights))

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Self
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from cbam_lightning.checks import is_finite, is_whole
 from cbam_lightning.errors import UsageError
 from cbam_lightning.weights import Header
 
@@ -122,7 +123,7 @@ class DetectorNetwork(nn.Module):
             UsageError: There are fewer stages.
         """
         kept = len(self.stages) if trainable_stages is None else trainable_stages
-        if not isinstance(kept, int) or not 0 <= kept <= len(self.stages):
+        if not is_whole(kept) or not 0 <= kept <= len(self.stages):
             raise UsageError(f"trainable_stages is {trainable_stages!r}; allowed: 0 to {len(self.stages)}.")
         self._frozen = tuple(name for stage in self.stages[: len(self.stages) - kept] for name in stage)
         self.trainable_stages, self.freeze_batch_norm = kept, batch_norm
@@ -163,10 +164,10 @@ def check_number(name: str, value: Any, default: float) -> None:
         UsageError: The value is out of range.
     """
     if isinstance(default, int):
-        fits, allowed = isinstance(value, int) and value >= 1, "a whole number of at least 1"
+        fits, allowed = is_whole(value) and value >= 1, "a whole number of at least 1"
     else:
-        fits, allowed = isinstance(value, int | float) and 0 <= value <= 1, "a number from 0 to 1"
+        fits, allowed = is_finite(value) and 0 <= value <= 1, "a number from 0 to 1"
     if name.endswith("positive_fraction"):  # torchvision divides by it
         fits, allowed = fits and value > 0, "a number above 0, up to 1"
-    if isinstance(value, bool) or not fits:
+    if not fits:
         raise UsageError(f"{name} is {value!r}; give {allowed}.")

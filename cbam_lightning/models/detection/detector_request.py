@@ -9,7 +9,7 @@ from typing import Any
 
 from cbam_lightning import __version__
 from cbam_lightning.attention.registry import option_defaults
-from cbam_lightning.checks import check_positive
+from cbam_lightning.checks import check_positive, is_finite, is_whole
 from cbam_lightning.errors import UsageError, unknown_name
 from cbam_lightning.models.detection.detector_network import Specification
 from cbam_lightning.models.detection.detector_registry import DETECTORS, DetectorArchitecture
@@ -75,7 +75,7 @@ class DetectorRequest:
             UsageError: There is such a value.
         """
         check_positive("in_channels", self.channels)
-        if not isinstance(self.classes, int) or self.classes < 2:
+        if not is_whole(self.classes) or self.classes < 2:
             raise UsageError(f"num_classes is {self.classes!r}; give the number of classes + 1 (background).")
         if self.class_names is not None and len(self.class_names) + 1 != self.classes:
             raise UsageError(
@@ -107,7 +107,8 @@ class DetectorRequest:
             mean=tuple(mean or (_IMAGENET_MEAN if colour else (0.5,) * self.channels)),
             std=tuple(std or (_IMAGENET_STD if colour else (0.5,) * self.channels)),
         )
-        if not len(spec.mean) == len(spec.std) == self.channels or min(spec.std) <= 0:
+        is_known = all(map(is_finite, (*spec.mean, *spec.std))) and all(value > 0 for value in spec.std)
+        if not len(spec.mean) == len(spec.std) == self.channels or not is_known:
             raise UsageError(
                 f"mean is {spec.mean} and std is {spec.std}; give {self.channels} numbers each, one per "
                 "channel, std above 0."

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from cbam_lightning.checks import is_finite
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models.detection.detector_network import Specification
 from cbam_lightning.models.detection.precision import DefaultBoxes
@@ -90,4 +91,4 @@ def _maps_and_boxes(
 
 
 def _are_numbers(values: Sequence[float]) -> bool:
-    return isinstance(values, list | tuple) and all(isinstance(value, int | float) for value in values)
+    return isinstance(values, list | tuple) and all(map(is_finite, values))

@@ -1,0 +1,53 @@
+"""Whether a module still is what a fused form was derived for, or somebody has a say in what it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from cbam_lightning.attention.cbam import CBAM, ChannelAttention, SpatialAttention
+from cbam_lightning.attention.positions import CONVOLUTIONS
+from cbam_lightning.attention.squeeze_excite import SqueezeExcite
+
+# Methods whose results a fused form reproduces without calling them.
+_METHODS = ("forward", "gate_map", "compute_gate", "sigmoid", "_conv_forward")
+_ATTENTION = (CBAM, ChannelAttention, SpatialAttention, SqueezeExcite)
+_LAYERS = (nn.Sequential, nn.Linear, nn.ReLU, nn.BatchNorm2d, *CONVOLUTIONS.values())
+
+
+def _methods(kind: type) -> dict[str, Callable[..., Any]]:
+    return {name: getattr(kind, name) for name in _METHODS if hasattr(kind, name)}
+
+
+# As they were when this file was imported: a class, too, can be changed afterwards.
+_ORIGINALS: dict[type, dict[str, Callable[..., Any]]] = {
+    kind: _methods(kind) for kind in (*_ATTENTION, *_LAYERS)
+}
+
+
+def is_original(module: object, kinds: type | Iterable[type]) -> bool:
+    """Return whether a module is of exactly one of these classes and computes what the class computed.
+
+    It does not if the class is a subclass (as after ``parametrize.register_parametrization``), or if a method
+    was replaced on the module or on its class.
+    """
+    kinds = (kinds,) if isinstance(kinds, type) else tuple(kinds)
+    return type(module) in kinds and all(
+        getattr(getattr(module, name), "__func__", None) is original
+        for name, original in _ORIGINALS[type(module)].items()
+    )
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Return whether a hook is registered on this very module or on all modules, not on one below it."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    on_all: bool = _has_any_global_hook()  # type: ignore[no-untyped-call]
+    return on_all or any(getattr(module, kind) for kind in kinds)
+
+
+def is_plain(module: object, kinds: type | Iterable[type]) -> bool:
+    """Return whether a module is original and has no hook, so that nobody sees that it is not called."""
+    return is_original(module, kinds) and isinstance(module, nn.Module) and not has_hooks(module)
