@@ -1,4 +1,4 @@
-"""``cbam-lightning data``: write data sets in other formats."""
+"""``cbam-lightning data``: write data sets in other formats, and check them."""
 
 from __future__ import annotations
 
@@ -53,6 +53,28 @@ def pack(
     print(f"Train from it: cbam-lightning fit --data {data} --data.root {shlex.quote(out)} …")
 
 
+def check(*, root: Folder) -> None:
+    """Check a packed set: every hash, length and count, and whether files are missing or do not belong to it.
+
+    Prints one line if all is as it was packed, or one line for each fault; then the exit code is 1.
+
+    Args:
+        root: Output of `data pack`: a folder, or a URL, of which the copies in the cache are checked after
+            fetching those that are missing.
+    """
+    from cbam_lightning.data.packed.checking import PackedCheck
+
+    with _options_of_this_command():
+        packed = PackedCheck(root)
+    faults = []
+    for fault in packed.faults():
+        print(fault, flush=True)
+        faults.append(fault)
+    if faults:
+        raise OSError(f"{root} has {len(faults)} {'fault' if len(faults) == 1 else 'faults'}, listed above.")
+    print(packed.describe())
+
+
 def scenes(
     *,
     layout: Literal["voc", "coco"],
@@ -102,4 +124,5 @@ def _options_of_this_command() -> Iterator[None]:
         raise UsageError(text) from None
 
 
-DATA = Group("Write data sets in other formats.", {"pack": pack, "scenes": scenes})
+_ACTIONS = {"pack": pack, "check": check, "scenes": scenes}
+DATA = Group("Write data sets in other formats, and check them.", _ACTIONS)

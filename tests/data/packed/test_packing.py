@@ -221,7 +221,7 @@ def test_the_command_packs_and_says_how_to_train(pets, capsys):
         ),
         ("data pack --data ImageFolder --root none --out out", "none is not a folder; give .* with --root"),
         ("data pack --data ImageNet --root . --out out", "give the folder of train and val with --root"),
-        ("data", "an action is required: pack, scenes"),
+        ("data", "an action is required: pack, check, scenes"),
     ],
 )
 def test_the_command_tells_mistakes_in_one_line(command, message, capsys):

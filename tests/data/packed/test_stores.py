@@ -47,10 +47,10 @@ def test_the_cache_is_where_the_user_says(monkeypatch):
     assert cache_root() == Path("/home/somebody/.lightning/chunks/cbam_lightning")
 
 
-def test_parts_of_files(tmp_path):
+def test_a_folder_is_read_where_it_is(tmp_path):
     (tmp_path / "a").write_bytes(b"0123456789")
     store = FolderStore(tmp_path)
-    assert store.read("a", 3, 7) == b"3456"
+    assert store.holds("a")
     assert (store.path("a"), store.where("a"), store.is_remote) == (
         tmp_path / "a",
         str(tmp_path / "a"),
