@@ -54,9 +54,9 @@ def pack(
 
 
 def check(*, root: Folder) -> None:
-    """Check a packed set: every hash, length and count, and whether files are missing or do not belong to it.
+    """Check all of a packed set: hashes, counts, and files that are missing or do not belong to it.
 
-    Prints one line if all is as it was packed, or one line for each fault; then the exit code is 1.
+    Prints one line if all is as it was packed. Else it prints a line for each fault, and the exit code is 1.
 
     Args:
         root: Output of `data pack`: a folder, or a URL, of which the copies in the cache are checked after

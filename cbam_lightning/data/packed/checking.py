@@ -82,8 +82,9 @@ class PackedCheck:
         """Return what was checked, in a line."""
         images = sum(len(part.names) - len(part.skipped) for part in self.source.index.parts.values())
         sizes = [size for files in self.files for size in files.sizes().values()]
+        shards = "shard" if len(sizes) == 1 else "shards"
         where = self.source.store.where("")
-        return f"{where} is whole: {images} images in {len(sizes)} shards, {sum(sizes)} bytes"
+        return f"{where} is whole: {images} images in {len(sizes)} {shards}, {sum(sizes)} bytes"
 
 
 def _fault(shard: tuple[PackedFiles, int]) -> str | None:

@@ -1,4 +1,6 @@
+import hashlib
 import json
+import os
 import pickle
 import shutil
 import struct
@@ -271,6 +273,33 @@ def test_a_flipped_byte_of_a_shard_ends_the_run_in_any_case(tmp_path, policy, po
     with pytest.raises(OSError, match=r"has another SHA-256 than .*copy it again, or pack again: ") as caught:
         data.on_before_batch_transfer(batch, 0)
     assert caught.value.filename == "packed/chunk-1-0.bin"
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_shard_that_is_cut_while_it_is_read_ends_the_run(tmp_path, num_workers):
+    write_image_folder(tmp_path / "pets")
+    pack(ImageFolder("pets"), "packed", num_workers=1)
+    data = ImageFolder("packed", size_px=24, batch_size=2, num_workers=num_workers)
+    batches = iter(data.train_dataloader())
+    assert not next(batches).bad
+    for path in Path("packed").glob("*.bin"):
+        os.truncate(path, 100)
+    batch = next(batch for batch in batches if batch.bad)  # after those that were read already
+    with pytest.raises(OSError, match=r"it has 100 bytes; its index says .*; copy it again, or pack again"):
+        data.on_before_batch_transfer(batch, 0)
+
+
+def test_splits_of_one_part_check_each_shard_once(tmp_path, monkeypatch):
+    write_image_folder(tmp_path / "pets")
+    pack(ImageFolder("pets"), "packed", num_workers=1)
+    digest, checked = hashlib.file_digest, []
+    monkeypatch.setattr(
+        hashlib, "file_digest", lambda file, name: (checked.append(file.name), digest(file, name))[1]
+    )
+    data = ImageFolder("packed", **SMALL)
+    for split in ("train", "val", "test", "train"):
+        batch_of(data.split_set(split))
+    assert sorted(checked) == [f"packed/chunk-{number}-0.bin" for number in range(5)]
 
 
 def test_a_shard_of_another_pack_with_its_name_and_size_is_refused(tmp_path):
