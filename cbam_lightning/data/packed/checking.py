@@ -12,7 +12,7 @@ from tqdm import tqdm
 from cbam_lightning.data.image_files import find_files
 from cbam_lightning.data.packed.packed_files import PackedFiles
 from cbam_lightning.data.packed.packed_index import PACKED_INDEX
-from cbam_lightning.data.packed.packed_source import PackedSource
+from cbam_lightning.data.packed.packed_source import PackedSource, is_packed
 from cbam_lightning.data.packed.packing_folder import PLAN_NAME
 from cbam_lightning.data.packed.shards import INDEX_NAME, DamagedShardError
 from cbam_lightning.data.split_dataset import usable_cores
@@ -36,6 +36,8 @@ class PackedCheck:
     def __init__(self, root: str) -> None:
         if Path(root, PLAN_NAME).is_file():
             raise UsageError(f"{root} holds an unfinished packing; repeat `cbam-lightning data pack`.")
+        if not is_packed(root):
+            raise UsageError(f"{root} has no {PACKED_INDEX}; give the output of `data pack` with --root.")
         self.source = PackedSource(root)
         self.files: list[PackedFiles] = []
 

@@ -86,7 +86,7 @@ def test_a_damaged_index_of_a_part_leaves_the_others_to_be_checked(packed, capsy
     [
         ("packed-index.json", "packed/packed-index.json cannot be used: its content has another SHA-256"),
         ("unfinished.json", "packed holds an unfinished packing; repeat `cbam-lightning data pack`"),
-        ("none", "No such file or directory: 'none/packed-index.json' It was requested by --root none."),
+        ("none", "none has no packed-index.json; give the output of `data pack` with --root."),
     ],
 )
 def test_what_is_no_packed_set_is_refused(packed, capsys, name, message):
