@@ -28,7 +28,8 @@ def pack(
     Args:
         data: ImageNet or ImageFolder.
         root: Folder of the image files, as for training.
-        out: A new folder, or the folder of an interrupted packing, which continues.
+        out: A new folder, or the folder of an interrupted packing, which continues. What changed in the
+            meantime is packed again.
         encoding: Raw is fastest to read, at about 260 KB per image; jpeg takes about a tenth of that.
         shorter_side_px: Shrink images to this shorter side.
         on_bad_image: Whether an unreadable image stops the command or is skipped.

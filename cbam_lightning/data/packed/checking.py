@@ -53,10 +53,13 @@ class PackedCheck:
             except (UsageError, OSError) as error:
                 yield str(error)
         yield from self._surplus()
-        shards = [(files, number) for files in self.files for number in range(len(files.shards))]
         if self.source.store.is_remote:
             for files in self.files:
                 files.store.check(files.sizes())
+        yield from self._damaged()
+
+    def _damaged(self) -> Iterator[str]:
+        shards = [(files, number) for files in self.files for number in range(len(files.shards))]
         total = sum(files.shards[number].num_bytes for files, number in shards)
         with (
             tqdm(total=total, desc="checking", unit="B", unit_scale=True, leave=False) as progress,

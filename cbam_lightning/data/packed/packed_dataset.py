@@ -60,7 +60,8 @@ class PackedDataset(TransformedDataset):
             shard = (_open_remote_shard if in_ranges else _open_shard)(files, number)
             return decode(shard.image(slot - files.starts[number]), files.encoding, self.channels)
         except DamagedShardError as error:
-            return BadImage(files.store.where(name), f"{error}; {files.store.advice(name)}", errno.EIO)
+            reason = f"the shard is damaged: {error}; {files.store.advice(name)}"
+            return BadImage(files.store.where(name), reason, errno.EIO)
         except UndecodableError as error:
             return BadImage(self.name(index), f"in {files.store.where(name)}, {error}")
         except OSError as error:

@@ -59,6 +59,8 @@ def pack(
 ) -> PackingSummary:
     """Write the images of class folders as shards; an interrupted attempt is continued.
 
+    Of an earlier attempt, only shards whose files still have the same size and times are kept.
+
     Args:
         data: A data module whose root is a folder of image files.
         out: Output folder: new, empty, or from an interrupted attempt with the same options.
@@ -68,8 +70,8 @@ def pack(
         num_workers: Processes. Default: one per processor core.
 
     Raises:
-        UsageError: An option is wrong, the folder is not free, a file is not a readable image, or LitData is
-            not installed.
+        UsageError: An option is wrong, the folder is not free, a file is not a readable image or was changed
+            after it was packed, or LitData is not installed.
         OSError: A file could not be read or written.
     """
     out = Path(out)

@@ -32,24 +32,34 @@ def pack_ranges(ranges: list[ImageRange], num_workers: int) -> None:
         UsageError: A file is not a readable image, and must not be skipped.
         OSError: A file could not be read or written, or a process was killed.
     """
-    total = sum(len(images.paths) for images in ranges)
     replaced: dict[str, int] = {}
+    try:
+        _pack_ranges(ranges, num_workers, replaced)
+    finally:
+        if replaced:
+            message = (
+                f"{sum(replaced.values())} of {_count(ranges)} images were packed a second time, and not "
+                f"kept from the interrupted packing: {next(iter(replaced))}"
+            )
+            warnings.warn(message, stacklevel=2)
+
+
+def _pack_ranges(ranges: list[ImageRange], num_workers: int, replaced: dict[str, int]) -> None:
+    """Write the shards, and count the images that an earlier attempt had packed already, by the reason."""
     with (
-        tqdm(total=total, desc="packing", unit="image", leave=False) as progress,
+        tqdm(total=_count(ranges), desc="packing", unit="image", leave=False) as progress,
         closing(_results(ranges, min(num_workers, len(ranges)))) as results,
     ):
         for images, packed in results:
-            for bad in packed.bad:
-                _raise_unless_skipped(bad, images.on_bad_image)
             if packed.replaced:
                 replaced[packed.replaced] = replaced.get(packed.replaced, 0) + len(images.paths)
+            for bad in packed.bad:
+                _raise_unless_skipped(bad, images.on_bad_image)
             progress.update(len(images.paths))
-    if replaced:
-        message = (
-            f"{sum(replaced.values())} of {total} images were packed a second time, and not kept from the "
-            f"interrupted packing: {next(iter(replaced))}"
-        )
-        warnings.warn(message, stacklevel=2)
+
+
+def _count(ranges: list[ImageRange]) -> int:
+    return sum(len(images.paths) for images in ranges)
 
 
 def _results(

@@ -15,7 +15,8 @@ FileState = list[int]
 def file_state(path: str | Path) -> FileState:
     """Return what differs after a file was replaced or changed: its size, and two times in nanoseconds.
 
-    No program can set the time of change back, as copying and unpacking do with that of modification.
+    No program can set the time of change back, as copying and unpacking do with that of modification. New
+    permissions or links change it too, which costs no more than packing again.
 
     Raises:
         OSError: There is no such file.

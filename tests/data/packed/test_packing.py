@@ -174,6 +174,17 @@ def test_images_that_were_replaced_meanwhile_are_packed_anew(pets, monkeypatch):
     packed_anew(f"files were changed since, such as {path}")
 
 
+def test_it_is_told_also_if_the_packing_is_interrupted_again(pets, monkeypatch):
+    first, *_, last = interrupted(monkeypatch)
+    write_bmp(first, 255 - np.array(Image.open(first)))
+    last.write_text("no image")
+    with (
+        pytest.warns(UserWarning, match=r"8 of 12 images were packed a second time"),
+        pytest.raises(UsageError, match="cannot decode"),
+    ):
+        pack(ImageFolder("pets"), "out", num_workers=1)
+
+
 @pytest.mark.parametrize("damage", ["flipped", "cut", "missing"])
 def test_shards_that_were_damaged_meanwhile_are_packed_anew(pets, monkeypatch, damage):
     interrupted(monkeypatch)

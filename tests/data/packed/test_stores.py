@@ -195,6 +195,15 @@ def test_what_was_fetched_is_checked(pets, bucket):
     assert not batch_of(data.train_set).bad
 
 
+def test_a_damaged_copy_of_an_index_is_named(pets, bucket):
+    bucket.add_folder(pets, "bucket/pets")
+    batch_of(ImageFolder("s3://bucket/pets", **SMALL).test_set)
+    (copy,) = cache_root().rglob("index.json")
+    copy.write_bytes(copy.read_bytes()[:-50])
+    with pytest.raises(UsageError, match=rf"index\.json cannot be used: .*; delete its copy {copy} to"):
+        ImageFolder("s3://bucket/pets", **SMALL).setup("fit")
+
+
 def test_copies_are_checked_also_if_few_images_are_read(pets, bucket, monkeypatch):
     monkeypatch.setattr(packed_dataset, "SPARSE_SHARE", 0.15)
     bucket.add_folder(pets, "bucket/pets")
