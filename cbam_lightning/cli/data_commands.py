@@ -125,5 +125,6 @@ def _options_of_this_command() -> Iterator[None]:
         raise UsageError(text) from None
 
 
-_ACTIONS = {"pack": pack, "check": check, "scenes": scenes}
-DATA = Group("Write data sets in other formats, and check them.", _ACTIONS)
+DATA = Group(
+    "Write data sets in other formats, and check them.", {"pack": pack, "check": check, "scenes": scenes}
+)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 
 from tqdm import tqdm
@@ -64,9 +63,8 @@ class PackedCheck:
         with (
             tqdm(total=total, desc="checking", unit="B", unit_scale=True, leave=False) as progress,
             ThreadPoolExecutor(usable_cores()) as executor,
-            closing(executor.map(_fault, shards)) as found,
         ):
-            for (files, number), fault in zip(shards, found, strict=True):
+            for (files, number), fault in zip(shards, executor.map(_fault, shards), strict=True):
                 progress.update(files.shards[number].num_bytes)
                 if fault:
                     progress.clear()

@@ -43,7 +43,9 @@ class PackedFiles:
     @cached_property
     def checked(self) -> Tensor:
         """int64 (S,) in shared memory, when each shard was last changed before it was checked, or 0."""
-        return torch.zeros(len(self.shards), dtype=torch.int64).share_memory_()
+        checked = torch.zeros(len(self.shards), dtype=torch.int64)
+        checked.share_memory_()  # type: ignore[no-untyped-call]
+        return checked
 
     @cached_property
     def starts(self) -> list[int]:

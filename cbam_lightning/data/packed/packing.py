@@ -118,7 +118,7 @@ def _part(data: ClassFolderModule, source: FolderSource, name: str, folder: Path
     ranges = []
     for number, start in enumerate(range(0, len(order), IMAGES_PER_RANGE)):
         chosen = order[start : start + IMAGES_PER_RANGE]
-        files = ([values[i] for i in chosen] for values in (names, paths, labels))
+        files = [names[i] for i in chosen], [paths[i] for i in chosen], [labels[i] for i in chosen]
         ranges.append(ImageRange(folder, number, *files, *options))
     return Part(name, folder, names, order, ranges)
 

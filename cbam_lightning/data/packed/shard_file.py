@@ -53,7 +53,7 @@ class ShardFile:
         content = torch.empty(end - start, dtype=torch.uint8)
         for _ in range(2):
             assert self._file is not None
-            count = _read_into(self._file, memoryview(content.numpy()), start)
+            count = _read_into(self._file, content.numpy().data, start)
             if count == len(content) and os.fstat(self._file.fileno()).st_ctime_ns == self._changed_ns:
                 return content
             self._changed_ns = self._open()  # moved, touched, cut, or written again: does it hold the same?
@@ -90,14 +90,11 @@ def _read_into(file: FileIO, content: memoryview, start: int) -> int:
 
 @contextmanager
 def _locked(file: FileIO) -> Iterator[None]:
-    """Lock a file for other processes, if it can be: not on Windows and some network disks."""
-    if fcntl is None:
-        yield
-        return
-    with suppress(OSError):
+    """Lock a file for other processes, if it can be: not on some network disks (OSError), nor on Windows."""
+    with suppress(OSError, AttributeError):
         fcntl.flock(file, fcntl.LOCK_EX)
     try:
         yield
     finally:
-        with suppress(OSError):
+        with suppress(OSError, AttributeError):
             fcntl.flock(file, fcntl.LOCK_UN)
