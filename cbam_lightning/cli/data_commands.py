@@ -1,4 +1,4 @@
-"""``cbam-lightning data``: write data sets in other formats."""
+"""``cbam-lightning data``: write data sets in other formats, and check them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def pack(
     Args:
         data: ImageNet or ImageFolder.
         root: Folder of the image files, as for training.
-        out: A new folder, or the folder of an interrupted packing, which continues.
+        out: A new folder, or the folder of an interrupted packing, which continues. What changed in the
+            meantime is packed again.
         encoding: Raw is fastest to read, at about 260 KB per image; jpeg takes about a tenth of that.
         shorter_side_px: Shrink images to this shorter side.
         on_bad_image: Whether an unreadable image stops the command or is skipped.
@@ -51,6 +52,28 @@ def pack(
     )
     print(f"{packed.describe()}\nWritten: {out}")
     print(f"Train from it: cbam-lightning fit --data {data} --data.root {shlex.quote(out)} …")
+
+
+def check(*, root: Folder) -> None:
+    """Check all of a packed set: hashes, counts, and files that are missing or do not belong to it.
+
+    Prints one line if all is as it was packed. Else it prints a line for each fault, and the exit code is 1.
+
+    Args:
+        root: Output of `data pack`: a folder, or a URL, of which the copies in the cache are checked after
+            fetching those that are missing.
+    """
+    from cbam_lightning.data.packed.checking import PackedCheck
+
+    with _options_of_this_command():
+        packed = PackedCheck(root)
+    faults = []
+    for fault in packed.faults():
+        print(fault, flush=True)
+        faults.append(fault)
+    if faults:
+        raise OSError(f"{root} has {len(faults)} {'fault' if len(faults) == 1 else 'faults'}, listed above.")
+    print(packed.describe())
 
 
 def scenes(
@@ -102,4 +125,6 @@ def _options_of_this_command() -> Iterator[None]:
         raise UsageError(text) from None
 
 
-DATA = Group("Write data sets in other formats.", {"pack": pack, "scenes": scenes})
+DATA = Group(
+    "Write data sets in other formats, and check them.", {"pack": pack, "check": check, "scenes": scenes}
+)

@@ -1,5 +1,6 @@
 """Damaged idx files, CIFAR batches, indices and shards are read or refused."""
 
+import contextlib
 import gzip
 import hashlib
 import json
@@ -24,7 +25,6 @@ from cbam_lightning.data.packed.shards import (
     Shard,
     ShardInfo,
     decode,
-    map_file,
     read_index,
 )
 from cbam_lightning.errors import UsageError
@@ -35,6 +35,7 @@ from tests.data.generate import (
     write_fashion_mnist,
     write_image_folder,
 )
+from tests.data.packed.damage import sealed
 from tests.data.packed.test_shards import raw, shard_bytes
 from tests.fuzz.damage import altered, damaged, fuzz, json_values, lengths
 
@@ -90,7 +91,9 @@ def test_a_pickle_of_cifar(examples, name, tmp_path):
     assert not Path("canary").exists()
 
 
-SHARDS = [{"filename": f"chunk-0-{i}.bin", "chunk_size": 3, "chunk_bytes": 100, "dim": None} for i in (0, 1)]
+SHARDS = [
+    {"filename": f"chunk-0-{i}.bin", "chunk_size": 3, "chunk_bytes": 100, "sha256": "ab"} for i in (0, 1)
+]
 LITDATA = {
     "chunks": SHARDS,
     "config": {"data_format": ["tensor", "int"], "compression": None, "item_loader": "PyTreeLoader"},
@@ -148,9 +151,9 @@ def test_a_shard(examples):
 
     def read(drawn):
         content, count = drawn
-        Path("chunk-0-0.bin").write_bytes(content)
-        info = ShardInfo("chunk-0-0.bin", count, len(content))
-        shard = Shard(map_file(Path("chunk-0-0.bin"), info), info)
+        values = torch.tensor(list(content), dtype=torch.uint8)
+        info = ShardInfo("chunk-0-0.bin", count, len(content), "")
+        shard = Shard(lambda start, end: values[start:end].clone(), info)
         for i in range(count):
             if len(image := shard.image(i)):
                 pixels = EvalTransform(8, 9)(decode(image, "raw", 3))
@@ -170,18 +173,21 @@ def packed(tmp_path):
 
 @lengths(20, 500)
 def test_a_packed_set_that_was_tampered_with(examples, packed, tmp_path):
-    """Both indices are changed, and the one is then made consistent with the other."""
+    """Both indices and the shard are changed, and the hashes are then made consistent with them."""
     texts = {name: json.loads((packed / name).read_text()) for name in (PACKED_INDEX, INDEX_NAME)}
     (shard,) = packed.glob("*.bin")
     before = sorted(tmp_path.rglob("*"))
 
     def read(drawn):
         own, litdata, content = drawn
+        own.pop("sha256", None)
+        with contextlib.suppress(TypeError, KeyError, IndexError):
+            litdata["chunks"][0]["sha256"] = hashlib.sha256(content).hexdigest()
         (packed / INDEX_NAME).write_text(json.dumps(litdata))
         if own["parts"] and isinstance(own["parts"].get(""), dict):
             digest = hashlib.sha256((packed / INDEX_NAME).read_bytes()).hexdigest()
             own["parts"][""]["index_sha256"] = digest
-        (packed / PACKED_INDEX).write_text(json.dumps(own))
+        (packed / PACKED_INDEX).write_bytes(sealed(own))
         shard.write_bytes(content)
         data = ImageFolder("packed", size_px=8, num_workers=0)
         for split in ("train", "val", "test"):

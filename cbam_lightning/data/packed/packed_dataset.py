@@ -5,21 +5,16 @@ from __future__ import annotations
 import errno
 import os
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from itertools import accumulate
+from functools import lru_cache
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cbam_lightning.data.batch import BadImage
 from cbam_lightning.data.image_decoding import UndecodableError
 from cbam_lightning.data.image_digests import digest_of_names
-from cbam_lightning.data.packed.shards import DamagedShardError, Encoding, ShardInfo, decode, open_shard
-from cbam_lightning.data.packed.stores import FolderStore
+from cbam_lightning.data.packed.packed_files import PackedFiles
+from cbam_lightning.data.packed.shards import DamagedShardError, decode
 from cbam_lightning.data.split_dataset import Preparation, TransformedDataset
 
 SHARDS_AT_ONCE = 16  # read at any time in training; 1 GB of shards of 64 MiB
@@ -28,39 +23,10 @@ SHARDS_AT_ONCE = 16  # read at any time in training; 1 GB of shards of 64 MiB
 # an object store: nearly every shard has one of them, so fetching the shards would fetch the whole part.
 SPARSE_SHARE = 1 / 8
 
-# Shards of up to 64 MiB that one process keeps mapped into memory; more than are read at any time.
+# Shards that one process keeps open; more than are read at any time.
 OPEN_SHARDS = 4 * SHARDS_AT_ONCE
-_open_shard = lru_cache(OPEN_SHARDS)(open_shard)
-
-
-@dataclass(frozen=True)
-class PackedFiles:
-    """The files of a part, as its indices describe them.
-
-    Attributes:
-        store: Store of the shards.
-        prefix: Prefix of all names in the store that belong to the part.
-        encoding: How the shards store an image.
-        shards: The shards.
-        names: Names of the images with the prefix, in the order of the folder that they were packed from.
-        slots: int64 (M,), position of each image in the concatenated shards.
-    """
-
-    store: FolderStore
-    prefix: str
-    encoding: Encoding
-    shards: Sequence[ShardInfo]
-    names: NDArray[np.bytes_]
-    slots: Tensor
-
-    @cached_property
-    def starts(self) -> list[int]:
-        """Slot of the first image of each shard."""
-        return [0, *accumulate(shard.num_images for shard in self.shards)][:-1]
-
-    def sizes(self) -> dict[str, int]:
-        """Return the length in bytes of each shard by its name in the store."""
-        return {self.prefix + shard.name: shard.num_bytes for shard in self.shards}
+_open_shard = lru_cache(OPEN_SHARDS)(PackedFiles.open_shard)
+_open_remote_shard = lru_cache(OPEN_SHARDS)(PackedFiles.open_remote_shard)
 
 
 class PackedDataset(TransformedDataset):
@@ -88,12 +54,15 @@ class PackedDataset(TransformedDataset):
         files = self.files
         slot = int(files.slots[self.positions[index]])
         number = bisect_right(files.starts, slot) - 1
-        name = files.prefix + files.shards[number].name
-        in_ranges = self.is_sparse and files.store.is_remote
+        name = files.shard_name(number)
         try:
-            shard = _open_shard(files.store, name, files.shards[number], in_ranges)
+            in_ranges = self.is_sparse and not files.store.holds(name)
+            shard = (_open_remote_shard if in_ranges else _open_shard)(files, number)
             return decode(shard.image(slot - files.starts[number]), files.encoding, self.channels)
-        except (DamagedShardError, UndecodableError) as error:
+        except DamagedShardError as error:
+            reason = f"the shard is damaged: {error}; {files.store.advice(name)}"
+            return BadImage(files.store.where(name), reason, errno.EIO)
+        except UndecodableError as error:
             return BadImage(self.name(index), f"in {files.store.where(name)}, {error}")
         except OSError as error:
             return BadImage(self.name(index), error.strerror or str(error), error.errno or errno.EIO)

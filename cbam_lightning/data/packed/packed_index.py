@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +16,9 @@ from cbam_lightning.data.packed.shards import DATA_FORMATS, INDEX_ERRORS, Encodi
 
 PACKED_INDEX = "packed-index.json"
 FORMAT = 1
+
+# How the file begins: with the hash of the rest. Files of early versions have no hash.
+_SEAL = re.compile(rb'\{"sha256": "([0-9a-f]{64})", ')
 
 MAX_NAME_BYTES = 4096  # Linux's PATH_MAX; each name takes the space of the longest
 
@@ -60,7 +65,8 @@ class PackedIndex:
 
     def to_json(self) -> str:
         """Return the content of the file."""
-        return json.dumps({"format": FORMAT, **asdict(self)})
+        fields = json.dumps({"format": FORMAT, **asdict(self)}).removeprefix("{")
+        return f'{{"sha256": "{hashlib.sha256(fields.encode()).hexdigest()}", {fields}'
 
     @classmethod
     def from_json(cls, content: bytes, where: str) -> PackedIndex:
@@ -73,8 +79,13 @@ class PackedIndex:
         Raises:
             UsageError: The file is damaged, or of a later version of this package.
         """
+        seal = _SEAL.match(content)
+        if seal and hashlib.sha256(content[seal.end() :]).hexdigest().encode() != seal[1]:
+            raise damaged_index(where, "its content has another SHA-256 than it begins with")
         try:
             fields: dict[str, Any] = json.loads(content)
+            if seal:
+                del fields["sha256"]
             version = fields.pop("format")
             parts = {name: _part(part) for name, part in fields.pop("parts").items()}
             index = cls(**fields | {"classes": tuple(fields["classes"])}, parts=parts)

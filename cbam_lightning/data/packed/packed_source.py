@@ -11,7 +11,8 @@ from torch import Tensor
 
 from cbam_lightning.data.image_files import as_bytes
 from cbam_lightning.data.packed.fetching import fetch_bytes
-from cbam_lightning.data.packed.packed_dataset import PackedDataset, PackedFiles
+from cbam_lightning.data.packed.packed_dataset import PackedDataset
+from cbam_lightning.data.packed.packed_files import PackedFiles
 from cbam_lightning.data.packed.packed_index import PACKED_INDEX, PackedIndex, PackedPart
 from cbam_lightning.data.packed.shards import INDEX_NAME, ShardInfo, damaged_index, read_index
 from cbam_lightning.data.packed.stores import FolderStore, ObjectStore, cache_root, is_url
@@ -39,6 +40,8 @@ class PackedSource:
         name: Name of the folder that held the images.
         parts: As in ``FolderSource``.
         shorter_side_px: Length to which the shorter side was reduced.
+        store: Its files.
+        index: Its index.
 
     Raises:
         UsageError: The index is damaged or cannot be read, or LitData is needed and not installed.
@@ -51,45 +54,57 @@ class PackedSource:
         except OSError as error:  # most often a mistyped address
             raise UsageError(f"{error} It was requested by --data.root {root}.") from error
         version = hashlib.sha256(content).hexdigest()[:16]
-        self._store = ObjectStore(root, cache_root() / version) if is_url(root) else FolderStore(Path(root))
-        self._index = PackedIndex.from_json(content, where)
-        self.name = self._index.name
-        self.shorter_side_px = self._index.shorter_side_px
-        self.parts = tuple(part for part in self._index.parts if part)
+        self.store = ObjectStore(root, cache_root() / version) if is_url(root) else FolderStore(Path(root))
+        self.index = PackedIndex.from_json(content, where)
+        self.name = self.index.name
+        self.shorter_side_px = self.index.shorter_side_px
+        self.parts = tuple(part for part in self.index.parts if part)
+        self._files: dict[str, PackedFiles] = {}
 
     def classes(self, part: str) -> tuple[str, ...]:
         """Return the names of the classes, which are the same in every part."""
-        return self._index.classes if part in self._index.parts else ()
+        return self.index.classes if part in self.index.parts else ()
 
     def images(self, part: str, class_names: tuple[str, ...]) -> LabelledImages:
         """List the images of a part in the order of the folder that they were packed from."""
-        packed = self._index.parts[part]
-        prefix = f"{part}/" if part else ""
-        shards = self._read_index(prefix + INDEX_NAME, packed.index_sha256)
-        if sum(shard.num_images for shard in shards) != len(packed.names):
-            problem = f"its shards do not hold the {len(packed.names)} images of {PACKED_INDEX}"
-            raise damaged_index(self._store.where(prefix + INDEX_NAME), problem)
-        names = as_bytes([prefix + name for name in packed.names])
-        slots = as_index(packed.order).argsort()
-        files = PackedFiles(self._store, prefix, self._index.encoding, shards, names, slots)
-        readable = torch.tensor([i not in packed.skipped for i in range(len(names))], dtype=torch.bool)
+        packed, files = self.index.parts[part], self.files(part)
+        readable = torch.tensor([i not in packed.skipped for i in range(len(packed.names))], dtype=torch.bool)
         labels = as_index(packed.labels(class_names))
         opened = partial(_open_packed, files, readable)
         return LabelledImages(torch.arange(len(labels)), labels, opened, partial(_names_in_classes, packed))
 
+    def files(self, part: str) -> PackedFiles:
+        """Return the files of a part, the same for all splits made of it.
+
+        Raises:
+            UsageError: The index of the part is damaged.
+        """
+        if part not in self._files:
+            packed = self.index.parts[part]
+            prefix = f"{part}/" if part else ""
+            shards = self._read_index(prefix + INDEX_NAME, packed.index_sha256)
+            if sum(shard.num_images for shard in shards) != len(packed.names):
+                problem = f"its shards do not hold the {len(packed.names)} images of {PACKED_INDEX}"
+                raise damaged_index(self.store.where(prefix + INDEX_NAME), problem)
+            names = as_bytes([prefix + name for name in packed.names])
+            slots = as_index(packed.order).argsort()
+            self._files[part] = PackedFiles(self.store, prefix, self.index.encoding, shards, names, slots)
+        return self._files[part]
+
     def where(self, part: str) -> str:
         """Return the path or URL of the part's folder."""
-        return self._store.where(part)
+        return self.store.where(part)
 
     def _read_index(self, name: str, sha256: str) -> list[ShardInfo]:
-        where = self._store.where(name)
+        where = self.store.where(name)
         try:
-            content = self._store.path(name).read_bytes()
+            content = self.store.path(name).read_bytes()
         except FileNotFoundError:
             raise damaged_index(where, "there is no such file") from None
         if hashlib.sha256(content).hexdigest() != sha256:
-            raise damaged_index(where, f"it is not the one that {PACKED_INDEX} was written with")
-        return read_index(content, self._index.encoding, where)
+            problem = f"it is not the one that {PACKED_INDEX} was written with"
+            raise damaged_index(where, problem, self.store.advice(name))
+        return read_index(content, self.index.encoding, where)
 
 
 def _names_in_classes(part: PackedPart) -> list[str]:

@@ -13,7 +13,10 @@ from cbam_lightning.checks import check_choice, check_positive
 from cbam_lightning.data.class_folders import ClassFolderModule
 from cbam_lightning.data.packed.fetching import litdata_module
 from cbam_lightning.data.packed.packed_index import PACKED_INDEX, PackedIndex, PackedPart, PackingSummary
-from cbam_lightning.data.packed.shard_writer import ImageRange, pack_ranges
+from cbam_lightning.data.packed.packing_folder import claimed
+from cbam_lightning.data.packed.packing_processes import pack_ranges
+from cbam_lightning.data.packed.packing_record import RangeRecord, changed_files
+from cbam_lightning.data.packed.shard_writer import ImageRange
 from cbam_lightning.data.packed.shards import DATA_FORMATS, INDEX_NAME, Encoding
 from cbam_lightning.data.sources import FolderSource
 from cbam_lightning.data.split_dataset import usable_cores
@@ -23,7 +26,6 @@ from cbam_lightning.files import atomic_write
 
 IMAGES_PER_RANGE = 2048  # about eight raw shards, or one of JPEG
 ORDER_SEED = 0
-PLAN_NAME = "unfinished.json"  # exists from before the first shard until after the last index
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ def pack(
 ) -> PackingSummary:
     """Write the images of class folders as shards; an interrupted attempt is continued.
 
+    Of an earlier attempt, only shards whose files still have the same size and times are kept.
+
     Args:
         data: A data module whose root is a folder of image files.
         out: Output folder: new, empty, or from an interrupted attempt with the same options.
@@ -66,24 +70,25 @@ def pack(
         num_workers: Processes. Default: one per processor core.
 
     Raises:
-        UsageError: An option is wrong, the folder is not free, a file is not a readable image, or LitData is
-            not installed.
+        UsageError: An option is wrong, the folder is not free, a file is not a readable image or was changed
+            after it was packed, or LitData is not installed.
         OSError: A file could not be read or written.
     """
     out = Path(out)
     source = _checked_source(data, encoding, shorter_side_px, on_bad_image, num_workers)
     options = encoding, shorter_side_px, on_bad_image
     parts = [_part(data, source, name, out / name, *options) for name in data.part_names]
-    _open_folder(out, _plan(data, parts, encoding, shorter_side_px))
-    for part in parts:
-        part.folder.mkdir(exist_ok=True)
-    pack_ranges([images for part in parts for images in part.ranges], num_workers or usable_cores())
-    packed = {part.name: _finish_part(part) for part in parts}
-    index = PackedIndex(source.name, data.class_names, encoding, shorter_side_px, packed)
-    _write(out / PACKED_INDEX, index.to_json())
-    for part in parts:
-        _clean(part.folder)
-    (out / PLAN_NAME).unlink()
+    with claimed(out, _plan(data, parts, encoding, shorter_side_px)):
+        for part in parts:
+            part.folder.mkdir(exist_ok=True)
+        ranges = [images for part in parts for images in part.ranges]
+        pack_ranges(ranges, num_workers or usable_cores())
+        _check_unchanged(ranges)
+        packed = {part.name: _finish_part(part) for part in parts}
+        index = PackedIndex(source.name, data.class_names, encoding, shorter_side_px, packed)
+        _write(out / PACKED_INDEX, index.to_json())
+        for part in parts:
+            _clean(part.folder)
     shards = [shard.stat().st_size for part in parts for shard in part.folder.glob("chunk-*.bin")]
     return PackingSummary(index, len(shards), sum(shards))
 
@@ -113,50 +118,55 @@ def _part(data: ClassFolderModule, source: FolderSource, name: str, folder: Path
     ranges = []
     for number, start in enumerate(range(0, len(order), IMAGES_PER_RANGE)):
         chosen = order[start : start + IMAGES_PER_RANGE]
-        files = [paths[i] for i in chosen], [labels[i] for i in chosen]
+        files = [names[i] for i in chosen], [paths[i] for i in chosen], [labels[i] for i in chosen]
         ranges.append(ImageRange(folder, number, *files, *options))
     return Part(name, folder, names, order, ranges)
 
 
-def _plan(data: ClassFolderModule, parts: list[Part], encoding: str, shorter_side_px: int) -> str:
+def _plan(data: ClassFolderModule, parts: list[Part], encoding: str, shorter_side_px: int) -> dict[str, Any]:
     digests = {part.name: hashlib.sha256(json.dumps(part.names).encode()).hexdigest() for part in parts}
-    options = {"encoding": encoding, "shorter_side_px": shorter_side_px, "classes": data.class_names}
-    return json.dumps({**options, "images": digests})
+    options = {"encoding": encoding, "shorter_side_px": shorter_side_px, "classes": list(data.class_names)}
+    return {**options, "images": digests}
 
 
-def _open_folder(out: Path, plan: str) -> None:
-    """Claim a folder for this plan, or refuse one that holds something else."""
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file; give a new folder with --out.")
-    out.mkdir(parents=True, exist_ok=True)
-    if (out / PLAN_NAME).is_file():
-        if (out / PLAN_NAME).read_text() != plan:
-            raise UsageError(
-                f"{out} holds an unfinished packing of other images or with other options; repeat that one, "
-                "delete the folder, or give another with --out."
-            )
-    elif any(out.iterdir()):
-        raise UsageError(f"{out} is not empty, and nothing in it is overwritten; give a new one with --out.")
-    _write(out / PLAN_NAME, plan)
+def _check_unchanged(ranges: list[ImageRange]) -> None:
+    """Raise a ``UsageError`` if files are not those that were packed, perhaps hours ago."""
+    changed = []
+    for images in ranges:
+        changed += changed_files(images.paths, _record(images).states)
+    if changed:
+        raise UsageError(
+            f"{len(changed)} image files were changed or removed after they were packed, such as "
+            f"{changed[0]}; run the command again: it packs them again."
+        )
+
+
+def _record(images: ImageRange) -> RangeRecord:
+    record = RangeRecord.read(images.record_path)
+    if record is None:
+        raise OSError(f"{images.record_path} is missing or damaged; run the command again.")
+    return record
 
 
 def _finish_part(part: Part) -> PackedPart:
-    """Join the indices of a part's ranges into LitData's index of the part."""
-    indices = [json.loads(images.index_path.read_text()) for images in part.ranges]
-    chunks = [chunk for index in indices for chunk in index["chunks"]]
-    content = json.dumps({"chunks": chunks, "config": indices[0]["config"]}, sort_keys=True)
+    """Join the records of a part's ranges into LitData's index of the part."""
+    records = [_record(images) for images in part.ranges]
+    chunks = [chunk for record in records for chunk in record.chunks]
+    content = json.dumps({"chunks": chunks, "config": records[0].config}, sort_keys=True)
     _write(part.folder / INDEX_NAME, content)
+    for path in set(part.folder.glob("chunk-*.bin")) - {part.folder / chunk["filename"] for chunk in chunks}:
+        path.unlink()  # of an earlier attempt by another version
     skipped = {
         part.order[images.number * IMAGES_PER_RANGE + offset]: reason
-        for images in part.ranges
-        for offset, reason in json.loads(images.skipped_path.read_text())
+        for images, record in zip(part.ranges, records, strict=True)
+        for offset, reason in record.skipped
     }
     return PackedPart(part.names, part.order, skipped, hashlib.sha256(content.encode()).hexdigest())
 
 
 def _clean(folder: Path) -> None:
     """Delete what was only needed to continue, and what killed processes left behind."""
-    for path in [*folder.glob(f"*.{INDEX_NAME}"), *folder.glob("*.skipped.json")]:
+    for path in folder.glob("[0-9]*.json"):
         path.unlink()
     for path in folder.glob(".[0-9]*-*"):
         shutil.rmtree(path)

@@ -1,15 +1,12 @@
-"""Writing ranges of images as shards, with LitData and a pool of worker processes."""
+"""Writing a range of images as shards, with LitData, unless that was done before."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
 import tempfile
-from collections.abc import Generator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,20 +14,18 @@ from typing import Any, Literal
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from cbam_lightning.data.batch import BadImage
 from cbam_lightning.data.cropping import resize_shorter_side
 from cbam_lightning.data.image_files import read_image
 from cbam_lightning.data.packed.fetching import litdata_module
+from cbam_lightning.data.packed.packing_record import FileState, RangeRecord, changed_files, file_state
 from cbam_lightning.data.packed.shards import INDEX_NAME, Encoding
-from cbam_lightning.errors import UsageError
 
 SHARD_BYTES = 1 << 26  # LitData's default
 JPEG_QUALITY = 90  # as FFCV's ImageNet: https://github.com/libffcv/ffcv-imagenet
 
 _JPEG_MAGIC = b"\xff\xd8\xff"
-_AGAIN = "run the command again: it continues where it stopped"
 
 
 @dataclass(frozen=True)
@@ -40,7 +35,8 @@ class ImageRange:
     Attributes:
         folder: Output folder of the part.
         number: Number of the range, from 0; its shards are called ``chunk-<number>-<count>.bin``.
-        paths: The image files.
+        names: Paths of the image files relative to the folder of the part.
+        paths: The same files, to open them.
         labels: The class of each file.
         encoding: How to store an image.
         shorter_side_px: Largest length of an image's shorter side; larger images are shrunk to it.
@@ -50,6 +46,7 @@ class ImageRange:
 
     folder: Path
     number: int
+    names: list[str]
     paths: list[str]
     labels: list[int]
     encoding: Encoding
@@ -57,78 +54,70 @@ class ImageRange:
     on_bad_image: Literal["raise", "skip"]
 
     @property
-    def index_path(self) -> Path:
-        """LitData's index of these shards alone; it exists once all of them do."""
-        return self.folder / f"{self.number}.{INDEX_NAME}"
+    def record_path(self) -> Path:
+        """What the range was packed from and into; it exists once all of its shards do."""
+        return self.folder / f"{self.number}.record.json"
 
     @property
-    def skipped_path(self) -> Path:
-        """List of [position in the range, reason] for the files that were left out."""
-        return self.folder / f"{self.number}.skipped.json"
+    def settings(self) -> str:
+        """Digest of what decides what is stored, apart from the content of the files."""
+        constants = SHARD_BYTES, JPEG_QUALITY, self.encoding, self.shorter_side_px
+        return hashlib.sha256(json.dumps([constants, self.names, self.labels]).encode()).hexdigest()
+
+    def shards(self) -> list[Path]:
+        """Return the shards of the range that are in the folder."""
+        return list(self.folder.glob(f"chunk-{self.number}-*.bin"))
 
 
-def pack_ranges(ranges: list[ImageRange], num_workers: int) -> None:
-    """Write the shards of all ranges.
+@dataclass(frozen=True)
+class PackedRange:
+    """What became of a range.
 
-    Args:
-        ranges: What to write.
-        num_workers: Processes; with 1, this one.
-
-    Raises:
-        UsageError: A file is not a readable image, and must not be skipped.
-        OSError: A file could not be read or written, or a process was killed.
+    Attributes:
+        bad: The images left out. If packing has to stop at one of them, only this one.
+        replaced: Why shards of an earlier attempt were written anew; empty if they were not.
     """
-    total = sum(len(images.paths) for images in ranges)
-    with (
-        tqdm(total=total, desc="packing", unit="image", leave=False) as progress,
-        closing(_results(ranges, min(num_workers, len(ranges)))) as results,
-    ):
-        for images, bad_images in results:
-            for bad in bad_images:
-                _raise_unless_skipped(bad, images.on_bad_image)
-            progress.update(len(images.paths))
+
+    bad: list[BadImage]
+    replaced: str = ""
 
 
-def _results(
-    ranges: list[ImageRange], num_workers: int
-) -> Generator[tuple[ImageRange, list[BadImage]], None, None]:
-    if num_workers == 1:
-        yield from ((images, pack_range(images)) for images in ranges)
-        return
-    executor = ProcessPoolExecutor(num_workers, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        futures = {executor.submit(pack_range, images): images for images in ranges}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    except BrokenProcessPool as error:
-        raise OSError(f"a packing process was killed, perhaps for lack of memory; {_AGAIN}.") from error
-    finally:
-        executor.shutdown(cancel_futures=True)
+def pack_range(images: ImageRange) -> PackedRange:
+    """Write the shards of a range, unless an earlier attempt has written the same."""
+    record = RangeRecord.read(images.record_path)
+    outdated = _outdated(images, record)
+    if record is not None and not outdated:
+        return PackedRange([BadImage(images.paths[position], reason) for position, reason in record.skipped])
+    images.record_path.unlink(missing_ok=True)
+    for shard in images.shards():
+        shard.unlink()
+    return PackedRange(_write_range(images), outdated)
 
 
-def _raise_unless_skipped(bad: BadImage, on_bad_image: str) -> None:
-    if bad.errno is not None:
-        raise OSError(bad.errno, f"{bad.reason}; {_AGAIN}", bad.path)
-    if on_bad_image == "raise":
-        raise UsageError(
-            f"cannot decode {bad.path}: {bad.reason}; "
-            f"replace the file, or add --on-bad-image skip, and {_AGAIN}."
-        )
+def _outdated(images: ImageRange, record: RangeRecord | None) -> str:
+    """Return why the shards of an earlier attempt cannot be kept; empty if they can, or there are none."""
+    if record is None:
+        return "there is no record of the files that it was made of" if images.shards() else ""
+    if record.settings != images.settings:
+        return "it was made with other settings"
+    if changed := changed_files(images.paths, record.states):
+        return f"files were changed since, such as {changed[0]}"
+    return "" if record.holds(images.folder) else "its shards were changed since"
 
 
-def pack_range(images: ImageRange) -> list[BadImage]:
-    """Write the shards of a range, unless an earlier attempt has done so.
+def _write_range(images: ImageRange) -> list[BadImage]:
+    """Write the shards of a range, and the record last.
 
     Returns:
         The images left out. If packing has to stop at one of them, only this one, and nothing was written.
     """
-    if images.index_path.exists():
-        return []
     bad: dict[int, BadImage] = {}
+    states: list[FileState] = []
     with tempfile.TemporaryDirectory(prefix=f".{images.number}-", dir=images.folder) as folder:
         writer = _writer(Path(folder), images.number)
         for position, (path, label) in enumerate(zip(images.paths, images.labels, strict=True)):
-            image = _encoded(path, images.encoding, images.shorter_side_px)
+            state, image = _unchanged(path, images.encoding, images.shorter_side_px)
+            states.append(state)
             if isinstance(image, BadImage):
                 bad[position] = image
                 if images.on_bad_image == "raise" or image.errno is not None:
@@ -137,22 +126,37 @@ def pack_range(images: ImageRange) -> list[BadImage]:
             # A tuple, because the rows of a dictionary become Arrow tables if pyarrow is installed.
             writer.add_item(position, (image, label))
         writer.done()
-        _add_digests(Path(folder, images.index_path.name))
-        reasons = [[position, image.reason] for position, image in bad.items()]
-        Path(folder, images.skipped_path.name).write_text(json.dumps(reasons))
-        index_last = sorted(Path(folder).iterdir(), key=lambda file: file.name == images.index_path.name)
-        for file in index_last:
+        index = _index_with_digests(Path(folder, f"{images.number}.{INDEX_NAME}"))
+        skipped = [(position, image.reason) for position, image in bad.items()]
+        record = RangeRecord(images.settings, states, skipped, index["chunks"], index["config"])
+        record_path = Path(folder, images.record_path.name)
+        record.write(record_path)
+        for file in [*Path(folder).glob("chunk-*.bin"), record_path]:
             file.replace(images.folder / file.name)
     return list(bad.values())
 
 
-def _add_digests(index_path: Path) -> None:
-    """Add the shards' hashes to an index, so that other image contents give another index, and cache."""
-    index = json.loads(index_path.read_text())
+def _index_with_digests(path: Path) -> dict[str, Any]:
+    """Read an index, and add the shards' hashes."""
+    index: dict[str, Any] = json.loads(path.read_text())
     for chunk in index["chunks"]:
-        content = index_path.with_name(chunk["filename"]).read_bytes()
-        chunk["sha256"] = hashlib.sha256(content).hexdigest()
-    index_path.write_text(json.dumps(index))
+        with path.with_name(chunk["filename"]).open("rb") as file:
+            chunk["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return index
+
+
+def _unchanged(
+    path: str, encoding: Encoding, shorter_side_px: int
+) -> tuple[FileState, Tensor | bytes | BadImage]:
+    """Encode an image, and return the state of its file, which must be the same before and after."""
+    try:
+        state = file_state(path)
+        image = _encoded(path, encoding, shorter_side_px)
+        if file_state(path) != state:
+            return state, BadImage(path, "it was changed while it was packed", errno.EIO)
+    except OSError as error:
+        return [], BadImage(path, error.strerror or str(error), error.errno or errno.EIO)
+    return state, image
 
 
 def _encoded(path: str, encoding: Encoding, shorter_side_px: int) -> Tensor | bytes | BadImage:

@@ -13,7 +13,6 @@ import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -21,7 +20,6 @@ from PIL import Image
 from torch import Tensor
 
 from cbam_lightning.data.image_decoding import UndecodableError, check_aspect_ratio, decode_image, from_pillow
-from cbam_lightning.data.packed.stores import FolderStore
 from cbam_lightning.errors import UsageError
 
 Encoding = Literal["raw", "jpeg"]
@@ -64,11 +62,13 @@ class ShardInfo:
         name: Name of the file.
         num_images: Number of images.
         num_bytes: Length of the file.
+        sha256: SHA-256 of the file, in hexadecimal digits.
     """
 
     name: str
     num_images: int
     num_bytes: int
+    sha256: str
 
 
 def read_index(content: bytes, encoding: Encoding, where: str) -> list[ShardInfo]:
@@ -85,7 +85,7 @@ def read_index(content: bytes, encoding: Encoding, where: str) -> list[ShardInfo
     try:
         index: dict[str, Any] = json.loads(content)
         config, chunks = index["config"], index["chunks"]
-        shards = [ShardInfo(str(c["filename"]), int(c["chunk_size"]), int(c["chunk_bytes"])) for c in chunks]
+        shards = [_shard_info(chunk) for chunk in chunks]
         data_format = config["data_format"]
         unusual = [name for name, value in _PLAIN.items() if config.get(name) != value]
     except INDEX_ERRORS as error:
@@ -101,9 +101,14 @@ def read_index(content: bytes, encoding: Encoding, where: str) -> list[ShardInfo
     return shards
 
 
-def damaged_index(where: str, problem: str) -> UsageError:
+def _shard_info(chunk: dict[str, Any]) -> ShardInfo:
+    sizes = int(chunk["chunk_size"]), int(chunk["chunk_bytes"])
+    return ShardInfo(str(chunk["filename"]), *sizes, str(chunk["sha256"]))
+
+
+def damaged_index(where: str, problem: str, advice: str = "copy it again, or pack again") -> UsageError:
     """Build the error for an index that cannot be used."""
-    return UsageError(f"{where} cannot be used: {problem}. Copy or pack the images again.")
+    return UsageError(f"{where} cannot be used: {problem}; {advice}.")
 
 
 class Shard:
@@ -143,39 +148,6 @@ class Shard:
         return item[_ITEM_HEADER.size :][:size]
 
 
-def open_shard(store: FolderStore, name: str, info: ShardInfo, in_ranges: bool) -> Shard:
-    """Open a shard of a store.
-
-    Args:
-        store: The store.
-        name: Name of the shard in the store.
-        info: Entry of the shard in its index.
-        in_ranges: Whether to read single images from the store, or to map the whole file.
-
-    Raises:
-        DamagedShardError: Its length or its table is damaged.
-        OSError: It cannot be read.
-    """
-    if in_ranges:
-        return Shard(lambda start, end: as_values(store.read(name, start, end)), info)
-    return Shard(map_file(store.path(name), info), info)
-
-
-def map_file(path: Path, info: ShardInfo) -> Read:
-    """Map a shard into memory, so that only the bytes in use are read.
-
-    Raises:
-        DamagedShardError: The length of the file differs from that in its index.
-        OSError: The file cannot be read.
-    """
-    length = path.stat().st_size
-    if length != info.num_bytes:
-        raise DamagedShardError(f"it has {length} bytes; its index says {info.num_bytes}")
-    # Not shared: a private mapping needs no write permission.
-    mapped = torch.from_file(str(path), shared=False, size=length, dtype=torch.uint8)
-    return lambda start, end: mapped[start:end]
-
-
 def decode(image: Tensor, encoding: Encoding, channels: Literal[1, 3]) -> Tensor:
     """Decode an image from a shard.
 
@@ -203,8 +175,3 @@ def decode(image: Tensor, encoding: Encoding, channels: Literal[1, 3]) -> Tensor
                 return pixels.permute(2, 0, 1)
             return from_pillow(Image.fromarray(pixels.numpy()), channels)
     raise UndecodableError("its shape is damaged")
-
-
-def as_values(content: bytes) -> Tensor:
-    """Convert bytes to a tensor, uint8 (number of bytes,)."""
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else torch.empty(0).byte()

@@ -34,11 +34,13 @@ class FolderStore:
         """Return the local path of a file, which need not exist."""
         return self.folder / name
 
-    def read(self, name: str, start: int, end: int) -> bytes:
-        """Read a range of bytes of a file."""
-        with self.path(name).open("rb") as file:
-            file.seek(start)
-            return file.read(end - start)
+    def holds(self, name: str) -> bool:
+        """Return whether a file need not be fetched; it may be missing."""
+        return True
+
+    def advice(self, name: str) -> str:
+        """Return what to do about a damaged file."""
+        return "copy it again, or pack again"
 
     def where(self, name: str) -> str:
         """Return the path or URL of a file, for messages."""
@@ -57,7 +59,7 @@ class FolderStore:
             path = self.path(name)
             found = path.stat().st_size if path.is_file() else 0
             if found != size:
-                raise UsageError(f"{path} has {found} bytes instead of {size}; copy it again, or pack again.")
+                raise UsageError(f"{path} has {found} bytes instead of {size}; {self.advice(name)}.")
 
 
 class ObjectStore(FolderStore):
@@ -89,6 +91,10 @@ class ObjectStore(FolderStore):
                     fetch_file(self.where(name), target)
         return target
 
+    def holds(self, name: str) -> bool:
+        """Return whether a file is cached."""
+        return (self.folder / name).exists()
+
     def read(self, name: str, start: int, end: int) -> bytes:
         """Read a range of bytes of a file; for some stores, LitData fetches all of it.
 
@@ -97,9 +103,11 @@ class ObjectStore(FolderStore):
         """
         target = self.folder / name
         with self._locked(target):
-            if not target.exists():
-                return fetch_range(self.where(name), start, end, target)
-        return super().read(name, start, end)
+            return fetch_range(self.where(name), start, end, target)
+
+    def advice(self, name: str) -> str:
+        """Return what to do about a damaged file, which is a copy of that in the store."""
+        return f"delete its copy {self.folder / name} to fetch it again, or pack again"
 
     def _locked(self, target: Path) -> FileLock:
         target.parent.mkdir(parents=True, exist_ok=True)

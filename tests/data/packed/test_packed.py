@@ -1,13 +1,18 @@
+import hashlib
 import json
+import os
 import pickle
+import shutil
 import struct
 import sys
 import unicodedata
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pytorch_lightning import Trainer
 
 from cbam_lightning.data import ImageFolder, ImageNet
@@ -15,6 +20,7 @@ from cbam_lightning.data.packed import packing
 from cbam_lightning.data.packed.packing import pack
 from cbam_lightning.errors import UsageError
 from tests.data.generate import patches, save_image, write_image_folder, write_imagenet
+from tests.data.packed.damage import flip, replace_index
 from tests.data.test_data_module import Probe
 
 CLASSES = ("cat", "dog", "fox")
@@ -189,11 +195,11 @@ def test_a_pickle_in_a_strangers_set_is_refused_and_not_run(tmp_path):
     pack(ImageFolder("pets"), "packed", num_workers=1)
     index = json.loads(Path("packed/index.json").read_text())
     index["config"]["data_format"] = ["pickle", "int"]
-    replace_index(index)
     item = pickle.dumps(Marker())
     content = struct.pack("<3I", 1, 12, 20 + len(item)) + struct.pack("<2I", len(item), 0) + item
     for shard in index["chunks"]:
         Path("packed", shard["filename"]).write_bytes(content)
+    replace_index(Path("packed"), index)
     data = ImageFolder("packed", **SMALL)
     with pytest.raises(
         UsageError, match=r"packed/index.json cannot be used: its items are \['pickle', 'int'\]"
@@ -202,17 +208,6 @@ def test_a_pickle_in_a_strangers_set_is_refused_and_not_run(tmp_path):
     assert not Path("hacked").exists()
     pickle.loads(item)
     assert Path("hacked").exists()  # so it would have run
-
-
-def replace_index(index):
-    """Replace LitData's index with a hostile one that has the matching checksum."""
-    import hashlib
-
-    content = json.dumps(index)
-    Path("packed/index.json").write_text(content)
-    packed = json.loads(Path("packed/packed-index.json").read_text())
-    packed["parts"][""]["index_sha256"] = hashlib.sha256(content.encode()).hexdigest()
-    Path("packed/packed-index.json").write_text(json.dumps(packed))
 
 
 def test_shards_that_are_missing_or_cut_are_found_before_the_training(tmp_path):
@@ -237,7 +232,7 @@ def test_indices_that_do_not_belong_together_are_refused(tmp_path):
     with pytest.raises(UsageError, match=r"it is not the one that packed-index\.json was written with"):
         ImageFolder("packed", **SMALL).setup("fit")
     index["chunks"].pop()
-    replace_index(index)
+    replace_index(Path("packed"), index)
     with pytest.raises(UsageError, match=r"its shards do not hold the 30 images of packed-index\.json"):
         ImageFolder("packed", **SMALL).setup("fit")
     Path("packed/index.json").unlink()
@@ -246,13 +241,12 @@ def test_indices_that_do_not_belong_together_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("policy", ["raise", "skip"])
-def test_damage_inside_a_shard_is_a_bad_image(tmp_path, policy):
+def test_an_image_that_was_packed_wrongly_is_a_bad_image(tmp_path, policy):
     write_image_folder(tmp_path / "pets")
     pack(ImageFolder("pets"), "packed", num_workers=1)
-    content = bytearray(Path("packed/chunk-1-0.bin").read_bytes())
-    start = struct.unpack_from("<I", content, 4)[0]
-    content[start + 8 + 8] ^= 1  # the height of the first image
-    Path("packed/chunk-1-0.bin").write_bytes(content)
+    start = struct.unpack_from("<I", Path("packed/chunk-1-0.bin").read_bytes(), 4)[0]
+    flip(Path("packed/chunk-1-0.bin"), start + 8 + 8)  # the height of the first image
+    replace_index(Path("packed"), json.loads(Path("packed/index.json").read_text()))
     data = ImageFolder("packed", **SMALL, on_bad_image=policy)
     batches = [batch_of(data.split_set(split)) for split in ("train", "val", "test")]
     (bad,) = [bad for batch in batches for bad in batch.bad]
@@ -266,6 +260,79 @@ def test_damage_inside_a_shard_is_a_bad_image(tmp_path, policy):
             UsageError, match=r"cannot decode .*\.jpg: in packed/chunk-1-0\.bin, its shape is"
         ):
             data.on_before_batch_transfer(batch, 0)
+
+
+@pytest.mark.parametrize("policy", ["raise", "skip"])
+@pytest.mark.parametrize("position", [2, 300, -1])
+def test_a_flipped_byte_of_a_shard_ends_the_run_in_any_case(tmp_path, policy, position):
+    write_image_folder(tmp_path / "pets")
+    pack(ImageFolder("pets"), "packed", num_workers=1)
+    flip(Path("packed/chunk-1-0.bin"), position)  # of the table, an image, a label
+    data = ImageFolder("packed", **SMALL, on_bad_image=policy)
+    batch = batch_of(data.train_set)
+    with pytest.raises(OSError, match=r"has another SHA-256 than .*copy it again, or pack again: ") as caught:
+        data.on_before_batch_transfer(batch, 0)
+    assert caught.value.filename == "packed/chunk-1-0.bin"
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_shard_that_is_cut_while_it_is_read_ends_the_run(tmp_path, num_workers):
+    write_image_folder(tmp_path / "pets")
+    pack(ImageFolder("pets"), "packed", num_workers=1)
+    data = ImageFolder("packed", size_px=24, batch_size=2, num_workers=num_workers)
+    batches = iter(data.train_dataloader())
+    assert not next(batches).bad
+    for path in Path("packed").glob("*.bin"):
+        os.truncate(path, 100)
+    batch = next(batch for batch in batches if batch.bad)  # after those that were read already
+    with pytest.raises(OSError, match=r"it has 100 bytes; its index says .*; copy it again, or pack again"):
+        data.on_before_batch_transfer(batch, 0)
+
+
+def test_splits_of_one_part_check_each_shard_once(tmp_path, monkeypatch):
+    write_image_folder(tmp_path / "pets")
+    pack(ImageFolder("pets"), "packed", num_workers=1)
+    digest, checked = hashlib.file_digest, []
+    monkeypatch.setattr(
+        hashlib, "file_digest", lambda file, name: (checked.append(file.name), digest(file, name))[1]
+    )
+    data = ImageFolder("packed", **SMALL)
+    for split in ("train", "val", "test", "train"):
+        batch_of(data.split_set(split))
+    assert sorted(map(str, checked)) == [f"packed/chunk-{number}-0.bin" for number in range(5)]
+
+
+def test_a_shard_of_another_pack_with_its_name_and_size_is_refused(tmp_path):
+    for name, classes in {"a": ("cat", "dog"), "b": ("fox", "owl")}.items():
+        write_image_folder(tmp_path / name, classes)
+    for path in Path("b").rglob("*.jpg"):
+        save_image(np.flip(np.array(Image.open(path))), path)
+    packs = [pack(ImageFolder(name), f"{name}_packed", num_workers=1) for name in "ab"]
+    assert packs[0].num_bytes == packs[1].num_bytes
+    shutil.copyfile("b_packed/chunk-0-0.bin", "a_packed/chunk-0-0.bin")
+    data = ImageFolder("a_packed", **SMALL)
+    with pytest.raises(OSError, match=r"another SHA-256 than its index says"):
+        data.on_before_batch_transfer(batch_of(data.train_set), 0)
+    shutil.copyfile("b_packed/index.json", "a_packed/index.json")
+    with pytest.raises(UsageError, match=r"it is not the one that packed-index\.json was written with"):
+        ImageFolder("a_packed", **SMALL).setup("fit")
+
+
+@pytest.mark.parametrize("name", ["index.json", "packed-index.json"])
+def test_an_index_with_any_byte_flipped_or_cut_is_refused(tmp_path, name):
+    write_image_folder(tmp_path / "pets", images_per_class=2)
+    pack(ImageFolder("pets"), "packed", num_workers=1)
+    path = Path("packed", name)
+    content = path.read_bytes()
+    for position in [*range(0, len(content), 7), *range(90)]:
+        flip(path, position)
+        with pytest.raises(UsageError, match=rf"packed/{name} cannot be used: .*; copy it again, or pack"):
+            ImageFolder("packed", **SMALL).setup("fit")
+        path.write_bytes(content)
+    for length in (0, 1, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:length])
+        with pytest.raises(UsageError, match=rf"packed/{name} cannot be used"):
+            ImageFolder("packed", **SMALL).setup("fit")
 
 
 def test_images_too_small_for_the_evaluation_are_mentioned(tmp_path):

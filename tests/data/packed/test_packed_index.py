@@ -4,6 +4,7 @@ import pytest
 
 from cbam_lightning.data.packed.packed_index import PackedIndex, PackedPart, PackingSummary
 from cbam_lightning.errors import UsageError
+from tests.data.packed.damage import sealed
 
 PART = PackedPart(
     ["cat/größe\n1.jpg", "cat/b.jpg", "dog/c.jpg"], [2, 0, 1], {1: "it is truncated"}, "ab" * 32
@@ -22,12 +23,27 @@ def test_names_of_any_bytes_survive():
     assert PackedIndex.from_json(index.to_json().encode(), "here") == index
 
 
+def test_an_index_of_an_early_version_has_no_hash():
+    fields = json.loads(INDEX.to_json())
+    del fields["sha256"]
+    assert PackedIndex.from_json(json.dumps(fields).encode(), "here") == INDEX
+
+
+def test_any_other_byte_is_told():
+    content = INDEX.to_json().encode()
+    for position in range(len(content)):
+        damaged = content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+        with pytest.raises(UsageError, match=r"^there cannot be used: "):
+            PackedIndex.from_json(damaged, "there")
+
+
 def changed(**changes):
     fields = json.loads(INDEX.to_json())
     part = fields["parts"]["train"]
     for name, value in changes.items():
         (part if name in part else fields)[name] = value
-    return json.dumps(fields).encode()
+    del fields["sha256"]
+    return sealed(fields)
 
 
 @pytest.mark.parametrize(

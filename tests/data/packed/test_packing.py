@@ -1,19 +1,27 @@
 import json
+import multiprocessing
+import os
 import re
+import shutil
 import sys
+import time
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
 from cbam_lightning.data import ImageFolder, ImageNet
 from cbam_lightning.data.image_decoding import decode_image
-from cbam_lightning.data.packed import packing, shard_writer
+from cbam_lightning.data.packed import packing, packing_folder, shard_writer
 from cbam_lightning.data.packed.packing import pack
 from cbam_lightning.errors import UsageError
 from tests.command import call
 from tests.data.generate import patches, save_image, write_image_folder, write_imagenet
+from tests.data.packed.damage import flip
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +117,8 @@ def test_an_interrupted_packing_goes_on(pets, monkeypatch):
         ImageFolder("out")
     Path("out/.1-left-by-a-killed-process").mkdir()
     with pytest.raises(
-        UsageError, match="out holds an unfinished packing of other images or with other options"
+        UsageError,
+        match=r"out holds an unfinished packing of other images or with .* \(encoding\); repeat",
     ):
         pack(ImageFolder(str(pets)), "out", encoding="jpeg", num_workers=1)
     packed = pack(ImageFolder(str(pets)), "out", num_workers=1)
@@ -120,6 +129,205 @@ def test_an_interrupted_packing_goes_on(pets, monkeypatch):
         3,
         sum(p.stat().st_size for p in Path("out").glob("*.bin")),
     )
+
+
+def interrupted(monkeypatch):
+    """Pack images of one length, all with one time of modification, up to two of three shards."""
+    for path, pixels in zip(sorted(Path("pets").rglob("*.*")), patches(12, 40, 52), strict=True):
+        path.unlink()
+        write_bmp(path.with_suffix(".bmp"), pixels)
+    encode, paths = shard_writer._encoded, []
+
+    def stop_at_the_ninth(path, *options):
+        paths.append(path)
+        if len(paths) == 9:
+            monkeypatch.setattr(shard_writer, "_encoded", encode)
+            raise KeyboardInterrupt
+        return encode(path, *options)
+
+    monkeypatch.setattr(shard_writer, "_encoded", stop_at_the_ninth)
+    with pytest.raises(KeyboardInterrupt):
+        pack(ImageFolder("pets"), "out", num_workers=1)
+    assert sorted(path.name for path in Path("out").glob("*.bin")) == ["chunk-0-0.bin", "chunk-1-0.bin"]
+    return [Path(path) for path in paths[:8]]
+
+
+def write_bmp(path, pixels):
+    save_image(pixels, path)
+    os.utime(path, (0, 0))
+
+
+def packed_anew(reason):
+    """Go on with one warning, and compare with a packing that was not interrupted."""
+    with pytest.warns(UserWarning, match=f"4 of 12 images were packed a second time.*: {reason}") as told:
+        pack(ImageFolder("pets"), "out", num_workers=1)
+    assert len(told) == 1
+    pack(ImageFolder("pets"), "whole", num_workers=1)
+    assert contents(Path("out")) == contents(Path("whole"))
+
+
+def test_images_that_were_replaced_meanwhile_are_packed_anew(pets, monkeypatch):
+    path = interrupted(monkeypatch)[5]
+    before = path.stat()
+    write_bmp(path, 255 - np.array(Image.open(path)))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    packed_anew(f"files were changed since, such as {path}")
+
+
+def test_it_is_told_also_if_the_packing_is_interrupted_again(pets, monkeypatch):
+    first, *_, last = interrupted(monkeypatch)
+    write_bmp(first, 255 - np.array(Image.open(first)))
+    last.write_text("no image")
+    with (
+        pytest.warns(UserWarning, match=r"8 of 12 images were packed a second time"),
+        pytest.raises(UsageError, match="cannot decode"),
+    ):
+        pack(ImageFolder("pets"), "out", num_workers=1)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "missing"])
+def test_shards_that_were_damaged_meanwhile_are_packed_anew(pets, monkeypatch, damage):
+    interrupted(monkeypatch)
+    path = Path("out/chunk-1-0.bin")
+    if damage == "flipped":
+        flip(path, 500)
+    elif damage == "cut":
+        os.truncate(path, 500)
+    else:
+        path.unlink()
+    packed_anew("its shards were changed since")
+
+
+@pytest.mark.parametrize("damage", ["missing", "half"])
+def test_shards_without_a_record_are_packed_anew(pets, monkeypatch, damage):
+    interrupted(monkeypatch)
+    record = Path("out/1.record.json")
+    if damage == "missing":  # as in a folder of an early version
+        record.rename("out/1.index.json")
+    else:
+        record.write_text(record.read_text()[:-9])
+    Path("out/chunk-1-1.bin").write_bytes(b"of the same attempt")
+    Path("out/chunk-7-0.bin").write_bytes(b"of another version")
+    packed_anew("there is no record of the files that it was made of")
+
+
+def test_shards_with_other_settings_are_packed_anew(pets, monkeypatch):
+    interrupted(monkeypatch)
+    monkeypatch.setattr(shard_writer, "SHARD_BYTES", 20_000)
+    with pytest.warns(UserWarning, match="8 of 12 images were packed a second time.*with other settings"):
+        pack(ImageFolder("pets"), "out", num_workers=1)
+    pack(ImageFolder("pets"), "whole", num_workers=1)
+    assert contents(Path("out")) == contents(Path("whole"))
+
+
+@pytest.mark.parametrize("number", [0, 5])
+def test_a_file_that_changes_while_it_is_packed_is_told(pets, monkeypatch, number):
+    encode, paths = shard_writer._encoded, []
+
+    def change_one(path, *options):
+        image = encode(path, *options)
+        paths.append(path)
+        if len(paths) == 6:
+            Path(paths[number]).touch()
+        return image
+
+    monkeypatch.setattr(shard_writer, "_encoded", change_one)
+    kind, message = {
+        0: (
+            UsageError,
+            "1 image files were changed or removed after they were packed, such as pets/.*run",
+        ),
+        5: (OSError, "it was changed while it was packed; run the command again: it continues .*'pets/"),
+    }[number]
+    with pytest.raises(kind, match=message):
+        pack(ImageFolder("pets"), "out", num_workers=1)
+    assert not Path("out/packed-index.json").exists()
+    with warnings.catch_warnings(record=True) as told:
+        pack(ImageFolder("pets"), "out", num_workers=1)
+    assert len(told) == (number == 0)
+    pack(ImageFolder("pets"), "whole", num_workers=1)
+    assert contents(Path("out")) == contents(Path("whole"))
+
+
+@pytest.mark.parametrize("change", ["added", "removed", "renamed", "moved"])
+def test_other_images_are_told_from_those_of_the_interrupted_packing(pets, monkeypatch, change):
+    path = interrupted(monkeypatch)[0]
+    if change == "added":
+        shutil.copy(path, path.with_name("new.bmp"))
+    elif change == "removed":
+        path.unlink()
+    elif change == "renamed":
+        path.rename(path.with_name("new.bmp"))
+    else:
+        path.rename(pets / ("cat" if path.parent.name == "dog" else "dog") / "new.bmp")
+    with pytest.raises(UsageError, match=r"an unfinished packing of other images or .* \(images\)"):
+        pack(ImageFolder("pets"), "out", num_workers=1)
+
+
+def test_files_left_out_by_an_interrupted_packing_stop_one_that_leaves_none_out(pets, monkeypatch):
+    for path in pets.rglob("*1.jpg"):
+        path.write_text("no image")
+    monkeypatch.setattr(packing, "_finish_part", None)  # interrupted after the last shard
+    with pytest.raises(TypeError):
+        pack(ImageFolder("pets"), "out", on_bad_image="skip", num_workers=1)
+    with pytest.raises(UsageError, match=r"cannot decode pets/.*1\.jpg: not an image"):
+        pack(ImageFolder("pets"), "out", num_workers=1)
+
+
+def test_one_process_at_a_time_packs_into_a_folder(pets, monkeypatch):
+    monkeypatch.setattr(packing_folder, "LOCK_TIMEOUT_S", 0)
+    encode = shard_writer._encoded
+    messages = []
+
+    def another_process(*args):
+        if not messages:
+            with pytest.raises(UsageError) as caught:
+                pack(ImageFolder("pets"), "out", num_workers=1)
+            messages.append(str(caught.value))
+        return encode(*args)
+
+    monkeypatch.setattr(shard_writer, "_encoded", another_process)
+    pack(ImageFolder("pets"), "out", num_workers=1)
+    assert messages == ["another process is packing into out; wait until it ends, or stop it."]
+
+
+def pack_slowly():
+    encode = shard_writer._encoded
+
+    def slow(*args):
+        with Path("processes").open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        time.sleep(0.1)
+        return encode(*args)
+
+    shard_writer._encoded = slow  # in this process only, and those that it starts
+    pack(ImageFolder("pets"), "out", num_workers=2)
+
+
+def test_a_packing_that_was_killed_leaves_no_old_images_and_no_processes(tmp_path):
+    write_image_folder(tmp_path / "pets", images_per_class=8)
+    process = multiprocessing.get_context("fork").Process(target=pack_slowly)
+    process.start()
+    while not list(Path("out").glob("*.record.json")) and process.is_alive():
+        time.sleep(0.02)
+    process.kill()
+    process.join()
+    for path in Path("pets").rglob("*.jpg"):
+        save_image(255 - np.array(Image.open(path)), path)
+    with pytest.warns(UserWarning, match=r"of 24 images were packed a second time.*: files were changed"):
+        pack(ImageFolder("pets"), "out", num_workers=1)
+    processes = set(Path("processes").read_text().split())
+    assert len(processes) == 2
+    assert not any(map(runs, processes))
+    pack(ImageFolder("pets"), "whole", num_workers=1)
+    assert contents(Path("out")) == contents(Path("whole"))
+
+
+def runs(process):
+    try:  # the status of one that ended and was not waited for is Z
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 @pytest.fixture
@@ -221,7 +429,7 @@ def test_the_command_packs_and_says_how_to_train(pets, capsys):
         ),
         ("data pack --data ImageFolder --root none --out out", "none is not a folder; give .* with --root"),
         ("data pack --data ImageNet --root . --out out", "give the folder of train and val with --root"),
-        ("data", "an action is required: pack, scenes"),
+        ("data", "an action is required: pack, check, scenes"),
     ],
 )
 def test_the_command_tells_mistakes_in_one_line(command, message, capsys):

@@ -14,6 +14,7 @@ from cbam_lightning.data.packed.packing import pack
 from cbam_lightning.data.packed.stores import FolderStore, ObjectStore, cache_root, is_url
 from cbam_lightning.errors import UsageError
 from tests.data.generate import save_image, write_image_folder, write_imagenet
+from tests.data.packed.damage import flip
 
 SMALL = {"size_px": 24, "num_workers": 0}
 
@@ -47,10 +48,10 @@ def test_the_cache_is_where_the_user_says(monkeypatch):
     assert cache_root() == Path("/home/somebody/.lightning/chunks/cbam_lightning")
 
 
-def test_parts_of_files(tmp_path):
+def test_a_folder_is_read_where_it_is(tmp_path):
     (tmp_path / "a").write_bytes(b"0123456789")
     store = FolderStore(tmp_path)
-    assert store.read("a", 3, 7) == b"3456"
+    assert store.holds("a")
     assert (store.path("a"), store.where("a"), store.is_remote) == (
         tmp_path / "a",
         str(tmp_path / "a"),
@@ -176,6 +177,43 @@ def test_a_broken_connection_leaves_nothing_half(pets, bucket):
     assert not list(cache_root().rglob("chunk-1-0.bin"))
     bucket.cut.clear()
     assert not batch_of(data.train_set).bad
+
+
+def test_what_was_fetched_is_checked(pets, bucket):
+    bucket.add_folder(pets, "bucket/pets")
+    whole = bucket.files["bucket/pets/chunk-1-0.bin"]
+    bucket.files["bucket/pets/chunk-1-0.bin"] = whole[:500] + bytes([whole[500] ^ 1]) + whole[501:]
+    data = ImageFolder("s3://bucket/pets", **SMALL)
+    batch = batch_of(data.train_set)
+    with pytest.raises(OSError, match=r"another SHA-256 than its index says; delete its copy ") as caught:
+        data.on_before_batch_transfer(batch, 0)
+    assert caught.value.filename == "s3://bucket/pets/chunk-1-0.bin"
+    bucket.files["bucket/pets/chunk-1-0.bin"] = whole
+    (copy,) = cache_root().rglob("chunk-1-0.bin")
+    assert str(copy) in str(caught.value)
+    copy.unlink()
+    assert not batch_of(data.train_set).bad
+
+
+def test_a_damaged_copy_of_an_index_is_named(pets, bucket):
+    bucket.add_folder(pets, "bucket/pets")
+    batch_of(ImageFolder("s3://bucket/pets", **SMALL).test_set)
+    (copy,) = cache_root().rglob("index.json")
+    copy.write_bytes(copy.read_bytes()[:-50])
+    with pytest.raises(UsageError, match=rf"index\.json cannot be used: .*; delete its copy {copy} to"):
+        ImageFolder("s3://bucket/pets", **SMALL).setup("fit")
+
+
+def test_copies_are_checked_also_if_few_images_are_read(pets, bucket, monkeypatch):
+    monkeypatch.setattr(packed_dataset, "SPARSE_SHARE", 0.15)
+    bucket.add_folder(pets, "bucket/pets")
+    data = ImageFolder("s3://bucket/pets", **SMALL)
+    assert not batch_of(data.val_set).bad
+    batch_of(data.train_set)
+    for copy in cache_root().rglob("*.bin"):
+        flip(copy, 500)
+    (bad,) = batch_of(data.val_set).bad
+    assert "another SHA-256" in bad.reason
 
 
 def test_a_disk_without_room_is_refused_before_the_training(pets, bucket, monkeypatch):

@@ -74,7 +74,7 @@ import functools, resource, sys
 from cbam_lightning.data import ImageFolder
 from cbam_lightning.data.packed import packed_dataset
 packed_dataset.OPEN_SHARDS = 4
-packed_dataset._open_shard = functools.lru_cache(4)(packed_dataset.open_shard)
+packed_dataset._open_shard = functools.lru_cache(4)(packed_dataset.PackedFiles.open_shard)
 data = ImageFolder(sys.argv[1], size_px=32, batch_size=16, num_workers=0)
 count = sum(len(batch.images) for epoch in range(2) for batch in data.train_dataloader())
 print(count, len(data.train_set.files.shards), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
