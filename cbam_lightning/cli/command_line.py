@@ -38,10 +38,20 @@ class Group:
     default: Command | None = None
 
 
+class _Help(argparse.HelpFormatter):
+    """Wraps the paragraphs of a text, but for those that are indented, such as tables."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        paragraphs = re.split(r"\n[ ]*\n", text)
+        return "\n\n".join(p if p.startswith(" ") else fill(p, width, indent) for p in paragraphs)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that accepts no abbreviations and raises its errors."""
 
     def __init__(self, prog: str, description: str, **options: Any) -> None:
+        options.setdefault("formatter_class", _Help)
         super().__init__(prog=prog, description=description, allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
@@ -103,7 +113,9 @@ def run(prog: str, command: Command | Group, args: list[str]) -> None:
 
 def _parser(prog: str, command: Command) -> Parser:
     text = parse(command.__doc__ or "")
-    description = f"{text.short_description} {text.long_description or ''}".replace("``", "`")
+    description = "\n\n".join(filter(None, (text.short_description, text.long_description))).replace(
+        "``", "`"
+    )
     parser = Parser(prog, description)
     for parameter, kind, help_text in _parameters(command):
         required = parameter.default is parameter.empty

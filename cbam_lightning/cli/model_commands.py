@@ -12,6 +12,15 @@ from cbam_lightning.tables import aligned
 def models(pattern: str = "*", *, places: bool = False, where: Sequence[str] | None = None) -> None:
     """List the networks and detectors, or the insertion points for attention in one network.
 
+    Where `insert_attention` and `--model.attention` put attention into networks that know nothing of it:
+
+        ResNet, other residual networks  every residual branch, before the addition
+        VGG, DenseNet, Inception         the last output of every resolution
+        Swin, others with channels last  the same, on the channels; not in windows
+        ViT, others on tokens            every residual branch, along all tokens
+        U-Net, DeepLab, detectors        encoder, backbone, neck; never an output
+        TorchScript, DataParallel        refused: insert before converting, wrapping
+
     Args:
         pattern: Shell pattern of names, such as 'resnet*', 'torchvision/*' or 'timm/*'.
         places: List the points of this network at which attention would be inserted.

@@ -39,14 +39,14 @@ def insert_attention(
     Copies, pickles and exports of the network keep the attention, and so do conversions of its layers, such
     as to ``SyncBatchNorm``. What each kind of network gets:
 
-    =====================================  ==================================================================
-    ResNet and other residual networks     the branch of every residual addition, before the addition
-    VGG, DenseNet, ShuffleNet, Inception   the last output of every resolution (also for ``where="stage"``)
-    Swin and others with channels last     as above, with the channels in their place; windows are left out
-    ViT, and others on tokens              the residual branches, over the sequence of all tokens (``dims=1``)
-    U-Net, DeepLab and detectors           as above in backbone, encoder and neck; outputs are never a place
-    TorchScript, data-parallel wrappers    refused: insert into the network before it is converted or wrapped
-    =====================================  ==================================================================
+    ===============================  ===========================================
+    ResNet, other residual networks  every residual branch, before the addition
+    VGG, DenseNet, Inception         the last output of every resolution
+    Swin, others with channels last  the same, on the channels; not in windows
+    ViT, others on tokens            every residual branch, along all tokens
+    U-Net, DeepLab, detectors        encoder, backbone, neck; never an output
+    TorchScript, DataParallel        refused: insert before converting, wrapping
+    ===============================  ===========================================
 
     Args:
         network: Any network; modified in place.
