@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -30,7 +31,11 @@ def models(pattern: str = "*", *, places: bool = False, where: Sequence[str] | N
         from cbam_lightning.models import create_model
         from cbam_lightning.models.insertion import describe_insertion_points, plan_insertion
 
-        print(describe_insertion_points(plan_insertion(create_model(pattern), where)))
+        network = create_model(pattern)
+        with warnings.catch_warnings(record=True) as left_out:
+            warnings.simplefilter("always")
+            points = plan_insertion(network, where)
+        print("\n".join([describe_insertion_points(points), *(str(one.message) for one in left_out)]))
         return
     descriptions = _describe(pattern)
     if not descriptions:

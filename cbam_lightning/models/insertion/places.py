@@ -74,22 +74,24 @@ def is_map(flow: Dataflow, value: Value) -> bool:
     axis = value.channel_axis
     if axis is None or len(value.shape) not in (3, 4, 5):
         return False
-    return value.shape[axis] > 1 and prod(value.positions) > 1 and not are_parts(flow, value)
+    return value.shape[axis] > 1 and prod(value.positions) > 1 and partition(flow, value) is None
 
 
-def are_parts(flow: Dataflow, value: Value) -> bool:
-    """Return whether a tensor holds parts of the images: regions of a detector, windows, patches.
+def partition(flow: Dataflow, value: Value) -> str | None:
+    """Return what a tensor holds if it holds parts of the images: regions of a detector, patches, windows.
 
     They are more or fewer than the images; or, as in MaxViT, with the channels last the positions are the
     windows and what is in them. The sides of a map are in the proportion of the image's, but for the rounding
     of one position.
     """
     if len(value.shape) in (3, len(flow.input_shape)) and value.shape[0] != flow.input_shape[0]:
-        return True
+        return f"{value.shape[0]} regions or patches of {flow.input_shape[0]} images"
     if value.channel_axis == 1 or len(value.positions) != 2 or len(flow.input_shape) != 4:
-        return False
+        return None
     (height, width), (image_height, image_width) = value.positions, flow.input_shape[2:]
-    return abs(height * image_width - width * image_height) > max(image_height, image_width)
+    if abs(height * image_width - width * image_height) <= max(image_height, image_width):
+        return None
+    return f"windows: its {height} x {width} positions are not in the proportion of the image"
 
 
 def is_output(flow: Dataflow, value: Value, pooled: bool = True) -> bool:

@@ -17,11 +17,11 @@ from cbam_lightning.models.insertion.attended import CHILD
 from cbam_lightning.models.insertion.dataflow import Dataflow, Value, record
 from cbam_lightning.models.insertion.example_inputs import Example
 from cbam_lightning.models.insertion.places import (
-    are_parts,
     is_map,
     is_output,
     module_of,
     outputs_of,
+    partition,
     residual_branches,
     stage_ends,
 )
@@ -232,8 +232,6 @@ def fault_of(flow: Dataflow, name: str) -> str | None:
         return f"returns a tensor of shape {output.shape}, not a feature map"
     if output.channel_axis is None:
         return f"returns a tensor of shape {output.shape}, whose axis of channels is not known"
-    if are_parts(flow, output):
-        return (
-            f"returns windows: a tensor of shape {output.shape}, whose positions are not those of the image"
-        )
+    if parts := partition(flow, output):
+        return f"returns a tensor of shape {output.shape}, of {parts}"
     return None
