@@ -138,7 +138,7 @@ def _check(inputs: ExplainInputs) -> None:
 def _classification_images(
     inputs: ExplainInputs, network: ExplainedNetwork
 ) -> tuple[ImageSelection, tuple[float, ...], tuple[float, ...]]:
-    """Return the images, and the mean and std of their data set, or else those of ImageNet, as ``predict``."""
+    """Return the images, and mean and std of their data set, or else, as for ``predict``, of ImageNet."""
     header = network.header
     if inputs.images is not None:
         size_px = header.size_px or 0  # a network without a size was refused

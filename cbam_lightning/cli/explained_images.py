@@ -1,4 +1,4 @@
-"""The images of ``cbam-lightning explain``, a batch at a time, and what is left out of the results and why."""
+"""The images of ``cbam-lightning explain``, a batch at a time, and what is left out and why."""
 
 from __future__ import annotations
 

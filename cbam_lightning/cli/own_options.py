@@ -47,7 +47,7 @@ def reword(text: str, names: Collection[str]) -> str:
 
 
 def _without_foreign(sentence: str) -> str:
-    """Return a sentence without the clauses that need an option of another command; "" if that is the first."""
+    """Return a sentence without the clauses that need another command's option; "" if the first does."""
     first, *rest = _SEPARATORS.split(sentence)
     if _FOREIGN.search(first):
         return ""

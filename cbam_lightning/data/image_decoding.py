@@ -82,7 +82,7 @@ def check_header(path: str) -> None:
 
 
 def upright_size(path: str) -> tuple[int, int]:
-    """Return height and width of an image file as ``decode_image`` returns it; of the file, the header is read.
+    """Return height and width of an image file as ``decode_image`` returns it; only its header is read.
 
     Raises:
         UndecodableError: As ``decode_image``, except for damage after the header.

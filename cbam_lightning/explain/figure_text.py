@@ -1,4 +1,4 @@
-"""Names in figures and tables: shortened in the middle, because most differ at the end, and broken into lines."""
+"""Names in figures and tables: shortened in the middle, as many differ at the end, and broken into lines."""
 
 from __future__ import annotations
 

@@ -121,7 +121,8 @@ CUT_OFF = """() => {
   const inside = (e) => e.getBoundingClientRect().left >= 0 && e.getBoundingClientRect().right <= width;
   const elements = [...document.querySelectorAll("html, #summary, #summary *, .image, .image *, select, p")];
   const shown = elements.filter((e) => e.getBoundingClientRect().width);
-  return shown.filter((e) => !inside(e) || (e.tagName !== "SELECT" && e.scrollWidth > e.clientWidth + 1 && e.clientWidth))
+  const cut = (e) => e.tagName !== "SELECT" && e.clientWidth && e.scrollWidth > e.clientWidth + 1;
+  return shown.filter((e) => !inside(e) || cut(e))
     .map((e) => `${e.tagName}: ${e.textContent.slice(0, 80)}`);
 }"""
 
