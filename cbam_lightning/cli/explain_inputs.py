@@ -177,10 +177,7 @@ def _module(
     """Return a data module, which must be for the same images and classes as the networks."""
     if inputs.root:
         options["root"] = inputs.root
-    try:
-        module = module_class(**options)
-    except TypeError:
-        raise UsageError(f"{inputs.data} needs --root, the folder of its files.") from None
+    module = module_class(**_accepted(module_class, {**options, "on_bad_image": "skip"}, inputs.data or ""))
     expected = {name: getattr(header, name) for name in compared}
     wrong = [f"{name} {value}" for name, value in expected.items() if getattr(module, name) != value]
     if header.class_names is not None and tuple(header.class_names) != tuple(module.class_names):
@@ -190,6 +187,29 @@ def _module(
             f"the networks expect other images or classes than {inputs.data}: {', '.join(wrong)}."
         )
     return module
+
+
+def _accepted(module_class: type, options: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return the options that a data module takes, which have to be all that it needs.
+
+    Raises:
+        UsageError: It needs others, or takes no root although one is given.
+    """
+    parameters = inspect.signature(module_class).parameters.values()
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters)
+    names = {one.name for one in parameters if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)}
+    needed = [one.name for one in parameters if one.name in names and one.default is one.empty]
+    missing = [one for one in needed if one not in options]
+    if missing == ["root"]:
+        raise UsageError(f"{name} needs --root, the folder of its files.")
+    if missing:
+        raise UsageError(
+            f"{name} needs {', '.join(missing)}, and `explain` has no option for that; give image files with "
+            "--images, or a subclass that needs nothing."
+        )
+    if "root" in options and "root" not in names and not takes_any:
+        raise UsageError(f"{name} takes no folder; leave --root out.")
+    return {key: value for key, value in options.items() if takes_any or key in names}
 
 
 def _target(name: str | None, network: ExplainedNetwork) -> int | None:

@@ -101,7 +101,11 @@ def _find_layer(network: nn.Module, layer: str | None, example: Sequence[int] | 
     names = [name for name, _ in network.named_modules() if name]
     if layer is not None and layer not in names:
         raise unknown_name(kind=f"layer of {type(network).__name__}", given=layer, allowed=names)
-    points = plan_insertion(network, "stage" if layer is None else [layer], example)
+    try:
+        points = plan_insertion(network, "stage" if layer is None else [layer], example)
+    except UsageError as error:
+        text = str(error).replace("attention cannot follow", "Grad-CAM cannot explain the layer")
+        raise UsageError(text.replace("Choose modules", "Choose layers")) from error
     if not points:
         raise UsageError(
             f"{type(network).__name__} has no convolution, and Grad-CAM needs a feature map. Name a layer."

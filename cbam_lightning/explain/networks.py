@@ -13,11 +13,13 @@ from torchvision.transforms.v2 import functional as F
 
 from cbam_lightning.checks import check_positive
 from cbam_lightning.errors import UsageError
+from cbam_lightning.explain.evaluation_mode import evaluation_mode
 from cbam_lightning.explain.gradcam import GradCAM
 from cbam_lightning.models.detection.detector_registry import NetworkKind, network_kind
 from cbam_lightning.models.factory import rebuild
 from cbam_lightning.models.pretrained import open_checkpoint
 from cbam_lightning.weights import Header
+from cbam_lightning.weights.header import one_line
 
 _COMPARED = ("size_px", "in_channels", "num_classes", "class_names")
 
@@ -98,8 +100,20 @@ def _open(
         message = f"{label} was trained on images of {header.size_px} px and is shown {size} px, as you ask."
         warnings.warn(message, stacklevel=3)
     network = rebuild(checkpoint, path).to(device)
+    _check_size(label, network, (1, header.in_channels, size, size))
     cam = GradCAM(network, layer, (1, header.in_channels, size, size))
     return ExplainedNetwork(label, network, replace(header, size_px=size), cam)
+
+
+def _check_size(label: str, network: nn.Module, shape: tuple[int, int, int, int]) -> None:
+    try:
+        with evaluation_mode(network), torch.no_grad():
+            network(torch.zeros(shape, device=next(network.parameters()).device))
+    except Exception as error:  # each network refuses a size in its own way
+        reason = one_line(error)
+        raise UsageError(
+            f"{label} does not run on images of {shape[-1]} px: {reason}. Give another size with --size-px."
+        ) from error
 
 
 def split_label(source: str) -> tuple[str, str]:
