@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from cbam_lightning import data
 from cbam_lightning.benchmarks.machine import choose_device
-from cbam_lightning.checks import check_choice, check_positive
+from cbam_lightning.checks import check_positive
+from cbam_lightning.cli.explained_data import build_module, module_class_of
 from cbam_lightning.cli.explained_images import ExplainedImages
 from cbam_lightning.data import image_selection
 from cbam_lightning.data.class_folders import channel_statistics
@@ -21,8 +21,6 @@ from cbam_lightning.explain.detections import ImageDetections, NamedDetector, de
 from cbam_lightning.explain.explanations import ExplainedImage, InputImage, explain_images
 from cbam_lightning.explain.gradcam import PREDICTED
 from cbam_lightning.explain.networks import ExplainedNetwork, open_networks
-from cbam_lightning.user_code.class_paths import find_class, import_class_path
-from cbam_lightning.weights import Header
 
 if TYPE_CHECKING:
     from cbam_lightning.cli.explain_commands import ExplainInputs
@@ -116,13 +114,13 @@ def detect_objects(
     if inputs.images is not None:
         dataset: Any = image_selection.open_scene_files(inputs.images, header.in_channels)
     else:
-        module_class = _module_class(inputs, data.DetectionDataModule)
+        module_class = module_class_of(inputs, data.DetectionDataModule)
         options: dict[str, Any] = {"in_channels": header.in_channels, "augmentation": "none"}
         if module_class is data.VOCDetection:
             options |= {"size_px": None, "class_names": detectors[0].class_names}
         if module_class is data.FashionScenes and header.size_px:
             options["size_px"] = header.size_px
-        module = _module(inputs, module_class, options, header, "in_channels", "num_classes")
+        module = build_module(inputs, module_class, options, header, "in_channels", "num_classes")
         dataset = module.split_set(inputs.split)
     images = ExplainedImages(spread(dataset, inputs.limit))
     batches = images.batches(inputs.batch_size)
@@ -147,69 +145,12 @@ def _classification_images(
         )
         channels: Any = header.in_channels
         return spread(files, inputs.limit), *channel_statistics(None, None, channels)
-    module_class = _module_class(inputs, data.ImageDataModule)
-    accepted = inspect.signature(module_class).parameters
-    options = {name: getattr(header, name) for name in ("size_px", "in_channels") if name in accepted}
-    if inputs.root and "source" in accepted:
-        options["source"] = "full"
-    module = _module(inputs, module_class, options, header, "size_px", "in_channels", "num_classes")
-    return spread(module.split_set(inputs.split), inputs.limit), module.mean, module.std
-
-
-def _module_class(inputs: ExplainInputs, base: type) -> Any:
-    """Return the data module that ``--data`` names, a subclass of ``base``."""
-    name = inputs.data or ""
-    import_class_path(name, "--data")
-    classes = {known: getattr(data, known) for known in data.__all__}
-    if user_class := find_class(name):
-        classes[name] = user_class
-    # this command has no options for the data sets of a TorchDataset
-    excluded = (base, data.TorchDataset)
-    allowed = {known: c for known, c in classes.items() if issubclass(c, base) and c not in excluded}
-    check_choice("data module", name, allowed)
-    check_choice("split", inputs.split, ("test", "val"))
-    return allowed[name]
-
-
-def _module(
-    inputs: ExplainInputs, module_class: Any, options: dict[str, Any], header: Header, *compared: str
-) -> Any:
-    """Return a data module, which must be for the same images and classes as the networks."""
+    module_class = module_class_of(inputs, data.ImageDataModule)
+    options: dict[str, Any] = {"size_px": header.size_px, "in_channels": header.in_channels}
     if inputs.root:
-        options["root"] = inputs.root
-    module = module_class(**_accepted(module_class, {**options, "on_bad_image": "skip"}, inputs.data or ""))
-    expected = {name: getattr(header, name) for name in compared}
-    wrong = [f"{name} {value}" for name, value in expected.items() if getattr(module, name) != value]
-    if header.class_names is not None and tuple(header.class_names) != tuple(module.class_names):
-        wrong = wrong or ["other classes"]
-    if wrong:
-        raise UsageError(
-            f"the networks expect other images or classes than {inputs.data}: {', '.join(wrong)}."
-        )
-    return module
-
-
-def _accepted(module_class: type, options: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return the options that a data module takes, which have to be all that it needs.
-
-    Raises:
-        UsageError: It needs others, or takes no root although one is given.
-    """
-    parameters = inspect.signature(module_class).parameters.values()
-    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters)
-    names = {one.name for one in parameters if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)}
-    needed = [one.name for one in parameters if one.name in names and one.default is one.empty]
-    missing = [one for one in needed if one not in options]
-    if missing == ["root"]:
-        raise UsageError(f"{name} needs --root, the folder of its files.")
-    if missing:
-        raise UsageError(
-            f"{name} needs {', '.join(missing)}, and `explain` has no option for that; give image files with "
-            "--images, or a subclass that needs nothing."
-        )
-    if "root" in options and "root" not in names and not takes_any:
-        raise UsageError(f"{name} takes no folder; leave --root out.")
-    return {key: value for key, value in options.items() if takes_any or key in names}
+        options["source"] = "full"
+    module = build_module(inputs, module_class, options, header, "size_px", "in_channels", "num_classes")
+    return spread(module.split_set(inputs.split), inputs.limit), module.mean, module.std
 
 
 def _target(name: str | None, network: ExplainedNetwork) -> int | None:
