@@ -63,7 +63,8 @@ def explain(
         inputs: Networks and images.
         out: Folder to write to.
         steps: Steps of the deletion and insertion curves; 0 for no curves.
-        masks: Folder with NAME.png for NAME.jpg, not black where the object is.
+        masks: Folder with NAME.png for NAME.jpg, of its size, not black where the object is. Where two images
+            have the same name, in subfolders like theirs.
         rows: Number of images in figure.png.
     """
     from cbam_lightning.checks import check_positive

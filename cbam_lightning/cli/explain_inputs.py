@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from cbam_lightning import data
 from cbam_lightning.benchmarks.machine import choose_device
 from cbam_lightning.checks import check_positive
@@ -15,7 +17,7 @@ from cbam_lightning.cli.explained_data import build_module, module_class_of
 from cbam_lightning.cli.explained_images import ExplainedImages
 from cbam_lightning.data import image_selection
 from cbam_lightning.data.class_folders import channel_statistics
-from cbam_lightning.data.image_selection import ImageSelection, spread
+from cbam_lightning.data.image_selection import ImageSelection, NamedImage, spread
 from cbam_lightning.errors import UsageError, closest, first_names
 from cbam_lightning.explain.detections import ImageDetections, NamedDetector, detect, open_detectors
 from cbam_lightning.explain.explanations import ExplainedImage, InputImage, explain_images
@@ -45,12 +47,16 @@ def explain_classifiers(
 
     def explained() -> Iterator[ExplainedImage]:
         for batch in images.batches(inputs.batch_size):
-            shown = [InputImage(*one, *images.mask(one.name)) for one in batch]
+            shown = [_with_mask(one, *images.mask(one.name)) for one in batch]
             for one in explain_images(networks, shown, target, steps):
                 _refuse_nan(one, networks)
                 yield one
 
     return networks, images, explained()
+
+
+def _with_mask(image: NamedImage, mask: Tensor | None, unmasked: str | None) -> InputImage:
+    return InputImage(image.name, image.image, image.label, mask, unmasked)
 
 
 def all_right(images: Iterable[ExplainedImage]) -> Iterator[ExplainedImage]:

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 from cbam_lightning.errors import UsageError
 
-_FOREIGN = re.compile(r"--(?:data|model|trainer)\.")
+# The last is of the weights of libraries, whose network only a model names.
+_FOREIGN = re.compile(r"--(?:data|model|trainer)\.|also name the network")
 _SEPARATORS = re.compile(r"(, or |, |; )")
 
 

@@ -35,7 +35,7 @@ def draw_figure(rows: Sequence[ExplainedImage], labels: Sequence[str], class_nam
             panel.axis("off")
             draw_image(panel, row.image / 255)
         title = shortened(class_names[row.label]) if row.label >= 0 else ""
-        line[0].set_title(title, fontsize=9, parse_math=False)
+        line[0].set_title(title, fontsize=8, parse_math=False)
         for panel, explanation in zip(line[1:], row.explanations, strict=True):
             large = enlarge(explanation.map[None], row.image.shape[1:])[0].numpy()
             panel.imshow(large, cmap=COLOUR_MAP, alpha=_OPACITY, vmin=0)
@@ -61,4 +61,4 @@ def _write_title(panel: Axes, explanation: Explanation, class_names: Sequence[st
     wrong = explanation.predicted != explanation.target
     if wrong:
         title += f"\nsays {shortened(class_names[explanation.predicted])}"
-    panel.set_title(title, fontsize=9, color="firebrick" if wrong else "black", parse_math=False)
+    panel.set_title(title, fontsize=8, color="firebrick" if wrong else "black", parse_math=False)

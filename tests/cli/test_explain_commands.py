@@ -234,6 +234,7 @@ MISTAKES = {
     f"explain {PLAIN} --data FashionMNIST --size-px 0 --out out": "size_px is 0",
     f"explain {PLAIN} --data FashionMNIST --masks nowhere --out out": "--masks nowhere is not a folder",
     f"explain {PLAIN} --data ImageNet --root nowhere --out out": "with --root",
+    "explain IMAGENET1K_V1 --images x --out out": "resnet20_se.fashion_mnist. Or give the path of a file.",
     "explain tiny=squeeze.safetensors --images x --size-px 2 --out out": "does not run on images of 2 px",
     "explain sized.safetensors --images x --out out": "give their height and width in pixels with --size-px",
     f"explain {PLAIN} --data FashionMNIST --layer layer33 --out out": "Did you mean 'layer3'",
