@@ -46,11 +46,10 @@ def _draw(panel: Axes, box: list[float], text: str, colour: str, side: str) -> N
 
     The text begins at the left edge of a box in the left half, and ends at the right edge of another.
     """
-    left, top, right, bottom = box
-    is_left = left + right < sum(panel.get_xlim())
-    place, alignment = (left, "left") if is_left else (right, "right")
     # box corners are pixel edges, while matplotlib has the centres of pixels at whole numbers
-    panel.add_patch(Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, color=colour))
+    left, top, right, bottom = (edge - 0.5 for edge in box)
+    panel.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=colour))
+    place, alignment = (left, "left") if left + right < sum(panel.get_xlim()) else (right, "right")
     panel.text(
         place,
         top,
