@@ -123,24 +123,25 @@ def test_bad_images_among_good_ones_are_skipped_and_told(capsys):
     Path("photos/c.jpg").write_bytes(cut[: len(cut) // 2])
     Path("photos/empty.png").touch()
     Path("photos/notes.txt").write_text("x")
+    Path("photos/gone.jpg").symlink_to("nowhere.jpg")
     assert call(f"explain {PLAIN} --images photos --steps 0 --batch-size 1 --out out") == 0
     found = explained()
-    bad = ["photos/c.jpg", "photos/empty.png", "photos/notes.txt"]
+    bad = ["photos/gone.jpg", "photos/c.jpg", "photos/empty.png", "photos/notes.txt"]
     assert [one["image"] for one in found["images"]] == ["photos/a.jpg", "photos/b.png"]
     assert list(found["skipped"]) == bad
     printed = capsys.readouterr()
-    assert "Skipped: 3 of 5 images, which cannot be read." in printed.out
+    assert "Skipped: 4 of 6 images, which cannot be read." in printed.out
     lines = [line for line in printed.err.splitlines() if "skipped" in line]
     assert lines == [f"cbam-lightning: skipped {name}: {found['skipped'][name]}." for name in bad]
     shipped_and_own()
     words = f"explain survey {PLAIN} own.safetensors --images photos --target Bag --out survey"
     assert call(words) == 0
-    assert "Skipped: 3 of 5 images" in capsys.readouterr().out
+    assert "Skipped: 4 of 6 images" in capsys.readouterr().out
     assert len(read_key(Path("survey/key.json")).questions) == 2
     for name in ("a.jpg", "b.png"):
         Path("photos", name).write_bytes(b"no image")
     assert call(f"explain {PLAIN} --images photos --out none") == 2
-    assert "error: none of the 5 images can be read; photos/a.jpg: not an image" in capsys.readouterr().err
+    assert "error: none of the 6 images can be read; photos/gone.jpg: No such file" in capsys.readouterr().err
     assert not any(Path("none").iterdir())
 
 
