@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
 from cbam_lightning.cli.command_line import Folder, Group
+from cbam_lightning.cli.own_options import in_own_options
 from cbam_lightning.errors import UsageError
 
 _KeyFile = Annotated[Path, "KEY"]
@@ -26,7 +27,9 @@ class ExplainInputs:
         split: Split of the data module: test or val.
         limit: Number of images, spread evenly over all. Default: all.
         layer: Layer whose output Grad-CAM weights. Default: the last stage.
-        target: Class to explain, or predicted. Default: the label of each image, or else the predicted class.
+        target: Class to explain: its name, its number from 0 (a name counts where it is both), or predicted.
+            Default: the label of each image, or else the predicted class.
+        size_px: Height and width at which the networks see the images. Default: what the checkpoints say.
         batch_size: Images per batch.
         device: Device, such as cpu or cuda.
     """
@@ -40,8 +43,12 @@ class ExplainInputs:
     limit: int | None = None
     layer: str | None = None
     target: Annotated[str, "CLASS"] | None = None
+    size_px: int | None = None
     batch_size: int = 32
     device: str = "cpu"
+
+
+_OPTIONS = [option.name for option in fields(ExplainInputs)]
 
 
 def explain(
@@ -56,7 +63,8 @@ def explain(
         inputs: Networks and images.
         out: Folder to write to.
         steps: Steps of the deletion and insertion curves; 0 for no curves.
-        masks: Folder with NAME.png for NAME.jpg, not black where the object is.
+        masks: Folder with NAME.png for NAME.jpg, of its size, not black where the object is. Where two images
+            have the same name, in subfolders like theirs.
         rows: Number of images in figure.png.
     """
     from cbam_lightning.checks import check_positive
@@ -66,15 +74,17 @@ def explain(
     from cbam_lightning.explain.networks import source_kind
 
     check_positive("rows", rows)
-    if source_kind(inputs.checkpoints[0]) == "detector":
-        written = write_detections(*detect_objects(inputs, masks), Path(out), rows)
-    else:
-        if steps < 0:
-            raise UsageError(f"--steps is {steps}; allowed: 0 for no curves, or the number of steps.")
-        networks, count, explained = explain_classifiers(inputs, steps, masks)
-        written, summary = write_report(networks, explained, out, rows)
-        print(f"{summary.table()}\n\nIn brackets: 95 % intervals of the mean over {count} images.")
-    print("Written: " + ", ".join(map(str, written)))
+    with in_own_options(_OPTIONS):
+        if source_kind(inputs.checkpoints[0]) == "detector":
+            detectors, images, detected = detect_objects(inputs, masks)
+            written = write_detections(detectors, detected, Path(out), rows)
+        else:
+            if steps < 0:
+                raise UsageError(f"--steps is {steps}; allowed: 0 for no curves, or the number of steps.")
+            networks, images, explained = explain_classifiers(inputs, steps, masks)
+            written, summary = write_report(networks, explained, out, rows, images.skipped)
+            print(f"{summary.table()}\n")
+    print("\n".join([*images.notes(), "Written: " + ", ".join(map(str, written))]))
 
 
 def survey(inputs: ExplainInputs, *, out: Folder, only_right: bool = False) -> None:
@@ -88,15 +98,17 @@ def survey(inputs: ExplainInputs, *, out: Folder, only_right: bool = False) -> N
         out: Folder to write to.
         only_right: Show only images that all networks classify correctly, as in the paper.
     """
-    from cbam_lightning.cli.explain_inputs import explain_classifiers
+    from cbam_lightning.cli.explain_inputs import all_right, explain_classifiers
     from cbam_lightning.explain.survey.page import write_survey
 
-    networks, _, explained = explain_classifiers(inputs)
-    if only_right:
-        explained = (one for one in explained if all(e.predicted == e.target for e in one.explanations))
-    labels = [network.label for network in networks]
-    page, key = write_survey(explained, labels, networks[0].class_names, Path(out))
-    print(f"Written: {page}, {key}\nSend {page} to people; each of them sends back a vote file. Then:")
+    with in_own_options(_OPTIONS):
+        networks, images, explained = explain_classifiers(inputs)
+        if only_right:
+            explained = all_right(explained)
+        labels = [network.label for network in networks]
+        page, key = write_survey(explained, labels, networks[0].class_names, Path(out))
+    print("\n".join([*images.notes(), f"Written: {page}, {key}"]))
+    print(f"Send {page} to people; each of them sends back a vote file. Then:")
     print(f"  cbam-lightning explain tally {key} VOTES... --out DIR")
 
 

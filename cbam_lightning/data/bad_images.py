@@ -29,6 +29,11 @@ class BadImageLog:
         """The files skipped so far, each once, in the order in which they were found."""
         return list(self._reasons)
 
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Why each of ``paths`` was skipped."""
+        return dict(self._reasons)
+
     def readable(self, batch: Any) -> Any:
         """Return the batch of a data set without its unreadable images, after adding these."""
         if not isinstance(batch, FileBatch | DetectionFileBatch):

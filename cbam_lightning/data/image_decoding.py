@@ -17,7 +17,7 @@ from typing import IO, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.io import ImageReadMode
 from torchvision.io import decode_image as torchvision_decode
@@ -32,6 +32,10 @@ SUFFIXES = (
 
 # With the shorter side resized to 256 pixels, the longer one has up to 25,600: 20 MB per RGB image.
 MAX_ASPECT_RATIO = 100
+
+# Values of the EXIF tag that exchange height and width
+# (https://www.cipa.jp/std/documents/e/DC-008-Translation-2019-E.pdf, section 4.6.4)
+_QUARTER_TURNS = (5, 6, 7, 8)
 
 # Not CMYK: only Pillow knows Adobe's inverted variant.
 _TORCHVISION_JPEG_MODES = ("L", "RGB")
@@ -75,6 +79,38 @@ def check_header(path: str) -> None:
     """
     with Path(path).open("rb") as data, _opened(data):
         pass
+
+
+def upright_size(path: str) -> tuple[int, int]:
+    """Return height and width of an image file as ``decode_image`` returns it; only its header is read.
+
+    Raises:
+        UndecodableError: As ``decode_image``, except for damage after the header.
+        OSError: The file cannot be opened.
+    """
+    with Path(path).open("rb") as data, _opened(data) as file:
+        turned = file.getexif().get(ExifTags.Base.Orientation) in _QUARTER_TURNS
+        # of a TIFF, Pillow gives the size after the turn
+        return file.size if turned and file.format != "TIFF" else file.size[::-1]
+
+
+def decode_not_black(data: bytes) -> Tensor:
+    """Decode an image as ``decode_image`` does, and return where it is not black and not wholly transparent.
+
+    A value of 1 is not black, however many bits the image has.
+
+    Returns:
+        bool (H, W).
+
+    Raises:
+        UndecodableError: As ``decode_image``.
+    """
+    with _opened(io.BytesIO(data)) as file:
+        turned = ImageOps.exif_transpose(file)
+        if turned.mode.startswith(("I", "F")):
+            return torch.from_numpy(np.asarray(turned) != 0)
+        pixels = np.asarray(turned.convert("RGBA"))
+        return torch.from_numpy(pixels[..., :3].any(-1) & (pixels[..., 3] > 0))
 
 
 @contextmanager

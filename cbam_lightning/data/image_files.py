@@ -127,12 +127,12 @@ def find_files(folder: str | Path, above: tuple[str, ...] = ()) -> list[str]:
     return files
 
 
-def find_image_files(path: str | Path, option: str = "predict_path") -> list[str]:
+def find_image_files(path: str | Path, option: str = "--data.predict_path") -> list[str]:
     """List an image file, or the files in a folder and its subfolders.
 
     Args:
         path: The file or folder.
-        option: The data option that names it, for error messages.
+        option: The option that names it, for error messages.
 
     Raises:
         UsageError: There is no such file or folder, or the folder is empty.
@@ -141,7 +141,5 @@ def find_image_files(path: str | Path, option: str = "predict_path") -> list[str
     paths = find_files(path) if path.is_dir() else [str(path)]
     if not paths or not path.exists():
         problem = "does not exist" if paths else "is an empty folder"
-        raise UsageError(
-            f"{option} {path} {problem}; give an image file or a folder of them with --data.{option}."
-        )
+        raise UsageError(f"{option} {path} {problem}; give an image file or a folder of them.")
     return paths

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,8 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from cbam_lightning.checks import require_at_least
+from cbam_lightning.checks import check_positive
 from cbam_lightning.data.bad_images import BadImageLog
-from cbam_lightning.data.batch import BadImage
 from cbam_lightning.data.class_folders import EVAL_RESIZE_RATIO
 from cbam_lightning.data.cropping import EvalTransform, Transform
 from cbam_lightning.data.detection.annotations import without_objects
@@ -20,9 +20,9 @@ from cbam_lightning.data.detection.augmentation import Augmented
 from cbam_lightning.data.detection.dataset import DetectionFiles
 from cbam_lightning.data.detection.detection_batch import DetectionBatch
 from cbam_lightning.data.folder_layout import nfc
-from cbam_lightning.data.image_files import FileDataset, find_image_files, read_image
+from cbam_lightning.data.image_decoding import SUFFIXES
+from cbam_lightning.data.image_files import FileDataset, find_image_files
 from cbam_lightning.data.split_dataset import Preparation, SplitDataset
-from cbam_lightning.errors import UsageError
 
 # Networks for images of at most this side are evaluated on whole images, as in the data modules of such
 # images.
@@ -72,14 +72,18 @@ class ImageSelection:
     def __len__(self) -> int:
         return len(self.positions)
 
-    def batches(self, size: int) -> Iterator[list[Any]]:
+    def batches(self, size: int, problems: BadImageLog | None = None) -> Iterator[list[Any]]:
         """Read up to ``size`` images at a time, each as ``NamedImage`` or, for detection, ``NamedScene``.
+
+        Args:
+            size: Number of images.
+            problems: Takes the files that are no images, which are left out. Default: they are errors.
 
         Raises:
             UsageError: A file is not an image.
             OSError: A file cannot be read.
         """
-        problems = BadImageLog("raise")
+        problems = problems or BadImageLog("raise")
         for start in range(0, len(self), size):
             batch = problems.readable(self.dataset.__getitems__(self.positions[start : start + size]))
             kind: Any = NamedScene if isinstance(batch, DetectionBatch) else NamedImage
@@ -98,7 +102,8 @@ def spread(dataset: SplitDataset, limit: int | None = None) -> ImageSelection:
     Raises:
         UsageError: The limit is below 1.
     """
-    require_at_least(1, limit=limit)
+    if limit is not None:
+        check_positive("limit", limit)
     length = len(dataset)
     count = length if limit is None else min(limit, length)
     return ImageSelection(dataset, [i * length // count for i in range(count)])
@@ -120,7 +125,7 @@ def open_image_files(
     Raises:
         UsageError: There is no such file or folder, or the folder is empty.
     """
-    paths = find_image_files(path)
+    paths = find_image_files(path, "--images")
     labels = torch.tensor(_labels(Path(path), paths, class_names), dtype=torch.int64)
     preparation = Preparation(evaluation_transform(size_px), cast(Literal[1, 3], channels), size_px)
     return FileDataset(paths, labels, preparation)
@@ -136,7 +141,7 @@ def open_scene_files(path: str | Path, channels: int) -> DetectionFiles:
     Raises:
         UsageError: There is no such file or folder, or the folder is empty.
     """
-    annotations = without_objects(find_image_files(path))
+    annotations = without_objects(find_image_files(path, "--images"))
     unchanged = Augmented("none", None, [0.0] * channels)
     return DetectionFiles(annotations, unchanged, cast(Literal[1, 3], channels))
 
@@ -147,34 +152,17 @@ def evaluation_transform(size_px: int) -> Transform:
     return EvalTransform(size_px, resize_px)
 
 
-def read_mask(folder: str | Path, name: str, size_px: int) -> Tensor | None:
-    """Read the mask of an image, cropped like the image.
-
-    Args:
-        folder: Holds ``<stem of the image>.png``, in which everything but black is inside.
-        name: Path of the image.
-        size_px: As in ``open_image_files``.
-
-    Returns:
-        bool (size_px, size_px), or ``None`` if there is no such file.
-
-    Raises:
-        UsageError: The file is not an image.
-    """
-    path = Path(folder, f"{Path(name).stem}.png")
-    if not path.is_file():
-        return None
-    mask = read_image(str(path), 1)
-    if isinstance(mask, BadImage):
-        raise UsageError(f"the mask {path} is not an image: {mask.reason}.")
-    inside = (mask > 0).to(torch.uint8) * 255
-    return evaluation_transform(size_px)(inside)[0] > 127
-
-
 def _labels(root: Path, paths: Sequence[str], class_names: Sequence[str]) -> list[int]:
     label_of = {nfc(name): label for label, name in enumerate(class_names)}
-    tops = [Path(path).relative_to(root).parts[0] for path in paths] if root.is_dir() else []
-    folders = [nfc(name) for name in tops]
-    if not folders or not set(folders) <= label_of.keys():
+    if not root.is_dir():
         return [-1] * len(paths)
-    return [label_of[folder] for folder in folders]
+    tops = [nfc(Path(path).relative_to(root).parts[0]) for path in paths]
+    # a note or a list beside the class folders says nothing of the images
+    found = {top for top, path in zip(tops, paths, strict=True) if path.lower().endswith(SUFFIXES)}
+    others = sorted(found - label_of.keys())
+    if not others:
+        return [label_of.get(top, -1) for top in tops]
+    if len(others) < len(found):
+        message = f"{root} has folders of classes, but also {', '.join(others[:3])}: no image has a class."
+        warnings.warn(message, stacklevel=3)
+    return [-1] * len(paths)

@@ -8,6 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from cbam_lightning.explain.figure_text import shortened
+
 _MIN_SCORE = 0.5  # of a detection that is drawn
 _OBJECT_COLOUR, _DETECTION_COLOUR = "limegreen", "tomato"
 _LABEL = {"facecolor": "black", "alpha": 0.75, "edgecolor": "none", "pad": 0.8}  # readable on any photograph
@@ -23,14 +25,14 @@ def draw_image(panel: Axes, image: Tensor) -> None:
 def draw_objects(panel: Axes, objects: Boxes, names: tuple[str, ...]) -> None:
     """Draw objects, ``boxes`` (T, 4) and ``labels`` (T,), in green, with their classes."""
     for box, label in zip(objects["boxes"].tolist(), objects["labels"].tolist(), strict=True):
-        _draw(panel, box, names[label - 1], _OBJECT_COLOUR, "top")
+        _draw(panel, box, shortened(names[label - 1]), _OBJECT_COLOUR, "top")
 
 
 def draw_detections(panel: Axes, detections: Boxes, names: tuple[str, ...]) -> None:
     """Draw detections, ``boxes`` (D, 4), ``labels`` and ``scores`` (D,), in red, with classes and scores."""
     columns = (detections[name].tolist() for name in ("boxes", "labels", "scores"))
     for box, label, score in zip(*columns, strict=True):
-        _draw(panel, box, f"{names[label - 1]} {score:.0%}", _DETECTION_COLOUR, "bottom")
+        _draw(panel, box, f"{shortened(names[label - 1])} {score:.0%}", _DETECTION_COLOUR, "bottom")
 
 
 def surest(detections: Boxes) -> dict[str, Tensor]:
@@ -40,10 +42,23 @@ def surest(detections: Boxes) -> dict[str, Tensor]:
 
 
 def _draw(panel: Axes, box: list[float], text: str, colour: str, side: str) -> None:
-    """Draw a box with a text above its upper edge (side ``bottom``) or below it (``top``)."""
-    left, top, right, bottom = box
+    """Draw a box with a text above its upper edge (side ``bottom``) or below it (``top``).
+
+    The text begins at the left edge of a box in the left half, and ends at the right edge of another.
+    """
     # box corners are pixel edges, while matplotlib has the centres of pixels at whole numbers
-    panel.add_patch(Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, color=colour))
+    left, top, right, bottom = (edge - 0.5 for edge in box)
+    panel.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=colour))
+    place, alignment = (left, "left") if left + right < sum(panel.get_xlim()) else (right, "right")
     panel.text(
-        left, top, text, fontsize=7, color=colour, va=side, clip_on=True, parse_math=False, bbox=_LABEL
+        place,
+        top,
+        text,
+        fontsize=7,
+        color=colour,
+        ha=alignment,
+        va=side,
+        clip_on=True,
+        parse_math=False,
+        bbox=_LABEL,
     )

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from cbam_lightning.explain.box_drawing import Boxes, draw_detections, draw_image, draw_objects, surest
+from cbam_lightning.explain.figure_text import in_lines
 from cbam_lightning.explain.html_page import atomic_text
 from cbam_lightning.explain.networks import require_comparable, split_label
 from cbam_lightning.files import atomic_write, check_unwritten
@@ -144,7 +145,7 @@ def draw_columns(rows: Sequence[ImageDetections], detectors: Sequence[NamedDetec
         for panel, detections in zip(line[1:], row.detections, strict=True):
             draw_detections(panel, surest(detections), names)
     for panel, heading in zip(panels[0], ["objects", *(one.label for one in detectors)], strict=True):
-        panel.set_title(heading, fontsize=10, fontweight="bold", parse_math=False)
+        panel.set_title(in_lines(heading, width=28), fontsize=10, fontweight="bold", parse_math=False)
     return figure
 
 

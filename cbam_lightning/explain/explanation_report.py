@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
@@ -32,6 +32,7 @@ def write_report(
     images: Iterable[ExplainedImage],
     folder: str | Path,
     rows: int = 8,
+    skipped: Mapping[str, str] | None = None,
 ) -> tuple[list[Path], Summary]:
     """Write ``figure.png``, ``report.html`` and ``explained.json``; if interrupted, leave none of them.
 
@@ -42,6 +43,7 @@ def write_report(
         images: Any number of images, explained by every network.
         folder: Where to write the files.
         rows: Number of images in the figure.
+        skipped: The reason for each image that cannot be explained, by name; read after ``images``.
 
     Returns:
         The paths of the files, and the metrics of every network over all images.
@@ -54,9 +56,8 @@ def write_report(
     check_unwritten(*paths)
     labels, class_names = [network.label for network in networks], networks[0].class_names
     summary, shown = Summary(labels), list[ExplainedImage]()
-    results: list[dict[str, Any]] = []
     colours = colour_map(COLOUR_MAP)
-    data = {"classes": class_names, "figures": FIGURES, "colours": colours, "networks": results}
+    data: dict[str, Any] = {"classes": class_names, "figures": FIGURES, "colours": colours}
 
     def entries(file: TextIO) -> Iterator[dict[str, Any]]:
         """Write the numbers of every image as JSON, and yield what the page shows of it."""
@@ -69,8 +70,9 @@ def write_report(
             yield _entry(image)
         if not shown:
             raise UsageError("there is no image to explain.")
-        results.extend(_results(networks, summary))
-        file.write(f'\n],\n"networks": {json.dumps(results, indent=1, default=asdict)}}}\n')
+        results = {"networks": _results(networks, summary), "skipped": dict(skipped or {})}
+        data.update(results)
+        file.write(f"\n],\n{json.dumps(results, indent=1, default=asdict).removeprefix('{')}\n")
 
     with atomic_text(page) as page_file, atomic_text(numbers) as numbers_file:
         write_page(page_file, "report", "What the networks look at", data, entries(numbers_file))
@@ -99,6 +101,7 @@ def _record(image: ExplainedImage, labels: Sequence[str], class_names: Sequence[
     return {
         "image": image.name,
         "class": class_names[image.label] if image.label >= 0 else None,
+        "unmasked": image.unmasked,
         "networks": {
             label: _measured(explanation, class_names)
             for label, explanation in zip(labels, image.explanations, strict=True)
@@ -130,8 +133,13 @@ def _entry(image: ExplainedImage) -> dict[str, Any]:
         vars(one) | {"map": _grid(one.map, 0.0), "gates": [_drawn(gates) for gates in one.gates]}
         for one in image.explanations
     ]
-    picture = as_data_url(image.image)
-    return {"name": image.name, "label": image.label, "image": picture, "explanations": explanations}
+    return {
+        "name": image.name,
+        "label": image.label,
+        "unmasked": image.unmasked,
+        "image": as_data_url(image.image),
+        "explanations": explanations,
+    }
 
 
 def _drawn(gates: Gates) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cbam_lightning.errors import UsageError
 from cbam_lightning.explain.faithfulness import area_under, extent, measure_curves, share_inside
 from cbam_lightning.explain.gates import Gates, record_gates
 from cbam_lightning.explain.gradcam import enlarge
@@ -24,12 +26,24 @@ class InputImage:
         image: uint8 (C, H, W).
         label: Its class, or -1 if unknown.
         mask: bool (H, W), true on the object, if known.
+        unmasked: Why there is no mask, where masks were asked for.
+
+    Raises:
+        UsageError: The mask has another height or width than the image.
     """
 
     name: str
     image: Tensor
     label: int = -1
     mask: Tensor | None = None
+    unmasked: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.mask is not None and self.mask.shape != self.image.shape[1:]:
+            raise UsageError(
+                f"the mask of {self.name!r} has the shape {tuple(self.mask.shape)}, and its image "
+                f"{tuple(self.image.shape[1:])}; give a mask of the image's height and width."
+            )
 
 
 @dataclass(frozen=True)
@@ -45,7 +59,8 @@ class Explanation:
         gates: One per attention module; channel (C,), spatial (h, w).
         deletion: Area under the deletion curve, smaller is better; ``None`` if not measured.
         insertion: Area under the insertion curve, larger is better; ``None`` if not measured.
-        inside: Share of the map inside the mask; ``None`` without a mask or if the map is 0 everywhere.
+        inside: Share of the map inside the mask; ``None`` without a mask, if the mask holds no object, or if
+            the map is 0 everywhere.
         extent: Share of the image where the map is above half its maximum.
     """
 
@@ -121,7 +136,8 @@ def _explain(
 
 def _inside(maps: Tensor, images: Sequence[InputImage]) -> list[float | None]:
     """Return the share of each map (H, W) inside its mask."""
-    return [
-        float(share_inside(map_[None], image.mask[None])) if image.mask is not None and map_.any() else None
+    shares = [
+        None if image.mask is None else float(share_inside(map_[None], image.mask[None]))
         for map_, image in zip(maps, images, strict=True)
     ]
+    return [None if share is None or math.isnan(share) else share for share in shares]

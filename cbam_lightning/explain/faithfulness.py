@@ -83,9 +83,10 @@ def share_inside(maps: Tensor, masks: Tensor) -> Tensor:
         masks: bool (N, H, W).
 
     Returns:
-        (N,) in [0, 1]; NaN where a map is 0 everywhere.
+        (N,) in [0, 1]; NaN where a map is 0 everywhere, or a mask holds no object.
     """
-    return (maps * masks).sum((1, 2)) / maps.sum((1, 2))
+    shares = (maps * masks).sum((1, 2)) / maps.sum((1, 2))
+    return torch.where(masks.any(2).any(1), shares, torch.nan)
 
 
 def extent(maps: Tensor) -> Tensor:

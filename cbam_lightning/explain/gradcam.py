@@ -132,7 +132,7 @@ def _named_map(network: nn.Module, flow: Dataflow, layer: str) -> tuple[str, Val
         fault = f"returns a sequence of tokens, {value.shape}"
     maps = [str(module_of(flow, end, any_kind=True)) for end in stage_ends(flow) if len(end.shape) == rank]
     hint = f" Name a layer such as {', '.join(maps)}." if maps else ""
-    raise UsageError(f"Grad-CAM needs a feature map, but the layer {layer!r} {fault}.{hint}")
+    raise UsageError(f"Grad-CAM cannot explain the layer {layer!r}, which {fault}.{hint}")
 
 
 @contextmanager

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
+from cbam_lightning.checks import check_positive
 from cbam_lightning.errors import UsageError
+from cbam_lightning.explain.evaluation_mode import evaluation_mode
 from cbam_lightning.explain.gradcam import GradCAM
 from cbam_lightning.models.detection.detector_registry import NetworkKind, network_kind
 from cbam_lightning.models.factory import rebuild
 from cbam_lightning.models.pretrained import open_checkpoint
 from cbam_lightning.weights import Header
+from cbam_lightning.weights.header import one_line
 
 _COMPARED = ("size_px", "in_channels", "num_classes", "class_names")
 
@@ -51,7 +55,10 @@ class ExplainedNetwork:
 
 
 def open_networks(
-    sources: Sequence[str | Path], layer: str | None = None, device: torch.device | str = "cpu"
+    sources: Sequence[str | Path],
+    layer: str | None = None,
+    device: torch.device | str = "cpu",
+    size_px: int | None = None,
 ) -> list[ExplainedNetwork]:
     """Load classifiers that can be compared on the same images.
 
@@ -59,31 +66,54 @@ def open_networks(
         sources: Anything that ``create_model(weights=...)`` takes; ``LABEL=SOURCE`` sets the label.
         layer: Name of the module whose output Grad-CAM weights. Default: the last stage of each network.
         device: Where the networks run.
+        size_px: Height and width of the images. Default: what the checkpoints say.
 
     Raises:
-        UsageError: A source is not a classifier's checkpoint, two have the same label, a network has no such
-            layer, or the networks expect different images or classes.
+        UsageError: A source is not a classifier's checkpoint or does not say the size of its images, two have
+            the same label, a network has no such layer or takes no images of this size, or the networks
+            expect different images or classes.
     """
+    if size_px is not None:
+        check_positive("size_px", size_px)
     named = [split_label(str(source)) for source in sources]
-    networks = [_open(label, path, layer, device) for label, path in named]
+    networks = [_open(label, path, layer, device, size_px) for label, path in named]
     require_comparable([(network.label, network.header) for network in networks])
     return networks
 
 
-def _open(label: str, path: str, layer: str | None, device: torch.device | str) -> ExplainedNetwork:
+def _open(
+    label: str, path: str, layer: str | None, device: torch.device | str, size_px: int | None
+) -> ExplainedNetwork:
     checkpoint = open_checkpoint(path)
     header = checkpoint.header
     if (kind := network_kind(header.network)) != "classifier":
         raise UsageError(
             f"{path} is a {kind}, but the first network is a classifier; explain them separately."
         )
-    if header.size_px is None:
+    size = size_px or header.size_px
+    if size is None:
         raise UsageError(
-            f"{path} does not state the size of its images; write it again with `weights export`."
+            f"{path} does not say the size of the images that it was trained on; give their height and width "
+            "in pixels with --size-px."
         )
+    if header.size_px not in (None, size):
+        message = f"{label} was trained on images of {header.size_px} px and is shown {size} px, as you ask."
+        warnings.warn(message, stacklevel=3)
     network = rebuild(checkpoint, path).to(device)
-    cam = GradCAM(network, layer, (1, header.in_channels, header.size_px, header.size_px))
-    return ExplainedNetwork(label, network, header, cam)
+    _check_size(label, network, (1, header.in_channels, size, size))
+    cam = GradCAM(network, layer, (1, header.in_channels, size, size))
+    return ExplainedNetwork(label, network, replace(header, size_px=size), cam)
+
+
+def _check_size(label: str, network: nn.Module, shape: tuple[int, int, int, int]) -> None:
+    try:
+        with evaluation_mode(network), torch.no_grad():
+            network(torch.zeros(shape, device=next(network.parameters()).device))
+    except Exception as error:  # each network refuses a size in its own way
+        reason = one_line(error)
+        raise UsageError(
+            f"{label} does not run on images of {shape[-1]} px: {reason}. Give another size with --size-px."
+        ) from error
 
 
 def split_label(source: str) -> tuple[str, str]:
@@ -115,9 +145,11 @@ def require_comparable(networks: Sequence[tuple[str, Header]]) -> None:
         for name in _COMPARED:
             expected, actual = getattr(first, name), getattr(header, name)
             if expected != actual:
+                of_classifiers = network_kind(first.network) == "classifier"
+                advice = " Give one for all with --size-px." if name == "size_px" and of_classifiers else ""
                 raise UsageError(
                     f"{first_label} and {label} cannot be compared on the same images: {name} is "
-                    f"{_brief(expected)} in the one and {_brief(actual)} in the other."
+                    f"{_brief(expected)} in the one and {_brief(actual)} in the other.{advice}"
                 )
 
 

@@ -23,6 +23,8 @@ FIGURES = {
     "extent": "share of the image where the map is above half its maximum",
 }
 
+_HEADINGS = ("network", "mean", "95 % interval", "images")
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -71,36 +73,35 @@ class Summary:
         return _estimates({name: values - first[name] for name, values in self._arrays(network).items()})
 
     def table(self) -> str:
-        """Return the measures of all networks, and the differences from the first, with aligned columns."""
+        """Return the measures of all networks, and the differences from the first, one measure after another.
+
+        Every mean stands with the number of images that it is over.
+        """
         first = self.labels[0]
-        names = list(self.estimates(0))
-        rows = [(label, self.estimates(number), "") for number, label in enumerate(self.labels)]
-        rows += [
+        found = [(label, self.estimates(number), "") for number, label in enumerate(self.labels)]
+        found += [
             (f"{label} - {first}", self.differences(number), "+")
             for number, label in enumerate(self.labels[1:], start=1)
         ]
-        cells = [
-            [label, *(show(found[name], sign) if name in found else "" for name in names)]
-            for label, found, sign in rows
-        ]
-        return Table(["network", *names], cells, left=range(len(names) + 1)).terminal()
+        rows, groups = [], []
+        for name, meaning in FIGURES.items():
+            for label, estimates, sign in found:
+                if name in estimates:
+                    rows.append([label, *_cells(estimates[name], sign)])
+                    groups.append(f"{name}: {meaning}")
+        return Table(_HEADINGS, rows, groups=groups).terminal()
 
     def _arrays(self, network: int) -> dict[str, np.ndarray]:
         """Return the values of each measure, NaN for images without it."""
         return {name: np.array(values, dtype=float) for name, values in self._values[network].items()}
 
 
-def show(estimate: Estimate, sign: str = "") -> str:
-    """Return an estimate as text, such as ``0.912 (0.897 to 0.927)``.
-
-    Args:
-        estimate: What to show.
-        sign: "+" gives positive numbers a sign, as for differences.
-    """
-    text = f"{estimate.mean:{sign}.3f}"
-    if estimate.low is None or estimate.high is None:
-        return text
-    return f"{text} ({estimate.low:{sign}.3f} to {estimate.high:{sign}.3f})"
+def _cells(estimate: Estimate, sign: str) -> list[str]:
+    """Return mean, interval and number of images; the sign "+" marks positive numbers, as for differences."""
+    interval = ""
+    if estimate.low is not None and estimate.high is not None:
+        interval = f"{estimate.low:{sign}.3f} to {estimate.high:{sign}.3f}"
+    return [f"{estimate.mean:{sign}.3f}", interval, str(estimate.images)]
 
 
 def _estimates(values: Mapping[str, np.ndarray]) -> dict[str, Estimate]:

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from cbam_lightning.data import FashionMNIST
-from cbam_lightning.data.image_selection import open_image_files, read_mask, spread
+from cbam_lightning.data.bad_images import BadImageLog
+from cbam_lightning.data.image_selection import open_image_files, spread
 from cbam_lightning.errors import UsageError
 
 
@@ -37,9 +38,18 @@ def test_class_folders_give_classes_and_other_folders_none():
             save(f"pets/{name}/{i}.png", 100 * label)
     images = seen(open_image_files("pets", 24, 3, ("dog", "cat", "fox")), 2)
     assert [(one.name, one.label) for one in images] == [("pets/cat/0.png", 1), ("pets/dog/0.png", 0)]
-    save("pets/unknown/0.png", 7)
-    assert {one.label for one in seen(open_image_files("pets", 24, 3, ("dog", "cat")))} == {-1}
+    assert {one.label for one in seen(open_image_files("pets", 24, 3, ("bird", "fox")))} == {-1}
     assert [one.label for one in seen(open_image_files("pets/dog/1.png", 24, 3, ("dog", "cat")))] == [-1]
+
+
+def test_a_note_beside_the_class_folders_takes_no_class_away_and_another_folder_is_told():
+    for name in ("cat", "dog"):
+        save(f"pets/{name}/0.png", 1)
+    Path("pets/readme.txt").write_text("x")
+    assert open_image_files("pets", 24, 3, ("dog", "cat")).labels.tolist() == [1, 0, -1]
+    save("pets/unknown/0.png", 7)
+    with pytest.warns(UserWarning, match="also unknown: no image has a class"):
+        assert set(open_image_files("pets", 24, 3, ("dog", "cat")).labels.tolist()) == {-1}
 
 
 def test_small_networks_see_whole_images_and_large_ones_the_centre():
@@ -53,26 +63,16 @@ def test_small_networks_see_whole_images_and_large_ones_the_centre():
     assert (int(large.image[0, 0, 0]), int(large.image[0, 0, -1])) == (4, 59)
 
 
-def test_masks_are_cut_as_images_are():
-    mask = np.zeros((256, 256), dtype=np.uint8)
-    mask[:, 128:] = 1  # any value but black
-    Path("masks").mkdir()
-    Image.fromarray(mask).save("masks/a.png")
-    found = read_mask("masks", "photos/a.jpg", 224)
-    assert found.dtype == torch.bool
-    assert torch.equal(found, (torch.arange(224) >= 112).expand(224, 224))
-    assert read_mask("masks", "photos/b.jpg", 224) is None
-    Path("masks/c.png").write_text("no image")
-    with pytest.raises(UsageError, match=r"the mask masks/c\.png is not an image"):
-        read_mask("masks", "c.jpg", 224)
-
-
 def test_mistakes_are_told():
-    with pytest.raises(UsageError, match="nowhere does not exist"):
+    with pytest.raises(UsageError, match="--images nowhere does not exist"):
         open_image_files("nowhere", 24, 3)
     save("photos/a.png", 3)
     Path("photos/b.png").write_text("no image")
     with pytest.raises(UsageError, match=r"cannot decode photos/b\.png"):
         seen(open_image_files("photos", 24, 3))
+    problems = BadImageLog("skip")
+    kept = [one for batch in spread(open_image_files("photos", 24, 3)).batches(1, problems) for one in batch]
+    assert [one.name for one in kept] == ["photos/a.png"]
+    assert problems.reasons == {"photos/b.png": "not an image of a known format"}
     with pytest.raises(UsageError, match="limit"):
         spread(open_image_files("photos", 24, 3), 0)

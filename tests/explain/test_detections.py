@@ -109,7 +109,7 @@ MISTAKES = {
     "plain.safetensors plain.safetensors --data FashionScenes": "two networks are called",
     "plain.safetensors resnet20.fashion_mnist --data FashionScenes": "which is not a detector",
     "resnet20.fashion_mnist plain.safetensors --data FashionMNIST": "plain.safetensors is a detector",
-    "plain.safetensors --images damaged": "cannot decode damaged/a.jpg",
+    "plain.safetensors --images damaged": "none of the 1 images can be read; damaged/a.jpg: not an image",
 }
 
 

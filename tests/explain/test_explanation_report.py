@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 import torch
@@ -111,6 +112,54 @@ def test_page_sorts_filters_and_runs_nothing_of_its_data(width, scheme):
         for canvas in page.locator(".maps canvas, .gates canvas").all()[:9]:
             assert canvas.evaluate(drawn), "a picture is empty"
         assert page.title() == "What the networks look at"
+
+
+FOLDER = "/data/long/folder"
+# what is cut off: pages, tables and cells wider than their place, and anything beyond the window
+CUT_OFF = """() => {
+  const width = document.documentElement.clientWidth;
+  const inside = (e) => e.getBoundingClientRect().left >= 0 && e.getBoundingClientRect().right <= width;
+  const elements = [...document.querySelectorAll("html, #summary, #summary *, .image, .image *, select, p")];
+  const shown = elements.filter((e) => e.getBoundingClientRect().width);
+  const cut = (e) => e.tagName !== "SELECT" && e.clientWidth && e.scrollWidth > e.clientWidth + 1;
+  return shown.filter((e) => !inside(e) || cut(e))
+    .map((e) => `${e.tagName}: ${e.textContent.slice(0, 80)}`);
+}"""
+
+
+def test_every_number_is_seen_at_every_width():
+    networks = classifiers(
+        *(f"{FOLDER}/resnet50_cbam_imagenet_seed_{seed}.safetensors" for seed in (17, 18, 19))
+    )
+    networks = [
+        replace(one, header=replace(one.header, class_names=tuple("abcde"[k] * 40 for k in range(5))))
+        for one in networks
+    ]
+    images = [*pictures(2, masks=True), *pictures(3, labels=[-1])]
+    (_, path, numbers), _ = written(networks, images, skipped={"photos/broken.jpg": "it is truncated"})
+    found = json.loads(numbers.read_text())["networks"]
+    expected = {
+        (network["label"], name): (estimate["mean"], estimate["images"])
+        for network in found
+        for name, estimate in network["figures"].items()
+    }
+    with opened(path, viewport={"width": 390, "height": 900}) as page:
+        for width in (390, 768, 1280, 1600):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.locator(".maps canvas").nth(14).wait_for()
+            assert page.evaluate(CUT_OFF) == [], width
+        seen = {}
+        for table in page.locator("#summary table").all():
+            name = table.locator("caption strong").text_content()
+            for line in table.locator("tbody tr").all():
+                label, mean, count = line.locator("th, td").all_text_contents()
+                seen[label, name] = float(mean.split()[0]), int(count)
+        assert seen.keys() == expected.keys()
+        for key, (mean, count) in expected.items():
+            assert seen[key] == (pytest.approx(mean, abs=6e-4), count)
+        assert seen[networks[1].label, "inside"][1] == seen[networks[1].label, "top1"][1] == 2
+        assert "1 of 6 images" in page.locator("#skipped").text_content()
+        assert "photos/broken.jpg: it is truncated" in page.locator("#skipped").text_content()
 
 
 def test_nothing_is_overwritten_and_a_broken_off_report_leaves_nothing(tmp_path):

@@ -76,3 +76,6 @@ def test_share_inside_a_mask():
     shares = share_inside(maps, masks)
     assert shares[0] == 0.5
     assert shares[1].isnan()
+    assert share_inside(
+        maps[:1], torch.zeros(1, 2, 2, dtype=torch.bool)
+    ).isnan()  # no object, not a share of 0

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
-from torchvision.models import mobilenet_v2
+from torchvision.models import SwinTransformer, VisionTransformer, mobilenet_v2
 
 from cbam_lightning.errors import UsageError
 from cbam_lightning.explain import GradCAM, enlarge
@@ -188,3 +188,39 @@ def test_a_layer_without_a_map_is_refused(layer, expected):
 def test_a_network_without_convolution_is_refused():
     with pytest.raises(UsageError, match="Name a layer"):
         GradCAM(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), example=(1, 3, 2, 2))
+
+
+@pytest.mark.parametrize("layer", [None, "features.1.0", "norm", "permute"])
+def test_a_swins_channels_are_the_last_axis(layer):
+    torch.manual_seed(0)
+    network = SwinTransformer([2, 2], 12, [1, 1], [2, 2], [4, 4], num_classes=5).double().eval()
+    x = images(2, 3, 32, 48)
+    cam = GradCAM(network, layer, x.shape)
+    seen = []
+    hook = network.get_submodule(cam.layer).register_forward_hook(lambda m, i, output: seen.append(output))
+    logits = network(x)
+    hook.remove()
+    features = seen[0]
+    maps = []
+    for i, target in enumerate([4, 1]):
+        (gradient,) = torch.autograd.grad(logits[i, target], features, retain_graph=True)
+        channels_last = cam.layer != "permute"
+        shown, weights = (t[i] if channels_last else t[i].permute(1, 2, 0) for t in (features, gradient))
+        maps.append((shown * weights.mean((0, 1))).sum(2).relu().detach())
+    found = cam(x, torch.tensor([4, 1]))
+    assert found.maps.shape[1:] == ((16, 24) if layer == "features.1.0" else (8, 12))
+    torch.testing.assert_close(found.maps, torch.stack(maps), rtol=1e-9, atol=1e-12)
+    assert enlarge(found.maps, (32, 48)).shape == (2, 32, 48)
+
+
+def test_a_vit_has_no_map_unless_a_layer_is_named():
+    network, x = VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=5).double(), images(1, 3, 32, 32)
+    with pytest.raises(
+        UsageError, match=r"return sequences of tokens.* name a layer that returns a feature map"
+    ):
+        GradCAM(network, example=x.shape)
+    with pytest.raises(
+        UsageError, match=r"'encoder.ln', which returns a sequence .* Name a layer such as conv_proj"
+    ):
+        GradCAM(network, "encoder.ln", x.shape)
+    assert GradCAM(network, "conv_proj", x.shape)(x).maps.shape == (1, 4, 4)

@@ -50,13 +50,31 @@ def test_what_was_not_measured_is_left_out():
     found = summary.estimates(0)
     assert set(found) == {"probability", "inside"}
     assert (found["inside"].mean, found["inside"].images, found["inside"].low) == (0.25, 1, None)
-    assert summary.table().splitlines()[0].split() == ["network", "probability", "inside"]
+    text = summary.table()
+    assert "probability: mean probability of the explained class" in text
+    assert "top1" not in text
 
 
-def test_the_table_ends_in_the_differences_from_the_first_network():
+def test_the_table_says_how_many_images_each_mean_is_over():
+    summary = Summary(["plain", "cbam"])
+    for inside in ((0.25, 0.5), (0.5, 0.75), (None, 0.5), (None, None)):
+        explanations = [Explanation(0, 0.5, 0, 0.9, torch.zeros(2, 2), inside=one) for one in inside]
+        image = torch.zeros(1, 4, 4, dtype=torch.uint8)
+        summary.add(ExplainedImage("a", image, explanations=tuple(explanations)))
+    lines = summary.table().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("inside: "))
+    rows = [re.split("  +", line.strip()) for line in lines[start + 1 : start + 4]]
+    assert [(row[0], row[1], row[-1]) for row in rows] == [
+        ("plain", "0.375", "2"),
+        ("cbam", "0.583", "3"),
+        ("cbam - plain", "+0.250", "2"),
+    ]
+    assert re.split("  +", lines[0].strip()) == ["network", "mean", "95 % interval", "images"]
+
+
+def test_each_measure_ends_in_the_differences_from_the_first_network():
     summary = Summary(["plain", "cbam"])
     for plain, cbam in [(0.25, 0.5), (0.5, 0.75)]:
         summary.add(explained([plain, cbam]))
     *_, line = summary.table().splitlines()
-    cells = re.split("  +", line)
-    assert cells == ["cbam - plain", "+0.000 (+0.000 to +0.000)", "+0.250 (+0.250 to +0.250)"]
+    assert re.split("  +", line.strip()) == ["cbam - plain", "+0.250", "+0.250 to +0.250", "2"]

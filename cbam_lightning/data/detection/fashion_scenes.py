@@ -111,7 +111,7 @@ class FashionScenes(DetectionDataModule):
     def _photograph_paths(self) -> list[str]:
         if self.photographs is None:
             return [str(EMBEDDED_DIR / name) for name in PHOTOGRAPHS]
-        return find_image_files(self.photographs, "photographs")
+        return find_image_files(self.photographs, "--data.photographs")
 
     def _photograph(self, path: str, train: bool) -> Pixels:
         """Read the part of a photograph for training or for testing: uint8 (H, W, C)."""

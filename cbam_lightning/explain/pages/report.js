@@ -119,7 +119,8 @@ function card(item) {
   }, { once: true });
   picture.src = item.image;
   const heading = make("h2", { textContent: `${truth} ` }, make("span", { className: "muted", textContent: item.name }));
-  return make("section", { className: "image" }, heading, maps, ...gateDetails(item));
+  const reason = item.unmasked ? [make("p", { className: "muted", textContent: `Not measured inside a mask: ${item.unmasked}.` })] : [];
+  return make("section", { className: "image" }, heading, maps, ...reason, ...gateDetails(item));
 }
 
 /* Filtering and sorting. */
@@ -200,34 +201,56 @@ function options(name, texts) {
   byId(name).addEventListener("change", update);
 }
 
-/* The table of all images. */
+/* A table per measure, over all images. */
 
 function estimate(found, signed) {
-  if (!found) {
-    return "";
-  }
   const shown = (value) => (signed && value >= 0 ? "+" : "") + value.toFixed(3);
-  return shown(found.mean) + (found.low === null ? "" : ` (${shown(found.low)} to ${shown(found.high)})`);
+  const parts = [shown(found.mean), ...(found.low === null ? [] : [`(${shown(found.low)} to ${shown(found.high)})`])];
+  return parts.flatMap((textContent) => [make("span", { textContent }), " "]); // may break between the two
+}
+
+/* Of a network after the first: its difference from the first. */
+function difference(network, name) {
+  const found = network.differences[name];
+  if (!found) {
+    return [];
+  }
+  const pairs = found.images === network.figures[name].images ? [] : [`on ${found.images} images`];
+  return [make("div", { className: "muted" }, ...estimate(found, true), ...pairs)];
+}
+
+function measureTable(name) {
+  const caption = make("caption", {}, make("strong", { textContent: name }), `: ${data.figures[name]}`);
+  const heads = ["network", "mean", "images"].map((text) => make("th", { scope: "col", textContent: text }));
+  const lines = data.networks.filter((network) => network.figures[name]).map((network) => make(
+    "tr",
+    {},
+    make("th", { scope: "row" }, ...breakable(network.label)),
+    make("td", {}, ...estimate(network.figures[name], false), ...difference(network, name)),
+    make("td", { textContent: network.figures[name].images }),
+  ));
+  return make("table", {}, caption, make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...lines));
 }
 
 function writeSummary() {
   const names = Object.keys(data.figures).filter((name) => data.networks.some((n) => n.figures[name]));
-  const head = make("tr", {}, make("th", { textContent: "network" }));
-  names.forEach((name) => head.append(make("th", { textContent: name, title: data.figures[name] })));
-  byId("summary").append(head);
-  const row = (label, figures, signed) => {
-    const cells = names.map((name) => make("td", { textContent: estimate(figures[name], signed) }));
-    byId("summary").append(make("tr", {}, make("td", { textContent: label }), ...cells));
-  };
-  data.networks.forEach((network) => row(network.label, network.figures, false));
-  const first = data.networks[0].label;
-  data.networks.slice(1).forEach((network) => row(`${network.label} - ${first}`, network.differences, true));
-  byId("legend").textContent = `${names.map((name) => `${name}: ${data.figures[name]}`).join("; ")}. `
-    + "Brackets hold 95 % confidence intervals of the mean over the images.";
+  byId("summary").append(...names.map(measureTable));
+  byId("legend").textContent = "Each mean is over as many images as its row says; brackets hold its 95 % confidence interval. "
+    + (data.networks.length > 1 ? `With a sign: the difference from ${data.networks[0].label}, image by image.` : "");
   const layers = data.networks.map((network) => `${network.label}: ${network.layer}`).join("; ");
   byId("about").textContent = `Grad-CAM, each map scaled to its own maximum. Layers: ${layers}.`;
 }
 
+function writeSkipped() {
+  const names = Object.keys(data.skipped);
+  if (names.length) {
+    const title = `Skipped: ${names.length} of ${names.length + items.length} images, which cannot be read`;
+    const lines = names.map((name) => make("li", { textContent: `${name}: ${data.skipped[name]}` }));
+    byId("skipped").append(make("details", {}, make("summary", { textContent: title }), make("ul", {}, ...lines)));
+  }
+}
+
+writeSkipped();
 writeSummary();
 const known = new Set(items.map((item) => (item.label >= 0 ? item.label : item.explanations[0].target)));
 options("class", [[-1, "all"], ...data.classes.map((name, k) => [k, name]).filter(([k]) => known.has(k))]);

@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from cbam_lightning.explain.figure_text import shortened
 from cbam_lightning.explain.survey.tally import CONFIDENCE, Tally, VoteShare
 from cbam_lightning.tables import Table
 
@@ -150,7 +151,7 @@ def _record(tally: Tally, row: VoteShare) -> dict[str, Any]:
 def _plain(text: str, width: int | None = _LABEL_WIDTH) -> str:
     """Return text without control characters, which a terminal would obey."""
     shown = "".join(x if x.isprintable() else ascii(x)[1:-1] for x in text)
-    return shown if width is None or len(shown) <= width else f"{shown[: width - 3]}..."
+    return shown if width is None else shortened(shown, width)
 
 
 def _literal(text: str) -> str:

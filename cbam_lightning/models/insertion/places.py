@@ -58,15 +58,9 @@ def stage_ends(flow: Dataflow) -> list[Value]:
 
 def outputs_of(flow: Dataflow) -> list[str]:
     """Return the modules after which the network's outputs follow without another layer."""
-    names = dict[str, None]()
-    for result in flow.results:
-        same = (v for v in flow.modules_of if v.bit & result.dominators and v.depth == result.depth)
-        last = max(
-            (v for v in same if is_map(flow, v) and module_of(flow, v)), key=lambda v: v.bit, default=None
-        )
-        if last is not None and not (flow.headless and len(result.shape) == 2):
-            names[str(module_of(flow, last))] = None
-    return list(names)
+    last = [value for value in flow.modules_of if is_map(flow, value) and _makes_output(flow, value)]
+    ends = [v for v in last if not any(v.bit & other.ancestors for other in last if other is not v)]
+    return [name for name in (module_of(flow, value, any_kind=True) for value in ends) if name]
 
 
 def is_map(flow: Dataflow, value: Value) -> bool:
@@ -138,12 +132,16 @@ def _sources(value: Value | None) -> Iterator[Value]:
 
 
 def _is_passage(flow: Dataflow, value: Value, maps: list[Value]) -> bool:
-    """Return whether what depends on the maps before, of the same run of a resolution, depends on a value."""
+    """Return whether all that depends on the maps before a value depends on it, too.
+
+    Those are the maps of its run of a resolution from which it was computed.
+    """
     before = 0
     for other in maps:
         if other.bit >= value.bit:
             break
         before = before | other.bit if _resolution(other) == _resolution(value) else 0
+    before &= value.ancestors
     later = [*(other for other in maps if other.bit > value.bit), *flow.results]
     return all(other.ancestors & value.bit or not other.ancestors & before for other in later)
 

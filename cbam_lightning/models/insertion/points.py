@@ -211,6 +211,8 @@ def _host(flow: Dataflow, name: str) -> tuple[str, Value] | str:
     assert isinstance(output, Value)  # or it would be a fault
     if is_output(flow, output, pooled=False):
         return "returns the network's output"
+    if name in flow.taken:
+        return f"has an attribute {CHILD!r} of its own"
     if name not in flow.lists:
         return name, output
     inside = [n for n in flow.modules_of[output] if n.startswith(f"{name}.") and n not in flow.lists]

@@ -105,7 +105,7 @@ def test_the_channels_are_what_stays_when_the_size_changes(layout):
         (lambda x: x.unflatten(1, (3, 4)), r"shape \(1, 3, 4, 8, 8\), whose axis of channels is not known"),
         (
             lambda x: x.permute(0, 2, 3, 1).unflatten(1, (4, 2)).permute(0, 1, 3, 2, 4).flatten(2, 3),
-            r"shape \(1, 4, 16, 12\), of windows: its 4 x 16 positions are not in the proportion of the image",
+            r"shape \(1, 4, 16, 12\), of windows: its 4 x 16 positions are not in the proportion",
         ),
         (lambda x: torch.cat([x, x]), r"shape \(2, 12, 8, 8\), of 2 regions or patches of 1 images"),
         (
