@@ -346,6 +346,19 @@ def test_a_checkpoint_goes_on_with_another_implementation(tmp_path):
     assert tuned.hparams["attention_options"] == {"reduction": 4, "implementation": "reference"}
 
 
+def test_a_checkpoint_with_attention_after_lists_of_modules_goes_on():
+    """Version 0.1 made the attention after a stage the last module of the stage's list."""
+    model = Classifier("torchvision/resnet18", attention="bam", num_classes=3)
+    now = "network.layer1.1.attention.", "network.layer1.attention."
+    state = {key.replace(*now): torch.ones_like(value) for key, value in model.state_dict().items()}
+    checkpoint = {"state_dict": state, "current_model_state": dict(state), "hyper_parameters": {}}
+    assert set(state) != set(model.state_dict())
+    model.on_load_checkpoint(checkpoint)
+    for name in ("state_dict", "current_model_state"):
+        assert list(checkpoint[name]) == list(model.state_dict())
+    model.load_state_dict(checkpoint["state_dict"])
+
+
 def test_a_checkpoint_of_the_same_network_replaces_a_new_classifier(tmp_path, weights):
     path, trained = saved_run(tmp_path)
     model = classifier(weights=weights, class_names=NAMES[::-1])

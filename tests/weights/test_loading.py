@@ -1,5 +1,6 @@
 """The values of a checkpoint in a network."""
 
+import re
 import warnings
 
 import pytest
@@ -301,3 +302,19 @@ def test_a_mask_of_minus_infinity_is_no_fault():
     for one in (network, other):
         one.register_buffer("mask", torch.tensor([0.0, -float("inf")]))
     assert "mask" in load_into(network, other.state_dict()).matched
+
+
+def test_attention_saved_after_a_list_of_modules_is_found_after_its_last_one():
+    """Version 0.1 made the attention after a stage the last module of the stage's list."""
+    network = create_model("torchvision/resnet18", attention="bam", num_classes=5)
+    saved = {}
+    for key, value in network.state_dict().items():
+        former = re.sub(r"(layer\d)\.\d\.attention\.", r"\1.attention.", key)
+        saved[former] = torch.randn_like(value) if value.is_floating_point() else value
+    assert {key.split(".attention.")[0] for key in saved if ".attention." in key} == {
+        "relu",
+        *(f"layer{stage}" for stage in (1, 2, 3, 4)),
+    }
+    assert len(load_into(network, saved).matched) == len(saved)
+    attention = network.layer3[1].attention.state_dict()
+    assert all(torch.equal(value, saved[f"layer3.attention.{key}"]) for key, value in attention.items())
