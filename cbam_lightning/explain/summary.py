@@ -33,7 +33,7 @@ class Estimate:
     Attributes:
         mean: Mean of the measure.
         low: Lower end of the 95 % interval (bootstrap over images, percentiles, which stay in the range of
-            the measure); ``None`` for fewer than two images.
+            the measure); ``None`` if all images have the same value, whose spread is not known.
         high: Upper end.
         images: Number of images that have the measure.
     """
@@ -111,7 +111,7 @@ def _estimates(values: Mapping[str, np.ndarray]) -> dict[str, Estimate]:
 
 def _estimate(known: np.ndarray) -> Estimate:
     mean = float(known.mean())
-    if len(known) < 2:
+    if len(set(known.tolist())) < 2:
         return Estimate(mean, None, None, len(known))
     low, high = stats.bootstrap((known,), np.mean, **_BOOTSTRAP).confidence_interval
     return Estimate(mean, float(low), float(high), len(known))

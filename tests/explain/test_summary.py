@@ -74,7 +74,18 @@ def test_the_table_says_how_many_images_each_mean_is_over():
 
 def test_each_measure_ends_in_the_differences_from_the_first_network():
     summary = Summary(["plain", "cbam"])
-    for plain, cbam in [(0.25, 0.5), (0.5, 0.75)]:
+    for plain, cbam in [(0.25, 0.5), (0.5, 0.875)]:
         summary.add(explained([plain, cbam]))
     *_, line = summary.table().splitlines()
-    assert re.split("  +", line.strip()) == ["cbam - plain", "+0.250", "+0.250 to +0.250", "2"]
+    assert re.split("  +", line.strip()) == ["cbam - plain", "+0.312", "+0.250 to +0.375", "2"]
+
+
+def test_equal_values_are_no_certainty():
+    summary = Summary(["one", "two"])
+    for _ in range(5):
+        summary.add(explained([0.5, 0.75], label=-1))
+    assert [summary.estimates(0)["probability"].low, summary.differences(1)["probability"].high] == [
+        None,
+        None,
+    ]
+    assert summary.differences(1)["probability"].mean == 0.25

@@ -98,6 +98,7 @@ def count_votes(key: str | Path, files: Sequence[str | Path]) -> Tally:
     Voters are the independent units. With two or more, the intervals use the t distribution over their
     shares, and the p-values are those of the paired t-test. With one voter every answer counts as
     independent: Wilson's interval, and the exact binomial test of the votes for either of the two networks.
+    Where all voters have the same share, Wilson's interval takes all answers as independent, too.
     Holm's correction keeps the probability of any false finding at 5 % or less, whatever the networks have
     in common.
 
@@ -162,11 +163,10 @@ def _count(label: str, network: str | None, voters: Sequence[Votes]) -> VoteShar
     counts = [_votes_for(network, votes) for votes in voters]
     # division is correctly rounded, so equal shares are equal numbers
     shares = tuple(n / len(votes.answers) for n, votes in zip(counts, voters, strict=True))
-    if len(voters) == 1:
-        interval = stats.binomtest(counts[0], len(voters[0].answers)).proportion_ci(CONFIDENCE, "wilson")
+    if len(set(shares)) == 1:  # one voter, or no spread from which to estimate that between voters
+        answers = sum(len(votes.answers) for votes in voters)
+        interval = stats.binomtest(sum(counts), answers).proportion_ci(CONFIDENCE, "wilson")
         low, high = float(interval.low), float(interval.high)
-    elif len(set(shares)) == 1:  # no spread: SciPy's interval is NaN
-        low = high = shares[0]
     else:
         mean, error = statistics.fmean(shares), stats.sem(shares)
         low, high = (float(x) for x in stats.t.interval(CONFIDENCE, len(shares) - 1, mean, error))

@@ -111,8 +111,8 @@ def _interval_note(tally: Tally) -> str:
             "these, not for other people."
         )
     note = "A share is the mean over the voters; intervals: t distribution over the voters' shares."
-    if any(row.low == row.high for row in tally.rows):
-        note += " Where all voters have the same share, there is no spread, and the interval is a point."
+    if any(len(set(row.shares)) == 1 for row in tally.rows):
+        note += " Where all voters have the same share: Wilson, with every answer independent."
     return note
 
 

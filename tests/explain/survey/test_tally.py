@@ -59,13 +59,14 @@ def test_one_voter_gives_wilson_and_binomial():
     assert counted((0, 0, 0, 10)).networks[1].p == 1
 
 
-def test_without_spread_the_interval_is_a_point_and_the_sign_test_takes_over():
+def test_without_spread_the_interval_is_wilsons_and_the_sign_test_takes_over():
     # 0.5 - 0.2 and 0.4 - 0.1 are not the same number in floating point
     found = counted((2, 5, 2, 1), (1, 4, 2, 3), (2, 5, 2, 1))
     _, cbam, se = found.networks
     assert (cbam.test, cbam.p) == ("sign", 0.25)
-    assert (se.low, se.high) == (0.2, 0.2)
-    assert "the interval is a point" in markdown(found)
+    wilson = stats.binomtest(6, 30).proportion_ci(method="wilson")
+    assert (se.low, se.high) == pytest.approx((wilson.low, wilson.high))
+    assert "all voters have the same share: Wilson" in markdown(found)
     same = counted((4, 4, 1, 1), (3, 3, 3, 1))
     assert same.networks[1].p == 1
 
