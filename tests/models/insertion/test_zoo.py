@@ -154,7 +154,9 @@ def torchvision_names():
     return [name for module in KINDS.values() for name in torchvision.models.list_models(module=module)]
 
 
-NAMES = [slow_unless_quick(name) for name in (*torchvision_names(), *(f"timm/{name}" for name in TIMM))]
+ALL = [*torchvision_names(), *(f"timm/{name}" for name in TIMM)]
+NAMES = [slow_unless_quick(name) for name in ALL]
+DETECTORS = torchvision.models.list_models(module=KINDS["detection"])
 
 
 def list_models(kind):
@@ -258,14 +260,14 @@ def changes():
     }
 
 
-def calls(network, x):
-    """Return how often each inserted attention runs in a forward pass."""
+def calls(network, x, run=None):
+    """Return how often each inserted attention runs in a forward pass, of ``run`` if it is given."""
     count = {name: 0 for name, module in network.named_modules() if isinstance(module, Attended)}
     for name in count:
         hook = lambda *_, name=name: count.update({name: count[name] + 1})  # noqa: E731
         network.get_submodule(name).attention.register_forward_hook(hook)
     with torch.no_grad():
-        network(x)
+        (network if run is None else run)(x)
     return count
 
 
@@ -281,3 +283,29 @@ def test_attention_runs_once_whatever_becomes_of_the_network(name):
     for change, kind in kept.items():
         inner = kind.module if change == "average" else kind
         assert calls(inner, x) == dict.fromkeys(places, 1), change
+
+
+COMPILED = {"resnet18", "vit_b_32"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in COMPILED else pytest.param(n, marks=pytest.mark.slow) for n in ALL if n not in DETECTORS],
+)
+def test_attention_runs_once_when_compiled_and_exported(name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network = build(name)
+        x = images(network, sizes(name, network)[0])
+        places = [point.name for point in plan_insertion(network)]
+        insert_attention(network, "se")
+        assert calls(network, x, torch.compile(network, backend="eager")) == dict.fromkeys(places, 1)
+        try:
+            torch.export.export(build(name), (x,))
+        except Exception as error:
+            pytest.skip(f"cannot be exported without attention either: {str(error)[:80]}")
+        network = insert_attention(build(name), "se")
+        program = torch.export.export(network, (x,))
+    parameters = program.graph_signature.inputs_to_parameters
+    users = {parameters[n.name]: len(n.users) for n in program.graph.nodes if n.name in parameters}
+    assert [users[f"{place}.attention.mlp.0.weight"] for place in places] == [1] * len(places)
