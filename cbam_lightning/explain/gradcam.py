@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from cbam_lightning.errors import UsageError, unknown_name
 from cbam_lightning.explain.evaluation_mode import evaluation_mode
 from cbam_lightning.models.insertion.dataflow import Dataflow, Value, record
+from cbam_lightning.models.insertion.named_places import map_of
 from cbam_lightning.models.insertion.places import module_of, stage_ends
-from cbam_lightning.models.insertion.points import fault_of
 
 PREDICTED = -1  # as a target: the class with the largest logit
 # torch's interpolation modes, by the number of dimensions of the positions
@@ -124,12 +124,10 @@ def _named_map(network: nn.Module, flow: Dataflow, layer: str) -> tuple[str, Val
     if layer not in names:
         raise unknown_name(kind=f"layer of {type(network).__name__}", given=layer, allowed=names)
     rank = len(flow.input_shape)
-    fault = fault_of(flow, layer)
-    value = flow.outputs[layer][0] if fault is None else None
-    if isinstance(value, Value) and len(value.shape) == rank:
-        return layer, value
-    if isinstance(value, Value):
-        fault = f"returns a sequence of tokens, {value.shape}"
+    found = map_of(flow, layer)
+    if isinstance(found, Value) and len(found.shape) == rank:
+        return layer, found
+    fault = found if isinstance(found, str) else f"returns a sequence of tokens, {found.shape}"
     maps = [str(module_of(flow, end, any_kind=True)) for end in stage_ends(flow) if len(end.shape) == rank]
     hint = f" Name a layer such as {', '.join(maps)}." if maps else ""
     raise UsageError(f"Grad-CAM cannot explain the layer {layer!r}, which {fault}.{hint}")

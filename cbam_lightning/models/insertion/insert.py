@@ -16,7 +16,8 @@ from cbam_lightning.attention.registry import build_attention, default_placement
 from cbam_lightning.errors import UsageError, unknown_name
 from cbam_lightning.models.insertion.attended import CHILD, attend
 from cbam_lightning.models.insertion.example_inputs import Example
-from cbam_lightning.models.insertion.points import InsertionPoint, plan_insertion, unwrapped
+from cbam_lightning.models.insertion.points import InsertionPoint, plan_insertion
+from cbam_lightning.models.insertion.wrappers import unwrapped
 from cbam_lightning.tables import aligned
 from cbam_lightning.user_code.class_paths import import_class_path, importing_nothing
 

@@ -9,23 +9,22 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
-import torch
 from torch import nn
 
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models.insertion.attended import CHILD
 from cbam_lightning.models.insertion.dataflow import Dataflow, Value, record
 from cbam_lightning.models.insertion.example_inputs import Example
+from cbam_lightning.models.insertion.named_places import host_of, refused
 from cbam_lightning.models.insertion.places import (
     is_map,
-    is_output,
     module_of,
     outputs_of,
-    partition,
     residual_branches,
     stage_ends,
 )
 from cbam_lightning.models.insertion.rehearsal import unfit_hosts
+from cbam_lightning.models.insertion.wrappers import unwrapped
 
 _SHOWN = 5
 Kind = Literal["residual", "stage", "pattern"]
@@ -83,56 +82,36 @@ def plan_insertion(
     network = unwrapped(network)
     patterns = None if where is None else _patterns(where)
     flow = record(network, example)
-    if patterns is None:
-        return _residual_points(network, flow) or _stage_points(network, flow)
     if patterns == ["stage"]:
         return _stage_points(network, flow)
-    if patterns == ["residual"]:
-        if points := _residual_points(network, flow):
-            return points
+    if patterns is not None and patterns != ["residual"]:
+        return _pattern_points(network, flow, patterns)
+    branches = residual_branches(flow)
+    points = _points(network, flow, branches, "residual")
+    if not points and patterns:
         raise UsageError(
             f"{type(network).__name__} has no residual branch that a module returns as a map. "
             "Choose where='stage', or give a pattern of submodule names."
         )
-    names = [name for name, _ in network.named_modules() if name]
-    matched = {name for pattern in patterns for name in _matching(pattern, names)}
-    order = list(flow.outputs)
-    named = {point.name: point for point in (_named_point(flow, name) for name in names if name in matched)}
-    for name in unfit_hosts(network, flow, list(named)):
-        raise _refused(flow, name, "runs over its own modules, so that attention would be one of them")
-    return sorted(named.values(), key=lambda point: order.index(point.name))
-
-
-def unwrapped(network: nn.Module) -> nn.Module:
-    """Return the network itself, which ``torch.compile`` may have wrapped.
-
-    Raises:
-        UsageError: It is no module, one of TorchScript, or in a wrapper that trains in parallel.
-    """
-    network = getattr(network, "_orig_mod", network)
-    kind = type(network).__name__
-    if not isinstance(network, nn.Module):
-        raise UsageError(f"network is a {kind}; pass a torch.nn.Module.")
-    if isinstance(network, torch.jit.ScriptModule):
-        raise UsageError(
-            f"{kind} is TorchScript, whose code is fixed. Insert attention into the network that it was made "
-            "from."
-        )
-    if "Parallel" in kind and isinstance(getattr(network, "module", None), nn.Module):
-        raise UsageError(
-            f"the network is wrapped in {kind}. Insert attention before wrapping: "
-            "insert_attention(network.module, …), then wrap the result."
-        )
-    return network
-
-
-def _residual_points(network: nn.Module, flow: Dataflow) -> list[InsertionPoint]:
-    branches = residual_branches(flow)
-    points = _points(network, flow, branches, "residual")
     if missing := len(branches) - len(points):
         instead = "" if points else "; the ends of the stages get it instead"
         _tell(f"on {missing} of {len(branches)} residual branches: no module returns them as a map{instead}")
-    return points
+    return points or _stage_points(network, flow)
+
+
+def _pattern_points(network: nn.Module, flow: Dataflow, patterns: Sequence[str]) -> list[InsertionPoint]:
+    names = [name for name, _ in network.named_modules() if name]
+    matched = {name for pattern in patterns for name in _matching(pattern, names)}
+    order = list(flow.outputs)
+    hosts: dict[str, Value] = {}
+    for name in (name for name in names if name in matched):
+        found = host_of(flow, name)
+        if isinstance(found, str):
+            raise refused(flow, name, found)
+        hosts[found[0]] = found[1]
+    for name in unfit_hosts(network, flow, list(hosts)):
+        raise refused(flow, name, "runs over its own modules, so that attention would be one of them")
+    return [_point(name, hosts[name], "pattern") for name in sorted(hosts, key=order.index)]
 
 
 def _stage_points(network: nn.Module, flow: Dataflow) -> list[InsertionPoint]:
@@ -162,8 +141,7 @@ def _points(network: nn.Module, flow: Dataflow, values: Iterable[Value], kind: K
 
 
 def _point(name: str, value: Value, kind: Kind) -> InsertionPoint:
-    axis = value.channel_axis
-    assert axis is not None  # a map has one
+    (axis,) = value.axes
     return InsertionPoint(name, value.shape[axis], value.shape, kind, axis)
 
 
@@ -184,56 +162,3 @@ def _matching(pattern: str, names: Sequence[str]) -> list[str]:
             f"{', '.join(shown)}."
         )
     return matching
-
-
-def _named_point(flow: Dataflow, name: str) -> InsertionPoint:
-    found = _host(flow, name)
-    if isinstance(found, tuple):
-        return _point(*found, "pattern")
-    raise _refused(flow, name, found)
-
-
-def _refused(flow: Dataflow, name: str, reason: str) -> UsageError:
-    fitting = [n for n in flow.outputs if n and isinstance(_host(flow, n), tuple)]
-    inside = [other for other in fitting if other.startswith(f"{name}.")]
-    beside = [other for other in fitting if other.rpartition(".")[0] == name.rpartition(".")[0]]
-    shown = (inside or beside or fitting)[-_SHOWN:]
-    hint = f"Choose modules such as {', '.join(shown)}." if shown else "No module returns one feature map."
-    return UsageError(f"attention cannot follow {name!r}, which {reason}. {hint}")
-
-
-def _host(flow: Dataflow, name: str) -> tuple[str, Value] | str:
-    """Return the module to which attention after ``name`` goes, with its output, or what is wrong with it."""
-    fault = fault_of(flow, name)
-    if fault is not None:
-        return fault
-    output = flow.outputs[name][0]
-    assert isinstance(output, Value)  # or it would be a fault
-    if is_output(flow, output, pooled=False):
-        return "returns the network's output"
-    if name in flow.taken:
-        return f"has an attribute {CHILD!r} of its own"
-    if name not in flow.lists:
-        return name, output
-    inside = [n for n in flow.modules_of[output] if n.startswith(f"{name}.") and n not in flow.lists]
-    inside = [n for n in inside if len(flow.outputs[n]) == 1]
-    return (inside[-1], output) if inside else "runs its modules in its own way"
-
-
-def fault_of(flow: Dataflow, name: str) -> str | None:
-    """Return why the output of a module is not one feature map; ``None`` if it is one."""
-    outputs = flow.outputs.get(name, [])
-    if not outputs:
-        return "is not called in evaluation mode"
-    output = outputs[0]
-    if len(outputs) > 1:
-        return f"is called {len(outputs)} times in a forward pass"
-    if isinstance(output, str):
-        return output
-    if len(output.shape) not in (3, 4, 5):
-        return f"returns a tensor of shape {output.shape}, not a feature map"
-    if output.channel_axis is None:
-        return f"returns a tensor of shape {output.shape}, whose axis of channels is not known"
-    if parts := partition(flow, output):
-        return f"returns a tensor of shape {output.shape}, of {parts}"
-    return None

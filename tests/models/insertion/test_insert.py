@@ -206,7 +206,7 @@ def test_the_dry_run_is_readable():
         ("cbam", {"ratio": 2}, "unknown cbam option 'ratio'"),
         ("none", {"reduction": 2}, "'none' has no options"),
         ("cbam", {"example": (1, 5, 8, 8)}, r"does not run on an input of shape \(1, 5, 8, 8\)"),
-        ("cbam", {"example": "large"}, "pass a tensor, or its shape"),
+        ("cbam", {"example": "large"}, "pass a tensor, its shape"),
     ],
 )
 def test_wrong_arguments_leave_the_network_as_it_was(attention, options, message):
