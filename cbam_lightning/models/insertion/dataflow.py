@@ -78,7 +78,8 @@ class Dataflow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Attributes:
         outputs: For each module name, the result of each call: its value, or what is wrong with it if it is
             none. Modules are in the order in which they first returned.
-        arguments: The positional and keyword arguments of the last call of each module with children.
+        arguments: The positional and keyword arguments of the last call of each module that runs others, or
+            something else than the ``forward`` of its class.
         modules_of: For each value, the names of the modules that returned it, in that order; "" is the
             network.
         additions: For every addition of different values of the same shape, in order: its two operands and
@@ -129,7 +130,7 @@ class Dataflow(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def returned(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """Record the output of a module; a forward hook once ``name`` is bound."""
-        if module._modules:
+        if module._modules or "forward" in vars(module) or type(module).__call__ is not nn.Module.__call__:
             self.arguments[name] = args, kwargs
         calls = self.outputs.setdefault(name, [])
         if not isinstance(output, Tensor):

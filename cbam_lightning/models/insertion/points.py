@@ -23,7 +23,7 @@ from cbam_lightning.models.insertion.places import (
     residual_branches,
     stage_ends,
 )
-from cbam_lightning.models.insertion.rehearsal import unfit_hosts
+from cbam_lightning.models.insertion.rehearsal import UNFIT, unfit_hosts
 from cbam_lightning.models.insertion.wrappers import unwrapped
 
 _SHOWN = 5
@@ -110,7 +110,9 @@ def _pattern_points(network: nn.Module, flow: Dataflow, patterns: Sequence[str])
             raise refused(flow, name, found)
         hosts[found[0]] = found[1]
     for name in unfit_hosts(network, flow, list(hosts)):
-        raise refused(flow, name, "runs over its own modules, so that attention would be one of them")
+        raise refused(
+            flow, name, "would not run it once: it runs over its own modules, or not its class's forward"
+        )
     return [_point(name, hosts[name], "pattern") for name in sorted(hosts, key=order.index)]
 
 
@@ -136,7 +138,7 @@ def _points(network: nn.Module, flow: Dataflow, values: Iterable[Value], kind: K
     points = {name: _point(name, value, kind) for name, value in found if name and is_map(flow, value)}
     for name in unfit_hosts(network, flow, list(points)):
         del points[name]
-        _tell(f"after {name}: it runs over its own modules")
+        _tell(f"after {name}: {UNFIT}")
     return list(points.values())
 
 

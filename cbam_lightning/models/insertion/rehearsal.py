@@ -11,6 +11,8 @@ from cbam_lightning.models.insertion.attended import attend
 from cbam_lightning.models.insertion.dataflow import Dataflow
 from cbam_lightning.models.insertion.planning_copy import planning_copy, trying
 
+UNFIT = "it runs over its own modules, or not its class's forward"
+
 
 def unfit_hosts(network: nn.Module, flow: Dataflow, names: Sequence[str]) -> list[str]:
     """Return the modules after which attention would not run exactly once in a forward pass.

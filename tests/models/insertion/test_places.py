@@ -159,6 +159,12 @@ class OwnWay(nn.Sequential):
         return x * 2
 
 
+def with_a_forward_of_its_own():
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1))
+    network[0].forward = lambda x: nn.functional.conv2d(x, network[0].weight)
+    return network
+
+
 class RunsOverChildren(nn.Module):
     def __init__(self):
         super().__init__()
@@ -181,8 +187,9 @@ class RunsOverChildren(nn.Module):
         (
             lambda: nn.Sequential(RunsOverChildren(), nn.Conv2d(4, 2, 1)),
             "0",
-            "runs over its own modules, so that",
+            "would not run it once: it runs over its own modules",
         ),
+        (with_a_forward_of_its_own, "0", "would not run it once: .* or not its class's forward"),
         (
             lambda: build_on_meta("torchvision/densenet121"),
             "features.denseblock1",
@@ -205,7 +212,7 @@ def test_modules_that_run_over_their_children_are_refused(network, where, messag
 
 def test_a_block_that_runs_over_its_children_is_left_out_with_a_word():
     network = nn.Sequential(RunsOverChildren(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1))
-    with pytest.warns(UserWarning, match=r"no attention after 0: it runs over its own modules\."):
+    with pytest.warns(UserWarning, match=r"no attention after 0: it runs over its own modules"):
         assert names(network, "stage") == ["2"]
 
 
