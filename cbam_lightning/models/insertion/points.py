@@ -110,9 +110,7 @@ def _pattern_points(network: nn.Module, flow: Dataflow, patterns: Sequence[str])
             raise refused(flow, name, found)
         hosts[found[0]] = found[1]
     for name in unfit_hosts(network, flow, list(hosts)):
-        raise refused(
-            flow, name, "would not run it once: it runs over its own modules, or not its class's forward"
-        )
+        raise refused(flow, name, f"would not run it once: {UNFIT}")
     return [_point(name, hosts[name], "pattern") for name in sorted(hosts, key=order.index)]
 
 
