@@ -4,11 +4,15 @@ A module gets attention by a change of its class, to a subclass that applies its
 ``forward`` returns. So it stays the same object with the same names, ``torch.compile`` sees the change, and
 what looks for the exact class of a layer, such as the fusion of convolution and BatchNorm, leaves it alone.
 
-What replaces such a module, as the conversions of BatchNorm do, takes the attention over.
+What replaces such a module, as the conversions of BatchNorm do, takes the attention over. Where that is not
+possible, the network says at its next forward pass that the attention is gone.
 """
 
 from __future__ import annotations
 
+import functools
+import warnings
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -17,6 +21,8 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 CHILD = "attention"
 _AXIS = "follows_axis"  # attribute of an inserted attention: the axis of the channels in its host's output
+_PLACES = "_attended_places"  # attribute of a network: the names of the modules with attention
+_GONE = "it is gone, for other code replaced the module. Insert attention after such a conversion"
 _CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
 
 
@@ -25,9 +31,13 @@ class Attended(nn.Module):
 
     attention: nn.Module
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the attended output of the module."""
-        output: Any = super().forward(*args, **kwargs)
+    def __init_subclass__(cls) -> None:
+        """Leave out what the plain class does with its subclasses, such as to register them by name."""
+
+    def apply_attention(self, output: Any) -> Tensor:
+        """Return the attended output of the module, or the plain one if other code made it of this class."""
+        if CHILD not in self._modules:
+            return cast(Tensor, output)
         attention, axis = self.attention, getattr(self.attention, _AXIS)
         if isinstance(output, torch.fx.Proxy):  # symbolic tracing takes the attention as one operation
             return cast(Tensor, _traced(attention, axis, output))
@@ -53,21 +63,39 @@ def attend(host: nn.Module, attention: nn.Module, channel_axis: int = 1) -> None
     host.add_module(CHILD, attention)
 
 
+def watch(network: nn.Module, names: Sequence[str]) -> None:
+    """Make a network tell before a forward pass if its modules with attention were replaced by others.
+
+    Args:
+        network: Has the modules.
+        names: Of the modules.
+    """
+    before = vars(network).get(_PLACES)
+    vars(network)[_PLACES] = (*(before or ()), *names)
+    if before is None:
+        network.register_forward_pre_hook(_tell_lost)
+
+
 def attended_class(plain: type[nn.Module]) -> type[nn.Module]:
     """Return the subclass of a class of modules whose ``forward`` ends in attention; always the same one."""
     if plain not in _CLASSES:
+
+        @functools.wraps(plain.forward)  # whose arguments symbolic tracing reads
+        def forward(self: Attended, *args: Any, **kwargs: Any) -> Tensor:
+            return self.apply_attention(plain.forward(self, *args, **kwargs))
+
         members = {
             "__module__": plain.__module__,
             "__qualname__": plain.__qualname__,
             "__doc__": plain.__doc__,
         }
-        _CLASSES[plain] = type(plain.__name__, (Attended, plain), members)
+        _CLASSES[plain] = type(plain.__name__, (Attended, plain), {**members, "forward": forward})
     return _CLASSES[plain]
 
 
 def plain_class(kind: type[nn.Module]) -> type[nn.Module]:
     """Return the class of a module without attention."""
-    return kind.__bases__[1] if issubclass(kind, Attended) else kind
+    return next((plain for plain, attended in _CLASSES.items() if issubclass(kind, attended)), kind)
 
 
 def change_class(module: nn.Module, kind: type[nn.Module]) -> None:
@@ -92,13 +120,43 @@ def _follow(parent: nn.Module, name: str, module: nn.Module | None) -> None:
 
     https://pytorch.org/docs/stable/generated/torch.nn.modules.module.register_module_module_registration_hook.html
     """
-    if name == CHILD and hasattr(module, _AXIS) and not isinstance(parent, Attended):
-        parent.__class__ = attended_class(type(parent))
     replaced = parent._modules.get(name)
-    if not isinstance(replaced, Attended) or module is None or isinstance(module, Attended):
+    if module is None or module is replaced:
         return
-    if not hasattr(module, CHILD) and replaced not in module.modules():
-        attend(module, replaced.attention, getattr(replaced.attention, _AXIS))
+    if name == CHILD and isinstance(parent, Attended):
+        vars(module).setdefault(_AXIS, vars(replaced or module).get(_AXIS, 1))
+    elif name == CHILD and _AXIS in vars(module):
+        parent.__class__ = attended_class(type(parent))
+    elif isinstance(replaced, Attended) and not isinstance(module, Attended) and not hasattr(module, CHILD):
+        others = (child for key, child in parent._modules.items() if key != name and child is not None)
+        if not any(replaced is inner for child in (module, *others) for inner in child.modules()):
+            attend(module, replaced.attention, getattr(replaced.attention, _AXIS))
+
+
+def _tell_lost(network: nn.Module, inputs: Any) -> None:
+    if torch.compiler.is_compiling():
+        return
+    places = vars(network)[_PLACES]
+    changed = {name: what for name in places if (what := _what_happened(network, name))}
+    if not changed:
+        return
+    vars(network)[_PLACES] = tuple(name for name in places if name not in changed)
+    attended = sum(isinstance(module, Attended) for module in network.modules())
+    for what in dict.fromkeys(changed.values()):
+        if what != _GONE or attended < len(places):  # or else the modules moved, with their attention
+            names = ", ".join(name for name in changed if changed[name] == what)
+            warnings.warn(f"attention after {names}: {what}.", stacklevel=2)
+
+
+def _what_happened(network: nn.Module, name: str) -> str | None:
+    host: nn.Module | None = network
+    for part in name.split("."):
+        host = None if host is None else host._modules.get(part)
+    if not isinstance(host, Attended) or CHILD not in host._modules:
+        return _GONE
+    if "forward" in vars(host):
+        return "other code replaced the module's forward. It runs only if the new one calls the old one"
+    return None
 
 
 register_module_module_registration_hook(_follow)

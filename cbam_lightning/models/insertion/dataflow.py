@@ -6,6 +6,7 @@ shape but no contents (https://pytorch.org/docs/stable/meta.html), it takes almo
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,13 +18,12 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary, WeakTensorKeyDictionary
 
 from cbam_lightning.errors import UsageError
-from cbam_lightning.models.insertion.attended import CHILD, Attended
 from cbam_lightning.models.insertion.channel_axes import CONVOLUTIONS, NONE, PRODUCTS, Axes, channel_axes
 from cbam_lightning.models.insertion.example_inputs import Example, example_inputs, explain_failure, moved
 from cbam_lightning.models.insertion.planning_copy import planning_copy, trying
+from cbam_lightning.models.insertion.unfit_modules import unfit_modules
 
 _ADDITIONS = (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor)
-_LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 # Words in the names of operators that bend or normalise values
 _BENDS = frozenset(
     (
@@ -88,8 +88,7 @@ class Dataflow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         inputs: The arguments of the forward pass, on ``device``.
         device: Where it ran; ``meta`` where possible.
         headless: Whether the network says that it returns features: its ``num_classes`` is 0.
-        lists: Names of the containers of modules: ``nn.Sequential`` and the like.
-        taken: Names of the modules with an attribute ``attention`` of their own.
+        unfit: For the names of the modules after which attention cannot be inserted: why.
     """
 
     def __init__(self, inputs: tuple[Any, ...], device: torch.device) -> None:
@@ -102,12 +101,14 @@ class Dataflow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.additions: list[tuple[Value, Value, Value]] = []
         self.results: list[Value] = []
         self.headless = False
-        self.lists: set[str] = set()
-        self.taken: set[str] = set()
+        self.unfit: dict[str, str] = {}
         self._values_of: WeakIdKeyDictionary = WeakTensorKeyDictionary()
         self._bits = 1
+        self.paused = 0
+        # The first of the inputs with the most axes: attention goes on the way from it, whatever joins later.
+        images = max(_tensors(inputs), key=lambda tensor: tensor.ndim)
         for tensor in _tensors(inputs):
-            self._add(tensor, [], axes=frozenset({1}))
+            self._add(tensor, [], axes=frozenset({1}), dominators=0 if tensor is images else -1)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -122,14 +123,19 @@ class Dataflow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             shapes = [(operand.shape, operand.axes) for operand in operands]
             axes = channel_axes(name.rstrip("_"), args, shapes, tuple(tensor.shape))
             self._add(tensor, operands, name, axes)
-        if func in _ADDITIONS and len(operands) == 2:
+        if func in _ADDITIONS and len(operands) == 2 and not self.paused:
             first, second = operands
             if first is not second and first.shape == second.shape:
                 self.additions.append((first, second, self._values_of[result]))
         return result
 
-    def returned(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        """Record the output of a module; a forward hook once ``name`` is bound."""
+    def returned(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        """Record the output of a module; a forward hook once ``name`` is bound.
+
+        Returns:
+            Another tensor in place of an argument that the module changed and returned: the network may use
+            the argument and not what the module returns.
+        """
         if module._modules or "forward" in vars(module) or type(module).__call__ is not nn.Module.__call__:
             self.arguments[name] = args, kwargs
         calls = self.outputs.setdefault(name, [])
@@ -138,13 +144,21 @@ class Dataflow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif output not in self._values_of:
             calls.append("returns what does not depend on the input")
         else:
+            written = self._values_of[output].operator.endswith("_")
+            if written and any(output is argument for argument in args):
+                output = output.view_as(output)
             value = self._values_of[output]
             calls.append(value)
             self.modules_of.setdefault(value, []).append(name)
+        return output
+
+    def pause(self, change: int, *ignored: Any) -> None:
+        """Record no additions inside a module, from 1 before its call to -1 after it."""
+        self.paused += change
 
     def finished(self, output: Any) -> None:
-        """Record the output of the network: a tensor or any nesting of tensors."""
-        self.results = self._values(output)
+        """Record the output of the network: a tensor, or any nesting of tensors in containers and objects."""
+        self.results = self._values(list(_tensors_in(output)))
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -162,8 +176,10 @@ class Dataflow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _values(self, nested: Any) -> list[Value]:
         return [self._values_of[tensor] for tensor in _tensors(nested) if tensor in self._values_of]
 
-    def _add(self, tensor: Tensor, operands: list[Value], name: str = "", axes: Axes = NONE) -> None:
-        dominators = operands[0].dominators if operands else 0
+    def _add(
+        self, tensor: Tensor, operands: list[Value], name: str = "", axes: Axes = NONE, dominators: int = 0
+    ) -> None:
+        dominators = operands[0].dominators if operands else dominators
         ancestors = 0
         for operand in operands:
             dominators &= operand.dominators
@@ -213,12 +229,13 @@ def _record(network: nn.Module, inputs: tuple[Any, ...], device: torch.device) -
         inputs = moved(inputs, device)
         flow = Dataflow(inputs, device)
         flow.headless = getattr(network, "num_classes", None) == 0
+        flow.unfit = unfit_modules(trial)
         for name, module in trial.named_modules():
-            module.register_forward_hook(partial(flow.returned, name), with_kwargs=True)
-            if isinstance(module, _LISTS):
-                flow.lists.add(name)
-            if hasattr(module, CHILD) and not isinstance(module, Attended):
-                flow.taken.add(name)
+            if not isinstance(module, torch.jit.ScriptModule):
+                module.register_forward_hook(partial(flow.returned, name), with_kwargs=True)
+            if isinstance(module, nn.RNNBase):  # its gates add products
+                module.register_forward_pre_hook(partial(flow.pause, 1))
+                module.register_forward_hook(partial(flow.pause, -1))
         with flow:
             flow.finished(trial(*inputs))
     return flow
@@ -226,3 +243,14 @@ def _record(network: nn.Module, inputs: tuple[Any, ...], device: torch.device) -
 
 def _tensors(nested: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(nested) if isinstance(leaf, Tensor)]
+
+
+def _tensors_in(nested: Any, depth: int = 4) -> Iterator[Tensor]:
+    """Yield the tensors in containers, mappings, dataclasses and other objects, one in the other."""
+    for leaf in tree_leaves(nested):
+        if isinstance(leaf, Tensor):
+            yield leaf
+        elif isinstance(leaf, Mapping) and depth:
+            yield from _tensors_in(list(leaf.values()), depth - 1)
+        elif hasattr(leaf, "__dict__") and not isinstance(leaf, (type, nn.Module)) and depth:
+            yield from _tensors_in(list(vars(leaf).values()), depth - 1)

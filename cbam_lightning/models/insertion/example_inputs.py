@@ -42,16 +42,25 @@ def example_inputs(network: nn.Module, example: Example) -> list[tuple[Any, ...]
     if example is None:
         return [(torch.zeros(shape, dtype=dtype),) for shape in _derived_shapes(network)]
     if isinstance(example, (Tensor, Mapping)):
-        return [(example,)]
+        return _first_of_batch((example,))
     if isinstance(example, Sequence) and not isinstance(example, str) and len(example):
         if all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in example):
-            return [(torch.zeros(tuple(example), dtype=dtype),)]
+            return _first_of_batch((torch.zeros(tuple(example), dtype=dtype),))
         if any(isinstance(leaf, Tensor) for leaf in tree_leaves(list(example))):
-            return [tuple(example)]
+            return _first_of_batch(tuple(example))
     raise UsageError(
         f"example is {example!r:.200}; pass a tensor, its shape as a list of positive integers, or a tuple "
         "of all arguments of the network."
     )
+
+
+def _first_of_batch(inputs: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    """Return inputs for one image, which keeps batch and channels apart, and the whole batch."""
+    tensors = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    sizes = {len(tensor) if tensor.ndim else 0 for tensor in tensors}
+    if len(sizes) != 1 or sizes < {0, 1}:
+        return [inputs]
+    return [tree_map(lambda x: x[:1] if isinstance(x, Tensor) else x, inputs), inputs]
 
 
 def moved(inputs: Any, device: torch.device) -> Any:

@@ -14,7 +14,7 @@ from torch import nn
 
 from cbam_lightning.attention.registry import build_attention, default_placement, option_names
 from cbam_lightning.errors import UsageError, unknown_name
-from cbam_lightning.models.insertion.attended import CHILD, attend
+from cbam_lightning.models.insertion.attended import CHILD, attend, watch
 from cbam_lightning.models.insertion.example_inputs import Example
 from cbam_lightning.models.insertion.points import InsertionPoint, plan_insertion
 from cbam_lightning.models.insertion.wrappers import unwrapped
@@ -90,6 +90,7 @@ def insert_attention(
         modules = [_build_for(plain, point, attention, options) for point in points]
     for point, module in zip(points, modules, strict=True):
         attend(plain.get_submodule(point.name), module, point.channel_axis)
+    watch(plain, [point.name for point in points])
     return network
 
 

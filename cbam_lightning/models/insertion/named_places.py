@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from cbam_lightning.errors import UsageError
-from cbam_lightning.models.insertion.attended import CHILD
 from cbam_lightning.models.insertion.dataflow import Dataflow, Value
-from cbam_lightning.models.insertion.places import is_output, partition
+from cbam_lightning.models.insertion.places import is_output, is_used, partition
+from cbam_lightning.models.insertion.unfit_modules import LIST
 
 _SHOWN = 5  # modules that an error proposes
 
@@ -15,15 +15,16 @@ def host_of(flow: Dataflow, name: str) -> tuple[str, Value] | str:
     output = map_of(flow, name)
     if isinstance(output, str):
         return output
+    if not is_used(flow, output):
+        return "returns what the network does not use"
     if is_output(flow, output, pooled=False):
         return "returns the network's output"
-    if name in flow.taken:
-        return f"has an attribute {CHILD!r} of its own"
-    if name not in flow.lists:
+    reason = flow.unfit.get(name)
+    if reason is None:
         return name, output
-    inside = [n for n in flow.modules_of[output] if n.startswith(f"{name}.") and n not in flow.lists]
+    inside = [n for n in flow.modules_of[output] if n.startswith(f"{name}.") and n not in flow.unfit]
     inside = [n for n in inside if len(flow.outputs[n]) == 1]
-    return (inside[-1], output) if inside else "runs its modules in its own way"
+    return (inside[-1], output) if inside and reason == LIST else reason
 
 
 def map_of(flow: Dataflow, name: str) -> Value | str:

@@ -25,9 +25,9 @@ def residual_branches(flow: Dataflow) -> list[Value]:
         shortcut, branch = sorted((first, second), key=lambda value: value.depth)
         is_branch = branch.depth > shortcut.depth and branch.bends > shortcut.bends
         is_block = shortcut.depth and shortcut.bit & branch.ancestors
-        if is_branch and (is_block or not is_output(flow, total, pooled=False)):
+        if is_block or not (is_output(flow, total, pooled=False) or _comes_back(flow, shortcut, branch)):
             branch = next((value for value in _sources(branch) if module_of(flow, value)), branch)
-            if not branch.operator.startswith("upsample"):
+            if is_branch and not branch.operator.startswith("upsample") and is_used(flow, branch):
                 branches.append(branch)
     return branches
 
@@ -40,19 +40,20 @@ def stage_ends(flow: Dataflow) -> list[Value]:
     """
     named = {v: module_of(flow, v, any_kind=True) for v in flow.modules_of if is_map(flow, v)}
     maps = sorted((value for value, name in named.items() if name), key=lambda value: value.bit)
-    passed = [
-        value
-        for value in maps
-        if (value.bit & flow.dominators or _leads_on(value, maps))
-        and _is_passage(flow, value, maps)
-        and str(named[value]).split(".")[0] not in _HEADS
-    ]
+    maps = [value for value in maps if "pad" not in value.operator and is_used(flow, value)]
     ends, depth = list[Value](), 0
-    for _, run in groupby(passed, key=_resolution):
-        inner = [value for value in run if not _makes_output(flow, value)]
-        if inner and inner[-1].depth > depth:
-            ends.append(inner[-1])
-            depth = inner[-1].depth
+    for _, run in groupby(maps, key=_resolution):
+        passed = [
+            value
+            for value in run
+            if (value.bit & flow.dominators or _leads_on(value, maps))
+            and _is_passage(flow, value, maps)
+            and str(named[value]).split(".")[0] not in _HEADS
+            and not _makes_output(flow, value)
+        ]
+        if passed and passed[-1].depth > depth:
+            ends.append(passed[-1])
+            depth = passed[-1].depth
     return ends
 
 
@@ -98,8 +99,28 @@ def is_output(flow: Dataflow, value: Value, pooled: bool = True) -> bool:
     """
     return any(
         value.bit & result.dominators and result.depth == value.depth and (pooled or len(result.shape) > 2)
-        for result in flow.results
+        for result in _final_results(flow)
     )
+
+
+def _final_results(flow: Dataflow) -> list[Value]:
+    """Return the network's outputs but for features: maps from which others of lower resolution are computed.
+
+    Of a network that returns its pooled features, and says so by ``num_classes`` 0, they are none either.
+    """
+    features = [
+        result
+        for result in flow.results
+        if any(result.bit & other.ancestors and other.depth > result.depth for other in flow.results)
+    ]
+    smallest = min((_resolution(feature) for feature in features), default=0)
+    ends = [
+        result
+        for result in flow.results
+        if _resolution(result) < smallest and any(f.bit & result.ancestors for f in features)
+    ]
+    others = [result for result in flow.results if result not in (*features, *ends) or len(result.shape) < 4]
+    return [result for result in others if not (flow.headless and len(result.shape) == 2)]
 
 
 def module_of(flow: Dataflow, value: Value, any_kind: bool = False) -> str | None:
@@ -110,14 +131,13 @@ def module_of(flow: Dataflow, value: Value, any_kind: bool = False) -> str | Non
     Args:
         flow: Of the network.
         value: A value in it.
-        any_kind: Whether lists of modules and those with an attribute ``attention`` of their own qualify;
-            inserted attention follows the last module in them.
+        any_kind: Whether lists of modules, and others after which attention cannot be inserted, qualify;
+            it follows the last module in them.
     """
-    unfit = set() if any_kind else flow.lists | flow.taken
     names = [
         name
         for name in flow.modules_of.get(value, [])
-        if name and len(flow.outputs[name]) == 1 and name not in unfit
+        if name and len(flow.outputs[name]) == 1 and (any_kind or name not in flow.unfit)
     ]
     around = [name for name in names if names[0].startswith(f"{name}.")]
     return min([*names[:1], *around], key=len, default=None)
@@ -149,14 +169,15 @@ def _is_passage(flow: Dataflow, value: Value, maps: list[Value]) -> bool:
 def _leads_on(value: Value, maps: list[Value]) -> bool:
     """Return whether all later maps of a lower resolution depend on a value alone.
 
-    Where there is no lower resolution, as at the bottom of a U-Net, the value must be of its only run.
+    Where there is no lower resolution, as at the bottom of a U-Net, all later maps must depend on it.
     """
     size = _resolution(value)
-    smaller = [other for other in maps if _resolution(other) < size]
-    later = [other for other in smaller if other.bit > value.bit]
-    if smaller:
-        return bool(later) and all(other.dominators & value.bit for other in later)
-    return [resolution for resolution, _ in groupby(maps, key=_resolution)].count(size) == 1
+    later = [other for other in maps if other.bit > value.bit]
+    if any(_resolution(other) < size for other in maps):
+        lower = [other for other in later if _resolution(other) < size]
+        return bool(lower) and all(other.dominators & value.bit for other in lower)
+    runs = [resolution for resolution, _ in groupby(maps, key=_resolution)]
+    return runs.count(size) == 1 and all(other.ancestors & value.bit for other in later)
 
 
 def _resolution(value: Value) -> int:
@@ -165,6 +186,37 @@ def _resolution(value: Value) -> int:
 
 
 def _makes_output(flow: Dataflow, value: Value) -> bool:
-    """Return whether a value enters the network's output without another layer, perhaps beside others."""
-    results = [r for r in flow.results if not (flow.headless and len(r.shape) == 2)]
-    return any(value.bit & result.ancestors and result.depth == value.depth for result in results)
+    """Return whether a value enters the network's output without another layer, perhaps beside others.
+
+    So does a map with the channels of an output map that one layer follows.
+    """
+    for result in _final_results(flow):
+        layers = result.depth - value.depth if value.bit & result.ancestors else -1
+        same = result.channel_axis is not None and len(result.shape) > 2
+        if layers == 0 or (layers == 1 and same and _channels(result) == _channels(value)):
+            return True
+    return False
+
+
+def _channels(value: Value) -> int:
+    return value.shape[value.channel_axis] if value.channel_axis is not None else 0
+
+
+def _comes_back(flow: Dataflow, shortcut: Value, branch: Value) -> bool:
+    """Return whether a branch beside a shortcut with a layer comes back from a lower resolution.
+
+    So do the ways through a feature pyramid and the gating signal of an attention U-Net.
+    """
+    if shortcut.bit & branch.ancestors:
+        return False
+    size = _resolution(branch)
+    return any(
+        value.bit & branch.ancestors and not value.bit & shortcut.ancestors and _resolution(value) < size
+        for value in flow.modules_of
+        if is_map(flow, value)
+    )
+
+
+def is_used(flow: Dataflow, value: Value) -> bool:
+    """Return whether an output of the network depends on a value."""
+    return not flow.results or any(value.bit & result.ancestors for result in flow.results)

@@ -12,7 +12,6 @@ from typing import Literal
 from torch import nn
 
 from cbam_lightning.errors import UsageError
-from cbam_lightning.models.insertion.attended import CHILD
 from cbam_lightning.models.insertion.dataflow import Dataflow, Value, record
 from cbam_lightning.models.insertion.example_inputs import Example
 from cbam_lightning.models.insertion.named_places import host_of, refused
@@ -119,10 +118,8 @@ def _stage_points(network: nn.Module, flow: Dataflow) -> list[InsertionPoint]:
         _tell(f"after {', '.join(outputs)}: the network's output follows without another layer")
     ends = stage_ends(flow)
     points = _points(network, flow, ends, "stage")
-    if taken := [str(module_of(flow, end, any_kind=True)) for end in ends if not module_of(flow, end)]:
-        _tell(
-            f"after {', '.join(taken)}: no module inside can take it, for its attribute {CHILD!r} is in use"
-        )
+    for name in (str(module_of(flow, end, any_kind=True)) for end in ends if not module_of(flow, end)):
+        _tell(f"after {name}: it {flow.unfit[name]}")
     return points
 
 
