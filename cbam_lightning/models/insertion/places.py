@@ -41,19 +41,20 @@ def stage_ends(flow: Dataflow) -> list[Value]:
     named = {v: module_of(flow, v, any_kind=True) for v in flow.modules_of if is_map(flow, v)}
     maps = sorted((value for value, name in named.items() if name), key=lambda value: value.bit)
     maps = [value for value in maps if "pad" not in value.operator and is_used(flow, value)]
+    passed = [
+        value
+        for value in maps
+        if (value.bit & flow.dominators or _leads_on(value, maps))
+        and _is_passage(flow, value, maps)
+        and str(named[value]).split(".")[0] not in _HEADS
+        and not _makes_output(flow, value)
+    ]
     ends, depth = list[Value](), 0
-    for _, run in groupby(maps, key=_resolution):
-        passed = [
-            value
-            for value in run
-            if (value.bit & flow.dominators or _leads_on(value, maps))
-            and _is_passage(flow, value, maps)
-            and str(named[value]).split(".")[0] not in _HEADS
-            and not _makes_output(flow, value)
-        ]
-        if passed and passed[-1].depth > depth:
-            ends.append(passed[-1])
-            depth = passed[-1].depth
+    for _, run in groupby(passed, key=_resolution):
+        *_, last = run
+        if last.depth > depth:
+            ends.append(last)
+            depth = last.depth
     return ends
 
 

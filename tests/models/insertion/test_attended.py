@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -172,3 +173,109 @@ def test_channels_last_maps_are_attended_over_their_channels(attention):
     assert not torch.allclose(expected, plain)
     network.mlp(x).square().sum().backward()
     assert all(p.grad is not None for p in network.mlp.attention.parameters())
+
+
+def layer1_without_attention(network):
+    network.layer1[0]._modules["bn2"] = nn.BatchNorm2d(64)  # unseen by torch's registration hooks
+    return network
+
+
+def layer1_deleted(network):
+    del network.layer1[0].bn2
+    network.layer1[0].bn2 = nn.BatchNorm2d(64)
+    return network
+
+
+def layer1_with_another_forward(network):
+    network.layer1[0].bn2.forward = lambda x: x
+    return network
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            layer1_without_attention,
+            "attention after layer1.0.bn2: it is gone, for other code replaced the module",
+        ),
+        (layer1_deleted, "attention after layer1.0.bn2: it is gone, for other code replaced the module"),
+        (
+            layer1_with_another_forward,
+            "attention after layer1.0.bn2: other code replaced the module's forward",
+        ),
+        (
+            lambda n: timm.utils.reparameterize_model(
+                insert_attention(timm.create_model("efficientvit_m0").eval(), "se")
+            ),
+            r"attention after stages.0.blocks.0.dw0.m.bn, .*: it is gone",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:no attention")
+def test_the_next_forward_pass_says_once_what_took_attention_away(change, message):
+    network, x = change(attended_resnet()), torch.randn(1, 3, 224, 224)
+    with pytest.warns(UserWarning, match=message):
+        network(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        network(x)
+
+
+def test_a_module_that_moves_takes_its_attention_along():
+    network, x = attended_resnet(), torch.randn(2, 3, 64, 64)
+    expected, _ = calls(network, x)
+    block = network.layer1[0]
+    block.conv2 = nn.Sequential(block.conv2, block.bn2)
+    block.bn2 = nn.Identity()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        output, after = calls(network, x)
+    torch.testing.assert_close(output, expected)
+    assert after == [1] * 4
+    block = network.layer2[0]
+    block.bn1, block.bn2 = block.bn2, block.bn1
+    assert [isinstance(module, Attended) for module in (block.bn1, block.bn2)] == [True, False]
+
+
+def test_other_attention_in_its_place_is_applied_on_the_same_axis():
+    network, x = attended_resnet(), torch.randn(1, 3, 64, 64)
+    plain = network.layer1[0].bn2
+    for host in (network.layer1[0], network.layer2[0], network.layer3[0], network.layer4[0]):
+        host.bn2.attention = nn.Identity()
+    assert torch.equal(network(x), resnet()(x))
+    assert isinstance(plain, Attended)
+
+
+def test_a_new_module_of_the_class_of_a_host_is_a_plain_one():
+    host = attended_resnet().layer1[0].bn2
+    assert torch.equal(
+        type(host)(2).eval()(torch.ones(1, 2, 3, 3)), nn.BatchNorm2d(2).eval()(torch.ones(1, 2, 3, 3))
+    )
+
+
+def test_classes_that_register_their_subclasses_do_not_see_the_attended_one():
+    known = []
+
+    class Registers(nn.Conv2d):
+        def __init_subclass__(cls, *, name):
+            known.append(name)
+
+    network = insert_attention(nn.Sequential(Registers(3, 4, 1), nn.Conv2d(4, 2, 1)), "se", where="0")
+    assert isinstance(network[0], Attended)
+    assert known == []
+
+
+def test_a_host_can_be_traced_alone():
+    host, x = attended_resnet(where="stage").layer1[0], torch.randn(1, 64, 8, 8)
+    torch.testing.assert_close(torch.fx.symbolic_trace(host)(x), host(x))
+
+
+def test_a_second_insertion_leaves_the_first_attention_alone():
+    network = resnet()
+    insert_attention(network, "sagan")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        insert_attention(network, "se")
+    hosts = [name for name, module in network.named_modules() if isinstance(module, Attended)]
+    assert len(hosts) == 9
+    assert not any(".attention" in name for name in hosts)

@@ -1,5 +1,7 @@
 """Where attention goes in networks that are no plain classifiers, and what is said of what was left out."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 import torchvision
@@ -8,6 +10,8 @@ from torch import nn
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models.insertion import insert_attention, plan_insertion
 from tests.models.networks import Small, build_on_meta, names
+
+timm = pytest.importorskip("timm")
 
 
 def double(inner, outer):
@@ -253,3 +257,125 @@ def test_detectors_work_by_themselves(where):
     losses = network.train()(image, [target, target])
     sum(losses.values()).backward()
     assert all(p.grad is not None for name, p in network.named_parameters() if ".attention." in name)
+
+
+def test_the_outputs_in_a_dataclass_are_found():
+    @dataclass
+    class Result:
+        logits: torch.Tensor
+
+    class Returns(UNet):
+        def forward(self, x):
+            return Result(logits=super().forward(x))
+
+    with pytest.warns(UserWarning, match="no attention after out"):
+        assert names(Returns()) == names(UNet())
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_the_batch_changes_no_place(batch):
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 1, 1), nn.InstanceNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8192, 2)
+    )
+    assert names(network, example=(batch, 3, 32, 32)) == ["2"]
+
+
+class Transformer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 32, 8, 8), nn.Linear(32, 2)
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), 2)
+
+    def forward(self, x):
+        return self.head(self.encoder(self.stem(x).flatten(2).mT).mean(1))
+
+
+def test_layers_that_torch_runs_as_a_whole_are_attended_as_a_whole():
+    """In inference, torch.nn.TransformerEncoderLayer calls none of its modules."""
+    torch.manual_seed(0)
+    example = (1, 3, 64, 64)
+    with pytest.raises(UsageError, match=r"encoder.layers.0.norm2', which is not called in inference"):
+        plan_insertion(Transformer(), "encoder.layers.*.norm2", example)
+    with pytest.warns(UserWarning, match="no attention on 4 of 4 residual branches"):
+        assert names(Transformer(), example=example) == ["encoder"]
+    network = insert_attention(
+        Transformer().eval(), "se", where="encoder.layers.?", gate="sigmoid", example=example
+    )
+    x = torch.randn(example)
+    with torch.no_grad():
+        fast = network(x)
+    torch.testing.assert_close(network(x), fast)
+    nn.init.constant_(network.encoder.layers[0].attention.mlp[2].bias, 3.0)
+    assert not torch.allclose(network(x), fast)
+
+
+class Discards(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.act, self.fc = nn.Conv2d(3, 8, 3), nn.ReLU(inplace=True), nn.Linear(8, 2)
+
+    def forward(self, x):
+        x = self.conv(x)
+        self.act(x)
+        return self.fc(x.mean((2, 3)))
+
+
+def test_what_the_network_does_not_use_is_no_place():
+    assert names(Discards()) == ["conv"]
+    with pytest.raises(UsageError, match="'act', which returns what the network does not use"):
+        plan_insertion(Discards(), "act")
+
+
+def test_a_second_input_that_joins_hides_no_place():
+    class Conditioned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.time, self.second = nn.Conv2d(3, 8, 3), nn.Linear(4, 8), nn.Conv2d(8, 8, 3, 2)
+            self.fc = nn.Linear(8, 2)
+
+        def forward(self, x, time):
+            x = self.first(x).relu() * self.time(time)[:, :, None, None]
+            return self.fc(self.second(x).mean((2, 3)))
+
+    assert names(Conditioned(), example=(torch.zeros(2, 3, 16, 16), torch.zeros(2, 4))) == ["first", "second"]
+
+
+def test_the_sums_inside_an_lstm_are_no_residuals(recwarn):
+    class Reads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.lstm = (
+                nn.Sequential(nn.Conv2d(1, 8, 3, (2, 1), 1), nn.ReLU()),
+                nn.LSTM(64, 6, batch_first=True),
+            )
+
+        def forward(self, x):
+            return self.lstm(self.conv(x).permute(0, 3, 1, 2).flatten(2))[0].mean(1)
+
+    assert names(Reads(), example=(1, 1, 16, 32)) == ["conv.1"]
+    assert [str(one.message) for one in recwarn] == []
+
+
+def test_the_gating_signal_of_an_attention_unet_is_no_residual():
+    class Gated(UNet):
+        def __init__(self):
+            super().__init__()
+            self.of_signal, self.of_skip, self.psi = (
+                nn.Conv2d(8, 4, 1),
+                nn.Conv2d(8, 4, 1),
+                nn.Conv2d(4, 1, 1),
+            )
+
+        def forward(self, x):
+            skip = self.down1(x)
+            signal = self.raise1(self.down2(self.pool(skip)))
+            gate = self.psi((self.of_signal(signal) + self.of_skip(skip)).relu()).sigmoid()
+            return self.out(self.up1(torch.cat([skip * gate, signal], 1)))
+
+    with pytest.warns(UserWarning, match="no attention after out"):
+        assert names(Gated()) == ["up1.5"]
+
+
+def test_the_stages_of_a_feature_extractor_are_its_outputs():
+    network = timm.create_model("resnet18", features_only=True)
+    assert names(network, "stage") == ["act1", "layer1.1", "layer2.1", "layer3.1", "layer4.1"]
