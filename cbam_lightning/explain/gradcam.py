@@ -15,9 +15,11 @@ from torch.nn import functional as F
 
 from cbam_lightning.errors import UsageError, unknown_name
 from cbam_lightning.explain.evaluation_mode import evaluation_mode
-from cbam_lightning.models.insertion.dataflow import Dataflow, Value, record
+from cbam_lightning.models.insertion.dataflow import Dataflow, Value
+from cbam_lightning.models.insertion.maps import module_of
 from cbam_lightning.models.insertion.named_places import map_of
-from cbam_lightning.models.insertion.places import module_of, stage_ends
+from cbam_lightning.models.insertion.places import stage_ends
+from cbam_lightning.models.insertion.recording import record
 
 PREDICTED = -1  # as a target: the class with the largest logit
 # torch's interpolation modes, by the number of dimensions of the positions

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from cbam_lightning.models.insertion.dataflow import record
-from cbam_lightning.models.insertion.places import module_of, stage_ends
+from cbam_lightning.models.insertion.maps import module_of
+from cbam_lightning.models.insertion.places import stage_ends
+from cbam_lightning.models.insertion.recording import record
 from cbam_lightning.weights.last_layer import classifier_name
 
 

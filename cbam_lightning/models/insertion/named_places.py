@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models.insertion.dataflow import Dataflow, Value
-from cbam_lightning.models.insertion.places import is_output, is_used, partition
+from cbam_lightning.models.insertion.maps import partition
+from cbam_lightning.models.insertion.outputs import is_output, is_used
 from cbam_lightning.models.insertion.unfit_modules import LIST
 
 _SHOWN = 5  # modules that an error proposes

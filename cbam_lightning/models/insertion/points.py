@@ -12,16 +12,13 @@ from typing import Literal
 from torch import nn
 
 from cbam_lightning.errors import UsageError
-from cbam_lightning.models.insertion.dataflow import Dataflow, Value, record
+from cbam_lightning.models.insertion.dataflow import Dataflow, Value
 from cbam_lightning.models.insertion.example_inputs import Example
+from cbam_lightning.models.insertion.maps import is_map, module_of
 from cbam_lightning.models.insertion.named_places import host_of, refused
-from cbam_lightning.models.insertion.places import (
-    is_map,
-    module_of,
-    outputs_of,
-    residual_branches,
-    stage_ends,
-)
+from cbam_lightning.models.insertion.outputs import outputs_of
+from cbam_lightning.models.insertion.places import residual_branches, stage_ends
+from cbam_lightning.models.insertion.recording import record
 from cbam_lightning.models.insertion.rehearsal import UNFIT, unfit_hosts
 from cbam_lightning.models.insertion.wrappers import unwrapped
 
