@@ -79,6 +79,8 @@ def explain_failure(network: nn.Module, inputs: tuple[Any, ...], error: Exceptio
     reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
     if isinstance(error, KeyError):
         reason = f"it looks for the key {reason}"
+    if any(module._forward_hooks or module._forward_pre_hooks for module in network.modules()):
+        reason += " (in a copy without the network's hooks)"
     given = " and ".join(str(tuple(x.shape)) for x in tree_leaves(inputs) if isinstance(x, Tensor))
     return UsageError(
         f"the network does not run on an input of shape {given}: {reason}. Pass `example`: a valid input, "

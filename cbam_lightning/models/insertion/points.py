@@ -78,13 +78,24 @@ def plan_insertion(
     network = unwrapped(network)
     patterns = None if where is None else _patterns(where)
     flow = record(network, example)
-    if patterns == ["stage"]:
-        return _stage_points(network, flow)
-    if patterns is not None and patterns != ["residual"]:
+    if patterns is not None and patterns not in (["stage"], ["residual"]):
         return _pattern_points(network, flow, patterns)
+    points = [] if patterns == ["stage"] else _residual_points(network, flow, required=patterns is not None)
+    points = points or _stage_points(network, flow)
+    shared = [name for name, calls in flow.outputs.items() if len(calls) > 1 and name in flow.arguments]
+    if not points and shared:
+        part = min(shared, key=len)
+        raise UsageError(
+            f"{part!r} is called {len(flow.outputs[part])} times in a forward pass, so no place in it is "
+            f"unique. Insert attention into it alone: insert_attention(network.{part}, …)."
+        )
+    return points
+
+
+def _residual_points(network: nn.Module, flow: Dataflow, required: bool) -> list[InsertionPoint]:
     branches = residual_branches(flow)
     points = _points(network, flow, branches, "residual")
-    if not points and patterns:
+    if not points and required:
         raise UsageError(
             f"{type(network).__name__} has no residual branch that a module returns as a map. "
             "Choose where='stage', or give a pattern of submodule names."
@@ -92,7 +103,7 @@ def plan_insertion(
     if missing := len(branches) - len(points):
         instead = "" if points else "; the ends of the stages get it instead"
         _tell(f"on {missing} of {len(branches)} residual branches: no module returns them as a map{instead}")
-    return points or _stage_points(network, flow)
+    return points
 
 
 def _pattern_points(network: nn.Module, flow: Dataflow, patterns: Sequence[str]) -> list[InsertionPoint]:

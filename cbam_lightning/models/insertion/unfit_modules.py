@@ -15,7 +15,7 @@ def unfit_modules(network: nn.Module) -> dict[str, str]:
     """Return why attention cannot follow a module, by the names of such modules."""
     unfit: dict[str, str] = {}
     for name, module in network.named_modules():
-        if isinstance(module, _LISTS):
+        if isinstance(module, _LISTS) or "_orig_mod" in module._modules:  # the second from torch.compile
             unfit[name] = LIST
         elif isinstance(module, (torch.fx.GraphModule, torch.jit.ScriptModule)):
             unfit[name] = f"is a {type(module).__name__}, whose code is fixed"

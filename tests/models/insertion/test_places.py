@@ -379,3 +379,25 @@ def test_the_gating_signal_of_an_attention_unet_is_no_residual():
 def test_the_stages_of_a_feature_extractor_are_its_outputs():
     network = timm.create_model("resnet18", features_only=True)
     assert names(network, "stage") == ["act1", "layer1.1", "layer2.1", "layer3.1", "layer4.1"]
+
+
+def test_a_part_that_is_called_twice_is_named():
+    class Siamese(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.branch = Small()
+
+        def forward(self, first, second):
+            return self.branch(first) - self.branch(second)
+
+    images = torch.zeros(1, 2, 8, 8), torch.zeros(1, 2, 8, 8)
+    with pytest.raises(
+        UsageError, match=r"'branch' is called 2 times .*: insert_attention\(network.branch, …\)"
+    ):
+        plan_insertion(Siamese(), example=images)
+
+
+def test_a_part_that_was_compiled_gets_attention_inside():
+    network = nn.Sequential(double(3, 8), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 2))
+    network[0] = torch.compile(network[0], backend="eager")
+    assert names(network, "stage", (1, 3, 8, 8)) == ["0._orig_mod.5"]
