@@ -152,7 +152,7 @@ def test_a_class_path_goes_into_networks_like_a_name(network):
 
 def test_a_class_path_goes_into_any_network_and_into_a_detector():
     network = insert_attention(
-        nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU()), OWN, where="0", example=(1, 2, 16)
+        nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), nn.Conv1d(4, 1, 1)), OWN, where="0", example=(1, 2, 16)
     )
     assert isinstance(network[0].attention, Halved)
     detector = create_detector("ssd_resnet8", attention=OWN, num_classes=3, in_channels=1)

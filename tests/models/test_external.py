@@ -110,9 +110,9 @@ def test_attention_is_put_in_as_the_identity(name):
 
 def test_gate_and_place_can_be_chosen():
     network = build_external("torchvision/resnet18", "cbam", {"gate": "sigmoid"}, where="layer[34]")
-    assert network.layer3.attention.channel.gate == "sigmoid"
+    assert network.layer3[1].attention.channel.gate == "sigmoid"
     found = {key.split(".attention.")[0] for key in network.state_dict() if ".attention." in key}
-    assert found == {"layer3", "layer4"}
+    assert found == {"layer3.1", "layer4.1"}
 
 
 def test_options_reach_the_network():

@@ -49,7 +49,9 @@ def add_image(name="new.jpg"):
 
 
 def content(run):
-    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in run.rglob("*") if path.is_file()}
+    # .occupied says how the last process ended
+    files = (path for path in run.rglob("*") if path.is_file() and path.name != ".occupied")
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def saved(run):

@@ -149,7 +149,7 @@ TIMM = [
 
 
 def slow_unless_quick(name):
-    return name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+    return name if name in QUICK else pytest.param(name, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])
 
 
 def torchvision_names():
@@ -290,7 +290,11 @@ COMPILED = {"resnet18", "vit_b_32"}
 
 @pytest.mark.parametrize(
     "name",
-    [n if n in COMPILED else pytest.param(n, marks=pytest.mark.slow) for n in ALL if n not in DETECTORS],
+    [
+        n if n in COMPILED else pytest.param(n, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])
+        for n in ALL
+        if n not in DETECTORS
+    ],
 )
 def test_attention_runs_once_when_compiled_and_exported(name):
     with warnings.catch_warnings():
