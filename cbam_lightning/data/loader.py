@@ -161,8 +161,12 @@ class TrainOrder(BatchOrder):
                 f"the run was stopped in the middle of an epoch on {state['devices']} devices, each of which "
                 f"reads its own shards, and there are {self.num_replicas} now; resume on as many as before."
             )
-        same_size = state["batch_size"] * state["devices"] == self.batch_size * self.num_replicas
-        same_batches = same_size and (state["devices"] == self.num_replicas or not state["first_image"])
+        together = self.batch_size * self.num_replicas
+        # other devices share complete batches alike; the only batch of fewer images, they do not
+        shared = not state["first_image"] and self.num_drawn >= together
+        same_batches = state["batch_size"] * state["devices"] == together and (
+            state["devices"] == self.num_replicas or shared
+        )
         self.first_image = state["first_image"] if same_batches else state["images"]
         return state["batches"] if same_batches else 0
 

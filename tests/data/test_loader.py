@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cbam_lightning.data import FashionMNIST, ImageFolder
@@ -137,6 +137,7 @@ def test_state_of_another_epoch_is_forgotten():
     assert loader.state_dict().items() >= {"epoch": 4, "batches": 9}.items()
 
 
+@example(num_images=14, divisions=[(8, 3), (12, 2)], stops=[1, 0, 0, 0])  # fewer than a batch of all devices
 @settings(max_examples=200, deadline=None)
 @given(
     num_images=st.integers(2, 70),
