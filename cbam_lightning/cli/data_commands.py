@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import shlex
-from collections.abc import Iterator
-from contextlib import contextmanager
+from inspect import signature
 from typing import Literal
 
 from cbam_lightning.checks import check_choice
 from cbam_lightning.cli.command_line import Folder, Group
-from cbam_lightning.errors import UsageError
+from cbam_lightning.cli.own_options import in_own_options
 
 
 def pack(
@@ -40,7 +38,7 @@ def pack(
 
     modules = {"ImageFolder": ImageFolder, "ImageNet": ImageNet}
     check_choice("data set to pack", data, modules)
-    with _options_of_this_command():
+    with in_own_options(signature(pack).parameters):
         source = modules[data](root=root)
     packed = write_shards(
         source,
@@ -65,7 +63,7 @@ def check(*, root: Folder) -> None:
     """
     from cbam_lightning.data.packed.checking import PackedCheck
 
-    with _options_of_this_command():
+    with in_own_options(signature(check).parameters):
         packed = PackedCheck(root)
     faults = []
     for fault in packed.faults():
@@ -101,7 +99,7 @@ def scenes(
     """
     from cbam_lightning.data.detection.scene_files import write_scenes
 
-    with _options_of_this_command():
+    with in_own_options(signature(scenes).parameters):
         write_scenes(
             out,
             layout,
@@ -113,16 +111,6 @@ def scenes(
             photographs=photographs,
         )
     print(f"Written: {out}")
-
-
-@contextmanager
-def _options_of_this_command() -> Iterator[None]:
-    """Write ``--size-px`` in place of ``--data.size_px`` in errors of the data modules."""
-    try:
-        yield
-    except UsageError as error:
-        text = re.sub(r"--data\.(\w+)", lambda option: f"--{option[1].replace('_', '-')}", str(error))
-        raise UsageError(text) from None
 
 
 DATA = Group(

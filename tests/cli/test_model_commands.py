@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from cbam_lightning.models.insertion import insert_attention
 from cbam_lightning.weights import load_checkpoint
 from tests.command import NO_WANDB, SHORT, call, only_run
 
@@ -87,7 +86,7 @@ def test_a_network_of_torchvision_trains_with_inserted_attention(tmp_path):
     assert again == trained
 
 
-def test_help_readme_and_docstring_tell_the_same_of_insertion(capsys):
+def test_help_and_readme_tell_the_same_of_insertion(capsys):
     """Six kinds of networks, and what insertion does with each."""
     assert call("models --help") == 0
     in_help = re.findall(
@@ -95,7 +94,5 @@ def test_help_readme_and_docstring_tell_the_same_of_insertion(capsys):
     )
     readme = Path(__file__).parents[2].joinpath("README.md").read_text("utf-8")
     in_readme = re.findall(r"^\| (.*) \| (.*) \|$", readme.partition("| gets attention |")[2], re.M)[:6]
-    table = insert_attention.__doc__.split("=\n")[1]
-    in_docstring = re.findall(r"^ +(\S.*?\S) {2,}(\S.*)$", table, re.M)
     assert len(in_help) == 6
-    assert in_help == in_readme == in_docstring[:6]
+    assert in_help == in_readme

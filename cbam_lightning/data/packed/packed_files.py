@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from typing import cast
 
 import numpy as np
 import torch
@@ -79,8 +80,7 @@ class PackedFiles:
             DamagedShardError: Its table is damaged.
             OSError: It cannot be read.
         """
-        store, name = self.store, self.shard_name(number)
-        assert isinstance(store, ObjectStore)
+        store, name = cast(ObjectStore, self.store), self.shard_name(number)
         return Shard(lambda start, end: _as_values(store.read(name, start, end)), self.shards[number])
 
 

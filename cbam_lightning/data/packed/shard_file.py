@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -52,9 +53,9 @@ class ShardFile:
         """
         content = torch.empty(end - start, dtype=torch.uint8)
         for _ in range(2):
-            assert self._file is not None
-            count = _read_into(self._file, content.numpy().data, start)
-            if count == len(content) and os.fstat(self._file.fileno()).st_ctime_ns == self._changed_ns:
+            file = cast(FileIO, self._file)  # open since the last check
+            count = _read_into(file, content.numpy().data, start)
+            if count == len(content) and os.fstat(file.fileno()).st_ctime_ns == self._changed_ns:
                 return content
             self._changed_ns = self._open()  # moved, touched, cut, or written again: does it hold the same?
         raise DamagedShardError("it is being changed while it is read")

@@ -81,6 +81,7 @@ class Dataflow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             its result.
         results: The values that the network returned.
         inputs: The arguments of the forward pass, on ``device``.
+        input_shape: Shape of the images among them.
         device: Where it ran; ``meta`` where possible.
         headless: Whether the network says that it returns features: its ``num_classes`` is 0.
         unfit: For the names of the modules after which attention cannot be inserted: why.
@@ -102,6 +103,7 @@ class Dataflow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.paused = 0
         # The first of the inputs with the most axes: attention goes on the way from it, whatever joins later.
         images = max(_tensors(inputs), key=lambda tensor: tensor.ndim)
+        self.input_shape = tuple(images.shape)
         for tensor in _tensors(inputs):
             self._add(tensor, [], axes=frozenset({1}), dominators=0 if tensor is images else -1)
 
@@ -154,11 +156,6 @@ class Dataflow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def finished(self, output: Any) -> None:
         """Record the output of the network: a tensor, or any nesting of tensors in containers and objects."""
         self.results = self._values(list(_tensors_in(output)))
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of the first tensor among the network's inputs."""
-        return tuple(_tensors(self.inputs)[0].shape)
 
     @property
     def dominators(self) -> int:

@@ -38,16 +38,7 @@ def insert_attention(
     in evaluation mode stay bit-identical.
 
     Copies, pickles and exports of the network keep the attention, and so do conversions of its layers, such
-    as to ``SyncBatchNorm``. What each kind of network gets:
-
-    ===============================  ===========================================
-    ResNet, other residual networks  every residual branch, before the addition
-    VGG, DenseNet, Inception         the last output of every resolution
-    Swin, others with channels last  the same, on the channels; not in windows
-    ViT, others on tokens            every residual branch, along all tokens
-    U-Net, DeepLab, detectors        encoder, backbone, neck; never an output
-    TorchScript, DataParallel        refused: insert before converting, wrapping
-    ===============================  ===========================================
+    as to ``SyncBatchNorm``. ``cbam-lightning models --help`` says where it goes in each kind of network.
 
     Args:
         network: Any network; modified in place.

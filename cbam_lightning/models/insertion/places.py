@@ -93,7 +93,7 @@ def _leads_on(value: Value, maps: list[Value]) -> bool:
     if any(resolution(other) < size for other in maps):
         lower = [other for other in later if resolution(other) < size]
         return bool(lower) and all(other.dominators & value.bit for other in lower)
-    runs = [resolution for resolution, _ in groupby(maps, key=resolution)]
+    runs = [positions for positions, _ in groupby(maps, key=resolution)]
     return runs.count(size) == 1 and all(other.ancestors & value.bit for other in later)
 
 
