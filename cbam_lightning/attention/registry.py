@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, overload
 
 import torch
@@ -142,7 +142,7 @@ def build_attention(name: str, channels: int, /, **options: Any) -> nn.Module:
     Raises:
         UsageError: As in ``create_attention``, or the class has not been imported.
     """
-    _check_options(name, options)
+    check_options(name, options)
     if name == "none":
         return nn.Identity()
     with own_stream():
@@ -173,7 +173,17 @@ def _options(name: str) -> dict[str, inspect.Parameter]:
     return {p.name: p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
 
 
-def _check_options(name: str, options: dict[str, Any]) -> None:
+def check_options(name: str, options: Mapping[str, Any], beside: Collection[str] = ()) -> None:
+    """Check the names of an attention's options.
+
+    Args:
+        name: As in ``build_attention``.
+        options: Arguments of the module's class besides ``channels``.
+        beside: Names that the caller takes itself, which an error lists, too.
+
+    Raises:
+        UsageError: An unknown name or option, or an option is missing.
+    """
     known = _options(name)
     if name == "none" and options:
         raise UsageError(
@@ -184,7 +194,7 @@ def _check_options(name: str, options: dict[str, Any]) -> None:
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
     for option in options:
         if option == _CHANNELS or (option not in known and not takes_any):
-            raise unknown_name(kind=f"{name} option", given=option, allowed=known)
+            raise unknown_name(kind=f"{name} option", given=option, allowed={*known, *beside})
     missing = [o for o, p in known.items() if p.default is p.empty and o not in options]
     if missing:
         raise UsageError(f"{name} needs {' and '.join(missing)} in attention_options, as in {missing[0]}: …")

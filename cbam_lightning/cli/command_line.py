@@ -58,7 +58,8 @@ class Parser(argparse.ArgumentParser):
         """Raise argparse's message as a ``UsageError``, with the closest option if one was misspelt."""
         if unknown := re.fullmatch(r"unrecognized arguments: (([^ =]*).*)", message):
             message = f"unknown argument {unknown[1]!r}.{closest(unknown[2], self._option_string_actions)}"
-        text = f"{message.removesuffix('.')}. See `{self.prog} --help`."
+        end = "" if message.endswith((".", "?")) else "."
+        text = f"{message}{end} See `{self.prog} --help`."
         raise UsageError(text)
 
 

@@ -33,7 +33,10 @@ def one_line(capsys):
         (f"fit {SMALL} ''", ["unknown option ''"]),
         ("tets", ["unknown command 'tets'", "Did you mean 'test'"]),
         ("--bogus", ["--bogus"]),
-        ("models --plces", ["unknown argument '--plces'", "Did you mean '--places'", "models --help"]),
+        (
+            "models --plces",
+            ["unknown argument '--plces'. Did you mean '--places'? See `cbam-lightning models --help`."],
+        ),
         ("table --size-px", ["--size-px", "expected one argument"]),
         ("weights", ["action"]),
         ("weights export a", ["OUT.safetensors"]),

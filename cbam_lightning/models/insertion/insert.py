@@ -12,7 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from cbam_lightning.attention.registry import build_attention, default_placement, option_names
+from cbam_lightning.attention.registry import (
+    build_attention,
+    check_options,
+    default_placement,
+    option_names,
+)
 from cbam_lightning.errors import UsageError, unknown_name
 from cbam_lightning.models.insertion.attended import CHILD, attend, watch
 from cbam_lightning.models.insertion.example_inputs import Example
@@ -61,10 +66,10 @@ def insert_attention(
     """
     plain = unwrapped(network)
     import_class_path(attention, "attention")
-    allowed = option_names(attention)
+    check_options(attention, options, beside=("where", "example"))
     if attention == "none":
-        build_attention(attention, 1, **options)
         return network
+    allowed = option_names(attention)
     if "gate" in allowed:
         options["gate"] = gate
     elif gate != "identity":

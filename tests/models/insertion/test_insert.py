@@ -204,6 +204,7 @@ def test_the_dry_run_is_readable():
         ("sagan", {"gate": "sigmoid"}, "unknown sagan option 'gate'"),
         ("cbam", {"gate": "soft"}, "unknown gate 'soft'"),
         ("cbam", {"ratio": 2}, "unknown cbam option 'ratio'"),
+        ("cbam", {"were": "layer4"}, "unknown cbam option 'were'. Did you mean 'where'"),
         ("none", {"reduction": 2}, "'none' has no options"),
         ("cbam", {"example": (1, 5, 8, 8)}, r"does not run on an input of shape \(1, 5, 8, 8\)"),
         ("cbam", {"example": "large"}, "pass a tensor, its shape"),
