@@ -7,7 +7,7 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,24 @@ from cbam_lightning.errors import UsageError
 Implementation = Literal["auto", "reference", "fused"]
 Forward = Callable[[Tensor], Tensor]
 Module = TypeVar("Module", bound=nn.Module)
-_Find = Callable[[Module], Forward | None]
-_FUSED_FORMS: dict[type, Callable[[Any], Forward | None]] = {}
+
+
+class FusedForm(NamedTuple):
+    """The fused forward passes of a module in its current state.
+
+    Attributes:
+        passes: Compiled passes over memory.
+        kernels: Returns Triton kernels for an input, or None where they do not compute it.
+    """
+
+    passes: Forward
+    kernels: Callable[[Tensor], Forward | None]
+
+
+_Find = Callable[[Any], FusedForm | None]
+_FUSED_FORMS: dict[type, _Find] = {}
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
+_KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 # On smaller maps a short run ends before it has made up for the compilation: "What attention costs" in
 # experiments/README.md.
@@ -56,24 +72,46 @@ def fused_form(module: nn.Module, x: Tensor | None = None) -> Forward | None:
     Returns:
         A function of ``x``; None if there is no fused form, or if this call uses the reference.
     """
-    if x is not None and not runs_fused(module, x):
-        return None
     find = _FUSED_FORMS.get(type(module))
-    return None if find is None else find(module)
+    if find is None:
+        return None
+    in_kernels = x is not None and runs_kernels(module, x)
+    if x is not None and not (in_kernels or runs_fused(module, x)):
+        return None
+    form = find(module)
+    if form is None:
+        return None
+    if x is not None and in_kernels and (kernels := form.kernels(x)):
+        return kernels
+    return form.passes if x is None or runs_fused(module, x) else None
 
 
-def register_fused_form(kind: type[Module]) -> Callable[[_Find[Module]], _Find[Module]]:
-    """Decorate the function that returns the fused forward pass of a module in its current state, or None.
+def register_fused_form(kind: type) -> Callable[[_Find], _Find]:
+    """Decorate the function that returns the fused forward passes of a module in its current state, or None.
 
     Args:
         kind: The class that it was derived for. A subclass may override anything, so it has no fused form.
     """
 
-    def register(find: _Find[Module]) -> _Find[Module]:
+    def register(find: _Find) -> _Find:
         _FUSED_FORMS[kind] = find
         return find
 
     return register
+
+
+def runs_kernels(module: Any, x: Tensor) -> bool:
+    """Return whether ``module`` uses Triton kernels for ``x``, if there are any that compute it.
+
+    They run on GPUs, in training and in evaluation, eagerly and in compiled networks, for maps of any size in
+    float32, bfloat16 and float16, unless the implementation is ``reference``.
+    """
+    return (
+        module.implementation != "reference"
+        and has_kernels(x.device.type)
+        and x.dtype in _KERNEL_DTYPES
+        and not wants_plain_operations(x)
+    )
 
 
 def runs_fused(module: Any, x: Tensor) -> bool:
@@ -98,8 +136,15 @@ def needs_reference(x: Tensor | Proxy) -> bool:
     ``torch.jit.trace``, ``torch.fx`` and the ONNX exporter, and on the meta device. It is also so where the
     operations are transformed, see ``is_transformed``.
     """
-    if torch.compiler.is_compiling() or isinstance(x, Proxy):  # first: the rest asks what these do not know
+    return torch.compiler.is_compiling() or wants_plain_operations(x)
+
+
+def wants_plain_operations(x: Tensor | Proxy) -> bool:
+    """Return the same as ``needs_reference``, but False for ``torch.compile``, which keeps an operator."""
+    if torch.compiler.is_exporting() or isinstance(x, Proxy):  # first: the rest asks what these do not know
         return True
+    if torch.compiler.is_compiling():
+        return x.device.type == "meta"
     traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     return traced or torch.onnx.is_in_onnx_export() or x.device.type == "meta" or is_transformed()
 
@@ -131,6 +176,13 @@ def choose_compiled(compiled: bool | None, device: torch.device) -> bool:
     return available if compiled is None else compiled
 
 
+@torch.compiler.assume_constant_result
+def has_kernels(device_type: str) -> bool:
+    """Return whether Triton kernels run on a type of device: on GPUs, on CPUs in Triton's interpreter."""
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's own switch, read when it is imported
+    return _HAS_TRITON and (device_type == "cuda" or (device_type == "cpu" and interpreted))
+
+
 @functools.cache
 def has_compiler(device_type: str) -> bool:
     """Return whether ``torch.compile`` is on and has its compiler: C++ on a CPU, Triton elsewhere."""
@@ -138,4 +190,4 @@ def has_compiler(device_type: str) -> bool:
         return False
     if device_type == "cpu":
         return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++", "cl"))
-    return importlib.util.find_spec("triton") is not None
+    return _HAS_TRITON

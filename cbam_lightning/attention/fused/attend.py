@@ -31,11 +31,10 @@ from torch import Tensor
 from torch.autograd import Function
 
 from cbam_lightning.attention.fused import passes
+from cbam_lightning.attention.fused.backward_check import check_backward
 from cbam_lightning.attention.fused.operations import Excitation, PoolGradient, as_constant, maps_gradient
 from cbam_lightning.attention.fused.passes import ChannelGate
 from cbam_lightning.attention.gate import wide_dtype, without_autocast
-from cbam_lightning.attention.implementation import is_transformed
-from cbam_lightning.errors import UsageError
 
 _NO_GATE = (None, None, None)
 _NO_MLP = (None, None, None, None)
@@ -74,24 +73,6 @@ def attend(
             maps = maps.detach()  # _Reduce uses their gradient
         output: Tensor = _Scale.apply(x, logits, *(last or _NO_MLP), maps, before, call)
     return output
-
-
-def check_backward(grad: Tensor) -> None:
-    """Raise a ``UsageError`` in a backward pass that is itself differentiated or vectorised.
-
-    Args:
-        grad: The incoming gradient. ``torch.autograd.grad`` with ``is_grads_batched`` makes it a batch of
-            gradients that looks like one.
-    """
-    problem = None
-    if torch.is_grad_enabled():
-        problem = "has no second derivative, but its backward pass was called with create_graph=True"
-    elif is_transformed() or torch._C._functorch.is_legacy_batchedtensor(grad):
-        problem = "takes one gradient at a time, but its backward pass was vectorised or transformed"
-    if problem:
-        raise UsageError(
-            f"fused attention {problem}. Give the attention the option implementation='reference'."
-        )
 
 
 @dataclass

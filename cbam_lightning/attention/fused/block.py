@@ -28,13 +28,16 @@ from torch.autograd import Function
 
 from cbam_lightning.attention.cbam import CBAM
 from cbam_lightning.attention.fused import block_passes
-from cbam_lightning.attention.fused.attend import check_backward
+from cbam_lightning.attention.fused.backward_check import check_backward
 from cbam_lightning.attention.fused.block_passes import Normalised
-from cbam_lightning.attention.fused.forms import mlp_of, spatial_logits
+from cbam_lightning.attention.fused.forms import spatial_logits
+from cbam_lightning.attention.fused.kernel_forms import kernels_for_end
+from cbam_lightning.attention.fused.known_gates import known_gates, mlp_of
 from cbam_lightning.attention.fused.operations import as_constant, maps_gradient
 from cbam_lightning.attention.fused.originals import is_plain
 from cbam_lightning.attention.gate import wide_dtype, without_autocast
-from cbam_lightning.attention.implementation import Module, fused_form, needs_reference
+from cbam_lightning.attention.implementation import Module, fused_form, needs_reference, runs_kernels
+from cbam_lightning.attention.squeeze_excite import SqueezeExcite
 
 
 def fuse_end(forward: Callable[[Module, Tensor], Tensor]) -> Callable[[Module, Tensor], Tensor]:
@@ -47,11 +50,17 @@ def fuse_end(forward: Callable[[Module, Tensor], Tensor]) -> Callable[[Module, T
     @wraps(forward)
     def run(self: Module, x: Tensor) -> Tensor:
         attention = self.attention
-        if type(attention) is not CBAM or attention.implementation == "reference" or needs_reference(x):
-            return forward(self, x)
-        return _run_block(self, x)
+        if type(attention) in (CBAM, SqueezeExcite) and _may_fuse(attention, x):
+            return _run_block(self, x)
+        return forward(self, x)
 
     return run
+
+
+def _may_fuse(attention: Any, x: Tensor) -> bool:
+    if runs_kernels(attention, x):
+        return True
+    return type(attention) is CBAM and attention.implementation != "reference" and not needs_reference(x)
 
 
 def _run_block(block: Any, x: Tensor) -> Tensor:
@@ -68,8 +77,9 @@ def _run_block(block: Any, x: Tensor) -> Tensor:
 def finish_block(u: Tensor, bn: nn.Module, attention: nn.Module, shortcut: Tensor, relu: nn.Module) -> Tensor:
     """Return ``relu(attention(bn(u)) + shortcut)``, as one function where that is possible and pays.
 
-    The attention has to be a CBAM with the channel gate first that runs fused for ``u``, the BatchNorm a
-    ``BatchNorm2d`` that is not synchronised, and no module may have a hook or a replaced method.
+    The attention has to be a CBAM with the channel gate first that runs fused for ``u``, and no module may
+    have a hook or a replaced method. The BatchNorm has to be a ``BatchNorm2d``; in Triton kernels it may be
+    synchronised, and the attention may be an SE or a CBAM with the channel gate alone.
 
     Args:
         u: Output of the block's last convolution, (N, C, *positions).
@@ -78,10 +88,21 @@ def finish_block(u: Tensor, bn: nn.Module, attention: nn.Module, shortcut: Tenso
         shortcut: Has the shape of ``u``.
         relu: The activation.
     """
+    if kernels := _find_kernels(u, bn, attention, shortcut, relu):
+        return kernels()
     if isinstance(attention, CBAM) and _is_possible(u, bn, attention, shortcut, relu):
         return _finish_fused(u, bn, attention, shortcut)
     output: Tensor = relu(attention(bn(u)) + shortcut)
     return output
+
+
+def _find_kernels(
+    u: Tensor, bn: nn.Module, attention: nn.Module, shortcut: Tensor, relu: nn.Module
+) -> Callable[[], Tensor] | None:
+    if not (is_plain(attention, (CBAM, SqueezeExcite)) and runs_kernels(attention, u)):
+        return None
+    gates = known_gates(attention)
+    return gates and kernels_for_end(gates, u, bn, shortcut, relu)
 
 
 def _is_possible(u: Tensor, bn: nn.Module, attention: CBAM, shortcut: Tensor, relu: nn.Module) -> bool:

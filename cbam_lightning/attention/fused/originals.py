@@ -9,13 +9,13 @@ from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from cbam_lightning.attention.cbam import CBAM, ChannelAttention, SpatialAttention
-from cbam_lightning.attention.positions import CONVOLUTIONS
+from cbam_lightning.attention.positions import BATCH_NORMS, CONVOLUTIONS
 from cbam_lightning.attention.squeeze_excite import SqueezeExcite
 
 # Methods whose results a fused form reproduces without calling them.
 _METHODS = ("forward", "gate_map", "compute_gate", "sigmoid", "_conv_forward")
 _ATTENTION = (CBAM, ChannelAttention, SpatialAttention, SqueezeExcite)
-_LAYERS = (nn.Sequential, nn.Linear, nn.ReLU, nn.BatchNorm2d, *CONVOLUTIONS.values())
+_LAYERS = (nn.Sequential, nn.Linear, nn.ReLU, nn.Identity, *CONVOLUTIONS.values(), *BATCH_NORMS.values())
 
 
 def _methods(kind: type) -> dict[str, Callable[..., Any]]:
@@ -24,8 +24,27 @@ def _methods(kind: type) -> dict[str, Callable[..., Any]]:
 
 # As they were when this file was imported: a class, too, can be changed afterwards.
 _ORIGINALS: dict[type, dict[str, Callable[..., Any]]] = {
-    kind: _methods(kind) for kind in (*_ATTENTION, *_LAYERS)
+    kind: _methods(kind) for kind in (*_ATTENTION, *_LAYERS, nn.SyncBatchNorm)
 }
+# Kinds of BatchNorm whose batch is that of all processes.
+_SYNCHRONISED: set[type] = {nn.SyncBatchNorm}
+
+
+def register_synchronised(kind: type) -> type:
+    """Decorate a BatchNorm that computes what ``nn.SyncBatchNorm`` computes."""
+    _ORIGINALS[kind] = _methods(kind)
+    _SYNCHRONISED.add(kind)
+    return kind
+
+
+def batch_norm_kinds() -> tuple[type, ...]:
+    """Return the known kinds of BatchNorm."""
+    return (*BATCH_NORMS.values(), *_SYNCHRONISED)
+
+
+def is_synchronised(module: nn.Module) -> bool:
+    """Return whether a module is a BatchNorm whose batch is that of all processes."""
+    return type(module) in _SYNCHRONISED
 
 
 def is_original(module: object, kinds: type | Iterable[type]) -> bool:

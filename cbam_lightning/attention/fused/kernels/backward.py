@@ -1,0 +1,154 @@
+"""The backward pass: 10 launches with both gates, 6 with the channel gate alone, 5 with the spatial one."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cbam_lightning.attention.fused.kernels import channel_gate, channel_pools, product, spatial_gate
+from cbam_lightning.attention.fused.kernels.elements import workspace
+from cbam_lightning.attention.fused.kernels.layout import Kept, cdiv, padded
+from cbam_lightning.attention.fused.kernels.norm import Norm, sum_over_processes
+from cbam_lightning.attention.fused.kernels.sequence import Parameters, Sequence
+
+
+class Gradients:
+    """Gradients of all parameters, in one float32 tensor.
+
+    Attributes:
+        whole: The tensor.
+    """
+
+    def __init__(self, parameters: Parameters, whole: Tensor | None = None) -> None:
+        self._groups = parameters
+        self._sizes = [padded(math.prod(parameter.shape)) for parameter in itertools.chain(*parameters)]
+        device = next(itertools.chain(*parameters)).device
+        size = sum(self._sizes)
+        self.whole = torch.empty(size, dtype=torch.float32, device=device) if whole is None else whole
+
+    def split(self) -> Parameters:
+        """Return the gradients, as views in the shapes of the parameters."""
+        pieces = iter(self.whole.split(self._sizes))
+        return Parameters(
+            *([next(pieces)[: value.numel()].view(value.shape) for value in group] for group in self._groups)
+        )
+
+
+def run_backward(
+    sequence: Sequence,
+    d_out: Tensor,
+    x: Tensor,
+    out: Tensor | None,
+    kept: Tensor,
+    parameters: Parameters,
+    norm: Norm,
+    spatial_norm: Norm,
+) -> list[Tensor]:
+    """Return the gradients of x, of the parameters in one tensor, and of the shortcut if there is one."""
+    run = _Backward(sequence, d_out, x, out, Kept(*kept.split(sequence.kept_sizes)), parameters)
+    order = sequence.form.order
+    if order in ("channel", "spatial-channel"):
+        run.through_channel_gate(norm)
+    if order != "channel":
+        run.through_spatial_gate(spatial_norm)
+    if order in ("channel-spatial", "parallel"):
+        run.through_channel_gate(norm)
+    return run.finish(norm)
+
+
+class _Backward:
+    """One backward pass: its tensors, and the launches in groups."""
+
+    def __init__(
+        self,
+        sequence: Sequence,
+        d_out: Tensor,
+        x: Tensor,
+        out: Tensor | None,
+        kept: Kept,
+        parameters: Parameters,
+    ) -> None:
+        self.sequence, self.sizes, self.plan, self.start = (
+            sequence,
+            sequence.sizes,
+            sequence.plan,
+            sequence.start,
+        )
+        self.x, self.d_out, self.out, self.kept, self.parameters = x, d_out, out, kept, parameters
+        # g, the gradient of the product, is d_out itself without a ReLU.
+        self.g = d_out if out is None else torch.empty_like(x)
+        self.gradients = Gradients(parameters)
+        self.parts_of = self.gradients.split()
+        n, c, p, r = self.sizes.n, self.sizes.c, self.sizes.p, self.sizes.r
+        channel, spatial = r > 0, bool(parameters.spatial)
+        kernel = 2 * math.prod(self.sizes.kernel)
+        parts = max(
+            3 * self.plan.splits * n * c * channel,
+            max(2 * n * self.plan.tiles, kernel * n * self.plan.windows) * spatial,
+        )  # of one kernel after the other
+        pieces = [8 * n * c * channel, 4 * n * p * spatial, (1 + sequence.form.maximum) * n * r, parts]
+        self.rows, self.points, self.d_hidden, self.parts = workspace(x, [padded(piece) for piece in pieces])
+
+    def through_channel_gate(self, norm: Norm) -> None:
+        """Go back from the gradient of the product to ``rows``, and to the channel gate's parameters."""
+        sequence, sizes, plan, kept, start = self.sequence, self.sizes, self.plan, self.kept, self.start
+        (weight, bias), (w1, _, w2, _) = self.parameters.norm_pointers, self.parameters.mlp
+        d_weight, d_bias = self.parts_of.norm_pointers
+        over_channels = sequence.over_images(sizes.c, 64)
+        start(
+            channel_pools.row_sums_kernel, sequence.over_positions, self.x, self.g, self.d_out, self.out,
+            kept.gate, kept.channels, kept.images, kept.maps, self.points, self.parts, sizes.n, sizes.p,
+            plan.part, plan.splits,
+        )  # fmt: skip
+        start(
+            channel_pools.rows_kernel, over_channels, self.parts, kept.channels, kept.images, weight, bias,
+            self.rows, sizes.n, plan.splits,
+        )  # fmt: skip
+        start(
+            channel_gate.hidden_gradient_kernel, sequence.over_images(sizes.r, 16), self.rows, w2,
+            kept.hidden, self.d_hidden, sizes.n, sizes.r,
+        )  # fmt: skip
+        start(
+            channel_gate.pools_gradient_kernel, over_channels, self.d_hidden, w1, weight, kept.channels,
+            kept.images, self.rows, sizes.n, sizes.r, sizes.p,
+        )  # fmt: skip
+        start(
+            channel_gate.parameters_kernel, (cdiv(sizes.c, 16), cdiv(sizes.r, 16)), self.rows, kept.images,
+            kept.hidden, self.d_hidden, weight, bias, d_weight, d_bias, *self.parts_of.mlp, sizes.n, sizes.r,
+        )  # fmt: skip
+
+    def through_spatial_gate(self, norm: Norm) -> None:
+        """Go back from the gradient of the product to ``points``, and to the spatial gate's parameters."""
+        sizes, plan, kept, start = self.sizes, self.plan, self.kept, self.start
+        (weight, norm_weight, _), (d_weight, *sums) = self.parameters.spatial, self.parts_of.spatial
+        start(
+            spatial_gate.points_kernel, (plan.tiles, sizes.n), self.x, self.g, self.d_out, self.out,
+            kept.channels, kept.images, self.rows, kept.maps, kept.convolved, kept.gate, kept.spatial,
+            self.points, self.parts, sizes.n, sizes.p, plan.tiles,
+        )  # fmt: skip
+        start(spatial_gate.spatial_sums_kernel, (1,), self.parts, *sums, sizes.n * plan.tiles)
+        over_all = sum_over_processes(norm, *sums)
+        programs = sizes.n * plan.windows
+        start(
+            spatial_gate.convolution_gradient_kernel, (programs,), kept.maps, weight, kept.convolved,
+            kept.spatial, norm_weight, *over_all, self.points, self.parts, sizes.n, sizes.p, sizes.h, sizes.w,
+            plan.windows, programs,
+        )  # fmt: skip
+        start(spatial_gate.weight_gradient_kernel, (weight.numel(),), self.parts, d_weight, programs)
+
+    def finish(self, norm: Norm) -> list[Tensor]:
+        """Return the gradients."""
+        d_x, sizes, kept = torch.empty_like(self.x), self.sizes, self.kept
+        sums: Any = self.parts_of.norm_pointers
+        if self.parts_of.norm:
+            sums = sum_over_processes(norm, *self.parts_of.norm)
+        self.start(
+            product.input_gradient_kernel, self.sequence.over_map, self.x, self.g, d_x,
+            self.parameters.norm_pointers[0], *sums, kept.channels, kept.images, kept.maps, kept.gate,
+            self.points, self.rows, sizes.n, sizes.p,
+        )  # fmt: skip
+        return [d_x, self.gradients.whole] + ([] if self.out is None else [self.g])

@@ -1,0 +1,107 @@
+"""The forward pass: 8 launches with both gates, 5 with the channel gate alone, 4 with the spatial one."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from cbam_lightning.attention.fused.kernels import channel_gate, channel_pools, product, spatial_gate
+from cbam_lightning.attention.fused.kernels.elements import workspace
+from cbam_lightning.attention.fused.kernels.layout import Kept, cdiv
+from cbam_lightning.attention.fused.kernels.norm import Norm
+from cbam_lightning.attention.fused.kernels.sequence import Parameters, Sequence
+
+# Two programs for each multiprocessor of an H100: every one makes the sums over the windows again.
+_GATE_PROGRAMS = 264
+
+
+def run_forward(
+    sequence: Sequence,
+    x: Tensor,
+    shortcut: Tensor | None,
+    parameters: Parameters,
+    norm: Norm,
+    spatial_norm: Norm,
+) -> tuple[Tensor, Tensor]:
+    """Return the output and what is kept for the backward pass, in one tensor."""
+    out = torch.empty_like(x)
+    whole = torch.empty(sum(sequence.kept_sizes), dtype=torch.float32, device=x.device)
+    kept = Kept(*whole.split(sequence.kept_sizes))
+    order = sequence.form.order
+    if order == "spatial-channel":
+        _make_spatial_gate(sequence, x, kept, parameters.spatial, spatial_norm)
+    if order != "spatial":
+        _make_channel_gate(sequence, x, kept, parameters, norm)
+    if order in ("channel-spatial", "parallel", "spatial"):
+        _make_spatial_gate(sequence, x, kept, parameters.spatial, spatial_norm)
+    sequence.start(
+        product.product_kernel, sequence.over_map, x, shortcut, out, kept.channels, kept.images, kept.gate,
+        sequence.sizes.n, sequence.sizes.p,
+    )  # fmt: skip
+    return out, whole
+
+
+def _make_channel_gate(sequence: Sequence, x: Tensor, kept: Kept, parameters: Parameters, norm: Norm) -> None:
+    sizes, plan, start = sequence.sizes, sequence.plan, sequence.start
+    (weight, bias), (w1, b1, w2, b2) = parameters.norm_pointers, parameters.mlp
+    mean, var, batches = norm.pointers
+    (parts,) = workspace(x, [3 * plan.splits * sizes.n * sizes.c])
+    start(
+        channel_pools.sums_kernel, sequence.over_positions, x, kept.gate, weight, mean, kept.channels, parts,
+        sizes.n, sizes.p, plan.part, plan.splits, BATCH=norm.constants["BATCH"],
+    )  # fmt: skip
+    grid, totals = (cdiv(sizes.c, 16),), None
+    if norm.over_processes:
+        totals = torch.empty(2 * sizes.c + 1, dtype=torch.float64, device=x.device)
+        start(channel_pools.totals_kernel, grid, parts, kept.channels, totals, sizes.n, sizes.p, plan.splits)
+        dist.all_reduce(totals)
+    start(
+        channel_pools.statistics_kernel, grid, parts, weight, mean, var, batches, kept.channels, kept.images,
+        totals, sizes.n, sizes.p, plan.splits, norm.eps, norm.momentum, SYNC=totals is not None,
+        **norm.constants,
+    )  # fmt: skip
+    start(
+        channel_gate.hidden_kernel, sequence.over_images(sizes.r, 16), kept.images, weight, bias, w1, b1,
+        kept.hidden, sizes.n, sizes.r,
+    )  # fmt: skip
+    start(
+        channel_gate.gate_kernel, sequence.over_images(sizes.c, 64), kept.hidden, w2, b2, weight, bias,
+        batches, kept.channels, kept.images, sizes.n, sizes.r, TRACK=norm.constants["TRACK"],
+    )  # fmt: skip
+
+
+def _make_spatial_gate(
+    sequence: Sequence, x: Tensor, kept: Kept, parameters: list[Tensor], norm: Norm
+) -> None:
+    sizes, plan, start = sequence.sizes, sequence.plan, sequence.start
+    weight, *norm_parameters = parameters
+    programs = sizes.n * plan.windows
+    (parts,) = workspace(x, [2 * programs])
+    start(
+        spatial_gate.maps_kernel,
+        (plan.tiles, sizes.n),
+        x,
+        kept.channels,
+        kept.images,
+        kept.maps,
+        sizes.n,
+        sizes.p,
+    )
+    start(
+        spatial_gate.convolve_kernel, (programs,), kept.maps, weight, kept.convolved, parts, sizes.p, sizes.h,
+        sizes.w, plan.windows, programs,
+    )  # fmt: skip
+    totals = None
+    if norm.over_processes:
+        totals = torch.empty(3, dtype=torch.float64, device=x.device)
+        start(
+            spatial_gate.spatial_totals_kernel, (1,), parts, totals, sizes.n, sizes.p, plan.windows, programs
+        )
+        dist.all_reduce(totals)
+    grid = (max(1, min(_GATE_PROGRAMS, cdiv(sizes.n * sizes.p, 1024))),)
+    start(
+        spatial_gate.spatial_gate_kernel, grid, kept.convolved, parts, *norm_parameters, *norm.pointers,
+        totals, kept.spatial, kept.gate, sizes.n, sizes.p, plan.windows, programs, norm.eps, norm.momentum,
+        SYNC=totals is not None, **norm.constants,
+    )  # fmt: skip
