@@ -24,6 +24,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from cbam_lightning.attention.fused.originals import register_synchronised
 from cbam_lightning.attention.gate import wide_dtype
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models.insertion.attended import change_class, plain_class
@@ -32,6 +33,7 @@ _Statistics = tuple[Tensor, Tensor, int]  # mean and variance, (C,), and the num
 _PLAIN = "_plain_class"  # attribute in which a synchronised module keeps its original class
 
 
+@register_synchronised
 class SyncBatchNorm(_BatchNorm):
     """BatchNorm that takes its training statistics over the images of all processes.
 

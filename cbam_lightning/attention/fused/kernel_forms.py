@@ -74,7 +74,7 @@ def _suits(gates: KnownGates, x: Tensor) -> bool:
         and x.ndim > 2
         and 8 * x.shape[0] * x.shape[1] <= _MAX_ELEMENTS
         and 5 * x[:, 0].numel() <= _MAX_ELEMENTS
-        and x[0].numel() <= _MAX_ELEMENTS
+        and x.shape[1:].numel() <= _MAX_ELEMENTS
         and (spatial is None or _has_known_layers(spatial, x))
     )
 
@@ -96,7 +96,8 @@ def _has_known_state(bn: Any, x: Tensor) -> bool:
         and isinstance(bn.bias, Tensor)
         and (bn.running_mean is None or bn.num_batches_tracked is not None)
         and (not _is_synchronised(bn) or getattr(bn, "process_group", None) in (None, dist.group.WORLD))
-        and (x.numel() > 1 or _mode(bn) == "running")  # torch refuses a batch of one value
+        # Torch refuses a batch of one value. Processes that synchronise have to decide alike.
+        and (x.numel() > 1 or _mode(bn) == "running" or _is_synchronised(bn))
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
@@ -11,6 +11,8 @@ from torch.nn.modules.module import _has_any_global_hook
 from cbam_lightning.attention.cbam import CBAM, ChannelAttention, SpatialAttention
 from cbam_lightning.attention.positions import BATCH_NORMS, CONVOLUTIONS
 from cbam_lightning.attention.squeeze_excite import SqueezeExcite
+
+Kind = TypeVar("Kind", bound=nn.Module)
 
 # Methods whose results a fused form reproduces without calling them.
 _METHODS = ("forward", "gate_map", "compute_gate", "sigmoid", "_conv_forward")
@@ -30,7 +32,7 @@ _ORIGINALS: dict[type, dict[str, Callable[..., Any]]] = {
 _SYNCHRONISED: set[type] = {nn.SyncBatchNorm}
 
 
-def register_synchronised(kind: type) -> type:
+def register_synchronised(kind: type[Kind]) -> type[Kind]:
     """Decorate a BatchNorm that computes what ``nn.SyncBatchNorm`` computes."""
     _ORIGINALS[kind] = _methods(kind)
     _SYNCHRONISED.add(kind)
@@ -54,9 +56,10 @@ def is_original(module: object, kinds: type | Iterable[type]) -> bool:
     was replaced on the module or on its class.
     """
     kinds = (kinds,) if isinstance(kinds, type) else tuple(kinds)
-    return type(module) in kinds and all(
-        getattr(getattr(module, name), "__func__", None) is original
-        for name, original in _ORIGINALS[type(module)].items()
+    kind = type(module)
+    return kind in kinds and all(
+        getattr(kind, name) is original and name not in vars(module)
+        for name, original in _ORIGINALS[kind].items()
     )
 
 
