@@ -176,7 +176,7 @@ def choose_compiled(compiled: bool | None, device: torch.device) -> bool:
     return available if compiled is None else compiled
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def has_kernels(device_type: str) -> bool:
     """Return whether Triton kernels run on a type of device: on GPUs, on CPUs in Triton's interpreter."""
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's own switch, read when it is imported

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cbam_lightning.attention.fused.kernels import channel_gate, channel_pools, product, spatial_gate
-from cbam_lightning.attention.fused.kernels.elements import workspace
+from cbam_lightning.attention.fused.kernels.elements import on_device_of, workspace
 from cbam_lightning.attention.fused.kernels.layout import Kept, cdiv
 from cbam_lightning.attention.fused.kernels.norm import Norm
 from cbam_lightning.attention.fused.kernels.sequence import Parameters, Sequence
@@ -27,7 +27,19 @@ def run_forward(
     """Return the output and what is kept for the backward pass, in one tensor."""
     out = torch.empty_like(x)
     whole = torch.empty(sum(sequence.kept_sizes), dtype=torch.float32, device=x.device)
-    kept = Kept(*whole.split(sequence.kept_sizes))
+    kept = Kept(*torch.split(whole, sequence.kept_sizes))
+    with on_device_of(x):
+        _make_gates(sequence, x, kept, parameters, norm, spatial_norm)
+        sequence.start(
+            product.product_kernel, sequence.over_map, x, shortcut, out, kept.channels, kept.images,
+            kept.gate, sequence.sizes.n, sequence.sizes.p,
+        )  # fmt: skip
+    return out, whole
+
+
+def _make_gates(
+    sequence: Sequence, x: Tensor, kept: Kept, parameters: Parameters, norm: Norm, spatial_norm: Norm
+) -> None:
     order = sequence.form.order
     if order == "spatial-channel":
         _make_spatial_gate(sequence, x, kept, parameters.spatial, spatial_norm)
@@ -35,11 +47,6 @@ def run_forward(
         _make_channel_gate(sequence, x, kept, parameters, norm)
     if order in ("channel-spatial", "parallel", "spatial"):
         _make_spatial_gate(sequence, x, kept, parameters.spatial, spatial_norm)
-    sequence.start(
-        product.product_kernel, sequence.over_map, x, shortcut, out, kept.channels, kept.images, kept.gate,
-        sequence.sizes.n, sequence.sizes.p,
-    )  # fmt: skip
-    return out, whole
 
 
 def _make_channel_gate(sequence: Sequence, x: Tensor, kept: Kept, parameters: Parameters, norm: Norm) -> None:
