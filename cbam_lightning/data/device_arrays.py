@@ -39,7 +39,7 @@ class DeviceArrays(ImageDataset):
         except torch.OutOfMemoryError as error:
             raise UsageError(
                 f"{device} has too little memory left for {len(images)} images of {source.part}, which take "
-                f"{images.nbytes / 1e6:.0f} MB there; leave out --data.on_device."
+                f"{images.nbytes / 1e6:.1f} MB there; leave out --data.on_device."
             ) from error
 
     def __getitems__(self, requests: Requests) -> Batch:
