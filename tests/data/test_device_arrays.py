@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cbam_lightning.data.arrays import ArrayDataset
 from cbam_lightning.data.device_arrays import DeviceArrays, sent
 from cbam_lightning.data.loader import BatchLoader, EvalOrder, TrainOrder
+from cbam_lightning.data.normalisation import normalise
 from cbam_lightning.data.sample_requests import SampleRequests
 from cbam_lightning.errors import UsageError
 from tests.data.generate import patches
@@ -102,6 +103,21 @@ def test_what_is_sent_to_a_gpu_is_pinned_and_not_waited_for():
     values, device = Mock(), torch.device("cuda", 1)
     assert sent(values, device) is values.pin_memory().to.return_value
     values.pin_memory().to.assert_called_once_with(device, non_blocking=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_makes_the_same_batches_and_is_not_waited_for():
+    images, statistics = source(), ((0.5, 0.4, 0.3), (0.3, 0.2, 0.1))
+    held = DeviceArrays(images, torch.device("cuda", 0))
+    normalise(held[[0]].images, *statistics)  # memory is pinned, and mean and std are sent, once
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        batch = held[SampleRequests(*drawn(25))]
+        normalised = normalise(batch.images, *statistics)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert equal([each.cpu() for each in batch], images[SampleRequests(*drawn(25))])
+    torch.testing.assert_close(normalised.cpu(), normalise(batch.images.cpu(), *statistics))
 
 
 def test_only_batches_of_the_cpu_are_pinned(monkeypatch):
