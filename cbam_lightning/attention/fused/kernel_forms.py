@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
@@ -78,7 +79,14 @@ def _suits(gates: KnownGates, x: Tensor) -> bool:
         and 5 * _values(x) <= _MAX_ELEMENTS
         and x.shape[1:].numel() <= _MAX_ELEMENTS
         and (spatial is None or _has_known_layers(spatial, x))
+        and _works_on(x.device)
     )
+
+
+def _works_on(device: torch.device) -> bool:
+    from cbam_lightning.attention.fused.kernels.probe import works_on  # imports Triton
+
+    return bool(works_on(device))
 
 
 def _values(x: Tensor) -> int:
