@@ -30,7 +30,7 @@ def works_on(device: torch.device) -> bool:
             _WORKS[device] = False
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             warnings.warn(
-                f"Triton does not work on {device}, so attention runs without its kernels and slower: {reason}",
+                f"Triton does not work on {device}, so attention runs without kernels, slower: {reason}",
                 stacklevel=2,
             )
     return _WORKS[device]
