@@ -23,7 +23,7 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 
 from cbam_lightning.attention import half_precision, pools, positions
-from cbam_lightning.attention.gate import Gate, GateName, multiply, run_layer, without_autocast
+from cbam_lightning.attention.gate import Gate, GateName, run_layer, without_autocast
 from cbam_lightning.attention.half_precision import recomputed, run_on_map
 from cbam_lightning.checks import check_choice, check_positive
 from cbam_lightning.errors import UsageError
@@ -91,12 +91,12 @@ class BAM(Gate):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` times its gate, in the dtype of ``x``: (N, C, *positions) to the same."""
-        if type(self).gate_map is not Gate.gate_map or type(self).compute_gate is not BAM.compute_gate:
+        if type(self).compute_gate is not BAM.compute_gate:  # a subclass with another gate
             return super().forward(x)
         positions.check_feature_map(self, x, self.dims)
         with without_autocast(x.device.type):
             # The gate has the size of the map: in half precision it is not kept for the backward pass.
-            return recomputed(self._multiply, x, *self._branches(x))
+            return recomputed(self._multiply, x, *self._branches(x)).to(x.dtype)
 
     def _branches(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the results of the channel branch, (N, C, 1, …), and the spatial branch, (N, 1, …)."""
@@ -109,7 +109,7 @@ class BAM(Gate):
         return gate if self.gate == "identity" else 1 + gate
 
     def _multiply(self, x: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
-        return multiply(x, self._combine(channel, spatial))
+        return x * self._combine(channel, spatial)
 
     def extra_repr(self) -> str:
         """Return the options that the printed layers do not show."""

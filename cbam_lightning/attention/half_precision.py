@@ -26,8 +26,9 @@ def recomputed(function: Callable[..., Tensor], x: Tensor, *others: Tensor) -> T
     to save, and transforms of ``torch.func``.
 
     Args:
-        function: Computes the same from ``x`` in half precision and in float32: the first without, the second
-            with gradients. It is called again in the backward pass, without autocast.
+        function: Computes the same result, at least float32, from ``x`` in half precision and in float32: the
+            first without, the second with gradients. It is called again in the backward pass, without
+            autocast.
         x: A feature map.
         others: Tensors, such as weights.
     """

@@ -1,7 +1,7 @@
 """Pools of a feature map over its positions or channels, with sums in at least float32.
 
-Each takes a map in any precision, the axes to pool over, and whether they are kept with size 1. Only
-``log_sum_exp`` makes a wider copy of a map in half precision.
+Each takes a map in any precision, the axes to pool over, and whether they are kept with size 1. ``mean`` and
+``maximum`` make no wider copy of a map in half precision.
 """
 
 from __future__ import annotations
