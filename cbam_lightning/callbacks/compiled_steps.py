@@ -19,13 +19,22 @@ class CompiledSteps(Callback):
     along.
     """
 
-    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Begin a training step."""
-        torch.compiler.cudagraph_mark_step_begin()
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
 
-    def on_validation_batch_start(self, trainer: Trainer, *args: Any) -> None:
-        """Begin a step of a validation."""
-        torch.compiler.cudagraph_mark_step_begin()
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Begin a step of a validation, a test or a prediction."""
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
 
     on_test_batch_start = on_validation_batch_start
     on_predict_batch_start = on_validation_batch_start

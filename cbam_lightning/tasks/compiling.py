@@ -68,8 +68,8 @@ def _check_options(options: Mapping[Any, Any]) -> None:
     for name in map(str, options):
         if name.replace("-", "_") not in known:
             raise UsageError(
-                f"unknown option {name!r} in {_OPTION}.options.{closest(name, known)} Allowed: the names that "
-                "torch._inductor.list_options() returns."
+                f"unknown option {name!r} in {_OPTION}.options.{closest(name, known)} Allowed: the names "
+                "that torch._inductor.list_options() returns."
             )
 
 
