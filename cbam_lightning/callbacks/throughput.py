@@ -20,7 +20,7 @@ class Throughput(Callback):
     The images are those that this training trained on, on all devices; a run that is resumed within an epoch
     does not count those before. The seconds are those of the slowest process, with loading, hooks and saves,
     but without validations and what comes after the last of them. The clock waits for the device only before
-    a validation and at the end of an epoch. Only a ``Batch``, or a plain one of images and labels, is counted.
+    a validation and at the end of an epoch. Counted are a ``Batch``, and a plain one of images and labels.
 
     The peak memory is the most, in 1e9 bytes, that tensors took at a time on one device during the epoch, its
     validation included. A CPU has none: its operating system knows only the peak since the process began.

@@ -116,7 +116,7 @@ def repeatable(run):
 
 
 def differences(one, other):
-    """Return what two runs on a CPU differ in, but for times: names of files and of the checkpoint's entries."""
+    """Return what two runs differ in, but for times: names of files and of the checkpoint's entries."""
     rows = [repeatable(run) for run in (one, other) if (run / "metrics.csv").is_file()]
     found = [] if not rows or (len(rows) == 2 and rows[0] == rows[1]) else ["metrics.csv"]
     results = [_results(run / "results.json") for run in (one, other)]
