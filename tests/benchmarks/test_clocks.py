@@ -9,31 +9,6 @@ from cbam_lightning.benchmarks import clocks
 from cbam_lightning.benchmarks.clocks import event_clock, first_call_seconds, issue_clock, wall_clock
 
 
-class Clock:
-    """A clock that stands still but for the work of its candidates."""
-
-    def __init__(self):
-        self.now = 0.0
-        self.called = []
-
-    def perf_counter(self):
-        return self.now
-
-    def candidate(self, name, seconds):
-        def call():
-            self.now += seconds
-            self.called.append(name)
-
-        return call
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(clocks.time, "perf_counter", clock.perf_counter)
-    return clock
-
-
 def test_the_first_call_is_not_warmed_up(clock):
     assert first_call_seconds(clock.candidate("a", 0.001)) == 0.001
     assert clock.called == ["a"]

@@ -1,5 +1,7 @@
 """What a GPU adds, with a profile's real events and a memory that counts as CUDA's does."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.autograd import DeviceType
@@ -80,14 +82,19 @@ def test_every_figure_of_every_candidate(monkeypatch):
     memory = Memory(monkeypatch)
     monkeypatch.setattr(module, "profile_kernels", lambda step, device: (step() or 0.25, 7))
     monkeypatch.setattr(module, "issue_clock", lambda step, device: lambda: 0.5)
-    steps = {name: lambda size=size: (memory.take(size), memory.take(-size))[2:] or None for name, size in (("a", 8), ("b", 9))}
+
+    def step(size):
+        memory.take(size)
+        memory.take(-size)
+
+    steps = {"a": partial(step, 8), "b": partial(step, 9)}
     found = device_figures("8x4", steps, CUDA, 3)
     assert list(found) == list(DEVICE_FIGURES)
     values = {kind: {row.candidate: row.values for row in rows} for kind, rows in found.items()}
     assert values == {
-        "issue": dict.fromkeys("ab", [500.0] * 3),
-        "busy": dict.fromkeys("ab", [250.0]),
-        "kernels": dict.fromkeys("ab", [7]),
+        "issue": {"a": [500.0] * 3, "b": [500.0] * 3},
+        "busy": {"a": [250.0], "b": [250.0]},
+        "kernels": {"a": [7], "b": [7]},
         "peak_memory": {"a": [8], "b": [9]},
     }
     # CUDA graphs take their memory once, when they are recorded

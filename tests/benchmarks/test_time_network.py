@@ -79,13 +79,11 @@ class TestTrainingStep:
         network = nn.Sequential(nn.Flatten(), nn.Linear(12, 10))
         network[1].register_forward_hook(lambda module, args, output: seen.append(output))
         network[1].register_full_backward_hook(lambda module, inputs, outputs: seen.append(outputs[0]))
-        images, exact = torch.randn(3, 3, 2, 2), TrainingStep(nn.Sequential(), torch.zeros(3, 1))
-        TrainingStep(network, images, precision=precision)()
+        TrainingStep(network, torch.randn(3, 3, 2, 2), precision=precision)()
         assert [tensor.dtype for tensor in seen] == [dtype] * 2
         scaled = seen[1].abs().max() > 1  # a gradient of the cross-entropy is not
         assert scaled == (precision == "fp16")
         assert all(p.grad.abs().max() < 10 for p in network.parameters())  # the scale is taken out again
-        assert not exact.scaler.is_enabled()
 
     def test_labels_are_classes_in_a_batch_of_any_size(self):
         labels = TrainingStep(nn.Linear(1, 1), torch.zeros(1002, 1)).labels
@@ -98,6 +96,8 @@ def test_compiled_networks_are_groups_of_their_own_with_a_plain_one(timed, monke
     monkeypatch.setattr(nn.Module, "compile", lambda self, mode: compiled.append(mode))
     monkeypatch.setattr(torch.compiler, "reset", lambda: resets.append(len(timed)))
     monkeypatch.setattr(benchmark, "choose_compiled", lambda *_: True)
+    monkeypatch.setattr(TrainingStep, "__call__", lambda self: None)
+    monkeypatch.setattr(TrainingStep, "saved_bytes", lambda self: 1)
     found = {r.name: r for r in measure(compile_mode=["default", "default"], attention=["cbam"])}
     step, first = found["network_step"], found["network_first_step"]
     eager, whole = step.groups().values()

@@ -2,7 +2,6 @@
 
 from cbam_lightning.benchmarks import clocks
 from cbam_lightning.benchmarks.timing import alternate, in_turns
-from tests.benchmarks.test_clocks import clock  # noqa: F401 - a fixture
 
 
 def test_turns_are_reversed_in_every_other_round():
