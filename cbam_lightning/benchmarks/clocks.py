@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -52,9 +53,11 @@ def event_clock(call: Callable[[], object], device: torch.device) -> Callable[[]
     empty_caches = torch.empty(_FLUSHED_BYTES, dtype=torch.int8, device=device).zero_
     calls = max(1, int(_EVENTS_S / _seconds(call, 5, device).wall * 5))
 
+    event = partial(torch.cuda.Event, enable_timing=True)
+
     def measure() -> float:
         call()
-        events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(calls)]
+        events = [(event(), event()) for _ in range(calls)]
         with _no_garbage_collection():
             for before, after in events:
                 empty_caches()
@@ -62,7 +65,8 @@ def event_clock(call: Callable[[], object], device: torch.device) -> Callable[[]
                 call()
                 after.record()
             torch.cuda.synchronize(device)
-        return statistics.median(before.elapsed_time(after) for before, after in events) / 1e3
+        milliseconds: list[float] = [before.elapsed_time(after) for before, after in events]
+        return statistics.median(milliseconds) / 1e3
 
     return measure
 

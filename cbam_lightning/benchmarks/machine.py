@@ -61,7 +61,7 @@ def choose_device(name: str) -> torch.device:
         usable = ", ".join(f"{kind} ({count})" for kind, count in counts.items())
         raise UsageError(f"device is {name!r}; usable here: {usable}. An index, as in cuda:0, counts from 0.")
     device = torch.device(name)
-    if device.type == "cuda":
+    if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # which torch's events and profiler take
     return device
 

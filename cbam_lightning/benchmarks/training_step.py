@@ -34,7 +34,7 @@ class TrainingStep:
     ) -> None:
         self.network = network.train()
         if compile_mode is not None:
-            self.network.compile(mode=compile_mode)
+            self.network.compile(mode=compile_mode, dynamic=False)
         self.images = images
         self.labels = torch.arange(len(images), device=images.device) % num_classes
         self.precision = precision

@@ -2,9 +2,12 @@
 
 import os
 import signal
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
+from pytorch_lightning import Trainer
 
 from cbam_lightning.benchmarks import time_loop as benchmark
 from cbam_lightning.benchmarks.options import LoopOptions
@@ -71,6 +74,25 @@ def test_both_loops_make_the_same_steps(precision):
     assert seen == [(expected, True)] * 2 * (3 + benchmark._WARMUP_STEPS)
 
 
+def test_the_clock_of_fit_runs_after_the_warm_up_and_not_while_an_epoch_is_saved(monkeypatch):
+    """With two batches an epoch, the warm-up ends in the middle of the second of three epochs."""
+    clock = SimpleNamespace(now=0.0)
+
+    def advance(hook, seconds):
+        def wait(*arguments):
+            clock.now += seconds
+
+        monkeypatch.setattr(benchmark.StepSeeds, hook, wait, raising=False)
+
+    advance("on_train_epoch_start", 100)  # just after what saves
+    advance("on_train_batch_end", 1)
+    monkeypatch.setattr(benchmark, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr(benchmark, "Trainer", partial(Trainer, limit_train_batches=2))
+    assert benchmark._WARMUP_STEPS == 3
+    data, options = FashionMNIST(batch_size=4), LoopOptions(steps=3)
+    assert benchmark._time_fit(classifier(), data, options, torch.device("cpu")) == 3
+
+
 def test_every_loop_starts_from_the_same_weights_and_compiled_ones_are_a_group(monkeypatch):
     starts, compiled = [], []
 
@@ -82,7 +104,7 @@ def test_every_loop_starts_from_the_same_weights_and_compiled_ones_are_a_group(m
 
     monkeypatch.setattr(benchmark, "_time_plain", measure)
     monkeypatch.setattr(benchmark, "_time_fit", measure)
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, mode: compiled.append(mode))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, mode, dynamic: compiled.append(mode))
     report = measure_loops("se", batch_size=8, steps=1, repeats=2, compile_mode=["default"])
     assert len(starts) == 8
     assert not any(differing(starts[0], other) for other in starts[1:])

@@ -93,7 +93,7 @@ class TestTrainingStep:
 def test_compiled_networks_are_groups_of_their_own_with_a_plain_one(timed, monkeypatch):
     pytest.importorskip("timm")
     compiled, resets = [], []
-    monkeypatch.setattr(nn.Module, "compile", lambda self, mode: compiled.append(mode))
+    monkeypatch.setattr(nn.Module, "compile", lambda self, mode, dynamic: compiled.append(mode))
     monkeypatch.setattr(torch.compiler, "reset", lambda: resets.append(len(timed)))
     monkeypatch.setattr(benchmark, "choose_compiled", lambda *_: True)
     monkeypatch.setattr(TrainingStep, "__call__", lambda self: None)
