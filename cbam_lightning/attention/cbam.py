@@ -174,12 +174,12 @@ class CBAM(nn.Module):
         gate: ``sigmoid``, or ``identity`` for gates of exactly 1 at initialisation.
         dims: Number of position dimensions: 1 for (N, C, L), 2 for (N, C, H, W), 3 for (N, C, D, H, W). The
             arrangement ``channel`` takes any of them.
-        implementation: ``fused``: fewer passes over memory, in loops that are compiled at the first call, on
-            GPUs in Triton kernels; no second derivative. ``reference``: the plain operations. ``auto``:
-            chosen at every call, see ``implementation.runs_fused`` and ``runs_kernels``. All compute the same
-            function. The reference always runs for the pools ``lp`` and ``lse``, ``max`` alone and ``conv1x1``; for
-            subclasses and for gates or layers that were replaced; and in exported graphs, transforms of
-            ``torch.func`` and forward-mode AD.
+        implementation: ``fused``: fewer passes over memory, in loops that are compiled at the first call,
+            on GPUs in Triton kernels; no second derivative. ``reference``: the plain operations. ``auto``:
+            chosen at every call, see ``implementation.runs_fused`` and ``runs_kernels``. All compute the
+            same function. The reference always runs for the pools ``lp`` and ``lse``, ``max`` alone and
+            ``conv1x1``; for subclasses and for gates or layers that were replaced; and in exported graphs,
+            transforms of ``torch.func`` and forward-mode AD.
 
     Raises:
         UsageError: An argument outside these choices, or ``identity`` with the spatial ReLU. In ``forward``
