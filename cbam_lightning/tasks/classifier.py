@@ -154,9 +154,9 @@ class Classifier(ImageTask):
         """
         # the loss refuses wrong labels; looking at them again would wait for the device
         top_k = {"top1": 1, "top5": min(5, self.num_classes)}
+        options: dict[str, Any] = {"average": "micro", "validate_args": False}
         accuracies = {
-            name: MulticlassAccuracy(self.num_classes, k, "micro", validate_args=False)
-            for name, k in top_k.items()
+            name: MulticlassAccuracy(self.num_classes, top_k=k, **options) for name, k in top_k.items()
         }
         return {**accuracies, **named_metrics(self._more_metrics)}
 

@@ -218,8 +218,8 @@ class ImageTask(LightningModule):
     def log_step(self, values: Mapping[str, Tensor]) -> None:
         """Log values of a training batch without reading them, and show the first in the progress bar.
 
-        They are averaged over processes, as with ``self.log(..., sync_dist=True)``, but only in steps in which
-        a logger or a callback looks at them.
+        They are averaged over processes, as with ``self.log(..., sync_dist=True)``, but only in steps in
+        which a logger or a callback looks at them.
 
         Args:
             values: Scalars by name; the names are the same in every step.

@@ -63,7 +63,7 @@ class LossWatch:
             self._total = loss.float().sum() if self._total is None else self._total + loss.float().sum()
 
     def take_total(self) -> Tensor | None:
-        """Return the sum of the losses since this was last called, and keep those before the last one no longer.
+        """Return the sum of the losses since this was last called, and forget those of long ago.
 
         It is finite if all of them are, unless they are too large for float32.
         """
@@ -114,7 +114,7 @@ class LossWatch:
         return [batch for step in self._steps for batch in step]
 
     def _first_bad(self) -> tuple[int, bool, float | None]:
-        """Return the number of the first batch with a bad loss on this device, or else that of the last batch.
+        """Return the number of the first batch with a bad loss on this device, or else of the last batch.
 
         Also whether its loss is good after all, and the loss.
         """

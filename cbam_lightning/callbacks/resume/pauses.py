@@ -91,7 +91,7 @@ class Pauses:
             raise self._stopped(trainer, code)
 
     def refuse_lost_losses(self, trainer: Trainer) -> None:
-        """Look at the last losses before another callback writes a checkpoint; all processes have to call this.
+        """Look at the last losses before another callback writes a checkpoint, on all processes.
 
         Raises:
             RunStopped: One of them is NaN or Inf.

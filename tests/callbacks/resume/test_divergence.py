@@ -1,5 +1,6 @@
 """Losses and weights of modules that are not ours."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -25,6 +26,30 @@ def test_a_batch_without_names(tmp_path):
     assert not watch.is_finite()
     text = str(watch.stop(TRAINER, RunDirectory(tmp_path)))
     assert "(nan) at step 3, epoch 1, batch 4. Last good checkpoint: none" in text
+
+
+def test_the_first_bad_batch_is_named_steps_later(tmp_path):
+    watch = LossWatch()
+    for number, loss in enumerate([1.0, math.nan, 1.0, math.inf]):
+        images = torch.tensor([2 * number, 2 * number + 1])
+        watch.note(TRAINER, torch.tensor([loss]), SimpleNamespace(indices=images), number)
+        if number in (0, 2):  # a step of two batches
+            total = watch.take_total()
+            assert bool(total.isfinite()) == (number == 0)
+    assert not watch.is_finite()
+    data = SimpleNamespace(sample_name=lambda split, index: f"{split}-{index}")
+    text = str(watch.stop(SimpleNamespace(**{**vars(TRAINER), "datamodule": data}), RunDirectory(tmp_path)))
+    assert "(nan) at step 3, epoch 1, batch 1: train-2, train-3." in text
+
+
+def test_the_losses_of_long_ago_are_not_kept():
+    watch = LossWatch()
+    for number, loss in enumerate([math.nan, *[1.0] * 4]):
+        watch.note(TRAINER, torch.tensor(loss), None, number)
+        watch.take_total()
+    assert watch.is_finite()
+    watch.forget()
+    assert watch.take_total() is None
 
 
 def test_weights():
