@@ -5,10 +5,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
+from cbam_lightning.callbacks.resume.checkpointing import AtomicCheckpointIO, SaveOptions
 from cbam_lightning.callbacks.resume.divergence import LossWatch, has_finite_weights
+from cbam_lightning.callbacks.resume.exact_resume import ExactResume
+from cbam_lightning.callbacks.step_seeds import StepSeeds
+from cbam_lightning.errors import RunStopped
 from cbam_lightning.runs.directory import RunDirectory
+from tests.tasks.small import batch, batches, classifier, trainer
 
 TRAINER = SimpleNamespace(global_step=3, current_epoch=1, world_size=1, is_global_zero=True, datamodule=None)
 
@@ -50,6 +56,17 @@ def test_the_losses_of_long_ago_are_not_kept():
     assert watch.is_finite()
     watch.forget()
     assert watch.take_total() is None
+
+
+def test_no_callback_saves_what_a_bad_loss_has_made(tmp_path):
+    seeds, run = StepSeeds(), RunDirectory(tmp_path)
+    resume = ExactResume(run, SaveOptions(), AtomicCheckpointIO(), seeds)
+    saving = ModelCheckpoint(tmp_path / "saved", "{step}", save_top_k=-1, every_n_train_steps=1)
+    data = [batch(2, start) for start in range(4)]
+    data[2].images[0] = math.nan
+    with pytest.raises(RunStopped, match=r"\(nan\) at step 3, epoch 0, batch 2"):
+        trainer(resume, seeds, saving).fit(classifier(attention="none"), batches(*data))
+    assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == ["step=1.ckpt", "step=2.ckpt"]
 
 
 def test_weights():
