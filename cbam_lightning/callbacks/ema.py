@@ -60,7 +60,8 @@ class EMA(WeightAveraging):
             self._updates = int(average.n_averaged)
         keep = self.decay_at(self._updates) if self._updates else 0.0
         both: list[Any] = [_values(average.module), _values(pl_module)]
-        for (averaged, current), _ in _group_tensors_by_device_and_dtype(both).values():
+        groups: dict[Any, Any] = dict(_group_tensors_by_device_and_dtype(both))
+        for (averaged, current), _ in groups.values():
             if keep and averaged[0].is_floating_point():
                 torch._foreach_lerp_(averaged, current, 1 - keep)
             else:

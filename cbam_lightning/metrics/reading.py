@@ -23,7 +23,7 @@ class Reading:
         self._number = number.detach().to("cpu", non_blocking=True) if number.is_cuda else number.detach()
         self._arrival: Any = None
         if number.is_cuda:
-            self._arrival = torch.cuda.Event()
+            self._arrival = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._arrival.record(torch.cuda.current_stream(number.device))
 
     @property

@@ -73,7 +73,7 @@ class Alarm:
         if distributed.get_backend() != "nccl":
             return _Sum(work, number)
         # on a stream of its own: the network's need not wait for the slowest process
-        self._stream = self._stream or torch.cuda.Stream()
+        self._stream = self._stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
         with torch.cuda.stream(self._stream):
             work.wait()  # lets the stream wait, not the process
             return Reading(number)
