@@ -68,10 +68,19 @@ def image_seeds(base: int, indices: NDArray[np.int64]) -> NDArray[np.uint64]:
 
 
 def seed_all(seed: int) -> None:
-    """Seed the global generators of Python, NumPy and torch, on all devices."""
+    """Seed the global generators of Python, NumPy and torch, on all devices that are in use.
+
+    ``torch.manual_seed`` formats the whole call stack for every kind of device that is not, a millisecond in
+    the depths of a trainer.
+    """
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - transforms and layers of users draw from it
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
+    for kind in (torch.cuda, torch.xpu, torch.mtia):
+        if kind.is_initialized():
+            kind.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
 
 
 @contextmanager

@@ -56,6 +56,25 @@ def test_the_seed_is_the_runs_or_torchs_own(monkeypatch):
     assert run_seed() == 5
 
 
+def test_devices_that_are_not_in_use_cost_nothing(monkeypatch):
+    for kind in (torch.cuda, torch.xpu, torch.mtia):
+        monkeypatch.setattr(kind, "_lazy_call", None)  # formats the call stack, and keeps it
+    seed_all(3)
+    drawn = torch.rand(2)
+    monkeypatch.undo()
+    torch.manual_seed(3)
+    assert torch.equal(drawn, torch.rand(2))
+
+
+def test_devices_in_use_are_seeded(monkeypatch):
+    seeds = []
+    for kind in (torch.cuda, torch.xpu, torch.mtia):
+        monkeypatch.setattr(kind, "is_initialized", lambda: True)
+        monkeypatch.setattr(kind, "manual_seed_all", seeds.append)
+    seed_all(5)
+    assert seeds == [5, 5, 5]
+
+
 def test_all_generators_are_seeded():
     drawn = []
     for _ in range(2):

@@ -35,7 +35,8 @@ class ClassPictures(RunPictures):
         self._confusion = self._counts = None
         num_classes = pl_module.hparams["num_classes"]
         if num_classes <= _MAX_CLASSES_SHOWN:
-            self._confusion = MulticlassConfusionMatrix(num_classes).to(pl_module.device)
+            # the loss refuses wrong labels; looking at them again would wait for the device
+            self._confusion = MulticlassConfusionMatrix(num_classes, validate_args=False).to(pl_module.device)
 
     def add(self, outputs: Any, batch: Any) -> None:
         """Count a batch, and keep the first images."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import WeightAveraging
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
 from torchmetrics import Metric
 
 from cbam_lightning.errors import UsageError
@@ -35,23 +38,36 @@ class EMA(WeightAveraging):
     def __init__(self, decay: float = 0.999, warmup: bool = True, start_epoch: int = 0) -> None:
         if not 0 <= decay < 1:
             raise UsageError(f"the decay of the average is {decay}; allowed: 0 or more, and less than 1.")
-        super().__init__(use_buffers=True, multi_avg_fn=self._average)
+        super().__init__(use_buffers=True)
         self.decay = decay
         self.warmup = warmup
         self.start_epoch = start_epoch
         self._epoch = 0
         self._swapped = False
+        self._updates: int | None = None  # not read from the average yet
         self._raw_metric: Metric | None = None
 
     def decay_at(self, updates: int) -> float:
         """Return the decay of the update that follows ``updates`` updates."""
         return min(self.decay, (1 + updates) / (10 + updates)) if self.warmup else self.decay
 
-    def _average(self, averaged: list[Tensor], current: list[Tensor], updates: Tensor | int) -> None:
-        if averaged[0].is_floating_point():
-            torch._foreach_lerp_(averaged, current, 1 - self.decay_at(int(updates)))
-        else:
-            torch._foreach_copy_(averaged, current)
+    def _update(self, average: AveragedModel, pl_module: LightningModule) -> None:
+        """Average the weights of a step.
+
+        ``AveragedModel.update_parameters`` reads its number of updates, for which it waits for the device.
+        """
+        if self._updates is None:
+            self._updates = int(average.n_averaged)
+        keep = self.decay_at(self._updates) if self._updates else 0.0
+        both: list[Any] = [_values(average.module), _values(pl_module)]
+        groups: dict[Any, Any] = dict(_group_tensors_by_device_and_dtype(both))
+        for (averaged, current), _ in groups.values():
+            if keep and averaged[0].is_floating_point():
+                torch._foreach_lerp_(averaged, current, 1 - keep)
+            else:
+                torch._foreach_copy_(averaged, current)
+        average.n_averaged += 1
+        self._updates += 1
 
     def _follow_until_started(self, pl_module: LightningModule) -> None:
         """Copy the raw weights to the average until its first update."""
@@ -63,6 +79,7 @@ class EMA(WeightAveraging):
         self._average_model = None
         self._latest_update_step = 0
         self._swapped = False
+        self._updates = None
         self._raw_metric = None
         super().setup(trainer, pl_module, stage)
 
@@ -80,8 +97,11 @@ class EMA(WeightAveraging):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Update the average; ``should_update`` does not get the epoch."""
-        self._epoch = trainer.current_epoch
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        self._epoch, step = trainer.current_epoch, trainer.global_step
+        is_new = step > self._latest_update_step
+        if self._average_model is not None and is_new and self.should_update(step_idx=step - 1):
+            self._update(self._average_model, pl_module)
+            self._latest_update_step = step
 
     def _swap_models(self, pl_module: LightningModule) -> None:
         super()._swap_models(pl_module)
@@ -131,3 +151,7 @@ class EMA(WeightAveraging):
         """Restore both copies for training; evaluation uses ``state_dict``, the average."""
         if self._average_model is not None:
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
+
+
+def _values(module: nn.Module) -> list[Tensor]:
+    return [value.detach() for value in chain(module.parameters(), module.buffers())]

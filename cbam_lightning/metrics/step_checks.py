@@ -16,7 +16,7 @@ def check_labels(labels: Tensor, num_classes: int, source: str) -> None:
     """Refuse labels that are not classes.
 
     Args:
-        labels: (N,), on the CPU, where reading them costs nothing; or (N, K) probabilities.
+        labels: (N,), preferably on the CPU, where reading them costs nothing; or (N, K) probabilities.
         num_classes: Number of classes of the network.
         source: Name of the class that gave the labels.
 
@@ -71,6 +71,8 @@ def named_metrics(metrics: Mapping[str, Metric] | Sequence[Metric] | Metric) -> 
 def update_metrics(metrics: MetricCollection, logits: Tensor, labels: Tensor) -> None:
     """Update metrics with a batch.
 
+    Those of torchmetrics check the values of the first batch only, as they wait for the device to do it.
+
     Args:
         metrics: The metrics of a split.
         logits: (N, K).
@@ -89,3 +91,5 @@ def update_metrics(metrics: MetricCollection, logits: Tensor, labels: Tensor) ->
                 f"one for {logits.shape[1]} classes; one for probabilities takes logits.softmax(1) in its "
                 "own update."
             ) from error
+        if getattr(metric, "validate_args", False):
+            metric.validate_args = False

@@ -158,15 +158,17 @@ class Classifier(ImageTask):
             ``top1``, ``top5`` and those of the option ``metrics``. Each split gets copies, logged with the
             name of the split, such as ``val/top1``; ``monitor`` must be one of these.
         """
+        # the loss refuses wrong labels; looking at them again would wait for the device
         top_k = {"top1": 1, "top5": min(5, self.num_classes)}
+        options: dict[str, Any] = {"average": "micro", "validate_args": False}
         accuracies = {
-            name: MulticlassAccuracy(self.num_classes, top_k=k, average="micro") for name, k in top_k.items()
+            name: MulticlassAccuracy(self.num_classes, top_k=k, **options) for name, k in top_k.items()
         }
         return {**accuracies, **named_metrics(self._more_metrics)}
 
     def monitored_metric(self) -> Metric:
         """Return a new metric of logits (N, K) and labels (N,) whose value is ``monitor``."""
-        return MulticlassAccuracy(self.num_classes, average="micro")
+        return MulticlassAccuracy(self.num_classes, average="micro", validate_args=False)
 
     def loss(self, logits: Tensor, batch: Any) -> Tensor:
         """Return the loss to minimise, a scalar: the mean cross-entropy. Override it to change the loss.
@@ -240,9 +242,10 @@ class Classifier(ImageTask):
     ) -> Any:
         """Convert a plain batch to a ``Batch``, for the steps and for all callbacks."""
         source = type(getattr(self.trainer, "datamodule", None) or self).__name__
-        if not hasattr(batch, "images"):  # its labels are unchecked, and still on the CPU
+        if not hasattr(batch, "images"):  # its labels are unchecked
             labels = as_batch(batch, source).labels
-            if not self.trainer.predicting:
+            # of a loader that reads to another device, the first ones: looking at them waits for it
+            if not self.trainer.predicting and (labels.is_cpu or not self.trainer.global_step):
                 check_labels(labels, self.num_classes, source)
         return as_batch(super()._apply_batch_transfer_handler(batch, device, dataloader_idx), source)
 
@@ -263,7 +266,7 @@ class Classifier(ImageTask):
         # a mixed image counts as its class with the largest share
         labels = batch.labels.argmax(1) if batch.labels.ndim == 2 else batch.labels
         update_metrics(self.train_metrics, logits.detach(), labels)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(logits), sync_dist=True)
+        self.log_step({"train/loss": loss})
         return {"loss": loss, "logits": logits}
 
     def on_train_epoch_end(self) -> None:

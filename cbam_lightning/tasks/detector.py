@@ -166,10 +166,8 @@ class Detector(ImageTask):
             return self.no_images()
         losses: dict[str, Tensor] = self.network(batch.images, batch.targets)
         loss = torch.stack(list(losses.values())).sum()
-        size = len(batch.images)
-        self.log("train/loss", loss, prog_bar=True, batch_size=size, sync_dist=True)
-        parts = {f"train/{name}": value.detach() for name, value in losses.items()}
-        self.log_dict(parts, batch_size=size, sync_dist=True)
+        parts = {f"train/{name}": value for name, value in losses.items()}
+        self.log_step({"train/loss": loss, **parts})
         return {"loss": loss}
 
     def setup(self, stage: str) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from cbam_lightning.callbacks.gradual_unfreezing import divide_by_stage
 from cbam_lightning.callbacks.predictions import PredictionWriter
 from cbam_lightning.callbacks.raw_predictions import RawPredictions
+from cbam_lightning.callbacks.step_log import StepLog
 from cbam_lightning.callbacks.step_seeds import StepSeeds
 from cbam_lightning.data.data_module import BaseDataModule
 from cbam_lightning.errors import UsageError
@@ -81,6 +82,7 @@ class ImageTask(LightningModule):
         self._frozen: list[nn.Module] = []
         self._found_lr: float | None = None
         self._batch_size: int | None = None
+        self._step_log = StepLog()
 
     @property
     def lr(self) -> float | None:
@@ -213,6 +215,21 @@ class ImageTask(LightningModule):
             module.eval()
         return self
 
+    def log_step(self, values: Mapping[str, Tensor]) -> None:
+        """Log values of a training batch without reading them, and show the first in the progress bar.
+
+        They are averaged over processes, as with ``self.log(..., sync_dist=True)``, but only in steps in
+        which a logger or a callback looks at them.
+
+        Args:
+            values: Scalars by name; the names are the same in every step.
+        """
+        self._step_log.log(self, values)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log the values of the last step of a training that a callback has just stopped."""
+        self._step_log.catch_up(self)
+
     @abstractmethod
     def evaluation_step(self, batch: Any, split: str) -> dict[str, Any] | None:
         """Evaluate a batch; ``split`` is ``val`` or ``test``. Returns what callbacks see as ``outputs``."""
@@ -238,11 +255,16 @@ class ImageTask(LightningModule):
         self.log_evaluation("test")
 
     def no_images(self) -> dict[str, Tensor] | None:
-        """Skip a batch without readable images; other devices still wait for the gradients of this one."""
+        """Skip a batch without readable images; other devices still wait for what this one has to share.
+
+        Its loss is 0, also in what is logged: the devices minimise the mean of their losses.
+        """
         if self.trainer.world_size == 1:
             return None
         parameters = [p.sum() for p in self.network.parameters() if p.requires_grad]
-        return {"loss": 0 * torch.stack(parameters).sum()}
+        loss = 0 * torch.stack(parameters).sum()
+        self.log_step(dict.fromkeys(self._step_log.names or ("train/loss",), loss))
+        return {"loss": loss}
 
     def configure_optimizers(self) -> Any:
         """Build the optimiser of what is not frozen, and the schedule over the length of the run."""

@@ -154,7 +154,7 @@ class ExactResume(Callback):
         self._accumulated.forget()
         # in between there are accumulated gradients, which no checkpoint holds
         if batch_idx and batch_idx % trainer.accumulate_grad_batches == 0:
-            self._pauses.pause(trainer, Moment.BATCH)
+            self._pauses.pause_if_asked(trainer, Moment.BATCH)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -169,16 +169,14 @@ class ExactResume(Callback):
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._restore(trainer, pl_module)
             self._accumulated.note(pl_module)
-            self._pause_to_validate(trainer)
-
-    def _pause_to_validate(self, trainer: Trainer) -> None:
-        if not trainer.fit_loop._should_accumulate():
-            self._pauses.pause(trainer, Moment.VALIDATION)
+            if not trainer.fit_loop._should_accumulate():
+                self._pauses.pause(trainer, Moment.VALIDATION)
 
     def on_validation_batch_start(self, trainer: Trainer, *args: Any) -> None:
         """Stop on a signal during a validation, which starts again when the run is resumed."""
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._pause_to_validate(trainer)
+        fits = trainer.state.fn == "fit" and not trainer.sanity_checking
+        if fits and not trainer.fit_loop._should_accumulate():
+            self._pauses.pause_if_asked(trainer, Moment.VALIDATION)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let ``ReduceLROnPlateau`` see an epoch that ends with a resumed validation like any other."""
@@ -195,6 +193,7 @@ class ExactResume(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Any) -> None:
         """Add what Lightning leaves out."""
+        self._pauses.refuse_lost_losses(trainer)
         state = checkpoint["callbacks"][self.state_key]
         state["logged_steps"] = trainer.fit_loop.epoch_loop._batches_that_stepped
         state["points"] = {type(x).__name__: x.points for x in trainer.loggers if hasattr(x, "points")}

@@ -37,6 +37,8 @@ class StopSignals:
 
         Lightning itself restores the previous handlers when training ends.
         """
+        # of a signal that only these handlers see; all processes would wait for it before each batch
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
         if threading.current_thread() is not threading.main_thread():
             return
         environment = trainer._accelerator_connector.cluster_environment
