@@ -81,7 +81,8 @@ def fused_form(module: nn.Module, x: Tensor | None = None) -> Forward | None:
     form = find(module)
     if form is None:
         return None
-    if x is not None and in_kernels and (kernels := form.kernels(x)):
+    kernels = form.kernels(x) if x is not None and in_kernels else None
+    if kernels is not None:
         return kernels
     return form.passes if x is None or runs_fused(module, x) else None
 
@@ -141,7 +142,8 @@ def needs_reference(x: Tensor | Proxy) -> bool:
 
 def wants_plain_operations(x: Tensor | Proxy) -> bool:
     """Return the same as ``needs_reference``, but False for ``torch.compile``, which keeps an operator."""
-    if torch.compiler.is_exporting() or isinstance(x, Proxy):  # first: the rest asks what these do not know
+    # Not is_exporting(), which torch 2.11 takes for true whatever it compiles.
+    if torch.compiler._is_exporting_flag or isinstance(x, Proxy):  # first: the rest asks what these do not know
         return True
     if torch.compiler.is_compiling():
         return x.device.type == "meta"

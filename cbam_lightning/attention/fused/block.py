@@ -90,7 +90,8 @@ def finish_block(u: Tensor, bn: nn.Module, attention: nn.Module, shortcut: Tenso
     """
     if is_plain(attention, (CBAM, SqueezeExcite)) and runs_kernels(attention, u):
         gates = known_gates(attention)
-        if gates and (kernels := kernels_for_end(gates, u, bn, shortcut, relu)):
+        kernels = None if gates is None else kernels_for_end(gates, u, bn, shortcut, relu)
+        if kernels is not None:
             return kernels()
     elif isinstance(attention, CBAM) and _is_possible(u, bn, attention, shortcut, relu):
         return _finish_fused(u, bn, attention, shortcut)
