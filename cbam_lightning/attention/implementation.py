@@ -143,7 +143,9 @@ def needs_reference(x: Tensor | Proxy) -> bool:
 def wants_plain_operations(x: Tensor | Proxy) -> bool:
     """Return the same as ``needs_reference``, but False for ``torch.compile``, which keeps an operator."""
     # Not is_exporting(), which torch 2.11 takes for true whatever it compiles.
-    if torch.compiler._is_exporting_flag or isinstance(x, Proxy):  # first: the rest asks what these do not know
+    if torch.compiler._is_exporting_flag or isinstance(
+        x, Proxy
+    ):  # first: the rest asks what these do not know
         return True
     if torch.compiler.is_compiling():
         return x.device.type == "meta"

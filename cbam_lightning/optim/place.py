@@ -63,10 +63,11 @@ class TrainingPlace:
     def epochs_after(self, ready: int) -> float:
         """Return the epochs that are done after some batches of this epoch."""
         epoch, num_batches = self._epoch, self.trainer.num_training_batches
-        if not ready or math.isinf(num_batches):
+        if math.isinf(num_batches):
             return float(epoch)
         if ready >= num_batches:
             return float(epoch + 1)
+        # Fewer images than one of the new batches may be done, so the seam may be at batch 0.
         if self.seam is not None and self.seam.epoch == epoch:
             since, rest = ready - self.seam.batch, int(num_batches) - self.seam.batch
             return epoch + self.seam.done + (1 - self.seam.done) * self.share_since(since, rest)

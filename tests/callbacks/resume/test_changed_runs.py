@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pytorch_lightning import Callback, LightningDataModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import BatchSizeFinder, GradientAccumulationScheduler
@@ -175,6 +175,11 @@ CHANGES = st.fixed_dictionaries(
 
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(before=CHANGES, after=CHANGES, share=st.integers(1, 31))
+@example(  # 24 images of the second epoch are done, less than one of the new batches
+    before={"batch_size": 4, "accumulated": 1, "epochs": 4, "schedule": "constant"},
+    after={"batch_size": 32, "accumulated": 2, "epochs": 6, "schedule": "constant"},
+    share=11,
+)
 def test_wherever_it_stops_and_whatever_changes_the_rate_is_that_of_the_images_seen(before, after, share):
     steps_per_epoch = max(1, IMAGES // before["batch_size"] // before["accumulated"])
     options = [
