@@ -74,6 +74,7 @@ class Alarm:
             return _Sum(work, number)
         # on a stream of its own: the network's need not wait for the slowest process
         self._stream = self._stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        number.record_stream(self._stream)  # its memory is not reused before it is copied there
         with torch.cuda.stream(self._stream):
             work.wait()  # lets the stream wait, not the process
             return Reading(number)
