@@ -5,18 +5,10 @@ from __future__ import annotations
 import warnings
 
 import torch
-import triton
-import triton.language as tl
 
-from cbam_lightning.attention.fused.kernels.elements import launch
+from cbam_lightning.attention.fused.kernels.elements import launch, ones_kernel
 
 _WORKS: dict[torch.device, bool] = {}
-
-
-@triton.jit
-def ones_kernel(to, BLOCK: tl.constexpr):  # noqa: ANN001, ANN201, N803
-    """Write ones."""
-    tl.store(to + tl.arange(0, BLOCK), 1.0)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
