@@ -28,7 +28,7 @@ class Gradients:
         self._sizes = [padded(math.prod(parameter.shape)) for parameter in itertools.chain(*parameters)]
         device = next(itertools.chain(*parameters)).device
         size = sum(self._sizes)
-        self.whole = torch.empty(size, dtype=torch.float32, device=device) if whole is None else whole
+        self.whole = torch.zeros(size, dtype=torch.float32, device=device) if whole is None else whole
 
     def split(self) -> Parameters:
         """Return the gradients, as views in the shapes of the parameters."""

@@ -26,7 +26,8 @@ def run_forward(
 ) -> tuple[Tensor, Tensor]:
     """Return the output and what is kept for the backward pass, in one tensor."""
     out = torch.empty_like(x)
-    whole = torch.empty(sum(sequence.kept_sizes), dtype=torch.float32, device=x.device)
+    # An output of an operator is defined everywhere, gaps and rows that no kernel writes among it.
+    whole = torch.zeros(sum(sequence.kept_sizes), dtype=torch.float32, device=x.device)
     kept = Kept(*whole.split(sequence.kept_sizes))
     order = sequence.form.order
     if order == "spatial-channel":

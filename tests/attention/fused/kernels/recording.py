@@ -1,5 +1,6 @@
 """The launches of a forward and a backward pass, recorded on tensors without memory."""
 
+import contextlib
 from typing import Any, NamedTuple
 
 import torch
@@ -51,13 +52,13 @@ class Call(NamedTuple):
         return torch.Size(self.shape).numel()
 
 
-def record(call, monkeypatch):
-    """Return the launches of the forward and of the backward pass."""
+def record(call, monkeypatch, watch=contextlib.nullcontext):
+    """Return the launches of the forward and of the backward pass, each of which runs under ``watch()``."""
     started = []
     monkeypatch.setattr(sequence, "launch", lambda *args, **constants: _keep(started, *args, **constants))
     monkeypatch.setattr(dist, "all_reduce", lambda _: None)
     with torch.device("meta"):
-        forward = _run(call, started)
+        forward = _run(call, started, watch)
     return started[:forward], started[forward:]
 
 
@@ -65,7 +66,7 @@ def _keep(started, kernel, grid, *args, **constants):
     started.append(Launch(kernel, grid, args, constants))
 
 
-def _run(call, started):
+def _run(call, started, watch):
     layout = torch.channels_last if call.channels_last else torch.contiguous_format
     x, shortcut = (torch.empty(call.shape, dtype=call.dtype).to(memory_format=layout) for _ in range(2))
     parameters = _parameters(call)
@@ -73,9 +74,11 @@ def _run(call, started):
     plan = find_sequence(form, sizes_of(x, parameters.mlp, parameters.spatial))
     norm = _norm(call, call.shape[1]) if call.end else Norm([])
     norms = norm, _norm(call, 1)
-    out, kept = run_forward(plan, x, shortcut if call.end else None, parameters, *norms)
-    forward = len(started)
-    run_backward(plan, torch.empty_like(out), x, out if call.end else None, kept, parameters, *norms)
+    with watch():
+        out, kept = run_forward(plan, x, shortcut if call.end else None, parameters, *norms)
+    forward, d_out = len(started), torch.empty_like(out)
+    with watch():
+        run_backward(plan, d_out, x, out if call.end else None, kept, parameters, *norms)
     return forward
 
 

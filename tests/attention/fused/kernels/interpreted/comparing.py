@@ -83,12 +83,12 @@ def assert_equals_reference(module, *inputs):
     assert runs_kernels(output)
     exact, scales = exact_results(module, *inputs)
     errors, plain = errors_of(found, exact, scales), {}
+    like = {"output": inputs[0]} | {f"d_input {i}": x for i, x in enumerate(inputs)}
     for name, error in errors.items():
-        of_map = name == "output" or name.startswith("d_input")
-        assert found[name].dtype == (inputs[0].dtype if of_map else torch.float32), name
-        if of_map:
-            assert found[name].stride() == torch.empty_like(inputs[0]).stride(), name
-        allowed = ROUNDED[inputs[0].dtype] if of_map else TOLERANCE
+        assert found[name].dtype == (like[name].dtype if name in like else torch.float32), name
+        if name in like:
+            assert found[name].stride() == torch.empty_like(like[name]).stride(), name
+        allowed = ROUNDED[inputs[0].dtype] if name in like else TOLERANCE
         if not error <= allowed:
             plain = plain or _plain_errors(module, inputs, exact, scales)
             assert error <= max(allowed, 2 * plain[name]), (name, error, plain[name])
