@@ -1,10 +1,13 @@
 """Calling the command from tests, and options of small runs."""
 
 import shlex
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
+from cbam_lightning.callbacks import class_pictures, pictures
 from cbam_lightning.cli.main import main
 from cbam_lightning.cli.trainer import TrainerCLI
 
@@ -17,9 +20,29 @@ SHORT = (
 NO_WANDB = "--wandb.enabled false"
 
 
+class CoarseFigure(Figure):
+    """A figure of few pixels, whose parts are where they happen to be."""
+
+    def __init__(self, *args, layout=None, **options):
+        super().__init__(*args, **options)
+
+    def savefig(self, path, **options):
+        super().savefig(path, dpi=40)
+
+
+@contextmanager
+def coarse_pictures():
+    """Draw the pictures of runs coarsely: half the time of a short run goes into their layout."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (class_pictures, pictures):
+            patch.setattr(module, "Figure", CoarseFigure)
+        yield
+
+
 def call(*parts):
-    """Run a command line, and return its exit code."""
-    return main([word for part in parts for word in shlex.split(str(part))])
+    """Run a command line with coarse pictures, and return its exit code."""
+    with coarse_pictures():
+        return main([word for part in parts for word in shlex.split(str(part))])
 
 
 def only_run(experiment="default", root="runs"):

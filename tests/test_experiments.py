@@ -57,11 +57,15 @@ TWO_STEPS = (
 )
 SCENES = {"num_images": 12, "num_test_images": 8, "size_px": 64}
 CLASSES = ",".join(json.dumps(name) for name in cbam_lightning.data.FashionScenes.class_names)
+# Networks of full size are built by the tests of the models; here they and 224 pixels would only take longer.
+NARROW = {"depths": [1, 1, 1, 1], "widths": [8, 8, 16, 16]}
+FASTER_RCNN = {"min_size": 64, "max_size": 64, "backbone_options": NARROW}
 SHORTER = {
-    "ImageNet": "--data.size_px 64",  # 224 pixels would only take longer
+    "CIFAR100": f"--model.network_options '{json.dumps(NARROW)}'",
+    "ImageNet": f"--data.size_px 64 --model.network_options '{json.dumps(NARROW)}'",
     "FashionScenes": "--data.num_images 12 --data.num_test_images 8",
     "VOCDetection": f"--data.years [2007] --data.class_names '[{CLASSES}]'",
-    "CocoDetection": '--model.network_options \'{"min_size": 64, "max_size": 64}\'',
+    "CocoDetection": f"--model.network_options '{json.dumps(FASTER_RCNN)}'",
 }
 
 
@@ -94,10 +98,8 @@ def class_of(section):
 
 
 def in_short(path):
-    """Mark all large detectors but one as slow; other tests cover small ones of each kind."""
-    large = "vgg16" in path.stem or "faster_rcnn" in path.stem
-    is_slow = large and path.stem != "faster_rcnn_resnet50_cbam"
-    return pytest.param(path, marks=pytest.mark.slow if is_slow else ())
+    """Mark detectors on VGG-16 as slow; other tests cover small ones of each kind."""
+    return pytest.param(path, marks=pytest.mark.slow if "vgg16" in path.stem else ())
 
 
 @pytest.mark.parametrize("path", map(in_short, EXPERIMENTS), ids=map(relative, EXPERIMENTS))

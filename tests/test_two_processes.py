@@ -59,6 +59,7 @@ def test_two_processes_train_as_one():
         run(name, launcher, TRAINING, DEVICES, "--run.name", name)
         assert logged(name, "train/loss") == pytest.approx(logged("one", "train/loss"), abs=1e-12)
         assert len(logged(name, "train/loss")) == 20
+        assert len(logged(name, "train/images_per_s")) == len(logged(name, "train/top1"))
         assert logged(name, "val/loss") == pytest.approx(logged("one", "val/loss"), abs=1e-6)
         for metric in ("train/top1", "val/top1", "val/top5", "test/top1"):
             assert logged(name, metric) == logged("one", metric), metric

@@ -22,8 +22,9 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from cbam_lightning.attention import positions
-from cbam_lightning.attention.gate import Gate, GateName, run_layer
+from cbam_lightning.attention import half_precision, pools, positions
+from cbam_lightning.attention.gate import Gate, GateName, run_layer, without_autocast
+from cbam_lightning.attention.half_precision import recomputed, run_on_map
 from cbam_lightning.checks import check_choice, check_positive
 from cbam_lightning.errors import UsageError
 
@@ -86,11 +87,29 @@ class BAM(Gate):
 
     def compute_gate(self, x: Tensor) -> Tensor:
         """Compute the gate, in (1, 2), or (0, 2) for ``identity``: (N, C, *positions) to the same."""
+        return self._combine(*self._branches(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` times its gate, in the dtype of ``x``: (N, C, *positions) to the same."""
+        if type(self).compute_gate is not BAM.compute_gate:  # a subclass with another gate
+            return super().forward(x)
+        positions.check_feature_map(self, x, self.dims)
+        with without_autocast(x.device.type):
+            # The gate has the size of the map: in half precision it is not kept for the backward pass.
+            return recomputed(self._multiply, x, *self._branches(x)).to(x.dtype)
+
+    def _branches(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the results of the channel branch, (N, C, 1, …), and the spatial branch, (N, 1, …)."""
         self._check_batch(x)
-        channel = positions.broadcast(run_layer(self.channel, x.mean(positions.axes(x))), x)  # (N, C, 1, …)
-        spatial = run_layer(self.spatial, x)  # (N, 1, *positions)
+        channel = run_layer(self.channel, pools.mean(x, positions.axes(x)))
+        return positions.broadcast(channel, x), run_on_map(self.spatial, x)
+
+    def _combine(self, channel: Tensor, spatial: Tensor) -> Tensor:
         gate = self.sigmoid(channel * spatial if self.variant == "official" else channel + spatial)
         return gate if self.gate == "identity" else 1 + gate
+
+    def _multiply(self, x: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
+        return x * self._combine(channel, spatial)
 
     def extra_repr(self) -> str:
         """Return the options that the printed layers do not show."""
@@ -118,9 +137,10 @@ def _channel_branch(channels: int, hidden: int) -> nn.Sequential:
 
 def _spatial_branch(channels: int, hidden: int, dilation: int, dims: int) -> nn.Sequential:
     convolution, batch_norm = positions.CONVOLUTIONS[dims], positions.BATCH_NORMS[dims]
+    on_map = half_precision.CONVOLUTIONS[dims]
     return nn.Sequential(
         OrderedDict(
-            reduce=convolution(channels, hidden, kernel_size=1),
+            reduce=on_map(channels, hidden, kernel_size=1),
             reduce_bn=batch_norm(hidden),
             reduce_relu=nn.ReLU(),
             conv1=convolution(hidden, hidden, kernel_size=3, padding=dilation, dilation=dilation),

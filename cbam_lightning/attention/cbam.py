@@ -34,8 +34,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from cbam_lightning.attention import positions
+from cbam_lightning.attention import half_precision, pools, positions
 from cbam_lightning.attention.gate import Gate, GateName, multiply, run_layer
+from cbam_lightning.attention.half_precision import recomputed, run_on_map
 from cbam_lightning.attention.implementation import Implementation, check_implementation, fused_form, or_fused
 from cbam_lightning.attention.scripting import refuse_scripting
 from cbam_lightning.checks import check_choice, check_odd, check_positive
@@ -45,12 +46,11 @@ from cbam_lightning.seeding import own_stream
 Arrangement = Literal["channel-spatial", "spatial-channel", "parallel", "channel", "spatial"]
 SpatialPool = Literal["avg+max", "conv1x1"]
 
-# From (N, C, *positions) to (N, C), given the position axes as ``dim``
 _CHANNEL_POOLS: dict[str, Callable[..., Tensor]] = {
-    "avg": torch.mean,
-    "max": torch.amax,
-    "lp": torch.linalg.vector_norm,
-    "lse": torch.logsumexp,
+    "avg": pools.mean,
+    "max": pools.maximum,
+    "lp": pools.norm,
+    "lse": pools.log_sum_exp,
 }
 
 
@@ -91,9 +91,12 @@ class ChannelAttention(Gate):
 
     def compute_gate(self, x: Tensor) -> Tensor:
         """Compute the gate: (N, C, *positions) to (N, C, 1, …)."""
-        pooled = [_CHANNEL_POOLS[pool](x, dim=positions.axes(x)) for pool in self.pools]  # each (N, C)
-        logits = run_layer(self.mlp, torch.stack(pooled)).sum(0)
+        logits = run_layer(self.mlp, recomputed(self._pool, x)).sum(0)
         return self.sigmoid(positions.broadcast(logits, x))
+
+    def _pool(self, x: Tensor) -> Tensor:
+        """Pool (N, C, *positions) to (pools, N, C)."""
+        return torch.stack([_CHANNEL_POOLS[pool](x, positions.axes(x)) for pool in self.pools])
 
     def extra_repr(self) -> str:
         """Return the options that the printed layers do not show."""
@@ -134,8 +137,9 @@ class SpatialAttention(Gate):
         _check_spatial(kernel_size, spatial_pool, relu, gate)
         self.spatial_pool = spatial_pool
         if spatial_pool == "conv1x1":
-            self.reduce = _conv(channels, 1, kernel_size=1, dims=dims)
-        self.conv = _conv(1 if spatial_pool == "conv1x1" else 2, 1, kernel_size, dims)
+            self.reduce = _conv(half_precision.CONVOLUTIONS[dims], channels, 1)
+        maps = 1 if spatial_pool == "conv1x1" else 2
+        self.conv = _conv(positions.CONVOLUTIONS[dims], maps, kernel_size)
         self.bn = positions.BATCH_NORMS[dims](1, eps=1e-5, momentum=0.01)
         # relu'(0) = 0: before a ReLU, a weight of 0 would never receive a gradient.
         nn.init.constant_(self.bn.weight, 1.0 if relu else 0.0)
@@ -144,9 +148,9 @@ class SpatialAttention(Gate):
     def compute_gate(self, x: Tensor) -> Tensor:
         """Compute the gate: (N, C, *positions) to (N, 1, *positions)."""
         if self.spatial_pool == "conv1x1":
-            pooled = run_layer(self.reduce, x)  # (N, 1, *positions)
+            pooled = run_on_map(self.reduce, x)  # (N, 1, *positions)
         else:
-            pooled = torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], dim=1)  # (N, 2, …)
+            pooled = recomputed(_maximum_and_mean, x)
         return self.sigmoid(self.relu(run_layer(self.bn, run_layer(self.conv, pooled))))
 
     def extra_repr(self) -> str:
@@ -170,11 +174,12 @@ class CBAM(nn.Module):
         gate: ``sigmoid``, or ``identity`` for gates of exactly 1 at initialisation.
         dims: Number of position dimensions: 1 for (N, C, L), 2 for (N, C, H, W), 3 for (N, C, D, H, W). The
             arrangement ``channel`` takes any of them.
-        implementation: ``fused``: fewer passes over memory, compiled at the first call, no second derivative.
-            ``reference``: the plain operations. ``auto``: chosen at every call, see
-            ``implementation.runs_fused``. Both compute the same function. The reference always runs for the
-            pools ``lp`` and ``lse``, ``max`` alone and ``conv1x1``; for subclasses and for gates or layers
-            that were replaced; and in exported graphs, transforms of ``torch.func`` and forward-mode AD.
+        implementation: ``fused``: fewer passes over memory, in loops that are compiled at the first call,
+            on GPUs in Triton kernels; no second derivative. ``reference``: the plain operations. ``auto``:
+            chosen at every call, see ``implementation.runs_fused`` and ``runs_kernels``. All compute the
+            same function. The reference always runs for the pools ``lp`` and ``lse``, ``max`` alone and
+            ``conv1x1``; for subclasses and for gates or layers that were replaced; and in exported graphs,
+            transforms of ``torch.func`` and forward-mode AD.
 
     Raises:
         UsageError: An argument outside these choices, or ``identity`` with the spatial ReLU. In ``forward``
@@ -246,12 +251,15 @@ class CBAM(nn.Module):
         return f"arrangement={self.arrangement!r}, implementation={implementation!r}"
 
 
-def _conv(in_channels: int, out_channels: int, kernel_size: int, dims: int) -> nn.Module:
-    conv = positions.CONVOLUTIONS[dims](
-        in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False
-    )
+def _conv(kind: type[nn.Conv1d | nn.Conv2d | nn.Conv3d], in_channels: int, kernel_size: int) -> nn.Module:
+    conv = kind(in_channels, 1, kernel_size, padding=kernel_size // 2, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return conv
+
+
+def _maximum_and_mean(x: Tensor) -> Tensor:
+    """Pool (N, C, *positions) to (N, 2, *positions)."""
+    return torch.cat([pools.maximum(x, 1, keepdim=True), pools.mean(x, 1, keepdim=True)], dim=1)
 
 
 def _check_pools(pools: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ import math
 
 from torch import Tensor, nn
 
-from cbam_lightning.attention import positions
+from cbam_lightning.attention import pools, positions
 from cbam_lightning.attention.gate import Gate, GateName, run_layer
 from cbam_lightning.checks import check_odd, check_positive, is_finite
 from cbam_lightning.errors import UsageError
@@ -52,8 +52,8 @@ class ECA(Gate):
 
     def compute_gate(self, x: Tensor) -> Tensor:
         """Compute the gate: (N, C, *positions) to (N, C, 1, …)."""
-        means = x.mean(positions.axes(x))[:, None]  # (N, 1, C): the channels are the convolution's positions
-        logits = run_layer(self.conv, means)[:, 0]
+        means = pools.mean(x, positions.axes(x))
+        logits = run_layer(self.conv, means[:, None])[:, 0]  # the channels are the convolution's positions
         return self.sigmoid(positions.broadcast(logits, x))
 
     def extra_repr(self) -> str:

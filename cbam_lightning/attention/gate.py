@@ -21,7 +21,8 @@ class Gate(nn.Module, ABC):
 
     Gates are computed in float32, also under autocast and for inputs in half precision, and in float64 for
     float64 inputs. In a module that was converted, for example by ``.half()``, the layers run in the
-    precision of their weights; pools, sigmoid and product stay in float32.
+    precision of their weights; pools, sigmoid and product stay in float32. The backward pass keeps a map in
+    half precision as it came, see ``half_precision.py``.
 
     Args:
         gate: ``sigmoid``: in (0, 1). ``identity``: 2 * sigmoid, in (0, 2). Its logits are exactly 0 at
@@ -49,7 +50,11 @@ class Gate(nn.Module, ABC):
 
     @abstractmethod
     def compute_gate(self, x: Tensor) -> Tensor:
-        """Compute the gate from ``x``, (N, C, *positions), at least float32, with autocast off."""
+        """Compute the gate from ``x``, (N, C, *positions), of any precision, with autocast off.
+
+        Returns:
+            The gate, at least float32.
+        """
 
     def sigmoid(self, logits: Tensor) -> Tensor:
         """Turn logits into gate values: the sigmoid, times 2 for the gate ``identity``."""
@@ -69,7 +74,7 @@ class Gate(nn.Module, ABC):
         """
         positions.check_feature_map(self, x, self.dims)
         with without_autocast(x.device.type):
-            return self.compute_gate(at_least_float32(x))
+            return self.compute_gate(x)
 
     def gate_maps(self, x: Tensor) -> dict[str, Tensor]:
         """Return ``gate_map`` by the name of its kind."""
@@ -108,7 +113,8 @@ def wide_dtype(x: Tensor) -> torch.dtype:
 
 def without_autocast(device_type: str) -> AbstractContextManager[object]:
     """Return a context that turns autocast off for a type of device, such as ``cuda``."""
-    # The meta device has no autocast to query, and an idle context would clutter exported graphs.
-    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+    # Not torch.amp.is_autocast_available, which breaks the graph of torch.compile (torch 2.11). The meta
+    # device has no autocast to query, and an idle context would clutter exported graphs.
+    if device_type != "meta" and torch.is_autocast_enabled(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cbam_lightning.attention import positions
-from cbam_lightning.attention.gate import at_least_float32, run_layer, without_autocast
+from cbam_lightning.attention.gate import run_layer, without_autocast
+from cbam_lightning.attention.half_precision import Conv1d, run_on_map
 from cbam_lightning.attention.scripting import refuse_scripting
 from cbam_lightning.checks import check_positive
 
@@ -45,9 +46,9 @@ class SAGAN(nn.Module):
         check_positive("channels", channels)
         check_positive("reduction", reduction)
         hidden, half = max(1, channels // reduction), max(1, channels // 2)
-        self.query = nn.Conv1d(channels, hidden, kernel_size=1, bias=False)  # g of the paper
-        self.key = nn.Conv1d(channels, hidden, kernel_size=1, bias=False)  # f
-        self.value = nn.Conv1d(channels, half, kernel_size=1, bias=False)  # h
+        self.query = Conv1d(channels, hidden, kernel_size=1, bias=False)  # g of the paper
+        self.key = Conv1d(channels, hidden, kernel_size=1, bias=False)  # f
+        self.value = Conv1d(channels, half, kernel_size=1, bias=False)  # h
         self.output = nn.Conv1d(half, channels, kernel_size=1, bias=False)  # v
         self.gamma = nn.Parameter(torch.zeros(1))
 
@@ -55,13 +56,14 @@ class SAGAN(nn.Module):
         """Return ``x`` plus scaled self-attention, in the dtype of ``x``: (N, C, *positions) to the same."""
         positions.check_feature_map(self, x)
         with without_autocast(x.device.type):
-            attended = self._attend(at_least_float32(x).flatten(2)).view(x.shape)
-        return (x + self.gamma * attended).to(x.dtype)
+            attended = self._attend(x.flatten(2)).view(x.shape)
+        return (x + attended).to(x.dtype)
 
     def _attend(self, x: Tensor) -> Tensor:
         # Each (N, 1, L, channels): one head, in the layout that the fused kernels take.
         query, key, value = (
-            run_layer(layer, x).transpose(1, 2)[:, None] for layer in (self.query, self.key, self.value)
+            run_on_map(layer, x).transpose(1, 2)[:, None] for layer in (self.query, self.key, self.value)
         )
         attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)
-        return run_layer(self.output, attended[:, 0].transpose(1, 2))
+        # v is linear: scaled before it, what the gradient of gamma keeps is half as large.
+        return run_layer(self.output, self.gamma * attended[:, 0].transpose(1, 2))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from cbam_lightning.benchmarks.time_network import TrainingStep
+from cbam_lightning.benchmarks.training_step import TrainingStep
 from cbam_lightning.models.complexity import Complexity
 from cbam_lightning.models.detection.detector_network import DetectorNetwork
 

@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import date
 from pathlib import Path
 
@@ -13,9 +14,19 @@ import torch
 from torch import Tensor
 
 from cbam_lightning import __version__
+from cbam_lightning.benchmarks.options import MemoryFormat, Precision
 from cbam_lightning.checks import check_positive
 from cbam_lightning.errors import UsageError
 
+LAYOUTS: dict[MemoryFormat, torch.memory_format] = {
+    "channels_first": torch.contiguous_format,
+    "channels_last": torch.channels_last,
+}
+PRECISIONS: dict[Precision, torch.dtype] = {
+    "32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 # Listed with their versions if they were imported, that is, if they took part.
 _LIBRARIES = ("torchvision", "pytorch_lightning", "timm", "litdata", "PIL")
 
@@ -38,7 +49,7 @@ def this_machine() -> dict[str, str | int]:
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device with a name such as ``cpu``, ``cuda`` or ``cuda:1``.
+    """Return the device with a name such as ``cpu``, ``cuda`` or ``cuda:1``, and make it the current one.
 
     Raises:
         UsageError: This machine has no such device.
@@ -49,7 +60,10 @@ def choose_device(name: str) -> torch.device:
     if kind not in counts or (colon and not (index.isdecimal() and int(index) < counts[kind])):
         usable = ", ".join(f"{kind} ({count})" for kind, count in counts.items())
         raise UsageError(f"device is {name!r}; usable here: {usable}. An index, as in cuda:0, counts from 0.")
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # which torch's events and profiler take
+    return device
 
 
 def set_threads(threads: int | None) -> None:
@@ -61,6 +75,11 @@ def set_threads(threads: int | None) -> None:
     if threads is not None:
         check_positive("threads", threads)
         torch.set_num_threads(threads)
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """Return the context in which a forward pass has a precision."""
+    return nullcontext() if precision == "32" else torch.autocast(device.type, PRECISIONS[precision])
 
 
 def random_tensor(shape: Sequence[int], device: torch.device) -> Tensor:

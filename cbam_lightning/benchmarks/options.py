@@ -12,8 +12,14 @@ from typing import Annotated, Literal
 from cbam_lightning.checks import check_choice, check_positive
 
 MemoryFormat = Literal["channels_first", "channels_last"]
+Precision = Literal["32", "bf16", "fp16"]
+CompileMode = Literal["default", "reduce-overhead"]
 SHAPES = ("16x256x56x56", "16x512x28x28", "16x1024x14x14", "16x2048x7x7")  # after ResNet-50's stages
 MEMORY_FORMATS: tuple[MemoryFormat, ...] = ("channels_first", "channels_last")
+# What a report says of them.
+DTYPES: dict[Precision, str] = {"32": "float32", "bf16": "bfloat16 autocast", "fp16": "float16 autocast"}
+COMPILED: dict[CompileMode, str] = {"default": "compiled", "reduce-overhead": "compiled with CUDA graphs"}
+_CHOICES = {"memory_format": MEMORY_FORMATS, "precision": DTYPES, "compile_mode": COMPILED}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +30,7 @@ class Options:
         repeats: Measurements of each candidate.
 
     Raises:
-        UsageError: A number is below 1, or the memory format is unknown.
+        UsageError: A number is below 1, or a choice is unknown.
     """
 
     repeats: int = 7
@@ -34,8 +40,10 @@ class Options:
         for name, value in vars(self).items():
             if type(value) is int:
                 check_positive(name, value)
-        for memory_format in getattr(self, "memory_format", ()):
-            check_choice("memory_format", memory_format, MEMORY_FORMATS)
+        for name, allowed in _CHOICES.items():
+            chosen = getattr(self, name, ())
+            for choice in [chosen] if isinstance(chosen, str) else chosen:
+                check_choice(name, choice, allowed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +51,7 @@ class DeviceOptions(Options):
     """Options of benchmarks that compute on one device.
 
     Attributes:
-        device: Device, such as cpu or cuda.
+        device: Device, such as cpu, cuda or cuda:1.
         threads: Number of torch threads. Default: all.
     """
 
@@ -56,8 +64,24 @@ class DeviceOptions(Options):
         return {"repeats": self.repeats, "dtype": "float32", "device": self.device}
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(DeviceOptions):
+    """Options of benchmarks that train.
+
+    Attributes:
+        precision: 32, or autocast to bfloat16 or float16.
+    """
+
+    precision: Precision = "32"
+
+    @property
+    def setting(self) -> dict[str, str | int]:
+        """What a report says about the measurement."""
+        return super().setting | {"dtype": DTYPES[self.precision]}
+
+
 @dataclass(frozen=True)
-class AttentionOptions(DeviceOptions):
+class AttentionOptions(TrainingOptions):
     """Options of ``time_attention``.
 
     Attributes:
@@ -76,7 +100,7 @@ class AttentionOptions(DeviceOptions):
 
 
 @dataclass(frozen=True)
-class NetworkOptions(DeviceOptions):
+class NetworkOptions(TrainingOptions):
     """Options of ``time_network``.
 
     Attributes:
@@ -87,6 +111,8 @@ class NetworkOptions(DeviceOptions):
         in_channels: Number of channels of the images.
         memory_format: Memory formats of images and weights.
         compiled: Measure fused attention as well. Default: if a compiler is available.
+        compile_mode: Modes of torch.compile, in which to measure whole networks as well; reduce-overhead
+            takes CUDA graphs, on a GPU only.
     """
 
     network: Annotated[str, "NAME"] = "resnet50"
@@ -97,6 +123,7 @@ class NetworkOptions(DeviceOptions):
     in_channels: int = 3
     memory_format: Sequence[MemoryFormat] = ("channels_first",)
     compiled: bool | None = None
+    compile_mode: Sequence[CompileMode] = ()
 
 
 @dataclass(frozen=True)
@@ -131,7 +158,7 @@ class ReadingOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoopOptions(Options):
+class LoopOptions(TrainingOptions):
     """Options of ``time_loop``.
 
     Attributes:
@@ -139,9 +166,14 @@ class LoopOptions(Options):
         attention: Its attention module.
         batch_size: Images per batch.
         steps: Training steps in each measurement.
+        memory_format: Memory formats of images and weights.
+        compile_mode: Modes of torch.compile, in which to measure the network as well; reduce-overhead takes
+            CUDA graphs, on a GPU only.
     """
 
     network: str = "resnet20"
     attention: str = "cbam"
     batch_size: int = 128
     steps: int = 20
+    memory_format: Sequence[MemoryFormat] = ("channels_first",)
+    compile_mode: Sequence[CompileMode] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import cast
 
@@ -11,30 +12,40 @@ from torch import Tensor, nn
 from cbam_lightning.attention.implementation import choose_compiled, fused_form
 from cbam_lightning.attention.registry import create_attention, option_names
 from cbam_lightning.benchmarks.baselines import baselines
-from cbam_lightning.benchmarks.machine import choose_device, random_tensor, set_threads
+from cbam_lightning.benchmarks.clocks import event_clock, first_call_seconds
+from cbam_lightning.benchmarks.device_figures import DEVICE_FIGURES, device_figures
+from cbam_lightning.benchmarks.machine import (
+    LAYOUTS,
+    PRECISIONS,
+    autocast,
+    choose_device,
+    random_tensor,
+    set_threads,
+)
 from cbam_lightning.benchmarks.measurements import Measurement, Report, collect, milliseconds
 from cbam_lightning.benchmarks.memory import saved_bytes
-from cbam_lightning.benchmarks.options import AttentionOptions
-from cbam_lightning.benchmarks.timing import alternate, first_call_seconds, try_step
+from cbam_lightning.benchmarks.options import AttentionOptions, Precision
+from cbam_lightning.benchmarks.timing import alternate, try_step
 from cbam_lightning.errors import UsageError
 from cbam_lightning.user_code.class_paths import import_class_path
 
-LAYOUTS = {"channels_first": torch.contiguous_format, "channels_last": torch.channels_last}
-COPY, ONE_MAP = "copy", "one map"
+COPY, ONE_MAP, REFERENCE = "copy", "one map", "reference"
 COMPILED = ("fused", "timm compiled")
 
 
 def time_attention(options: AttentionOptions) -> list[Report]:
     """Measure all implementations of an attention module alternately, in training mode.
 
-    ``copy``, the unit of both times, is one ``x.clone()``, which reads and writes a feature map once.
+    ``copy``, the unit of both times, is one ``x.clone()``, which reads and writes a feature map once. With
+    a precision of 16 bits, the map has it, and the module runs under autocast. On a CUDA device the times are
+    those between two events, with empty caches.
     ``authors`` and ``timm`` are those of ``baselines``. Gradients are computed for the input and all
     parameters, and not accumulated. The first step is the first call of a compiled module, after
     ``torch.compiler.reset()``; torch's cache on disk may contain what an earlier run compiled.
 
     Returns:
-        Forward in ms, forward + backward in ms, bytes saved for the backward pass, and, if anything is
-        compiled, the first step in s.
+        Forward in ms, forward + backward in ms, on a GPU the ``DEVICE_FIGURES`` of both passes, bytes saved
+        for the backward pass, and, if anything is compiled, the first step in s.
 
     Raises:
         UsageError: The name, a shape or the device is invalid, or there is no compiler.
@@ -43,9 +54,10 @@ def time_attention(options: AttentionOptions) -> list[Report]:
     set_threads(options.threads)
     device = choose_device(options.device)
     compiled = choose_compiled(options.compiled, device)
-    kinds = {
+    kinds: dict[str, tuple[str, str, str | None]] = {
         "forward": ("forward", "ms", COPY),
         "forward_backward": ("forward + backward", "ms", COPY),
+        **{kind: (f"forward + backward, {t}", unit, REFERENCE) for kind, (t, unit) in DEVICE_FIGURES.items()},
         "saved_bytes": ("saved for the backward pass", "bytes", ONE_MAP),
         "first_step": ("first forward + backward, with compilation", "s", None),
     }
@@ -55,11 +67,11 @@ def time_attention(options: AttentionOptions) -> list[Report]:
             if compiled:
                 torch.compiler.reset()  # no shape is a recompilation after an earlier one
             layout = LAYOUTS[memory_format]
-            x = random_tensor(size, device).to(memory_format=layout).requires_grad_()
+            x = random_tensor(size, device).to(PRECISIONS[options.precision], memory_format=layout)
             modules = implementations(options.name, size[1], compiled)
             for module in modules.values():
                 module.to(device, torch.float32).to(memory_format=layout)
-            measured = _measure(f"{shape} {memory_format}", modules, x, options.repeats)
+            measured = _measure(f"{shape} {memory_format}", modules, x.requires_grad_(), options)
             for kind, found in measured.items():
                 rows[kind] += found
     report = partial(Report, setting=options.setting)
@@ -119,16 +131,20 @@ def parse_shape(text: str) -> tuple[int, int, int, int]:
 
 
 def _measure(
-    group: str, modules: dict[str, nn.Module], x: Tensor, repeats: int
+    group: str, modules: dict[str, nn.Module], x: Tensor, options: AttentionOptions
 ) -> dict[str, list[Measurement]]:
-    gradient = torch.randn_like(x)
+    gradient, repeats = torch.randn_like(x), options.repeats
     copy = x.detach().clone
-    steps = {name: partial(_step, module, x, gradient) for name, module in modules.items()}
-    forwards = {name: partial(module, x) for name, module in modules.items()}
-    try_step(steps["reference"], group)
+    forwards = {name: partial(_forward, module, x, options.precision) for name, module in modules.items()}
+    steps = {
+        name: partial(_step, forwards[name], [x, *module.parameters()], gradient)
+        for name, module in modules.items()
+    }
+    try_step(steps[REFERENCE], group)
     first = {name: [first_call_seconds(step, x.device)] for name, step in steps.items() if name in COMPILED}
-    forward = alternate({COPY: copy, **forwards}, repeats, 2, x.device, f"forward, {group}")
-    step = alternate({COPY: copy, **steps}, repeats, 2, x.device, f"forward + backward, {group}")
+    time = partial(alternate, repeats=repeats, warmup=2, device=x.device, clock=event_clock)
+    forward = time({COPY: copy, **forwards}, description=f"forward, {group}")
+    step = time({COPY: copy, **steps}, description=f"forward + backward, {group}")
     saved = {
         name: [saved_bytes(forwards[name], [*module.parameters(), *module.buffers()])]
         for name, module in modules.items()
@@ -136,10 +152,18 @@ def _measure(
     return {
         "forward": collect(group, forward, milliseconds),
         "forward_backward": collect(group, step, milliseconds),
+        **device_figures(group, steps, x.device, repeats),
         "saved_bytes": collect(group, {ONE_MAP: [x.nbytes], **saved}),
         "first_step": collect(group, first),
     }
 
 
-def _step(module: nn.Module, x: Tensor, gradient: Tensor) -> object:
-    return torch.autograd.grad(module(x), [x, *module.parameters()], gradient)
+def _forward(module: nn.Module, x: Tensor, precision: Precision) -> Tensor:
+    with autocast(x.device, precision):
+        output: Tensor = module(x)
+    return output
+
+
+def _step(forward: Callable[[], Tensor], leaves: list[Tensor], gradient: Tensor) -> object:
+    output = forward()
+    return torch.autograd.grad(output, leaves, gradient.to(output.dtype))

@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
+from torch.backends import cudnn
 
 from cbam_lightning.attention import create_attention
 from cbam_lightning.attention.implementation import choose_compiled, fused_form
 from cbam_lightning.attention.registry import option_names
 from cbam_lightning.benchmarks.baselines import baselines
-from cbam_lightning.benchmarks.machine import choose_device, random_tensor, set_threads
+from cbam_lightning.benchmarks.clocks import first_call_seconds
+from cbam_lightning.benchmarks.compiling import alone_compiled, choose_modes
+from cbam_lightning.benchmarks.device_figures import DEVICE_FIGURES, device_figures
+from cbam_lightning.benchmarks.machine import LAYOUTS, choose_device, random_tensor, set_threads
 from cbam_lightning.benchmarks.measurements import Measurement, Report, collect, milliseconds
-from cbam_lightning.benchmarks.memory import saved_bytes
-from cbam_lightning.benchmarks.options import NetworkOptions
-from cbam_lightning.benchmarks.time_attention import LAYOUTS
+from cbam_lightning.benchmarks.options import COMPILED, CompileMode, NetworkOptions
 from cbam_lightning.benchmarks.timing import alternate, try_step
+from cbam_lightning.benchmarks.training_step import NUM_CLASSES, TrainingStep
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models.factory import create_model
 from cbam_lightning.user_code.class_paths import import_class_path
 
-PLAIN = "plain"
-_NUM_CLASSES = 1000
+PLAIN, FUSED = "plain", "fused"
 _SEED = 0
+# Of each report: title, unit, and what the others are compared with.
+_KINDS: dict[str, tuple[str, str, str | None]] = {
+    "step": ("training step", "ms", PLAIN),
+    **{kind: (f"training step, {title}", unit, PLAIN) for kind, (title, unit) in DEVICE_FIGURES.items()},
+    "saved_bytes": ("saved for the backward pass", "bytes", PLAIN),
+    "first_step": ("first training step, with compilation", "s", PLAIN),
+}
 
 _Builder = Callable[[], nn.Module]
 
@@ -34,72 +44,72 @@ _Builder = Callable[[], nn.Module]
 def time_network(options: NetworkOptions) -> list[Report]:
     """Measure a training step of a network alternately, without attention and with each implementation of it.
 
-    A step is forward pass, cross-entropy over 1000 classes, backward pass and an SGD step with momentum, in
-    float32, on one batch of random images. All networks start from the same weights. ``authors`` and ``timm``
-    are those of ``baselines``, in place of the package's own attention. Attention with a gate uses the
-    sigmoid, even when it is inserted into a finished network, since all implementations have that gate.
+    A step is forward pass, cross-entropy over 1000 classes, backward pass and an SGD step with momentum, on
+    one batch of random images. All networks start from the same weights. ``authors`` and ``timm`` are those
+    of ``baselines``, in place of the package's own attention. Attention with a gate uses the sigmoid, even
+    when it is inserted into a finished network, since all implementations have that gate. Networks that are
+    compiled as a whole are a group of their own, beside the compiled plain network; on a CPU fused attention
+    is not among them, because there the reference runs within ``torch.compile``.
 
     Returns:
-        Training step in ms, and bytes saved for the backward pass, without parameters and buffers.
+        Training step in ms; on a GPU the ``DEVICE_FIGURES``, elsewhere the bytes saved for the backward pass,
+        without parameters and buffers; and, if networks are compiled, the first step in s.
 
     Raises:
-        UsageError: A name is unknown, the network does not take such images, or there is no compiler.
+        UsageError: A name is unknown, the network does not take such images, there is no compiler, or no
+            CUDA graphs.
     """
     set_threads(options.threads)
     device = choose_device(options.device)
     compiled = choose_compiled(options.compiled, device)
+    modes = choose_modes(options.compile_mode, device)
     builders = _builders(options, compiled)
     shape = (options.batch_size, options.in_channels, options.size_px, options.size_px)
     images = random_tensor(shape, device)
-    times: list[Measurement] = []
-    memory: list[Measurement] = []
-    for memory_format in dict.fromkeys(options.memory_format):
-        group = f"batch {options.batch_size}, {options.size_px} px, {memory_format}"
-        layout = LAYOUTS[memory_format]
-        batch = images.to(memory_format=layout)
-        steps = {
-            name: TrainingStep(build().to(device).to(memory_format=layout), batch)
-            for name, build in builders.items()
-        }
-        try_step(steps[PLAIN], f"images of {'x'.join(map(str, shape))} with {options.network}")
-        seconds = alternate(steps, options.repeats, 1, device, f"training steps, {group}")
-        times += collect(group, seconds, milliseconds)
-        memory += collect(group, {name: [step.saved_bytes()] for name, step in steps.items()})
-    report = partial(Report, baseline=PLAIN, setting=options.setting)
+    rows: dict[str, list[Measurement]] = {kind: [] for kind in _KINDS}
+    with cudnn.flags(enabled=True, benchmark=True):  # as for any training on images of one size
+        for memory_format, mode in product(dict.fromkeys(options.memory_format), (None, *modes)):
+            layout = LAYOUTS[memory_format]
+            batch = images.to(memory_format=layout)
+            steps = {
+                name: TrainingStep(
+                    build().to(device).to(memory_format=layout),
+                    batch,
+                    precision=options.precision,
+                    compile_mode=mode,
+                )
+                for name, build in builders.items()
+                if mode is None or device.type != "cpu" or not name.endswith(f" {FUSED}")
+            }
+            group = f"batch {options.batch_size}, {options.size_px} px, {memory_format}"
+            with alone_compiled() if mode else nullcontext():
+                found = _measure(f"{group}, {COMPILED[mode]}" if mode else group, steps, options, mode)
+            for kind, measured in found.items():
+                rows[kind] += measured
+    report = partial(Report, setting=options.setting)
     return [
-        report("network_step", f"{options.network}, training step", "ms", times),
-        report("network_saved_bytes", f"{options.network}, saved for the backward pass", "bytes", memory),
+        report(f"network_{kind}", f"{options.network}, {title}", unit, rows[kind], base)
+        for kind, (title, unit, base) in _KINDS.items()
+        if rows[kind]
     ]
 
 
-class TrainingStep:
-    """A training step of a network on fixed images and labels.
-
-    Args:
-        network: Maps images to logits.
-        images: (N, C, H, W).
-        num_classes: Number of logits.
-    """
-
-    def __init__(self, network: nn.Module, images: Tensor, num_classes: int = _NUM_CLASSES) -> None:
-        self.network = network.train()
-        self.images = images
-        self.labels = torch.arange(len(images), device=images.device) % num_classes
-        self.optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
-
-    def __call__(self) -> None:
-        """Run one step."""
-        loss = self._loss()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-
-    def saved_bytes(self) -> int:
-        """Return the bytes saved for the backward pass, without parameters and buffers."""
-        return saved_bytes(self._loss, [*self.network.parameters(), *self.network.buffers()])
-
-    def _loss(self) -> Tensor:
-        return F.cross_entropy(self.network(self.images), self.labels)
+def _measure(
+    group: str, steps: Mapping[str, TrainingStep], options: NetworkOptions, mode: CompileMode | None
+) -> dict[str, list[Measurement]]:
+    plain = steps[PLAIN]
+    device, sizes = plain.images.device, "x".join(map(str, plain.images.shape))
+    first = {}
+    if mode is None:
+        try_step(plain, f"images of {sizes} with {options.network}")
+    else:
+        first = {name: [first_call_seconds(step, device)] for name, step in steps.items()}
+    warmup = 1 if device.type == "cpu" else 5  # kernels are chosen, and CUDA graphs recorded
+    seconds = alternate(steps, options.repeats, warmup, device, f"training steps, {group}")
+    found = device_figures(group, steps, device, options.repeats, with_graphs=mode == "reduce-overhead")
+    if not found:
+        found["saved_bytes"] = collect(group, {name: [step.saved_bytes()] for name, step in steps.items()})
+    return {"step": collect(group, seconds, milliseconds), **found, "first_step": collect(group, first)}
 
 
 def _builders(options: NetworkOptions, compiled: bool) -> dict[str, _Builder]:
@@ -123,10 +133,10 @@ def _forms(network: str, attention: str, in_channels: int, compiled: bool) -> di
     reference = partial(build, options | ({"implementation": "reference"} if has_fused else {}))
     forms: dict[str, _Builder] = {"reference": reference}
     if compiled and has_fused and fused_form(create_attention(attention, 16, implementation="fused")):
-        forms["fused"] = partial(build, options | {"implementation": "fused"})
+        forms[FUSED] = partial(build, options | {"implementation": "fused"})
     for form in baselines(create_attention(attention, 16)):
         forms[form] = partial(_build_with, reference, attention, form)
-    order = ("authors", "reference", "fused", "timm")
+    order = ("authors", "reference", FUSED, "timm")
     return {form: forms[form] for form in order if form in forms}
 
 
@@ -137,7 +147,7 @@ def _build(network: str, attention: str, options: Mapping[str, Any], in_channels
             network,
             attention=attention,
             attention_options=options,
-            num_classes=_NUM_CLASSES,
+            num_classes=NUM_CLASSES,
             in_channels=in_channels,
         )
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import gc
-import time
-import timeit
 from collections.abc import Callable, Mapping
 
 import torch
 from tqdm import tqdm
 
+from cbam_lightning.benchmarks.clocks import Clock, wall_clock
 from cbam_lightning.errors import UsageError
-
-# Far above the resolution and the cost of the clock, both below 1e-6 s.
-SHORTEST_S = 0.005
 
 
 def alternate(
@@ -22,6 +18,7 @@ def alternate(
     warmup: int = 1,
     device: str | torch.device = "cpu",
     description: str = "measuring",
+    clock: Clock = wall_clock,
 ) -> dict[str, list[float]]:
     """Measure how long each candidate takes, alternately.
 
@@ -29,9 +26,9 @@ def alternate(
     another: otherwise a candidate would pay for memory that the previous one returned to the system, which
     can take longer than its own work.
 
-    A candidate that takes less than ``SHORTEST_S`` is called 2, 4, 8, … times per measurement, until a
-    measurement lasts that long; the number is determined once, after the warm-up. Python's garbage collector
-    is off while the clock runs, and runs between the rounds.
+    A candidate that takes less than ``SHORTEST_S`` (on an accelerator: ``SHORTEST_ON_DEVICE_S``) is called 2,
+    4, 8, … times per measurement, until a measurement lasts that long; the number is determined once, after
+    the warm-up. Python's garbage collector is off while the clock runs, and runs between the rounds.
 
     Args:
         candidates: Functions without arguments, by name.
@@ -39,6 +36,7 @@ def alternate(
         warmup: Calls of each candidate before the first measurement, at least 1.
         device: Device of the work; unless it is the CPU, the clock waits for it.
         description: Label of the progress bar.
+        clock: Makes the function that measures a candidate.
 
     Returns:
         Seconds per call: ``repeats`` of them for each candidate, in the order in which they were measured.
@@ -47,7 +45,7 @@ def alternate(
     for name, call in candidates.items():
         for _ in range(max(1, warmup)):
             call()
-        measures[name] = _stopwatch(call, torch.device(device))
+        measures[name] = clock(call, torch.device(device))
     return in_turns(measures, repeats, description)
 
 
@@ -80,11 +78,6 @@ def in_turns(
     return results
 
 
-def first_call_seconds(call: Callable[[], object], device: str | torch.device = "cpu") -> float:
-    """Return how long a single call without warm-up takes, such as one that compiles."""
-    return _seconds(call, 1, torch.device(device))
-
-
 def try_step(step: Callable[[], object], description: str) -> None:
     """Run a training step once.
 
@@ -101,27 +94,3 @@ def try_step(step: Callable[[], object], description: str) -> None:
         raise UsageError(
             f"no training step is possible on {description}: {error} Give other sizes."
         ) from error
-
-
-def _stopwatch(call: Callable[[], object], device: torch.device) -> Callable[[], float]:
-    """Return a function that measures the seconds per call of another one."""
-    calls = 1
-    while _seconds(call, calls, device) < SHORTEST_S:
-        calls *= 2
-
-    def measure() -> float:
-        call()
-        return _seconds(call, calls, device) / calls
-
-    return measure
-
-
-def _seconds(call: Callable[[], object], calls: int, device: torch.device) -> float:
-    """Return the duration of some calls, without the garbage collector, which ``timeit`` disables."""
-
-    def clock() -> float:
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)
-        return time.perf_counter()
-
-    return timeit.Timer(call, timer=clock).timeit(calls)

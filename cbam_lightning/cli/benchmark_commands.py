@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cbam_lightning.benchmarks import options as benchmark_options
 from cbam_lightning.cli.command_line import Folder, Group
+from cbam_lightning.errors import UsageError
 from cbam_lightning.files import check_unwritten
 
 if TYPE_CHECKING:
@@ -70,11 +71,16 @@ def _run(name: str, options: benchmark_options.Options, out: str | None, file_na
         folder = Path(out)
         earlier = [path for ending in ("json", "png") for path in folder.glob(f"{file_name}*.{ending}")]
         check_unwritten(*sorted(earlier) if folder.is_dir() else [folder])
+    import torch
+
     from cbam_lightning.benchmarks.report_files import save
     from cbam_lightning.benchmarks.table import render, render_conditions
 
     module = import_module(f"cbam_lightning.benchmarks.time_{name}")
-    reports: list[Report] = getattr(module, f"time_{name}")(options)
+    try:
+        reports: list[Report] = getattr(module, f"time_{name}")(options)
+    except torch.OutOfMemoryError as error:
+        raise UsageError(f"{error} Give smaller sizes.") from error
     print("\n\n".join(map(render, reports)))
     print(f"\n{render_conditions(reports[0])}")
     if out is not None:

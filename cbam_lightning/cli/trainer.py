@@ -20,6 +20,7 @@ from cbam_lightning.callbacks.resume.divergence import EXIT_DIVERGED
 from cbam_lightning.callbacks.resume.exact_resume import ExactResume, read_points
 from cbam_lightning.callbacks.run_record import RunRecord
 from cbam_lightning.callbacks.step_seeds import StepSeeds
+from cbam_lightning.callbacks.throughput import Throughput
 from cbam_lightning.cli.closed_pipes import outlive_readers
 from cbam_lightning.cli.config_classes import read_config
 from cbam_lightning.cli.data_links import refuse_other_values, require_from_data, unlinked
@@ -185,6 +186,9 @@ class TrainerCLI(TrainerOptions):
         if self._resumes:  # what the finders found is in the checkpoint and in the configuration
             callbacks = [callback for callback in callbacks if not isinstance(callback, _FINDERS)]
         first = self._first_callbacks(keeps=keeps and not config.get("fast_dev_run"))
+        # what a run logs that is to repeat to the bit has to repeat, too
+        measures = logs and self.subcommand == "fit" and config.get("deterministic") is not True
+        first += [Throughput()] if measures else []
         return {**options, "callbacks": [*first, *callbacks, *self._last_callbacks(logs)]}
 
     def _first_callbacks(self, keeps: bool) -> list[Callback]:

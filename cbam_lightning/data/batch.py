@@ -43,7 +43,7 @@ def as_batch(batch: Any, source: str = "the data") -> Any:
     """
     if hasattr(batch, "images"):
         return batch
-    parts = _plain_parts(batch)
+    parts = plain_parts(batch)
     if parts is None:
         raise UsageError(
             f"{source} gives batches of the type {type(batch).__name__}, and not (images, labels): tensors "
@@ -58,7 +58,8 @@ def as_batch(batch: Any, source: str = "the data") -> Any:
     return Batch(images, labels, torch.full((len(images),), -1))
 
 
-def _plain_parts(batch: Any) -> tuple[Tensor, Tensor] | None:
+def plain_parts(batch: Any) -> tuple[Tensor, Tensor] | None:
+    """Return images and labels of a plain batch, as ``as_batch`` takes it; None if it is none."""
     if isinstance(batch, dict):
         batch = [batch.get("images"), batch.get("labels")]
     if isinstance(batch, Tensor):

@@ -9,7 +9,6 @@ from typing import Any, cast
 import torch
 from torch.utils.data import Dataset, Sampler
 from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as F
 
 from cbam_lightning.checks import require, require_at_least
 from cbam_lightning.data.batch import Batch
@@ -17,6 +16,7 @@ from cbam_lightning.data.cropping import EvalTransform, TrainTransform, Transfor
 from cbam_lightning.data.data_module import BaseDataModule, Split
 from cbam_lightning.data.image_files import FileDataset, find_image_files
 from cbam_lightning.data.loader import TrainOrder
+from cbam_lightning.data.normalisation import normalise
 from cbam_lightning.data.sampled_order import BalancedSampler, SampledOrder
 from cbam_lightning.data.split_dataset import ImageDataset, Preparation, SplitDataset
 from cbam_lightning.data.user_transforms import TransformOption, UserTransform, as_steps
@@ -136,13 +136,10 @@ class ImageDataModule(BaseDataModule):
             ``(images / 255 - mean) / std`` in float32, or in the dtype of a reduced-precision trainer; see
             ``Batch`` for the labels.
         """
-        # Decoders write the channels of a pixel side by side; networks expect one channel after the other.
-        images = F.to_dtype(batch.images.contiguous(), torch.float32, scale=True)
-        images = F.normalize(images, self.mean, self.std)
-        batch = batch._replace(images=images)
+        batch = batch._replace(images=normalise(batch.images, self.mean, self.std))
         if self.trainer is None:
             return batch
-        if self.trainer.training and self._mix is not None and len(images):
+        if self.trainer.training and self._mix is not None and len(batch.images):
             done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
             place = (self.seed, self.trainer.current_epoch, done, self.trainer.global_rank)
             seed_all(derive_seed(Stream.MIXING, *place))

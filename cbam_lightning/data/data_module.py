@@ -6,13 +6,12 @@ from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import Any, Literal, cast
 
-import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from cbam_lightning.checks import require, require_at_least
 from cbam_lightning.data.bad_images import BadImageLog
-from cbam_lightning.data.loader import BatchLoader, BatchOrder, EvalOrder, TrainOrder, collated_already
+from cbam_lightning.data.loader import BatchLoader, BatchOrder, EvalOrder, TrainOrder, loading_options
 from cbam_lightning.data.split_dataset import SplitDataset
 from cbam_lightning.seeding import run_seed
 
@@ -224,14 +223,7 @@ class BaseDataModule(LightningDataModule, ABC):
         num_workers = dataset.default_num_workers if self.num_workers is None else self.num_workers
         if order is not None and not getattr(self.trainer, "overfit_batches", 0):
             return BatchLoader(dataset, order, num_workers)
-        return DataLoader(
-            dataset,
-            batch_size=self.device_batch_size,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            collate_fn=collated_already,
-        )
+        return DataLoader(dataset, batch_size=self.device_batch_size, **loading_options(dataset, num_workers))
 
     @property
     def skipped_images(self) -> list[str]:

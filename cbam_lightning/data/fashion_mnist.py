@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from cbam_lightning.data.arrays import ArrayDataModule
+from cbam_lightning.data.array_module import ArrayDataModule
 from cbam_lightning.data.dataset_download import download_folder
 from cbam_lightning.data.idx import read_idx
 from cbam_lightning.errors import UsageError

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, DistributedSampler
 
-from cbam_lightning.data.split_dataset import SampleRequest, SplitDataset
+from cbam_lightning.data.sample_requests import SampleRequests
+from cbam_lightning.data.split_dataset import SplitDataset
 from cbam_lightning.data.worker_processes import starting_workers
 from cbam_lightning.errors import UsageError
 from cbam_lightning.seeding import Stream, derive_seed, image_seeds
@@ -118,15 +119,15 @@ class TrainOrder(BatchOrder):
             return min(batch * self.batch_size, self.num_images)
         return min(self._rest, self.num_batches * self.batch_size) * batch // max(self.num_batches, 1)
 
-    def __iter__(self) -> Iterator[list[SampleRequest]]:
+    def __iter__(self) -> Iterator[SampleRequests]:
         indices, keys = self.own_share()
         # of the images that were seen, the first is that of rank 0
         seen = -(-max(self.first_image - self.rank, 0) // self.num_replicas)
-        base = derive_seed(Stream.IMAGES, self.run_seed, self.epoch)
+        seeds = image_seeds(derive_seed(Stream.IMAGES, self.run_seed, self.epoch), keys)
         ends = map(self.images_before, range(self.first_batch, self.num_batches + 1))
         for start, end in pairwise(ends):
             batch = slice(seen + start, seen + end)
-            yield list(map(SampleRequest, indices[batch].tolist(), image_seeds(base, keys[batch]).tolist()))
+            yield SampleRequests(indices[batch], seeds[batch])
 
     def own_share(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return this device's part of the epoch.
@@ -193,10 +194,7 @@ class BatchLoader(DataLoader[Any]):
             dataset,
             batch_size=None,  # the order gives whole batches
             sampler=order,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            collate_fn=collated_already,
+            **loading_options(dataset, num_workers),
         )
         self.order = order
         self._epoch, self._batches = order.epoch, 0
@@ -253,6 +251,21 @@ class BatchLoader(DataLoader[Any]):
             return batches / of
         start, middle, end = (self.order.images_before(first + number) for number in (0, batches, of))
         return (middle - start) / (end - start)
+
+
+def loading_options(dataset: SplitDataset, num_workers: int) -> dict[str, Any]:
+    """Return how any ``DataLoader`` reads a data set, which returns whole batches.
+
+    Args:
+        dataset: The images.
+        num_workers: Processes that read; 0 reads in this one.
+    """
+    return {
+        "num_workers": num_workers,
+        "persistent_workers": num_workers > 0,
+        "pin_memory": torch.cuda.is_available() and dataset.device.type == "cpu",
+        "collate_fn": collated_already,
+    }
 
 
 def collated_already(batch: Any) -> Any:

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from cbam_lightning.data.batch import BadImage, FileBatch
 from cbam_lightning.data.cropping import Transform, stack
 from cbam_lightning.data.image_digests import digest_of_names
+from cbam_lightning.data.sample_requests import Requests, SampleRequest, position_of
 from cbam_lightning.data.user_transforms import UserTransform
 from cbam_lightning.seeding import image_seeds, spared_generator, spared_generators
 
@@ -25,28 +26,18 @@ MAX_DEFAULT_WORKERS = 8
 Sample = TypeVar("Sample")
 
 
-class SampleRequest(NamedTuple):
-    """A request for one training image.
-
-    Attributes:
-        position: Position in the data set.
-        seed: Seed of everything random about this image, such as its crop and flip, in [0, 2^64).
-    """
-
-    position: int
-    seed: int
-
-
 class SplitDataset(Dataset[Any], ABC):
     """Images of one split, read a batch at a time.
 
     Attributes:
         is_streamed: Whether it has to be fetched a shard at a time, in the order of ``train_share``.
         reads_in_shards: Whether ``train_share`` gives each device shards of its own.
+        device: Where its batches are.
     """
 
     is_streamed: bool = False
     reads_in_shards: bool = False
+    device: torch.device = torch.device("cpu")
 
     @property
     def default_num_workers(self) -> int:
@@ -57,12 +48,12 @@ class SplitDataset(Dataset[Any], ABC):
     def __len__(self) -> int:
         """Return the number of images."""
 
-    def __getitem__(self, index: int | Sequence[int | SampleRequest]) -> Any:
+    def __getitem__(self, index: int | Requests) -> Any:
         """Read a batch, or a batch of one image."""
         return self.__getitems__([index] if isinstance(index, int) else index)
 
     @abstractmethod
-    def __getitems__(self, requests: Sequence[int | SampleRequest]) -> Any:
+    def __getitems__(self, requests: Requests) -> Any:
         """Read a whole batch; the ``DataLoader`` prefers this method to ``__getitem__``.
 
         Args:
@@ -139,7 +130,7 @@ class TransformedDataset(ImageDataset):
     def read(self, index: int) -> Tensor | BadImage:
         """Read the image at a position: uint8 (C, H, W), or the reason why it cannot be read."""
 
-    def __getitems__(self, requests: Sequence[int | SampleRequest]) -> FileBatch:
+    def __getitems__(self, requests: Requests) -> FileBatch:
         """Read a batch; images that fail are left out and listed in ``bad``."""
         runs_user_code = isinstance(self.transform, UserTransform)
         positions, images, bad = load_each(requests, self._load, runs_user_code)
@@ -153,7 +144,7 @@ class TransformedDataset(ImageDataset):
 
 
 def load_each(
-    requests: Sequence[int | SampleRequest], load: Callable[[int], Sample | BadImage], runs_user_code: bool
+    requests: Requests, load: Callable[[int], Sample | BadImage], runs_user_code: bool
 ) -> tuple[list[int], list[Sample], tuple[BadImage, ...]]:
     """Load the images of a batch one at a time, each with its own random numbers.
 
@@ -201,11 +192,6 @@ def seeded(request: int | SampleRequest, runs_user_code: bool) -> Iterator[None]
             yield
     else:
         yield
-
-
-def position_of(request: int | SampleRequest) -> int:
-    """Return the position in the data set that is requested."""
-    return request.position if isinstance(request, SampleRequest) else request
 
 
 def as_index(positions: Sequence[int] | Sequence[tuple[int, int]]) -> Tensor:

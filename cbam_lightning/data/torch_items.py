@@ -17,9 +17,9 @@ from cbam_lightning.data.batch import Batch
 from cbam_lightning.data.cropping import Transform, stack
 from cbam_lightning.data.image_conversion import NotAnImageError, allowed_images, as_image
 from cbam_lightning.data.image_digests import digest_of_arrays
+from cbam_lightning.data.sample_requests import Requests
 from cbam_lightning.data.split_dataset import (
     ImageDataset,
-    SampleRequest,
     as_index,
     load_each,
     seeded,
@@ -185,7 +185,7 @@ class TorchSplit(ImageDataset):
     def __len__(self) -> int:
         return len(self.positions)
 
-    def __getitems__(self, requests: Sequence[int | SampleRequest]) -> Batch:
+    def __getitems__(self, requests: Requests) -> Batch:
         """Read a batch; user-defined code draws from the image's own seed."""
         positions, samples, _ = load_each(requests, self._load, runs_user_code=True)
         images = [image for image, _ in samples]

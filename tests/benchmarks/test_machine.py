@@ -33,6 +33,21 @@ def test_threads_are_those_of_torch():
         set_threads(0)
 
 
+def test_a_gpu_with_a_number_becomes_the_current_one(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert [choose_device(name) for name in ("cuda", "cuda:1")] == [
+        torch.device("cuda"),
+        torch.device("cuda:1"),
+    ]
+    assert chosen == [torch.device("cuda:1")]  # torch refuses to make one without a number the current one
+    with pytest.raises(UsageError, match=r"device is 'cuda:2'; usable here: cpu \(1\), cuda \(2\)"):
+        choose_device("cuda:2")
+
+
 def test_devices():
     assert choose_device("cpu") == CPU
     assert choose_device("cpu:0").type == "cpu"

@@ -6,6 +6,8 @@ import torch
 from cbam_lightning.attention import CBAM, list_attention
 from cbam_lightning.attention.implementation import choose_compiled, has_compiler
 from cbam_lightning.benchmarks import time_attention as benchmark
+from cbam_lightning.benchmarks.clocks import event_clock
+from cbam_lightning.benchmarks.measurements import Measurement
 from cbam_lightning.benchmarks.options import AttentionOptions
 from cbam_lightning.benchmarks.time_attention import implementations, parse_shape, time_attention
 from cbam_lightning.errors import UsageError
@@ -20,7 +22,8 @@ def timed(monkeypatch):
     """Replace the clock: the first candidate takes 1 s, the second 2 s, …; return what it was given."""
     given = []
 
-    def alternate(candidates, repeats, warmup, device, description):
+    def alternate(candidates, repeats, warmup, device, description, clock):
+        assert clock is event_clock
         given.append(candidates)
         return {name: [1.0 + i] * repeats for i, name in enumerate(candidates)}
 
@@ -87,6 +90,30 @@ def test_what_is_timed_is_a_copy_a_forward_and_a_backward_pass(memory_format, ti
     assert len(gradients["reference"]) == 1 + 4 + 1 + 2
     torch.testing.assert_close(gradients["authors"], gradients["reference"])
     torch.testing.assert_close(step["reference"](), gradients["reference"])  # they do not add up
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_in_half_precision_the_map_has_it_and_the_module_runs_under_autocast(precision, dtype, timed):
+    found = measure("se", memory_format=["channels_last"], precision=precision)
+    forward, step = timed
+    assert {forward[name]().dtype for name in ("copy", "reference", "authors")} == {dtype}
+    gradients = step["reference"]()
+    assert [gradient.dtype for gradient in gradients] == [dtype, *[torch.float32] * 4]
+    assert gradients[0].is_contiguous(memory_format=torch.channels_last)
+    assert values(found["saved_bytes"])["one map"] == [MAP // 2]
+    assert found["forward"].setting["dtype"] == f"{str(dtype).removeprefix('torch.')} autocast"
+
+
+def test_what_only_a_gpu_has_is_reported_for_both_passes(timed, monkeypatch):
+    def device_figures(group, steps, device, repeats):
+        assert list(steps) == ["authors", "reference"]
+        return {"kernels": [Measurement(group, name, [40 + i]) for i, name in enumerate(steps)]}
+
+    monkeypatch.setattr(benchmark, "device_figures", device_figures)
+    kernels = measure("bam", memory_format=["channels_last"])["kernels"]
+    assert (kernels.unit, kernels.baseline) == ("kernels", "reference")
+    assert "forward + backward" in kernels.title
+    assert values(kernels) == {"authors": [40], "reference": [41]}
 
 
 @pytest.mark.parametrize("name", list_attention())
@@ -162,6 +189,7 @@ def test_a_shape_is_four_numbers():
         ({"memory_format": ["channel_last"]}, "Did you mean 'channels_last'"),
         ({"repeats": 0}, "repeats is 0"),
         ({"device": "abacus"}, "device is 'abacus'"),
+        ({"precision": "bf17"}, "Did you mean 'bf16'"),
     ],
 )
 def test_refuses(options, message):

@@ -8,8 +8,11 @@ from torch import nn
 from cbam_lightning.attention import BAM, CBAM
 from cbam_lightning.benchmarks import time_network as benchmark
 from cbam_lightning.benchmarks.baselines import AuthorsBAM, AuthorsChannelGate
+from cbam_lightning.benchmarks.compiling import alone_compiled
+from cbam_lightning.benchmarks.measurements import Measurement
 from cbam_lightning.benchmarks.options import NetworkOptions
-from cbam_lightning.benchmarks.time_network import TrainingStep, time_network
+from cbam_lightning.benchmarks.time_network import time_network
+from cbam_lightning.benchmarks.training_step import TrainingStep
 from cbam_lightning.errors import UsageError
 
 
@@ -70,9 +73,71 @@ class TestTrainingStep:
         # the input of the linear layer, the log-softmax, the labels, and the sum of their weights
         assert step.saved_bytes() == 4 * 3 * 12 + 4 * 3 * 10 + 8 * 3 + 4
 
+    @pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+    def test_runs_under_autocast_and_scales_the_loss_of_fp16_alone(self, precision, dtype):
+        seen = []
+        network = nn.Sequential(nn.Flatten(), nn.Linear(12, 10))
+        network[1].register_forward_hook(lambda module, args, output: seen.append(output))
+        network[1].register_full_backward_hook(lambda module, inputs, outputs: seen.append(outputs[0]))
+        TrainingStep(network, torch.randn(3, 3, 2, 2), precision=precision)()
+        assert [tensor.dtype for tensor in seen] == [dtype] * 2
+        scaled = seen[1].abs().max() > 1  # a gradient of the cross-entropy is not
+        assert scaled == (precision == "fp16")
+        assert all(p.grad.abs().max() < 10 for p in network.parameters())  # the scale is taken out again
+
     def test_labels_are_classes_in_a_batch_of_any_size(self):
         labels = TrainingStep(nn.Linear(1, 1), torch.zeros(1002, 1)).labels
         assert labels.tolist() == [*range(1000), 0, 1]
+
+
+def test_compiled_networks_are_groups_of_their_own_with_a_plain_one(timed, monkeypatch):
+    pytest.importorskip("timm")
+    compiled, resets = [], []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, mode, dynamic: compiled.append(mode))
+    monkeypatch.setattr(torch.compiler, "reset", lambda: resets.append(len(timed)))
+    monkeypatch.setattr(benchmark, "choose_compiled", lambda *_: True)
+    monkeypatch.setattr(TrainingStep, "__call__", lambda self: None)
+    monkeypatch.setattr(TrainingStep, "saved_bytes", lambda self: 1)
+    found = {r.name: r for r in measure(compile_mode=["default", "default"], attention=["cbam"])}
+    step, first = found["network_step"], found["network_first_step"]
+    eager, whole = step.groups().values()
+    names = ["plain", "cbam authors", "cbam reference", "cbam timm"]
+    # on a CPU the reference would run under the name of fused
+    assert [row.candidate for row in eager] == [*names[:3], "cbam fused", names[3]]
+    assert [row.candidate for row in whole] == names
+    assert {row.group for row in whole} == {"batch 2, 8 px, channels_first, compiled"}
+    assert [step.ratio(row) for row in whole] == [1, 2, 3, 4]
+    assert compiled == ["default"] * 4
+    assert resets == [1, 2]  # before and after the second group
+    assert [row.candidate for row in first.rows] == names
+    assert (first.unit, first.baseline) == ("s", "plain")
+
+
+@pytest.mark.slow
+def test_more_networks_of_a_class_than_torch_keeps_are_all_compiled():
+    from torch._dynamo.testing import CompileCounter
+
+    counter = CompileCounter()
+    with alone_compiled():
+        for depth in range(1, 12):
+            network = nn.Sequential(*(nn.Linear(3, 3) for _ in range(depth)))
+            network.compile(backend=counter)
+            network(torch.ones(2, 3))
+            assert counter.frame_count == depth
+
+
+def test_on_a_gpu_its_figures_take_the_place_of_the_saved_bytes(timed, monkeypatch):
+    given = []
+
+    def device_figures(group, steps, device, repeats, *, with_graphs):
+        given.append((list(steps), repeats, with_graphs))
+        return {"peak_memory": [Measurement(group, name, [i + 1]) for i, name in enumerate(steps)]}
+
+    monkeypatch.setattr(benchmark, "device_figures", device_figures)
+    found = {report.name: report for report in measure(attention=["eca"])}
+    assert list(found) == ["network_step", "network_peak_memory"]
+    assert found["network_peak_memory"].mean_ratios()["eca reference"] == 2
+    assert given[0][1:] == (2, False)
 
 
 def test_a_small_run():
@@ -171,6 +236,9 @@ def test_fused_needs_a_compiler():
         ({"repeats": 0}, "repeats is 0"),
         ({"memory_format": ["chanels_first"]}, "Did you mean 'channels_first'"),
         ({"device": "abacus"}, "device is 'abacus'"),
+        ({"precision": "64"}, "precision '64'"),
+        ({"compile_mode": ["reduce_overhead"]}, "Did you mean 'reduce-overhead'"),
+        ({"compile_mode": ["reduce-overhead"]}, "takes CUDA graphs, and the device is 'cpu'"),
         (
             {"batch_size": 1, "size_px": 4},
             "no training step is possible on images of 1x1x4x4 with resnet20: Expected more than 1",

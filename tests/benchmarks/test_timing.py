@@ -1,37 +1,7 @@
 """Timing with a clock that the tests move, so that every number is known."""
 
-import gc
-
-import pytest
-import torch
-
-from cbam_lightning.benchmarks import timing
-from cbam_lightning.benchmarks.timing import alternate, first_call_seconds, in_turns
-
-
-class Clock:
-    """A clock that stands still but for the work of its candidates."""
-
-    def __init__(self):
-        self.now = 0.0
-        self.called = []
-
-    def perf_counter(self):
-        return self.now
-
-    def candidate(self, name, seconds):
-        def call():
-            self.now += seconds
-            self.called.append(name)
-
-        return call
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(timing.time, "perf_counter", clock.perf_counter)
-    return clock
+from cbam_lightning.benchmarks import clocks
+from cbam_lightning.benchmarks.timing import alternate, in_turns
 
 
 def test_turns_are_reversed_in_every_other_round():
@@ -65,7 +35,7 @@ def test_short_calls_are_repeated_until_a_measurement_lasts_milliseconds(clock):
     assert alternate(candidates, repeats=3, warmup=2) == {"short": [2**-10] * 3, "long": [0.5] * 3}
     assert clock.called.count("short") == 2 + (1 + 2 + 4 + 8) + 3 * (1 + 8)
     assert clock.called.count("long") == 2 + 1 + 3 * (1 + 1)
-    assert 8 * 2**-10 >= timing.SHORTEST_S > 4 * 2**-10
+    assert 8 * 2**-10 >= clocks.SHORTEST_S > 4 * 2**-10
 
 
 def test_there_is_a_warm_up_even_if_none_is_asked_for(clock):
@@ -82,38 +52,6 @@ def test_every_measurement_follows_a_call_of_the_same_candidate_off_the_clock(cl
         return call
 
     assert alternate({"a": after("a"), "b": after("b")}, repeats=2) == {"a": [1, 1], "b": [1, 1]}
-
-
-def test_the_first_call_is_not_warmed_up(clock):
-    assert first_call_seconds(clock.candidate("a", 0.001)) == 0.001
-    assert clock.called == ["a"]
-
-
-def test_the_clock_waits_for_an_accelerator(clock, monkeypatch):
-    work = clock.candidate("a", 0)
-
-    def synchronize(device):
-        clock.called.append(str(device))
-        clock.now += 1
-
-    monkeypatch.setattr(torch.accelerator, "synchronize", synchronize)
-    assert first_call_seconds(work, "cuda:1") == 1  # what was waited for after the call, not before
-    assert clock.called == ["cuda:1", "a", "cuda:1"]
-
-
-@pytest.mark.parametrize("enabled", [True, False])
-def test_the_garbage_collector_rests_only_while_the_clock_runs(enabled):
-    seen = []
-    (gc.enable if enabled else gc.disable)()
-    try:
-        assert first_call_seconds(lambda: seen.append(gc.isenabled())) >= 0
-        assert seen == [False]
-        assert gc.isenabled() == enabled
-        with pytest.raises(ZeroDivisionError):
-            first_call_seconds(lambda: 1 / 0)
-        assert gc.isenabled() == enabled
-    finally:
-        gc.enable()
 
 
 def test_a_real_clock_sees_which_of_two_takes_longer():

@@ -5,10 +5,12 @@ import resource
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from tests.callbacks.resume.survivors import child, wait
 from tests.command import NO_WANDB, SHORT, SMALL, call, only_run
 from tests.data.generate import write_image_folder
 
@@ -228,17 +230,15 @@ def test_a_full_disk_ends_with_one_line_and_leaves_earlier_files(trained, tmp_pa
         f"fit {IMAGES} --data.num_workers 0 --model.attention cbam {SHORT} {NO_WANDB} "
         f"--checkpoint.dirpath {run / 'checkpoints'}"
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "cbam_lightning", *words.split()],
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000)),
-    )
-    assert done.returncode == 1, done.stderr
-    assert done.stderr.splitlines()[-1].startswith("cbam-lightning: error: ")
-    assert "File too large" in done.stderr
-    assert "Traceback" not in done.stderr
+    before_it = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, before_it[1]))
+    process = child(words.split(), "run.log")
+    resource.setrlimit(resource.RLIMIT_FSIZE, before_it)
+    code, said = wait(process), Path("run.log").read_text()
+    assert code == 1, said
+    assert said.splitlines()[-1].startswith("cbam-lightning: error: ")
+    assert "File too large" in said
+    assert "Traceback" not in said
     assert (run / "checkpoints" / "best.ckpt").read_bytes() == before
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
 

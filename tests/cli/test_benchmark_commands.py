@@ -125,6 +125,8 @@ def test_reading_images_is_handed_to_its_layer(capsys, monkeypatch, tmp_path):
         ("data --images 0", ["images is 0", "at least 1"]),
         ("gradcam --repeats 0", ["repeats is 0", "at least 1"]),
         ("loop --steps 0", ["steps is 0", "at least 1"]),
+        ("network --precision fp8", ["precision 'fp8'", "32, bf16, fp16"]),
+        ("loop --compile-mode reduce-overhead", ["CUDA graphs", "'cpu'"]),
         ("loop --out file", ["file already exists", "another folder"]),
     ],
 )

@@ -185,7 +185,7 @@ COMMON = {
     "predict_path": "photos",
     "on_bad_image": "skip",
 }
-ARRAY = {"root": "here", "download": True, "crop_padding_px": 3, "hflip": False}
+ARRAY = {"root": "here", "download": True, "crop_padding_px": 3, "hflip": False, "on_device": False}
 FILES = {"root": "here", "size_px": 64, "crop_scale": (0.2, 0.9), "hflip": False}
 PARTS, PHOTOS = ("train", "val", "test"), {"count": 3, "width": 24, "height": 20}
 OPTIONS = {

@@ -291,11 +291,21 @@ class TestSurroundings:
             output.float(), expected, rtol=0.05, atol=0.05 * expected.abs().max().item()
         )
 
-    def test_compiles_to_one_graph(self):
-        network = randomise(small()).eval()
+    @pytest.mark.parametrize("attention", list_attention())
+    def test_compiles_to_one_graph_under_autocast(self, attention):
+        torch.compiler.reset()
+        network = randomise(small(attention=attention, depths=(1, 1)))
         x = torch.randn(2, 3, 12, 10)
-        compiled = torch.compile(network, backend="eager", fullgraph=True)
-        assert torch.equal(compiled(x), network(x))
+        compiled = torch.compile(copy.deepcopy(network), backend="eager", fullgraph=True)
+        for training in (True, False):
+            found, expected = [], []
+            for each, results in ((compiled, found), (network, expected)):
+                each.train(training)
+                with torch.autocast("cpu", dtype=torch.bfloat16):
+                    results.append(each(x))
+                results += torch.autograd.grad(results[0].float().square().sum(), list(each.parameters()))
+            assert all(map(torch.equal, found, expected))
+        assert not torch._dynamo.utils.counters["graph_break"]
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,8 @@ def test_an_offline_run_holds_config_metrics_and_media(capsys):
     assert len(logged["train/loss"]) == 3
     assert len(logged["lr-SGD"]) == 3
     assert len(logged["val/top1"]) == 1
+    (rate,) = logged["train/images_per_s"]
+    assert rate > 0
     for key in ("val/predictions", "val/confusion_matrix", "test/predictions", "test/confusion_matrix"):
         assert logged[f"{key}._type"] == ["images/separated"]
     pictures = sorted((folder / "files" / "media" / "images").rglob("*.png"))

@@ -88,21 +88,14 @@ def finish_block(u: Tensor, bn: nn.Module, attention: nn.Module, shortcut: Tenso
         shortcut: Has the shape of ``u``.
         relu: The activation.
     """
-    if kernels := _find_kernels(u, bn, attention, shortcut, relu):
-        return kernels()
-    if isinstance(attention, CBAM) and _is_possible(u, bn, attention, shortcut, relu):
+    if is_plain(attention, (CBAM, SqueezeExcite)) and runs_kernels(attention, u):
+        gates = known_gates(attention)
+        if gates and (kernels := kernels_for_end(gates, u, bn, shortcut, relu)):
+            return kernels()
+    elif isinstance(attention, CBAM) and _is_possible(u, bn, attention, shortcut, relu):
         return _finish_fused(u, bn, attention, shortcut)
     output: Tensor = relu(attention(bn(u)) + shortcut)
     return output
-
-
-def _find_kernels(
-    u: Tensor, bn: nn.Module, attention: nn.Module, shortcut: Tensor, relu: nn.Module
-) -> Callable[[], Tensor] | None:
-    if not (is_plain(attention, (CBAM, SqueezeExcite)) and runs_kernels(attention, u)):
-        return None
-    gates = known_gates(attention)
-    return gates and kernels_for_end(gates, u, bn, shortcut, relu)
 
 
 def _is_possible(u: Tensor, bn: nn.Module, attention: CBAM, shortcut: Tensor, relu: nn.Module) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
@@ -39,23 +40,25 @@ def kernels_for_end(
         and u.ndim == 4
         and (u.shape, u.dtype, u.device) == (shortcut.shape, shortcut.dtype, shortcut.device)
         and is_plain(relu, nn.ReLU)
-        and _has_known_state(bn, u[:, 0])
+        and _has_known_state(bn, _values(u))
         and _suits(gates, u)
     )
     return partial(_run, gates, u, bn, shortcut) if suits else None
 
 
 def _run(gates: KnownGates, x: Tensor, bn: Any = None, shortcut: Tensor | None = None) -> Tensor:
-    from cbam_lightning.attention.fused.kernels import operator  # imports Triton
+    # These import Triton.
+    from cbam_lightning.attention.fused.kernels.operator import attend
+    from cbam_lightning.attention.fused.kernels.sequence import Parameters
 
     gates.check(x)
     spatial: Any = gates.spatial
-    parameters = operator.Parameters(
+    parameters = Parameters(
         [] if bn is None else [bn.weight, bn.bias],
         list(gates.mlp or ()),
         [] if spatial is None else [spatial.conv.weight, spatial.bn.weight, spatial.bn.bias],
     )
-    return operator.attend(
+    return attend(
         x,
         gates.order,
         parameters,
@@ -73,10 +76,22 @@ def _suits(gates: KnownGates, x: Tensor) -> bool:
         1 <= x.shape[1] <= MAX_CHANNELS
         and x.ndim > 2
         and 8 * x.shape[0] * x.shape[1] <= _MAX_ELEMENTS
-        and 5 * x[:, 0].numel() <= _MAX_ELEMENTS
+        and 5 * _values(x) <= _MAX_ELEMENTS
         and x.shape[1:].numel() <= _MAX_ELEMENTS
         and (spatial is None or _has_known_layers(spatial, x))
+        and _works_on(x.device)
     )
+
+
+def _works_on(device: torch.device) -> bool:
+    from cbam_lightning.attention.fused.kernels.probe import works_on  # imports Triton
+
+    return bool(works_on(device))
+
+
+def _values(x: Tensor) -> int:
+    """Return the number of images times positions."""
+    return x.numel() // x.shape[1]
 
 
 def _has_known_layers(gate: Any, x: Tensor) -> bool:
@@ -84,12 +99,12 @@ def _has_known_layers(gate: Any, x: Tensor) -> bool:
         gate.dims in (1, 2)
         and is_plain(gate.conv, type(gate.conv))  # original already, so this asks for hooks
         and is_plain(gate.relu, nn.Identity)
-        and _has_known_state(gate.bn, x[:, 0])
+        and _has_known_state(gate.bn, _values(x))
     )
 
 
-def _has_known_state(bn: Any, x: Tensor) -> bool:
-    """Return whether a BatchNorm is a known one, and takes as many values a channel as ``x`` has."""
+def _has_known_state(bn: Any, values: int) -> bool:
+    """Return whether a BatchNorm is a known one, and takes so many values a channel."""
     return (
         is_plain(bn, batch_norm_kinds())
         and isinstance(bn.weight, Tensor)
@@ -97,7 +112,7 @@ def _has_known_state(bn: Any, x: Tensor) -> bool:
         and (bn.running_mean is None or bn.num_batches_tracked is not None)
         and (not _is_synchronised(bn) or getattr(bn, "process_group", None) in (None, dist.group.WORLD))
         # Torch refuses a batch of one value. Processes that synchronise have to decide alike.
-        and (x.numel() > 1 or _mode(bn) == "running" or _is_synchronised(bn))
+        and (values > 1 or _mode(bn) == "running" or _is_synchronised(bn))
     )
 
 

@@ -55,19 +55,26 @@ def is_original(module: object, kinds: type | Iterable[type]) -> bool:
     It does not if the class is a subclass (as after ``parametrize.register_parametrization``), or if a method
     was replaced on the module or on its class.
     """
-    kinds = (kinds,) if isinstance(kinds, type) else tuple(kinds)
     kind = type(module)
-    return kind in kinds and all(
-        getattr(kind, name) is original and name not in vars(module)
-        for name, original in _ORIGINALS[kind].items()
-    )
+    if kind is not kinds and (isinstance(kinds, type) or kind not in kinds):
+        return False
+    own = vars(module)
+    for name, original in _ORIGINALS[kind].items():  # a plain loop: this runs at every call of a module
+        if name in own or getattr(kind, name) is not original:
+            return False
+    return True
 
 
 def has_hooks(module: nn.Module) -> bool:
     """Return whether a hook is registered on this very module or on all modules, not on one below it."""
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     on_all: bool = _has_any_global_hook()  # type: ignore[no-untyped-call]
-    return on_all or any(getattr(module, kind) for kind in kinds)
+    return bool(
+        on_all
+        or module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
 
 
 def is_plain(module: object, kinds: type | Iterable[type]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -18,7 +17,8 @@ from cbam_lightning.data.detection.detection_batch import DetectionFileBatch, Ob
 from cbam_lightning.data.detection.orientation import decode_annotated
 from cbam_lightning.data.image_digests import digest_of_arrays, digest_of_names
 from cbam_lightning.data.image_files import read_image
-from cbam_lightning.data.split_dataset import SampleRequest, SplitDataset, as_index, load_each
+from cbam_lightning.data.sample_requests import Requests
+from cbam_lightning.data.split_dataset import SplitDataset, as_index, load_each
 
 
 @dataclass(eq=False)
@@ -48,7 +48,7 @@ class DetectionDataset(SplitDataset):
         """Return a digest of the names, which are read at once."""
         return digest_of_names(self.annotations.names)
 
-    def __getitems__(self, requests: Sequence[int | SampleRequest]) -> DetectionFileBatch:
+    def __getitems__(self, requests: Requests) -> DetectionFileBatch:
         """Read a batch; images that fail are left out and listed in ``bad``."""
         positions, samples, bad = load_each(requests, self._load, runs_user_code=False)
         index = as_index(positions)

@@ -12,8 +12,8 @@ from torch import nn
 
 from cbam_lightning.benchmarks.detector_costs import DetectionStep, count_detector
 from cbam_lightning.benchmarks.machine import choose_device
-from cbam_lightning.benchmarks.time_network import TrainingStep
 from cbam_lightning.benchmarks.timing import alternate
+from cbam_lightning.benchmarks.training_step import TrainingStep
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models.complexity import Complexity, count
 from cbam_lightning.models.detection import create_detector

@@ -1,5 +1,6 @@
 """Callbacks that break a training off at a chosen place, and what a training left behind."""
 
+import csv
 import json
 import os
 import resource
@@ -10,6 +11,7 @@ import torch
 from pytorch_lightning import Callback
 from torch import nn
 
+from cbam_lightning.callbacks.throughput import PEAK, RATE
 from tests.command import NO_WANDB
 
 TINY = (
@@ -105,9 +107,17 @@ def at(cls, epoch, batch, **options):
     return words + " ".join(f"--trainer.callbacks.{name} {value}" for name, value in given.items())
 
 
+def repeatable(run):
+    """Return the rows of ``metrics.csv`` without what no two runs have in common."""
+    with (run / "metrics.csv").open(newline="") as file:
+        names, *rows = csv.reader(file)
+    kept = [i for i, name in enumerate(names) if name not in (PEAK, RATE)]
+    return [[row[i] for i in kept] for row in (names, *rows)]
+
+
 def differences(one, other):
-    """Return what two runs differ in: names of files and of the checkpoint's entries."""
-    rows = [(run / "metrics.csv").read_bytes() for run in (one, other) if (run / "metrics.csv").is_file()]
+    """Return what two runs differ in, but for times: names of files and of the checkpoint's entries."""
+    rows = [repeatable(run) for run in (one, other) if (run / "metrics.csv").is_file()]
     found = [] if not rows or (len(rows) == 2 and rows[0] == rows[1]) else ["metrics.csv"]
     results = [_results(run / "results.json") for run in (one, other)]
     found += [] if results[0] == results[1] else ["results.json"]
@@ -118,6 +128,8 @@ def differences(one, other):
         ):
             found.append(name)
     survival = [dict(state["callbacks"]["Survival"]) for state in states]
+    for state in survival:
+        state["callback_metrics"] = {n: v for n, v in state["callback_metrics"].items() if n != RATE}
     return found + [n for n in survival[0] if not _same(survival[0][n], survival[1][n])]
 
 

@@ -29,7 +29,8 @@ TRAINING = (
     "--model.schedule WarmupCosine --model.schedule.warmup_epochs 0.5 "
     "--trainer.max_epochs 4 --trainer.limit_train_batches 12 --trainer.limit_val_batches 3 "
     "--trainer.limit_test_batches 2 --trainer.log_every_n_steps 1 --trainer.enable_progress_bar false "
-    "--trainer.enable_model_summary false --trainer.callbacks+=EMA --save.every_steps 2"
+    "--trainer.enable_model_summary false --trainer.callbacks+=EMA --save.every_steps 2 "
+    "--trainer.deterministic true"
 )
 
 

@@ -25,8 +25,16 @@ def last_step():
     return torch.load(RUN / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
-def test_a_signal_ends_with_its_exit_code_and_the_command_to_go_on(name, capsys):
+@pytest.fixture
+def hears_hang_up():
+    """Undo what ``nohup`` may have done to these tests, which would be right for a run."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"])
+def test_a_signal_ends_with_its_exit_code_and_the_command_to_go_on(name, hears_hang_up, capsys):
     # a shell's background job ignores SIGINT
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     code = call("fit", TINY, SHORT, at(SendSignal, 0, 3, name=name))

@@ -25,7 +25,8 @@ def small_ssd(kind="ssd", **options):
 
 def small_faster_rcnn(kind="c4", resnet="resnet18", **options):
     backbone_options = {**LARGE, **options.pop("backbone_options", {})}
-    options = {"num_classes": 4, **FASTER_RCNN, **options}
+    narrow = {"pyramid_channels": 16, "representation_size": 32} if kind == "fpn" else {}
+    options = {"num_classes": 4, **FASTER_RCNN, **narrow, **options}
     return create_detector(f"faster_rcnn_{resnet}_{kind}", backbone_options=backbone_options, **options)
 
 

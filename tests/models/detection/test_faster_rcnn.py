@@ -134,7 +134,7 @@ class TestC4:
 
 
 def test_fpn_sees_every_stage():
-    detector = small_faster_rcnn("fpn").eval()
+    detector = small_faster_rcnn("fpn", pyramid_channels=256).eval()
     maps = detector.backbone(torch.rand(1, 3, 64, 64))
     sizes = [(name, m.shape[1], m.shape[2]) for name, m in maps.items()]
     assert sizes == [("0", 256, 16), ("1", 256, 8), ("2", 256, 4), ("3", 256, 2), ("pool", 256, 1)]

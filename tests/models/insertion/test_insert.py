@@ -13,6 +13,13 @@ from cbam_lightning.errors import UsageError
 from cbam_lightning.models.insertion import describe_insertion_points, insert_attention, plan_insertion
 from tests.models.networks import Small, build, build_on_meta, randomise
 
+# The others are larger, or built of the parts of one of these.
+QUICK = {
+    *("densenet121", "efficientnet_b0", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small"),
+    *("regnet_y_400mf", "resnet18", "shufflenet_v2_x0_5", "squeezenet1_1"),
+    *("timm/convnext_atto", "timm/ghostnet_050", "timm/legacy_seresnet18", "timm/mobilenetv3_small_050"),
+    *("timm/regnety_002", "timm/resnet18", "timm/resnext26ts"),
+}
 TORCHVISION = [
     "alexnet",
     "convnext_tiny",
@@ -51,7 +58,12 @@ TIMM = [
 NETWORKS = [f"torchvision/{name}" for name in TORCHVISION] + [f"timm/{name}" for name in TIMM]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+def slow_unless_quick(name):
+    is_quick = name.removeprefix("torchvision/") in QUICK
+    return pytest.param(name, marks=() if is_quick else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", map(slow_unless_quick, NETWORKS))
 def test_identity_insertion_changes_no_logit_learns_and_is_saved(name):
     torch.manual_seed(0)
     network = randomise(build(name)).requires_grad_(False)

@@ -80,8 +80,9 @@ def test_none_of_the_heads_of_a_detector_gets_attention(results):
 @pytest.mark.parametrize("where", ["residual", "stage"])
 @pytest.mark.filterwarnings("ignore:no attention")
 def test_segmentation_gets_attention_in_its_backbone_only(name, where):
-    network = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=7)
-    points = plan_insertion(network.to("meta"), where)
+    with torch.device("meta"):
+        network = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=7)
+    points = plan_insertion(network, where)
     assert points
     assert {point.name.split(".")[0] for point in points} == {"backbone"}
 

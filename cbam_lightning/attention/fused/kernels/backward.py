@@ -4,38 +4,50 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from cbam_lightning.attention.fused.kernels import channel_gate, channel_pools, product, spatial_gate
-from cbam_lightning.attention.fused.kernels.elements import workspace
+from cbam_lightning.attention.fused.kernels.elements import on_device_of, workspace
 from cbam_lightning.attention.fused.kernels.layout import Kept, cdiv, padded
 from cbam_lightning.attention.fused.kernels.norm import Norm, sum_over_processes
 from cbam_lightning.attention.fused.kernels.sequence import Parameters, Sequence
 
 
-class Gradients:
-    """Gradients of all parameters, in one float32 tensor.
+def gradients_in(whole: Tensor, parameters: Parameters) -> Parameters:
+    """Return the gradients of the parameters as views of one tensor of ``gradient_size`` elements."""
+    groups, offset = [], 0
+    for group in parameters:
+        views = []
+        for parameter in group:
+            views.append(whole.as_strided(parameter.shape, parameter.stride(), offset))
+            offset += padded(parameter.numel())
+        groups.append(views)
+    return Parameters(*groups)
+
+
+def gradient_size(parameters: Parameters) -> int:
+    """Return the number of elements of the gradients of all parameters, each padded."""
+    return sum(padded(parameter.numel()) for parameter in itertools.chain(*parameters))
+
+
+class Gradients(NamedTuple):
+    """What a backward pass returns.
 
     Attributes:
-        whole: The tensor.
+        x: The gradient of x.
+        shortcut: The gradient of the shortcut; None if there is none.
+        whole: The gradients of all parameters, in float32.
+        parameters: The same, as views.
     """
 
-    def __init__(self, parameters: Parameters, whole: Tensor | None = None) -> None:
-        self._groups = parameters
-        self._sizes = [padded(math.prod(parameter.shape)) for parameter in itertools.chain(*parameters)]
-        device = next(itertools.chain(*parameters)).device
-        size = sum(self._sizes)
-        self.whole = torch.zeros(size, dtype=torch.float32, device=device) if whole is None else whole
-
-    def split(self) -> Parameters:
-        """Return the gradients, as views in the shapes of the parameters."""
-        pieces = iter(self.whole.split(self._sizes))
-        return Parameters(
-            *([next(pieces)[: value.numel()].view(value.shape) for value in group] for group in self._groups)
-        )
+    x: Tensor
+    shortcut: Tensor | None
+    whole: Tensor
+    parameters: Parameters
 
 
 def run_backward(
@@ -47,17 +59,22 @@ def run_backward(
     parameters: Parameters,
     norm: Norm,
     spatial_norm: Norm,
-) -> list[Tensor]:
-    """Return the gradients of x, of the parameters in one tensor, and of the shortcut if there is one."""
-    run = _Backward(sequence, d_out, x, out, Kept(*kept.split(sequence.kept_sizes)), parameters)
+    new: Callable[..., Tensor] = torch.empty,
+) -> Gradients:
+    """Return the gradients, given that of the output, x, the output if there is a ReLU, and what was kept.
+
+    Those of the parameters are in one tensor that ``new`` makes.
+    """
+    run = _Backward(sequence, d_out, x, out, Kept(*torch.split(kept, sequence.kept_sizes)), parameters, new)
     order = sequence.form.order
-    if order in ("channel", "spatial-channel"):
-        run.through_channel_gate(norm)
-    if order != "channel":
-        run.through_spatial_gate(spatial_norm)
-    if order in ("channel-spatial", "parallel"):
-        run.through_channel_gate(norm)
-    return run.finish(norm)
+    with on_device_of(x):
+        if order in ("channel", "spatial-channel"):
+            run.through_channel_gate(norm)
+        if order != "channel":
+            run.through_spatial_gate(spatial_norm)
+        if order in ("channel-spatial", "parallel"):
+            run.through_channel_gate(norm)
+        return run.finish(norm)
 
 
 class _Backward:
@@ -71,6 +88,7 @@ class _Backward:
         out: Tensor | None,
         kept: Kept,
         parameters: Parameters,
+        new: Callable[..., Tensor],
     ) -> None:
         self.sequence, self.sizes, self.plan, self.start = (
             sequence,
@@ -81,8 +99,9 @@ class _Backward:
         self.x, self.d_out, self.out, self.kept, self.parameters = x, d_out, out, kept, parameters
         # g, the gradient of the product, is d_out itself without a ReLU.
         self.g = d_out if out is None else torch.empty_like(x)
-        self.gradients = Gradients(parameters)
-        self.parts_of = self.gradients.split()
+        # Not with the other workspaces, which it outlives.
+        self.whole = new(gradient_size(parameters), dtype=torch.float32, device=x.device)
+        self.gradients = gradients_in(self.whole, parameters)
         n, c, p, r = self.sizes.n, self.sizes.c, self.sizes.p, self.sizes.r
         channel, spatial = r > 0, bool(parameters.spatial)
         kernel = 2 * math.prod(self.sizes.kernel)
@@ -97,7 +116,7 @@ class _Backward:
         """Go back from the gradient of the product to ``rows``, and to the channel gate's parameters."""
         sequence, sizes, plan, kept, start = self.sequence, self.sizes, self.plan, self.kept, self.start
         (weight, bias), (w1, _, w2, _) = self.parameters.norm_pointers, self.parameters.mlp
-        d_weight, d_bias = self.parts_of.norm_pointers
+        d_weight, d_bias = self.gradients.norm_pointers
         over_channels = sequence.over_images(sizes.c, 64)
         start(
             channel_pools.row_sums_kernel, sequence.over_positions, self.x, self.g, self.d_out, self.out,
@@ -118,13 +137,13 @@ class _Backward:
         )  # fmt: skip
         start(
             channel_gate.parameters_kernel, (cdiv(sizes.c, 16), cdiv(sizes.r, 16)), self.rows, kept.images,
-            kept.hidden, self.d_hidden, weight, bias, d_weight, d_bias, *self.parts_of.mlp, sizes.n, sizes.r,
+            kept.hidden, self.d_hidden, weight, bias, d_weight, d_bias, *self.gradients.mlp, sizes.n, sizes.r,
         )  # fmt: skip
 
     def through_spatial_gate(self, norm: Norm) -> None:
         """Go back from the gradient of the product to ``points``, and to the spatial gate's parameters."""
         sizes, plan, kept, start = self.sizes, self.plan, self.kept, self.start
-        (weight, norm_weight, _), (d_weight, *sums) = self.parameters.spatial, self.parts_of.spatial
+        (weight, norm_weight, _), (d_weight, *sums) = self.parameters.spatial, self.gradients.spatial
         start(
             spatial_gate.points_kernel, (plan.tiles, sizes.n), self.x, self.g, self.d_out, self.out,
             kept.channels, kept.images, self.rows, kept.maps, kept.convolved, kept.gate, kept.spatial,
@@ -140,15 +159,14 @@ class _Backward:
         )  # fmt: skip
         start(spatial_gate.weight_gradient_kernel, (weight.numel(),), self.parts, d_weight, programs)
 
-    def finish(self, norm: Norm) -> list[Tensor]:
-        """Return the gradients."""
+    def finish(self, norm: Norm) -> Gradients:
+        """Write the gradient of x."""
         d_x, sizes, kept = torch.empty_like(self.x), self.sizes, self.kept
-        sums: Any = self.parts_of.norm_pointers
-        if self.parts_of.norm:
-            sums = sum_over_processes(norm, *self.parts_of.norm)
+        weight, sums = self.parameters.norm_pointers[0], self.gradients.norm_pointers
+        if self.gradients.norm:
+            sums = list(sum_over_processes(norm, *self.gradients.norm))
         self.start(
-            product.input_gradient_kernel, self.sequence.over_map, self.x, self.g, d_x,
-            self.parameters.norm_pointers[0], *sums, kept.channels, kept.images, kept.maps, kept.gate,
-            self.points, self.rows, sizes.n, sizes.p,
+            product.input_gradient_kernel, self.sequence.over_map, self.x, self.g, d_x, weight, *sums,
+            kept.channels, kept.images, kept.maps, kept.gate, self.points, self.rows, sizes.n, sizes.p,
         )  # fmt: skip
-        return [d_x, self.gradients.whole] + ([] if self.out is None else [self.g])
+        return Gradients(d_x, None if self.out is None else self.g, self.whole, self.gradients)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import triton
@@ -103,6 +104,13 @@ def relu_gradient(d_out, out, g, at, inside):
 def launch(kernel, grid: tuple[int, ...], *args: object, **constants: object) -> None:
     """Start a kernel. Tests put a recorder here."""
     kernel[grid](*args, **constants)
+
+
+def on_device_of(x: Tensor) -> AbstractContextManager[object]:
+    """Return a context in which kernels start on the device of x: Triton takes the current one."""
+    if x.is_cuda and x.device.index != torch.cuda.current_device():
+        return torch.cuda.device(x.device)
+    return nullcontext()
 
 
 def workspace(like: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:

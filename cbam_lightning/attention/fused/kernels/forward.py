@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from cbam_lightning.attention.fused.kernels import channel_gate, channel_pools, product, spatial_gate
-from cbam_lightning.attention.fused.kernels.elements import workspace
+from cbam_lightning.attention.fused.kernels.elements import on_device_of, workspace
 from cbam_lightning.attention.fused.kernels.layout import Kept, cdiv
 from cbam_lightning.attention.fused.kernels.norm import Norm
 from cbam_lightning.attention.fused.kernels.sequence import Parameters, Sequence
@@ -23,12 +25,24 @@ def run_forward(
     parameters: Parameters,
     norm: Norm,
     spatial_norm: Norm,
+    new: Callable[..., Tensor] = torch.empty,
 ) -> tuple[Tensor, Tensor]:
-    """Return the output and what is kept for the backward pass, in one tensor."""
+    """Return the output and what is kept for the backward pass, in one tensor that ``new`` makes."""
     out = torch.empty_like(x)
-    # An output of an operator is defined everywhere, gaps and rows that no kernel writes among it.
-    whole = torch.zeros(sum(sequence.kept_sizes), dtype=torch.float32, device=x.device)
-    kept = Kept(*whole.split(sequence.kept_sizes))
+    whole = new(sum(sequence.kept_sizes), dtype=torch.float32, device=x.device)
+    kept = Kept(*torch.split(whole, sequence.kept_sizes))
+    with on_device_of(x):
+        _make_gates(sequence, x, kept, parameters, norm, spatial_norm)
+        sequence.start(
+            product.product_kernel, sequence.over_map, x, shortcut, out, kept.channels, kept.images,
+            kept.gate, sequence.sizes.n, sequence.sizes.p,
+        )  # fmt: skip
+    return out, whole
+
+
+def _make_gates(
+    sequence: Sequence, x: Tensor, kept: Kept, parameters: Parameters, norm: Norm, spatial_norm: Norm
+) -> None:
     order = sequence.form.order
     if order == "spatial-channel":
         _make_spatial_gate(sequence, x, kept, parameters.spatial, spatial_norm)
@@ -36,11 +50,6 @@ def run_forward(
         _make_channel_gate(sequence, x, kept, parameters, norm)
     if order in ("channel-spatial", "parallel", "spatial"):
         _make_spatial_gate(sequence, x, kept, parameters.spatial, spatial_norm)
-    sequence.start(
-        product.product_kernel, sequence.over_map, x, shortcut, out, kept.channels, kept.images, kept.gate,
-        sequence.sizes.n, sequence.sizes.p,
-    )  # fmt: skip
-    return out, whole
 
 
 def _make_channel_gate(sequence: Sequence, x: Tensor, kept: Kept, parameters: Parameters, norm: Norm) -> None:

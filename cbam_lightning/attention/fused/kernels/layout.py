@@ -9,6 +9,7 @@ import functools
 import math
 from typing import NamedTuple
 
+import torch
 import triton
 from torch import Tensor
 
@@ -64,6 +65,8 @@ def sizes_of(x: Tensor, mlp: list[Tensor], spatial: list[Tensor]) -> Sizes:
 
 def is_channels_last(x: Tensor) -> bool:
     """Return whether x, (N, C, *positions), lies in memory as (N, *positions, C)."""
+    if x.ndim == 4:  # without a view
+        return x.is_contiguous(memory_format=torch.channels_last)
     return x.movedim(1, -1).is_contiguous()
 
 
@@ -74,9 +77,9 @@ def in_one_layout(x: Tensor) -> Tensor:
 
 def in_layout_of(x: Tensor, other: Tensor) -> Tensor:
     """Return ``other`` in the layout of x, copied only if it has another one."""
-    if is_channels_last(x):
-        return other.movedim(1, -1).contiguous().movedim(-1, 1)
-    return other.contiguous()
+    if not is_channels_last(x):
+        return other.contiguous()
+    return other if is_channels_last(other) else other.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
 class Kept(NamedTuple):

@@ -7,28 +7,37 @@ autograd function. Autocast leaves its arguments as they are: maps in half preci
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
 from cbam_lightning.attention.fused.backward_check import check_backward
-from cbam_lightning.attention.fused.kernels.backward import Gradients, run_backward
+from cbam_lightning.attention.fused.kernels.backward import (
+    Gradients,
+    gradient_size,
+    gradients_in,
+    run_backward,
+)
 from cbam_lightning.attention.fused.kernels.forward import run_forward
 from cbam_lightning.attention.fused.kernels.layout import in_layout_of, in_one_layout, kept_sizes, sizes_of
 from cbam_lightning.attention.fused.kernels.norm import Norm
-from cbam_lightning.attention.fused.kernels.sequence import Form, Parameters, find_sequence
+from cbam_lightning.attention.fused.kernels.sequence import Form, Parameters, Sequence, find_sequence
 
-_library = torch.library.Library("cbam_lightning", "DEF")
-_library.define(
+# Outputs of an operator are defined everywhere, also between the parts that kernels write.
+_DEFINED = torch.zeros
+
+_library = torch.library.Library("cbam_lightning", "DEF")  # type: ignore[no-untyped-call]
+_library.define(  # type: ignore[no-untyped-call]
     "attend(Tensor x, Tensor? shortcut, Tensor[] norm, Tensor[] mlp, Tensor[] spatial, "
     "Tensor(a!)[] norm_statistics, Tensor(b!)[] spatial_statistics, str order, bool maximum, float factor, "
     "str norm_mode, float norm_eps, float norm_momentum, bool norm_synchronised, "
     "str spatial_mode, float spatial_eps, float spatial_momentum, bool spatial_synchronised) "
     "-> (Tensor, Tensor)"
 )
-_library.define(
+_library.define(  # type: ignore[no-untyped-call]
     "attend_backward(Tensor d_out, Tensor x, Tensor? out, Tensor kept, Tensor[] norm, Tensor[] mlp, "
     "Tensor[] spatial, str order, bool maximum, float factor, str norm_mode, bool norm_synchronised, "
     "str spatial_mode, bool spatial_synchronised) -> Tensor[]"
@@ -61,92 +70,115 @@ def attend(
     Returns:
         A tensor like ``x``.
     """
-    norm = norm or Norm([])
     x = in_one_layout(x)
-    output: Tensor = torch.ops.cbam_lightning.attend.default(
-        x,
-        None if shortcut is None else in_layout_of(x, shortcut),
-        *([parameter.float().contiguous() for parameter in group] for group in parameters),
-        norm.statistics,
-        spatial_norm.statistics,
-        order,
-        maximum,
-        factor,
-        *norm[1:],
-        *spatial_norm[1:],
-    )[0]
+    call = _Call(order, maximum, factor, norm or Norm([]), spatial_norm, torch.compiler.is_compiling())
+    groups = [[_as_float32(parameter) for parameter in group] for group in parameters]
+    shortcut = None if shortcut is None else in_layout_of(x, shortcut)
+    if call.traced:
+        output: Tensor = torch.ops.cbam_lightning.attend.default(x, shortcut, *groups, *call.arguments)[0]
+    else:
+        output = _Attend.apply(call, tuple(map(len, groups)), x, shortcut, *itertools.chain(*groups))[0]
     return output
 
 
-def _run_forward(
-    x: Tensor,
-    shortcut: Tensor | None,
-    norm: list[Tensor],
-    mlp: list[Tensor],
-    spatial: list[Tensor],
-    norm_statistics: list[Tensor],
-    spatial_statistics: list[Tensor],
-    order: str,
-    maximum: bool,
-    factor: float,
-    *options: Any,
-) -> tuple[Tensor, Tensor]:
-    form = Form(order, maximum, factor, bool(norm), shortcut is not None)
-    sequence = find_sequence(form, sizes_of(x, mlp, spatial))
-    norms = Norm(norm_statistics, *options[:4]), Norm(spatial_statistics, *options[4:])
-    return run_forward(sequence, x, shortcut, Parameters(norm, mlp, spatial), *norms)
+class _Call(NamedTuple):
+    """What is not differentiated.
 
+    Attributes:
+        order: An ``Arrangement`` of CBAM.
+        maximum: Whether the channel gate pools the maximum, besides the mean.
+        factor: A gate is this times a sigmoid.
+        norm: The BatchNorm before the gates.
+        spatial_norm: That of the spatial gate.
+        traced: Whether a graph is made, which has to contain the operator. It costs some 0.1 ms to call.
+    """
 
-def _run_backward(
-    d_out: Tensor,
-    x: Tensor,
-    out: Tensor | None,
-    kept: Tensor,
-    norm: list[Tensor],
-    mlp: list[Tensor],
-    spatial: list[Tensor],
-    order: str,
-    maximum: bool,
-    factor: float,
-    *options: Any,
-) -> list[Tensor]:
-    form = Form(order, maximum, factor, bool(norm), out is not None)
-    sequence = find_sequence(form, sizes_of(x, mlp, spatial))
-    norms = (Norm([], mode, synchronised=over_all) for mode, over_all in (options[:2], options[2:]))
-    return run_backward(sequence, d_out, x, out, kept, Parameters(norm, mlp, spatial), *norms)
+    order: str
+    maximum: bool
+    factor: float
+    norm: Norm
+    spatial_norm: Norm
+    traced: bool = True
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """Arguments of the operator after the parameters."""
+        norm, spatial_norm = self.norm, self.spatial_norm
+        return norm.statistics, spatial_norm.statistics, *self[:3], *norm[1:], *spatial_norm[1:]
+
+    @property
+    def backward_arguments(self) -> tuple[Any, ...]:
+        """Arguments of the operator's gradient after the parameters."""
+        norms = ((norm.mode, norm.synchronised) for norm in (self.norm, self.spatial_norm))
+        return *self[:3], *itertools.chain(*norms)
+
+    def find_sequence(self, x: Tensor, parameters: Parameters, shortcut: Tensor | None) -> Sequence:
+        """Return the launches."""
+        form = Form(self.order, self.maximum, self.factor, bool(parameters.norm), shortcut is not None)
+        return find_sequence(form, sizes_of(x, parameters.mlp, parameters.spatial))
 
 
 class _Attend(Function):
-    """The operator and its gradient. Of the size of x, x itself and with a ReLU the output are saved."""
+    """The kernels and their gradient. Of the size of x, x itself and with a ReLU the output are saved."""
 
     @staticmethod
     def forward(
-        ctx: Any, groups: tuple[int, ...], options: tuple[Any, ...], *tensors: Any
+        ctx: Any, call: _Call, groups: tuple[int, ...], x: Tensor, shortcut: Tensor | None, *tensors: Tensor
     ) -> tuple[Tensor, Tensor]:
-        x, shortcut, *parameters = tensors
-        with torch._C._AutoDispatchBelowAutograd():
-            out, kept = torch.ops.cbam_lightning.attend.default(
-                x, shortcut, *_grouped(parameters, groups), *options
-            )
-        ctx.save_for_backward(x, None if shortcut is None else out, kept, *parameters)
-        ctx.groups, ctx.options = groups, options
+        parameters = _grouped(tensors, groups)
+        if call.traced:
+            with torch._C._AutoDispatchBelowAutograd():
+                out, kept = torch.ops.cbam_lightning.attend.default(x, shortcut, *parameters, *call.arguments)
+        else:
+            ctx.sequence = call.find_sequence(x, parameters, shortcut)
+            out, kept = run_forward(ctx.sequence, x, shortcut, parameters, call.norm, call.spatial_norm)
+        ctx.save_for_backward(x, None if shortcut is None else out, kept, *tensors)
+        ctx.call, ctx.groups = call, groups
         ctx.mark_non_differentiable(kept)
         return out, kept
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         check_backward(gradients[0])
-        x, out, kept, *parameters = ctx.saved_tensors
-        _, _, order, maximum, factor, norm_mode, _, _, norm_sync, spatial_mode, _, _, spatial_sync = (
-            ctx.options
-        )
-        groups = _grouped(parameters, ctx.groups)
-        d_x, whole, *d_shortcut = torch.ops.cbam_lightning.attend_backward.default(
-            in_layout_of(x, gradients[0]), x, out, kept, *groups, order, maximum, factor, norm_mode,
-            norm_sync, spatial_mode, spatial_sync,
-        )  # fmt: skip
-        d_parameters = itertools.chain(*Gradients(Parameters(*groups), whole).split())
-        return None, None, d_x, d_shortcut[0] if d_shortcut else None, *d_parameters
+        x, out, kept, *tensors = ctx.saved_tensors
+        call, parameters = ctx.call, _grouped(tensors, ctx.groups)
+        saved = (in_layout_of(x, gradients[0]), x, out, kept)
+        if call.traced:
+            d_x, whole, *d_shortcut = torch.ops.cbam_lightning.attend_backward.default(
+                *saved, *parameters, *call.backward_arguments
+            )
+            found = Gradients(
+                d_x, d_shortcut[0] if d_shortcut else None, whole, gradients_in(whole, parameters)
+            )
+        else:
+            found = run_backward(ctx.sequence, *saved, parameters, call.norm, call.spatial_norm)
+        return None, None, found.x, found.shortcut, *itertools.chain(*found.parameters)
+
+
+def _as_float32(parameter: Tensor) -> Tensor:
+    if parameter.dtype == torch.float32 and parameter.is_contiguous():
+        return parameter
+    return parameter.float().contiguous()
+
+
+def _grouped(parameters: Iterable[Tensor], groups: tuple[int, ...]) -> Parameters:
+    rest = iter(parameters)
+    return Parameters(*(list(itertools.islice(rest, count)) for count in groups))
+
+
+# The arguments of ``attend`` and ``attend_backward`` after the parameters, see their schemas.
+
+
+def _forward_call(norm_statistics: list[Tensor], spatial_statistics: list[Tensor], *rest: Any) -> _Call:
+    norms = Norm(norm_statistics, *rest[3:7]), Norm(spatial_statistics, *rest[7:])
+    order, maximum, factor = rest[:3]
+    return _Call(order, maximum, factor, *norms)
+
+
+def _backward_call(*rest: Any) -> _Call:
+    order, maximum, factor = rest[:3]
+    norm, spatial_norm = (Norm([], mode, synchronised=over_all) for mode, over_all in (rest[3:5], rest[5:]))
+    return _Call(order, maximum, factor, norm, spatial_norm)
 
 
 def _attend_with_gradient(
@@ -155,19 +187,15 @@ def _attend_with_gradient(
     norm: list[Tensor],
     mlp: list[Tensor],
     spatial: list[Tensor],
-    *options: Any,
+    *rest: Any,
 ) -> tuple[Tensor, Tensor]:
     groups = (len(norm), len(mlp), len(spatial))
-    outputs: tuple[Tensor, Tensor] = _Attend.apply(groups, options, x, shortcut, *norm, *mlp, *spatial)
+    call = _forward_call(*rest)
+    outputs: tuple[Tensor, Tensor] = _Attend.apply(call, groups, x, shortcut, *norm, *mlp, *spatial)
     return outputs
 
 
-def _grouped(parameters: list[Tensor], groups: tuple[int, ...]) -> list[list[Tensor]]:
-    rest = iter(parameters)
-    return [list(itertools.islice(rest, count)) for count in groups]
-
-
-def _fake_forward(
+def _attend(
     x: Tensor,
     shortcut: Tensor | None,
     norm: list[Tensor],
@@ -175,12 +203,12 @@ def _fake_forward(
     spatial: list[Tensor],
     *rest: Any,
 ) -> tuple[Tensor, Tensor]:
-    maximum = rest[3]
-    size = sum(kept_sizes(sizes_of(x, mlp, spatial), bool(norm), maximum))
-    return torch.empty_like(x), x.new_empty(size, dtype=torch.float32)
+    call, parameters = _forward_call(*rest), Parameters(norm, mlp, spatial)
+    sequence = call.find_sequence(x, parameters, shortcut)
+    return run_forward(sequence, x, shortcut, parameters, call.norm, call.spatial_norm, _DEFINED)
 
 
-def _fake_backward(
+def _attend_backward(
     d_out: Tensor,
     x: Tensor,
     out: Tensor | None,
@@ -190,12 +218,40 @@ def _fake_backward(
     spatial: list[Tensor],
     *rest: Any,
 ) -> list[Tensor]:
-    whole = Gradients(Parameters(norm, mlp, spatial)).whole
+    call, parameters = _backward_call(*rest), Parameters(norm, mlp, spatial)
+    sequence = call.find_sequence(x, parameters, out)
+    found = run_backward(sequence, d_out, x, out, kept, parameters, call.norm, call.spatial_norm, _DEFINED)
+    return [found.x, found.whole] + ([] if found.shortcut is None else [found.shortcut])
+
+
+def _fake_attend(
+    x: Tensor,
+    shortcut: Tensor | None,
+    norm: list[Tensor],
+    mlp: list[Tensor],
+    spatial: list[Tensor],
+    *rest: Any,
+) -> tuple[Tensor, Tensor]:
+    size = sum(kept_sizes(sizes_of(x, mlp, spatial), bool(norm), _forward_call(*rest).maximum))
+    return torch.empty_like(x), x.new_empty(size, dtype=torch.float32)
+
+
+def _fake_attend_backward(
+    d_out: Tensor,
+    x: Tensor,
+    out: Tensor | None,
+    kept: Tensor,
+    norm: list[Tensor],
+    mlp: list[Tensor],
+    spatial: list[Tensor],
+    *rest: Any,
+) -> list[Tensor]:
+    whole = x.new_empty(gradient_size(Parameters(norm, mlp, spatial)), dtype=torch.float32)
     return [torch.empty_like(x), whole] + ([] if out is None else [torch.empty_like(x)])
 
 
-_library.impl("attend", _run_forward, "CompositeExplicitAutograd")
-_library.impl("attend", _attend_with_gradient, "Autograd")
-_library.impl("attend_backward", _run_backward, "CompositeExplicitAutograd")
-torch.library.register_fake("cbam_lightning::attend", _fake_forward, lib=_library)
-torch.library.register_fake("cbam_lightning::attend_backward", _fake_backward, lib=_library)
+_library.impl("attend", _attend, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+_library.impl("attend", _attend_with_gradient, "Autograd")  # type: ignore[no-untyped-call]
+_library.impl("attend_backward", _attend_backward, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+torch.library.register_fake("cbam_lightning::attend", _fake_attend, lib=_library)
+torch.library.register_fake("cbam_lightning::attend_backward", _fake_attend_backward, lib=_library)

@@ -124,7 +124,8 @@ class Sequence:
 
     def over_images(self, size: int, block: int) -> tuple[int, ...]:
         """Grid of the passes over images and channels or hidden units, of which a program has ``block``."""
-        return max(1, cdiv(self.sizes.n, 16)), cdiv(size, block)  # without images, a batch is counted, too
+        # One program at least, which counts the batch: a process may have no images of it.
+        return max(1, cdiv(self.sizes.n, 16)), cdiv(size, block)
 
 
 @functools.lru_cache(maxsize=1024)

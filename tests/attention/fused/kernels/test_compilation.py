@@ -1,5 +1,7 @@
 """Every kernel compiles for GPUs: without spilled registers, and with wide loads and stores of the map."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -36,7 +38,7 @@ def compiled(tmp_path_factory):
 
 
 def assert_compiles(call, architecture, compiled, monkeypatch):
-    for launch in sum(record(call, monkeypatch), []):
+    for launch in itertools.chain(*record(call, monkeypatch)):
         found, wide = (
             compiled(launch, architecture),
             call.shape[2] * call.shape[3] > 1 and call.shape[1] % 16 == 0,

@@ -100,7 +100,7 @@ def test_blocks_of_a_resnet_end_in_the_kernels(arrangement, make, launches):
     block = randomised(block).float()
     x = torch.randn(2, block.conv1.in_channels, 6, 4).requires_grad_()
     fused = as_fused(block)
-    output, found = results(fused, x)
+    _, found = results(fused, x)
     assert len(launches) == (11 if arrangement != "channel-spatial" else 18)
     exact, scales = exact_results(block, x)
     assert max(errors_of(found, exact, scales).values()) < TOLERANCE * 3  # with the convolutions' own errors

@@ -6,6 +6,7 @@ import io
 import pytest
 import torch
 from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
 from torch.func import functional_call, grad, vmap
 
 from cbam_lightning.attention.fused.kernels import operator
@@ -35,34 +36,41 @@ def create_block(attention):
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("name", EVERY)
 def test_opcheck(name, training, monkeypatch):
-    module = create_any(name).train(training)
-    maps = feature_maps(module, SHAPE)
-    given, attend = [], torch.ops.cbam_lightning.attend.default
+    torch.library.opcheck(torch.ops.cbam_lightning.attend.default, arguments_of(name, training, monkeypatch))
+
+
+def arguments_of(name, training, monkeypatch):
+    """Return the arguments with which a compiled module calls the operator."""
+    module, given = create_any(name).train(training), []
+
+    def apply(call, groups, *tensors):
+        given.extend([*tensors[:2], *operator._grouped(tensors[2:], groups), *call.arguments])
+        return tensors
+
     with monkeypatch.context() as patched:
-        namespace = type("attend", (), {"default": lambda *args: given.append(args) or [maps[0]]})
-        patched.setattr(operator.torch.ops.cbam_lightning, "attend", namespace)
-        module(*maps)
-    torch.library.opcheck(attend, given[0])
+        patched.setattr(operator._Attend, "apply", apply)
+        module(*feature_maps(module, SHAPE))
+    return tuple(given)
 
 
-def compiled(module):
-    """Compile a module without the compiler of loops; return it and the code of its graphs, as they come."""
+def compile_to_code(module):
+    """Compile a module without the compiler of loops; return the code of its graphs, as they come."""
     code = []
 
     def keep(graph, _inputs):
         code.append(graph.code)
-        return torch._functorch.aot_autograd.make_boxed_func(graph.forward)
+        return make_boxed_func(graph.forward)
 
-    return torch.compile(
-        module, backend=aot_autograd(fw_compiler=keep, bw_compiler=keep), fullgraph=True
-    ), code
+    module.compile(backend=aot_autograd(fw_compiler=keep, bw_compiler=keep), fullgraph=True)
+    return code
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("attention", ["channel-spatial", "se"])
 def test_a_compiled_block_keeps_the_operator(attention, dtype):
     block, x = create_block(attention), torch.randn(2, 4, 4, 3).requires_grad_()
-    same, code = compiled(copy.deepcopy(block))
+    same = copy.deepcopy(block)
+    code = compile_to_code(same)
     with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
         _, expected = results(block, x)
         _, found = results(same, x)
@@ -70,22 +78,15 @@ def test_a_compiled_block_keeps_the_operator(attention, dtype):
     assert forward.count("cbam_lightning.attend.default") == 1
     assert backward.count("cbam_lightning.attend_backward.default") == 1
     for name, value in expected.items():
-        torch.testing.assert_close(
-            found[_compiled_name(found, name)], value, rtol=1e-2 if dtype else 1e-5, atol=1e-5
-        )
-
-
-def _compiled_name(found, name):
-    """Return the name in a compiled module."""
-    prefixed = name.replace("d_", "d__orig_mod.", 1) if name.startswith("d_") else f"_orig_mod.{name}"
-    return name if name in found else prefixed
+        torch.testing.assert_close(found[name], value, rtol=1e-2 if dtype else 1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_every_compiled_module_keeps_the_operator(name):
     for training in (True, False):
         module = create_any(name).train(training)
-        same, code = compiled(copy.deepcopy(module))
+        same = copy.deepcopy(module)
+        code = compile_to_code(same)
         maps = feature_maps(module, SHAPE)
         with torch.no_grad():
             torch.testing.assert_close(same(*maps), module(*maps), rtol=0, atol=0)
@@ -105,7 +106,8 @@ def test_shapes_may_change_in_a_compiled_module():
 def test_inductor_keeps_the_operator():
     block, x = create_block("channel-spatial"), torch.randn(2, 4, 4, 3).requires_grad_()
     _, expected = results(copy.deepcopy(block), x)
-    _, found = results(torch.compile(block, fullgraph=True), x)
+    block.compile(fullgraph=True)
+    _, found = results(block, x)
     torch.testing.assert_close(found["output"], expected["output"], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found["d_input 0"], expected["d_input 0"], rtol=1e-5, atol=1e-5)
 

@@ -1,4 +1,4 @@
-"""Synchronised BatchNorms: two processes with the kernels against one with all images and plain operations."""
+"""Synchronised BatchNorms: two processes with kernels against one with all images and none."""
 
 import copy
 

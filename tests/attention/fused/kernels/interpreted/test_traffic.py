@@ -49,7 +49,7 @@ class Traffic:
     def passes(self):
         """Return the passes over the map since the last call.
 
-        In training, a BatchNorm's pivot is the mean of 16 positions of the first image, which is less than a pass.
+        In training, a BatchNorm's pivot is the mean of 16 positions of an image, which is less than a pass.
         """
         counted, self.elements = self.elements / torch.Size(SHAPE).numel(), 0
         return math.floor(counted)
