@@ -20,6 +20,11 @@ SHAPE = (2, 8, 2, 2)
 EVERY = ["end", *ARRANGEMENTS, "se"]
 
 
+@pytest.fixture(autouse=True)
+def nothing_compiled():
+    torch._dynamo.reset()
+
+
 def create_any(name):
     """Create a fused module with a small kernel."""
     if name == "end":
@@ -119,7 +124,7 @@ def test_exported_and_traced_graphs_hold_plain_operations(name, launches):
     expected = module(*maps)
     count = len(launches)
     exported = torch.export.export(module, maps)
-    traced = torch.jit.trace(module, maps)
+    traced = torch.jit.trace(module, maps, check_trace=False)
     for graph in (exported.graph_module.code, str(traced.inlined_graph)):
         assert "attend" not in graph
     for found in (exported.module()(*maps), traced(*maps)):
