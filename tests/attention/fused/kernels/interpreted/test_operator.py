@@ -17,7 +17,8 @@ from tests.attention.fused.kernels.interpreted.cases import create_end, feature_
 from tests.attention.fused.kernels.interpreted.comparing import results
 
 SHAPE = (2, 8, 2, 2)
-EVERY = ["end", *ARRANGEMENTS, "se"]
+# Most of them run in `make test-all` alone: each takes seconds.
+EVERY = ["end", "se", *(pytest.param(name, marks=pytest.mark.slow) for name in ARRANGEMENTS)]
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +39,7 @@ def create_block(attention):
     return as_fused(randomised(block).float())
 
 
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("training", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", EVERY)
 def test_opcheck(name, training, monkeypatch):
     torch.library.opcheck(torch.ops.cbam_lightning.attend.default, arguments_of(name, training, monkeypatch))
@@ -70,8 +71,11 @@ def compile_to_code(module):
     return code
 
 
-@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("attention", ["channel-spatial", "se"])
+@pytest.mark.parametrize(
+    ("attention", "dtype"),
+    [("channel-spatial", None), ("channel-spatial", torch.bfloat16), ("se", torch.float16)],
+    ids=str,
+)
 def test_a_compiled_block_keeps_the_operator(attention, dtype):
     block, x = create_block(attention), torch.randn(2, 4, 4, 3).requires_grad_()
     same = copy.deepcopy(block)
