@@ -38,6 +38,7 @@ class FusedForm(NamedTuple):
 _Find = Callable[[Any], FusedForm | None]
 _FUSED_FORMS: dict[type, _Find] = {}
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
+_IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's own switch
 _KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 # On smaller maps a short run ends before it has made up for the compilation: "What attention costs" in
@@ -180,11 +181,9 @@ def choose_compiled(compiled: bool | None, device: torch.device) -> bool:
     return available if compiled is None else compiled
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def has_kernels(device_type: str) -> bool:
     """Return whether Triton kernels run on a type of device: on GPUs, on CPUs in Triton's interpreter."""
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's own switch, read when it is imported
-    return _HAS_TRITON and (device_type == "cuda" or (device_type == "cpu" and interpreted))
+    return _HAS_TRITON and (device_type == "cuda" or (device_type == "cpu" and _IS_INTERPRETED))
 
 
 @functools.cache

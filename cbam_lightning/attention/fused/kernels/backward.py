@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -58,9 +59,13 @@ def run_backward(
     parameters: Parameters,
     norm: Norm,
     spatial_norm: Norm,
+    new: Callable[..., Tensor] = torch.empty,
 ) -> Gradients:
-    """Return the gradients, given that of the output, x, the output if there is a ReLU, and what was kept."""
-    run = _Backward(sequence, d_out, x, out, Kept(*torch.split(kept, sequence.kept_sizes)), parameters)
+    """Return the gradients, given that of the output, x, the output if there is a ReLU, and what was kept.
+
+    Those of the parameters are in one tensor that ``new`` makes.
+    """
+    run = _Backward(sequence, d_out, x, out, Kept(*torch.split(kept, sequence.kept_sizes)), parameters, new)
     order = sequence.form.order
     with on_device_of(x):
         if order in ("channel", "spatial-channel"):
@@ -83,6 +88,7 @@ class _Backward:
         out: Tensor | None,
         kept: Kept,
         parameters: Parameters,
+        new: Callable[..., Tensor],
     ) -> None:
         self.sequence, self.sizes, self.plan, self.start = (
             sequence,
@@ -94,7 +100,7 @@ class _Backward:
         # g, the gradient of the product, is d_out itself without a ReLU.
         self.g = d_out if out is None else torch.empty_like(x)
         # Not with the other workspaces, which it outlives.
-        (self.whole,) = workspace(x, [gradient_size(parameters)])
+        self.whole = new(gradient_size(parameters), dtype=torch.float32, device=x.device)
         self.gradients = gradients_in(self.whole, parameters)
         n, c, p, r = self.sizes.n, self.sizes.c, self.sizes.p, self.sizes.r
         channel, spatial = r > 0, bool(parameters.spatial)

@@ -172,12 +172,13 @@ def parameters_kernel(
         d = tl.load(d_hidden + to, mask=there, other=0.0)
         h = tl.load(hidden + to, mask=there, other=0.0)
         by_w1 = tl.dot(d, _pool(images, 0, weight, bias, n, c, N, C, NORM), by_w1, input_precision="ieee")
-        by_b1 += tl.sum(d, 1)
         if MAXIMUM:
-            d = tl.load(d_hidden + N * R + to, mask=there, other=0.0)
+            d_peak = tl.load(d_hidden + N * R + to, mask=there, other=0.0)
             h += tl.load(hidden + N * R + to, mask=there, other=0.0)
-            by_w1 = tl.dot(d, _pool(images, 1, weight, bias, n, c, N, C, NORM), by_w1, input_precision="ieee")
-            by_b1 += tl.sum(d, 1)
+            peak = _pool(images, 1, weight, bias, n, c, N, C, NORM)
+            by_w1 = tl.dot(d_peak, peak, by_w1, input_precision="ieee")
+            d += d_peak
+        by_b1 += tl.sum(d, 1)  # once a round: Triton 3.8 does not compile two such sums
         d_logits = tl.load(rows + 3 * N * C + at, mask=inside, other=0.0)
         by_w2 = tl.dot(h, d_logits, by_w2, input_precision="ieee")
         by_b2 += tl.sum(d_logits, 0)

@@ -10,6 +10,7 @@ from cbam_lightning.attention.fused.kernels.elements import (
     kernel,
     load_affine,
     move,
+    multiple,
     relu_gradient,
     through_maps,
     tile,
@@ -21,7 +22,7 @@ from cbam_lightning.attention.fused.kernels.elements import (
 def sums_kernel(
     x, gate, weight, running_mean, channels, parts, N, P, part, splits,
     C: tl.constexpr, NHWC: tl.constexpr, NORM: tl.constexpr, BATCH: tl.constexpr, SPATIAL_FIRST: tl.constexpr,
-    MAXIMUM: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+    MAXIMUM: tl.constexpr, VECTOR: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Reduce ``part`` positions of an image, 1 read: sum, maximum and, for the BatchNorm, sum of squares.
 
@@ -30,6 +31,7 @@ def sums_kernel(
     """
     row = tl.program_id(0)  # image by image, split by split
     n, split = row // splits, row % splits
+    P, start = multiple(P, VECTOR), multiple(split * part, BLOCK_P)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     known = c < C
     pivot = tl.zeros((BLOCK_C,), tl.float32)
@@ -50,7 +52,7 @@ def sums_kernel(
     square = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     peak = tl.full((BLOCK_P, BLOCK_C), float("-inf"), tl.float32)
     image = x + n.to(tl.int64) * P * C
-    for p0 in range(split * part, tl.minimum(P, split * part + part), BLOCK_P):
+    for p0 in range(start, tl.minimum(P, start + part), BLOCK_P):
         p = p0 + tl.arange(0, BLOCK_P)
         at, inside = tile(p, c, P, C, NHWC)
         value = tl.load(image + at, mask=inside, other=0.0).to(tl.float32)
@@ -176,7 +178,7 @@ def row_sums_kernel(
     x, g, d_out, out, gate, channels, images, maps, points, parts, N, P, part, splits,
     C: tl.constexpr, NHWC: tl.constexpr, NORM: tl.constexpr, RELU: tl.constexpr, SPATIAL: tl.constexpr,
     GATED: tl.constexpr, SPATIAL_FIRST: tl.constexpr, MAXIMUM: tl.constexpr,
-    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+    VECTOR: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Back over the positions, 2 reads: sums of e and of e (x - pivot), and ties of the maximum.
 
@@ -184,13 +186,14 @@ def row_sums_kernel(
     """
     row = tl.program_id(0)
     n, split = row // splits, row % splits
+    P, start = multiple(P, VECTOR), multiple(split * part, BLOCK_P)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     pivot, by, plus = load_affine(channels, images, n, N, c, C, NORM)
     total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     moment = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     ties = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     image = n.to(tl.int64) * P * C
-    for p0 in range(split * part, tl.minimum(P, split * part + part), BLOCK_P):
+    for p0 in range(start, tl.minimum(P, start + part), BLOCK_P):
         p = p0 + tl.arange(0, BLOCK_P)
         at, inside = tile(p, c, P, C, NHWC)
         value = tl.load(x + image + at, mask=inside, other=0.0).to(tl.float32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -23,10 +25,11 @@ def run_forward(
     parameters: Parameters,
     norm: Norm,
     spatial_norm: Norm,
+    new: Callable[..., Tensor] = torch.empty,
 ) -> tuple[Tensor, Tensor]:
-    """Return the output and what is kept for the backward pass, in one tensor."""
+    """Return the output and what is kept for the backward pass, in one tensor that ``new`` makes."""
     out = torch.empty_like(x)
-    whole = torch.empty(sum(sequence.kept_sizes), dtype=torch.float32, device=x.device)
+    whole = new(sum(sequence.kept_sizes), dtype=torch.float32, device=x.device)
     kept = Kept(*torch.split(whole, sequence.kept_sizes))
     with on_device_of(x):
         _make_gates(sequence, x, kept, parameters, norm, spatial_norm)

@@ -26,6 +26,9 @@ from cbam_lightning.attention.fused.kernels.layout import in_layout_of, in_one_l
 from cbam_lightning.attention.fused.kernels.norm import Norm
 from cbam_lightning.attention.fused.kernels.sequence import Form, Parameters, Sequence, find_sequence
 
+# Outputs of an operator are defined everywhere, also between the parts that kernels write.
+_DEFINED = torch.zeros
+
 _library = torch.library.Library("cbam_lightning", "DEF")  # type: ignore[no-untyped-call]
 _library.define(  # type: ignore[no-untyped-call]
     "attend(Tensor x, Tensor? shortcut, Tensor[] norm, Tensor[] mlp, Tensor[] spatial, "
@@ -202,7 +205,7 @@ def _attend(
 ) -> tuple[Tensor, Tensor]:
     call, parameters = _forward_call(*rest), Parameters(norm, mlp, spatial)
     sequence = call.find_sequence(x, parameters, shortcut)
-    return run_forward(sequence, x, shortcut, parameters, call.norm, call.spatial_norm)
+    return run_forward(sequence, x, shortcut, parameters, call.norm, call.spatial_norm, _DEFINED)
 
 
 def _attend_backward(
@@ -217,7 +220,7 @@ def _attend_backward(
 ) -> list[Tensor]:
     call, parameters = _backward_call(*rest), Parameters(norm, mlp, spatial)
     sequence = call.find_sequence(x, parameters, out)
-    found = run_backward(sequence, d_out, x, out, kept, parameters, call.norm, call.spatial_norm)
+    found = run_backward(sequence, d_out, x, out, kept, parameters, call.norm, call.spatial_norm, _DEFINED)
     return [found.x, found.whole] + ([] if found.shortcut is None else [found.shortcut])
 
 

@@ -8,6 +8,7 @@ from cbam_lightning.attention.fused.kernels.elements import (
     gated,
     kernel,
     load_affine,
+    multiple,
     relu,
     through_maps,
     through_pools,
@@ -19,9 +20,10 @@ from cbam_lightning.attention.fused.kernels.elements import (
 def product_kernel(
     x, shortcut, out, channels, images, gate, N, P,
     C: tl.constexpr, NHWC: tl.constexpr, NORM: tl.constexpr, RELU: tl.constexpr, CHANNEL: tl.constexpr,
-    SPATIAL: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+    SPATIAL: tl.constexpr, VECTOR: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Write x times its gates, 1 read, 1 write; with the ReLU, relu(that + shortcut), 2 reads, 1 write."""
+    P = multiple(P, VECTOR)
     p, n = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P), tl.program_id(1)
     c = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
     at, inside = tile(p, c, P, C, NHWC)
@@ -41,13 +43,14 @@ def product_kernel(
 def input_gradient_kernel(
     x, g, d_x, weight, d_weight, d_bias, channels, images, maps, gate, points, rows, N, P,
     C: tl.constexpr, NHWC: tl.constexpr, NORM: tl.constexpr, CHANNEL: tl.constexpr, SPATIAL: tl.constexpr,
-    GATED: tl.constexpr, SPATIAL_FIRST: tl.constexpr, MAXIMUM: tl.constexpr,
+    GATED: tl.constexpr, SPATIAL_FIRST: tl.constexpr, MAXIMUM: tl.constexpr, VECTOR: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Write the gradient of x, 2 reads and 1 write.
 
     ``d_weight`` and ``d_bias`` are sums over the whole batch, of all processes if synchronised.
     """
+    P = multiple(P, VECTOR)
     p, n = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P), tl.program_id(1)
     c = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
     at, inside = tile(p, c, P, C, NHWC)

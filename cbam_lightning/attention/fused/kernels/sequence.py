@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -101,7 +102,14 @@ class Sequence:
             mlp_passes.parameters_kernel: {"BLOCK_N": 32, "BLOCK_R": 16, "BLOCK_C": 16, "num_warps": 8},
             product.input_gradient_kernel: plan.across,
         }
-        known = form.constants | {"C": sizes.c, "NHWC": sizes.nhwc, "KH": kh, "KW": kw, "WINDOW": plan.window}
+        known = form.constants | {
+            "C": sizes.c,
+            "NHWC": sizes.nhwc,
+            "VECTOR": 1 if sizes.nhwc else math.gcd(sizes.p, 16),
+            "KH": kh,
+            "KW": kw,
+            "WINDOW": plan.window,
+        }
         self._constants = {
             id(kernel): {name: known[name] for name in kernel.arg_names if name in known} | block
             for kernel, block in blocks.items()

@@ -10,6 +10,7 @@ from cbam_lightning.attention.fused.kernels.elements import (
     kernel,
     load_affine,
     move,
+    multiple,
     relu_gradient,
     through_pools,
     tile,
@@ -21,9 +22,10 @@ from cbam_lightning.attention.fused.kernels.elements import (
 def maps_kernel(
     x, channels, images, maps, N, P,
     C: tl.constexpr, NHWC: tl.constexpr, NORM: tl.constexpr, GATED: tl.constexpr,
-    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+    VECTOR: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Reduce the channels, 1 read: maximum and mean of w, or of x where no channel gate comes before."""
+    P = multiple(P, VECTOR)
     p, n = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P), tl.program_id(1)
     image = x + n.to(tl.int64) * P * C
     # Element by element first: one reduction across threads at the end, however many channels.
@@ -149,9 +151,10 @@ def points_kernel(
     x, g, d_out, out, channels, images, rows, maps, convolved, gate, spatial, points, parts, N, P, tiles,
     C: tl.constexpr, NHWC: tl.constexpr, NORM: tl.constexpr, RELU: tl.constexpr, CHANNEL: tl.constexpr,
     GATED: tl.constexpr, SPATIAL_FIRST: tl.constexpr, MAXIMUM: tl.constexpr, FACTOR: tl.constexpr,
-    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+    VECTOR: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Back over the channels, 2 reads (with the ReLU 3, and 1 write): gradient of the logits, and ties."""
+    P = multiple(P, VECTOR)
     p, n = tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P), tl.program_id(1)
     image = n.to(tl.int64) * P * C
     m1 = tl.load(maps + n * 2 * P + p, mask=p < P, other=0.0)
