@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cbam_lightning.attention.fused.kernels.norm import Norm
 
 MAX_CHANNELS = 4096
+_MAX_IMAGES = 65535  # CUDA's limit for the second axis of a grid
 # Within an image and in (8, N, C) or (5, N, positions), kernels count elements with 32 bits.
 _MAX_ELEMENTS = 2**31 - 1
 
@@ -73,8 +74,10 @@ def _run(gates: KnownGates, x: Tensor, bn: Any = None, shortcut: Tensor | None =
 def _suits(gates: KnownGates, x: Tensor) -> bool:
     spatial: Any = gates.spatial
     return (
-        1 <= x.shape[1] <= MAX_CHANNELS
-        and x.ndim > 2
+        x.ndim > 2
+        and x.shape[0] <= _MAX_IMAGES
+        and 1 <= x.shape[1] <= MAX_CHANNELS
+        and x.shape[2:].numel() > 0
         and 8 * x.shape[0] * x.shape[1] <= _MAX_ELEMENTS
         and 5 * _values(x) <= _MAX_ELEMENTS
         and x.shape[1:].numel() <= _MAX_ELEMENTS

@@ -26,6 +26,7 @@ def run(file, marker):
     assert done.returncode == 0 or no_such_tests, done.stdout[-20000:] + done.stderr[-5000:]
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("file", FILES)
 def test_interpreted(file):
     run(file, "not slow")
