@@ -12,6 +12,7 @@ import torch
 
 from cbam_lightning.optim import WarmupCosine
 from tests.callbacks.resume.interrupting import SendSignal, at
+from tests.callbacks.resume.survivors import child, wait
 from tests.data.generate import write_image_folder
 
 REPOSITORY = Path(__file__).parents[1]
@@ -34,6 +35,12 @@ QUIET = (
 DEVICES = "--trainer.strategy ddp --trainer.devices 2"
 
 
+def run_alone(name, *options):
+    """Run one process, which has everything imported already."""
+    process = child(" ".join([*options, QUIET]).split(), f"{name}.log")
+    assert wait(process) == 0, (name, Path(f"{name}.log").read_text()[-4000:])
+
+
 def run(name, launcher, *options):
     words = " ".join([*options, QUIET]).split()
     done = subprocess.run(
@@ -53,18 +60,18 @@ def logged(name, metric):
         return [float(row[metric]) for row in csv.DictReader(file) if row.get(metric)]
 
 
-def test_two_processes_train_as_one():
-    run("one", COMMAND, TRAINING, "--run.name one")
-    for name, launcher in (("two", COMMAND), ("torchrun", TORCHRUN)):
-        run(name, launcher, TRAINING, DEVICES, "--run.name", name)
-        assert logged(name, "train/loss") == pytest.approx(logged("one", "train/loss"), abs=1e-12)
-        assert len(logged(name, "train/loss")) == 20
-        assert len(logged(name, "train/images_per_s")) == len(logged(name, "train/top1"))
-        assert logged(name, "val/loss") == pytest.approx(logged("one", "val/loss"), abs=1e-6)
-        for metric in ("train/top1", "val/top1", "val/top5", "test/top1"):
-            assert logged(name, metric) == logged("one", metric), metric
+@pytest.mark.parametrize("launcher", [COMMAND, pytest.param(TORCHRUN, marks=pytest.mark.slow)])
+def test_two_processes_train_as_one(launcher):
+    run_alone("one", TRAINING, "--run.name one")
+    run("two", launcher, TRAINING, DEVICES, "--run.name two")
+    assert logged("two", "train/loss") == pytest.approx(logged("one", "train/loss"), abs=1e-12)
+    assert len(logged("two", "train/loss")) == 20
+    assert len(logged("two", "train/images_per_s")) == len(logged("two", "train/top1"))
+    assert logged("two", "val/loss") == pytest.approx(logged("one", "val/loss"), abs=1e-6)
+    for metric in ("train/top1", "val/top1", "val/top5", "test/top1"):
+        assert logged("two", metric) == logged("one", metric), metric
     # one directory per run, made by the first process
-    assert sorted(path.name for path in Path("runs/default").iterdir()) == ["one", "torchrun", "two"]
+    assert sorted(path.name for path in Path("runs/default").iterdir()) == ["one", "two"]
     assert sorted(path.name for path in Path("runs/default/two/checkpoints").iterdir()) == [
         "best.ckpt",
         "last.ckpt",
@@ -78,8 +85,7 @@ def test_one_process_goes_on_as_two_in_the_middle_of_an_epoch(tmp_path):
     network = "--model.network resnet20 --model.network_options.depths [1,1,1] --data.num_workers 0"
     rate = "--model.optimizer SGD --model.optimizer.lr 0.1 --trainer.max_epochs 3 --run.name one"
     words = " ".join([images, network, rate, at(SendSignal, 1, 2), QUIET]).split()
-    stopped = subprocess.run([*COMMAND, *words], env=os.environ | ENVIRONMENT, check=False)
-    assert stopped.returncode == 143
+    assert wait(child(words, "one.log")) == 143
     run("two", COMMAND, "resume runs/default/one", DEVICES)
     places = [0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1, 7 / 6, 8 / 6, 9 / 6, 7 / 4, 2, 7 / 3, 8 / 3]
     expected = [0.1 * WarmupCosine().factor(place, 3) for place in places]
@@ -89,7 +95,7 @@ def test_one_process_goes_on_as_two_in_the_middle_of_an_epoch(tmp_path):
 @pytest.mark.slow
 def test_two_processes_unfreeze_as_one():
     unfreezing = "--trainer.callbacks+=GradualUnfreezing --trainer.limit_train_batches 4"
-    run("one", COMMAND, TRAINING, unfreezing, "--run.name one")
+    run_alone("one", TRAINING, unfreezing, "--run.name one")
     devices = DEVICES.replace("ddp", "ddp_find_unused_parameters_true")
     run("two", COMMAND, TRAINING, unfreezing, devices, "--run.name two")
     assert logged("two", "train/loss") == pytest.approx(logged("one", "train/loss"), abs=1e-12)
@@ -109,8 +115,11 @@ def test_a_test_counts_every_image_once_on_however_many_processes():
     weights = "--model.weights resnet20.fashion_mnist --data FashionMNIST --data.batch_size 37"
     found = {}
     for processes in (1, 3):
-        devices = f"--trainer.strategy ddp --trainer.devices {processes}" if processes > 1 else ""
-        run(str(processes), COMMAND, "test", weights, devices, f"--run.experiment {processes}")
+        options = ("test", weights, f"--run.experiment {processes}")
+        if processes == 1:
+            run_alone("1", *options)
+        else:
+            run(str(processes), COMMAND, *options, f"--trainer.strategy ddp --trainer.devices {processes}")
         (path,) = Path("runs", str(processes)).glob("*/results.json")
         found[processes] = json.loads(path.read_text())["metrics"]
     assert found[1] == found[3]

@@ -29,6 +29,7 @@ class StepLog:
         self.names: tuple[str, ...] = ()
         self._reading: Reading | None = None
         self._left_out: Mapping[str, Tensor] = {}
+        self._results: Any = None  # the collection that this has logged to
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(StepLog()), "names": self.names}  # what is on its way cannot be copied
@@ -42,15 +43,27 @@ class StepLog:
         is_looked_at = _is_looked_at(trainer, values)
         self._left_out = {} if is_looked_at else values
         if is_looked_at:
-            _log(module, values)
+            self._log(module, values)
         if trainer.is_global_zero and trainer.progress_bar_callback is not None:
             self._show(trainer, *next(iter(values.items())))
 
     def catch_up(self, module: LightningModule) -> None:
         """Log the last values if the training has just been told to stop, which lets the trainer log them."""
         if self._left_out and module.trainer.should_stop:
-            _log(module, self._left_out)
+            self._log(module, self._left_out)
             self._left_out = {}
+
+    def _log(self, module: LightningModule, values: Mapping[str, Tensor]) -> None:
+        results: Any = module.trainer._results
+        for name, value in values.items():
+            key = f"{_HOOK}.{name}"
+            if results is self._results and key in results and not results[key].has_reset:
+                # the checks of self.log take longer than a small network's layer
+                results.update_metrics(key, value, batch_size=1)
+            else:
+                results.pop(key, None)  # a checkpoint's may have other options, and not on all processes
+                module.log(name, value, on_step=True, on_epoch=False, sync_dist=True)
+        self._results = results
 
     def _show(self, trainer: Trainer, name: str, value: Tensor) -> None:
         if self._reading is None:
@@ -70,15 +83,3 @@ def _is_looked_at(trainer: Trainer, values: Mapping[str, Tensor]) -> bool:
         return True
     looking: list[Any] = [*trainer.callbacks, *trainer.lr_scheduler_configs]  # type: ignore[attr-defined]
     return any(getattr(each, "monitor", None) in values for each in looking)
-
-
-def _log(module: LightningModule, values: Mapping[str, Tensor]) -> None:
-    results: Any = module.trainer._results
-    for name, value in values.items():
-        key = f"{_HOOK}.{name}"
-        if key in results and not results[key].has_reset:
-            # the checks of self.log take longer than a small network's layer
-            results.update_metrics(key, value, batch_size=1)
-        else:
-            results.pop(key, None)  # that of an older version's checkpoint has other options
-            module.log(name, value, on_step=True, on_epoch=False, sync_dist=True)

@@ -43,13 +43,13 @@ def check(kills, num_workers):
     assert len(points(found)) > 4 * 12 * 2
 
 
-@pytest.mark.parametrize("num_workers", [pytest.param(0, marks=pytest.mark.slow), 2])
-def test_ten_kills_leave_no_trace(num_workers):
-    check(10, num_workers)
+def test_five_kills_leave_no_trace():
+    check(5, num_workers=2)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
+@pytest.mark.parametrize("kills", [10, 30])
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_thirty_kills_leave_no_trace(num_workers):
-    check(30, num_workers)
+def test_many_kills_leave_no_trace(kills, num_workers):
+    check(kills, num_workers)
