@@ -110,6 +110,7 @@ def runs_kernels(module: Any, x: Tensor) -> bool:
     """
     return (
         module.implementation != "reference"
+        and not isinstance(x, Proxy)
         and has_kernels(x.device.type)
         and x.dtype in _KERNEL_DTYPES
         and not wants_plain_operations(x)

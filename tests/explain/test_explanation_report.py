@@ -176,9 +176,9 @@ def test_memory_does_not_grow_with_the_images():
     networks = classifiers("plain", "cbam")
     peaks = []
     batch = explain_images(networks, pictures(8))
-    for count in (4, 24):
+    for count in (10, 100):
         tracemalloc.start()
         write_report(networks, (one for _ in range(count) for one in batch), f"out{count}")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < peaks[0] + 160_000  # a few numbers for each of 160 images
+    assert peaks[1] < peaks[0] + 700_000  # a few numbers for each of 720 images

@@ -97,8 +97,10 @@ def test_training_goes_on_without_wandb(tmp_path, monkeypatch):
 def kill_service():
     """Kill W&B's process, as a machine short of memory does."""
     found = subprocess.run(["pgrep", "-P", str(os.getpid()), "wandb-core"], capture_output=True, text=True)
-    for number in found.stdout.split():
-        os.kill(int(number), signal.SIGKILL)
+    for number in map(int, found.stdout.split()):
+        os.kill(number, signal.SIGKILL)
+        # until it has died, which closes its connections; another may wait for it as well
+        os.waitid(os.P_PID, number, os.WEXITED | os.WNOWAIT)
     assert found.stdout
 
 

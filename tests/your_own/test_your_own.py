@@ -83,8 +83,9 @@ def write_config(project, config):
 
 
 def rows(run):
+    """Return the rows of ``metrics.csv`` without what no two runs have in common."""
     with (run / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+        return [{k: v for k, v in row.items() if k != "train/images_per_s"} for row in csv.DictReader(file)]
 
 
 def weights(run):
