@@ -102,7 +102,7 @@ def register_fused_form(kind: type) -> Callable[[_Find], _Find]:
     return register
 
 
-def runs_kernels(module: Any, x: Tensor) -> bool:
+def runs_kernels(module: Any, x: Tensor | Proxy) -> bool:
     """Return whether ``module`` uses Triton kernels for ``x``, if there are any that compute it.
 
     They run on GPUs, in training and in evaluation, eagerly and in compiled networks, for maps of any size in
