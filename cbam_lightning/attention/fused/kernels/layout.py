@@ -28,6 +28,7 @@ class Sizes(NamedTuple):
         w: Positions in a row.
         r: Hidden units of the MLP, R; 0 without a channel gate.
         kernel: Height and width of the spatial gate's kernel; (0, 0) without a spatial gate.
+        kernel_nhwc: Whether both maps lie side by side in that kernel, as in channels-last memory.
         itemsize: Bytes of an element of x.
         nhwc: Whether the channels lie side by side in memory, otherwise the positions.
     """
@@ -38,6 +39,7 @@ class Sizes(NamedTuple):
     w: int
     r: int
     kernel: tuple[int, int]
+    kernel_nhwc: bool
     itemsize: int
     nhwc: bool
 
@@ -58,6 +60,7 @@ def sizes_of(x: Tensor, mlp: list[Tensor], spatial: list[Tensor]) -> Sizes:
         positions[-1] if positions else 1,
         len(mlp[0]) if mlp else 0,
         (1, sides[0]) if len(sides) == 1 else (sides[0], sides[1]),
+        bool(spatial) and not spatial[0].is_contiguous(),
         x.element_size(),
         is_channels_last(x),
     )
@@ -72,7 +75,7 @@ def is_channels_last(x: Tensor) -> bool:
 
 def in_one_layout(x: Tensor) -> Tensor:
     """Return x, copied if its elements lie in neither of both layouts."""
-    return x if x.is_contiguous() or is_channels_last(x) else x.contiguous()
+    return x if x.is_contiguous() or (x.ndim > 2 and is_channels_last(x)) else x.contiguous()
 
 
 def in_layout_of(x: Tensor, other: Tensor) -> Tensor:

@@ -156,9 +156,8 @@ class _Attend(Function):
 
 
 def _as_float32(parameter: Tensor) -> Tensor:
-    if parameter.dtype == torch.float32 and parameter.is_contiguous():
-        return parameter
-    return parameter.float().contiguous()
+    # A weight in channels-last memory stays there, and its gradient as well: copies would be two launches.
+    return in_one_layout(parameter if parameter.dtype == torch.float32 else parameter.float())
 
 
 def _grouped(parameters: Iterable[Tensor], groups: tuple[int, ...]) -> Parameters:

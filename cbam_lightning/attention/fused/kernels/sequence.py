@@ -108,6 +108,8 @@ class Sequence:
             "VECTOR": 1 if sizes.nhwc else math.gcd(sizes.p, 16),
             "KH": kh,
             "KW": kw,
+            "TAP": 2 if sizes.kernel_nhwc else 1,
+            "MAP": 1 if sizes.kernel_nhwc else kh * kw,
             "WINDOW": plan.window,
         }
         self._constants = {

@@ -47,7 +47,7 @@ def maps_kernel(
 @kernel
 def convolve_kernel(
     maps, weight, convolved, parts, P, H, W, tiles, programs,
-    KH: tl.constexpr, KW: tl.constexpr, BLOCK: tl.constexpr,
+    KH: tl.constexpr, KW: tl.constexpr, TAP: tl.constexpr, MAP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Convolve the maps; every program leaves the mean and the sum of squared differences from it."""
     n, window = tl.program_id(0) // tiles, tl.program_id(0) % tiles
@@ -59,8 +59,8 @@ def convolve_kernel(
             a, b = i + di - KH // 2, j + dj - KW // 2
             inside = (p < P) & (a >= 0) & (a < H) & (b >= 0) & (b < W)
             at = maps + n * 2 * P + a * W + b
-            y += tl.load(at, mask=inside, other=0.0) * tl.load(weight + di * KW + dj)
-            y += tl.load(at + P, mask=inside, other=0.0) * tl.load(weight + KH * KW + di * KW + dj)
+            y += tl.load(at, mask=inside, other=0.0) * tl.load(weight + (di * KW + dj) * TAP)
+            y += tl.load(at + P, mask=inside, other=0.0) * tl.load(weight + (di * KW + dj) * TAP + MAP)
     tl.store(convolved + n * P + p, y, mask=p < P)
     mean = tl.sum(tl.where(p < P, y, 0.0), 0) / tl.minimum(P - window * BLOCK, BLOCK)
     off = tl.where(p < P, y - mean, 0.0)
@@ -216,7 +216,8 @@ def _normalised_gradient(points, convolved, mean, scale, level, slope, at, insid
 def convolution_gradient_kernel(
     maps, weight, convolved, spatial, norm_weight, d_norm_weight, d_norm_bias, points, parts,
     N, P, H, W, tiles, programs,
-    C: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, BLOCK: tl.constexpr,
+    C: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, TAP: tl.constexpr, MAP: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Compute q1 and q2, and a part of the gradient of the convolution's weight.
 
@@ -238,8 +239,8 @@ def convolution_gradient_kernel(
             inside = (p < P) & (a >= 0) & (a < H) & (b >= 0) & (b < W)
             at = n * P + a * W + b
             d_y = _normalised_gradient(points, convolved, mean, scale, level, slope, at, inside)
-            d_m1 += d_y * tl.load(weight + tap)
-            d_m2 += d_y * tl.load(weight + KH * KW + tap)
+            d_m1 += d_y * tl.load(weight + tap * TAP)
+            d_m2 += d_y * tl.load(weight + tap * TAP + MAP)
             a, b = i + (di - KH // 2), j + (dj - KW // 2)  # what the output here was made from by this tap
             inside = (p < P) & (a >= 0) & (a < H) & (b >= 0) & (b < W)
             at = maps + n * 2 * P + a * W + b
@@ -252,10 +253,14 @@ def convolution_gradient_kernel(
 
 
 @kernel
-def weight_gradient_kernel(parts, d_weight, programs, BLOCK: tl.constexpr):
+def weight_gradient_kernel(
+    parts, d_weight, programs,
+    KH: tl.constexpr, KW: tl.constexpr, TAP: tl.constexpr, MAP: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """Finish the gradient of the convolution's weight: a program an element."""
     total = tl.zeros((BLOCK,), tl.float32)
     for i0 in range(0, programs, BLOCK):
         i = i0 + tl.arange(0, BLOCK)
         total += tl.load(parts + tl.program_id(0) * programs + i, mask=i < programs, other=0.0)
-    tl.store(d_weight + tl.program_id(0), tl.sum(total, 0))
+    which, tap = tl.program_id(0) // (KH * KW), tl.program_id(0) % (KH * KW)
+    tl.store(d_weight + which * MAP + tap * TAP, tl.sum(total, 0))

@@ -1,5 +1,7 @@
 """When the kernels run, and what they refuse or leave alone."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,7 @@ from torch.nn.utils import parametrize
 
 from cbam_lightning.attention import CBAM
 from cbam_lightning.errors import UsageError
+from tests.attention.checks import randomised
 from tests.attention.fused.comparing import ARRANGEMENTS, as_fused, create
 from tests.attention.fused.kernels.interpreted.cases import create_end, feature_maps
 from tests.attention.fused.kernels.interpreted.comparing import (
@@ -217,3 +220,21 @@ def test_the_end_of_a_changed_block_runs_in_parts(change, launches):
     want, _ = exact_results(end, *maps)
     for name, value in want.items():
         torch.testing.assert_close(found[name].to(value.dtype), value, rtol=1e-4, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize("kernel_size", [1, 7])
+def test_a_weight_in_channels_last_memory_is_not_copied(kernel_size, launches):
+    module = randomised(CBAM(16, 4, kernel_size=kernel_size, implementation="fused"))
+    expected = copy.deepcopy(module).double()
+    expected.implementation = "reference"
+    module = module.to(memory_format=torch.channels_last)
+    weight, x = module.spatial.conv.weight, torch.randn(3, 16, 6, 5)
+    output, gradient = module(x), torch.randn(3, 16, 6, 5)
+    assert "weight_gradient_kernel" not in launches
+    assert any(saved is weight for saved in output.grad_fn.saved_tensors)
+    output.backward(gradient)
+    expected(x.double()).backward(gradient.double())
+    found, wanted = weight.grad, expected.spatial.conv.weight.grad
+    assert "weight_gradient_kernel" in launches
+    assert found.stride() == weight.stride()
+    assert (found - wanted).abs().max() < 1e-5 * wanted.abs().max()
