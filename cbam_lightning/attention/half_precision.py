@@ -2,9 +2,8 @@
 
 Autograd saves what an operation was given. If that is a float32 copy of a map in half precision, three times
 the memory of the map stays occupied. Here, the operations on a map are one function of autograd, which saves
-the map itself and computes again in its backward pass. What such a function
-adds to the gradient is summed in float32 and rounded once: in float16 a sum over channels or positions can
-exceed 65504.
+the map itself and computes again in its backward pass. What such a function adds to the gradient is summed in
+float32 and rounded once: in float16 a sum over channels or positions can exceed 65504.
 """
 
 from __future__ import annotations

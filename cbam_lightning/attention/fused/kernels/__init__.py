@@ -1,17 +1,23 @@
 """CBAM, SE and the end of a residual block as Triton kernels, for GPUs.
 
-The passes are those of ``attend.py`` and ``block.py``, each as one kernel that is launched directly. A file
-holds a group of passes, kernels first, launchers below:
+The passes are those of ``attend.py`` and ``block.py``, each as one kernel that is launched directly. The
+kernels, a group of passes a file:
 
     channel_pools.py   sums and maxima over the positions, BatchNorm statistics; backward, the same sums
     channel_gate.py    the MLP of the channel gate, forward and backward
     spatial_gate.py    maxima and means over the channels, the convolution and its BatchNorm, and back
     product.py         the product with the gates, the addition and the ReLU; the gradient of the input
-    sequence.py        the order in which they run
+
+What starts them:
+
+    sequence.py        what one call computes, and the constants of its kernels
+    forward.py         the launches of the forward pass
+    backward.py        those of the backward pass
     operator.py        the whole as an operator of torch, with its gradient
 
-``layout.py`` has the sizes of blocks and of workspaces, ``elements.py`` what the kernels share. Nothing here
-is imported where there is no Triton.
+``layout.py`` has the sizes of blocks and of workspaces, ``norm.py`` the state of a BatchNorm, ``elements.py``
+what the kernels share, ``probe.py`` finds out whether Triton works. Nothing here is imported where there is
+none.
 
 Notation: the input x is (N, C, *positions) with P positions an image, a the channel gate (N, C), s the
 spatial gate (N, P). A BatchNorm may come before them, z = BatchNorm(x), otherwise z = x. Where the channel
