@@ -70,8 +70,7 @@ class Classifier(ImageTask):
         channels_last: Whether images and weights use the channels-last layout, which is often faster.
         compile: Whether to compile the network, in training and in evaluation. In place of true, a mapping of
             what ``torch.compile`` takes: any of ``mode``, ``fullgraph``, ``dynamic``, ``backend`` and
-            ``options``. ``{mode: reduce-overhead}`` records CUDA graphs on a GPU: the less there is to
-            compute in a step, the more they save. State dicts and checkpoints stay as they are.
+            ``options``; ``{mode: reduce-overhead}`` records CUDA graphs. Checkpoints stay as they are.
         class_names: Names in the order of the logits (the command fills it in).
         size_px: Height and width of the images (the command fills it in).
         mean: Per channel, of pixel values in [0, 1] (the command fills it in).

@@ -41,7 +41,7 @@ from cbam_lightning.attention.squeeze_excite import SqueezeExcite
 
 
 def fuse_end(forward: Callable[[Module, Tensor], Tensor]) -> Callable[[Module, Tensor], Tensor]:
-    """Decorate the ``forward`` of a residual block: with CBAM or SE, run the end of the block as one function.
+    """Decorate the ``forward`` of a residual block: with CBAM or SE, run its end as one function.
 
     Where ``finish_block`` does not fuse, it runs the same operations as ``forward``. The block is a basic or
     a bottleneck block with torchvision's names of layers, and an ``attention`` after the last BatchNorm.
