@@ -12,8 +12,8 @@ import torch
 
 from cbam_lightning.optim import WarmupCosine
 from tests.callbacks.resume.interrupting import SendSignal, at
-from tests.callbacks.resume.survivors import child, wait
 from tests.data.generate import write_image_folder
+from tests.processes import start, wait
 
 REPOSITORY = Path(__file__).parents[1]
 ENVIRONMENT = {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
@@ -37,7 +37,7 @@ DEVICES = "--trainer.strategy ddp --trainer.devices 2"
 
 def run_alone(name, *options):
     """Run one process, which has everything imported already."""
-    process = child(" ".join([*options, QUIET]).split(), f"{name}.log")
+    process = start(" ".join([*options, QUIET]).split(), f"{name}.log")
     assert wait(process) == 0, (name, Path(f"{name}.log").read_text()[-4000:])
 
 
@@ -85,7 +85,7 @@ def test_one_process_goes_on_as_two_in_the_middle_of_an_epoch(tmp_path):
     network = "--model.network resnet20 --model.network_options.depths [1,1,1] --data.num_workers 0"
     rate = "--model.optimizer SGD --model.optimizer.lr 0.1 --trainer.max_epochs 3 --run.name one"
     words = " ".join([images, network, rate, at(SendSignal, 1, 2), QUIET]).split()
-    assert wait(child(words, "one.log")) == 143
+    assert wait(start(words, "one.log")) == 143
     run("two", COMMAND, "resume runs/default/one", DEVICES)
     places = [0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1, 7 / 6, 8 / 6, 9 / 6, 7 / 4, 2, 7 / 3, 8 / 3]
     expected = [0.1 * WarmupCosine().factor(place, 3) for place in places]

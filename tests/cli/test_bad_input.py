@@ -1,7 +1,6 @@
 """Every mistake ends in one line that names the thing and the way out, with exit code 2; nothing is lost."""
 
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -10,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.callbacks.resume.survivors import child, wait
 from tests.command import NO_WANDB, SHORT, SMALL, call, only_run
 from tests.data.generate import write_image_folder
+from tests.processes import start, wait
 
 IMAGES = (
     "--data ImageFolder --data.root images --data.size_px 16 --data.batch_size 4 --model.network resnet20"
@@ -222,7 +221,6 @@ def test_a_damaged_or_hostile_checkpoint(trained, kind, use, capsys, tmp_path):
 
 
 def test_a_full_disk_ends_with_one_line_and_leaves_earlier_files(trained, tmp_path):
-    """A limit on the size of a file makes writing fail in the middle, as a full disk does."""
     run = shutil.copytree(trained, tmp_path / "run")
     before = (run / "checkpoints" / "best.ckpt").read_bytes()
     write_image_folder(tmp_path / "images", images_per_class=10)
@@ -230,10 +228,7 @@ def test_a_full_disk_ends_with_one_line_and_leaves_earlier_files(trained, tmp_pa
         f"fit {IMAGES} --data.num_workers 0 --model.attention cbam {SHORT} {NO_WANDB} "
         f"--checkpoint.dirpath {run / 'checkpoints'}"
     )
-    before_it = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, before_it[1]))
-    process = child(words.split(), "run.log")
-    resource.setrlimit(resource.RLIMIT_FSIZE, before_it)
+    process = start(words.split(), "run.log", max_file_bytes=300_000)
     code, said = wait(process), Path("run.log").read_text()
     assert code == 1, said
     assert said.splitlines()[-1].startswith("cbam-lightning: error: ")

@@ -14,8 +14,8 @@ import torch
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.run_files import unfinished_state
 from tests.callbacks.resume.interrupting import TINY, FillTheDisk, FreeTheDisk, LoseTheLoss, SendSignal, at
-from tests.callbacks.resume.survivors import child, wait
 from tests.command import call
+from tests.processes import start, wait
 
 RUN = Path("runs/default/run")
 SHORT = "--run.name run --trainer.max_epochs 2 --trainer.limit_train_batches 6"
@@ -51,11 +51,11 @@ def test_a_signal_ends_with_its_exit_code_and_the_command_to_go_on(name, hears_h
 
 def test_a_real_process_heeds_a_signal_from_outside():
     words = f"fit {TINY} --run.name run --trainer.max_epochs 50 --trainer.limit_train_batches 20".split()
-    process = child(words, "run.log")
+    process = start(words, "run.log")
     metrics = RUN / "metrics.csv"
     while not metrics.is_file() or metrics.read_text().count("\n") < 8:
         time.sleep(0.01)
-    os.kill(process, signal.SIGTERM)
+    os.kill(process.pid, signal.SIGTERM)
     assert wait(process) == 143, Path("run.log").read_text()
     with metrics.open(newline="") as file:
         losses = [row for row in csv.DictReader(file) if row["train/loss"]]
@@ -125,7 +125,7 @@ FREE_AGAIN = at(FreeTheDisk, 1, 2)
 )
 def test_a_full_disk(options, code, steps, saved):
     words = f"fit {TINY} {SHORT} --save.every_steps 2 --run.test_after_fit false {options}"
-    process = child(words.split(), "run.log")
+    process = start(words.split(), "run.log")
     assert wait(process) == code, Path("run.log").read_text()
     said = Path("run.log").read_text()
     assert "last.ckpt could not be written (File too large); the previous one stays" in said

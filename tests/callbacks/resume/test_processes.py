@@ -9,13 +9,13 @@ import torch
 from pytorch_lightning import Callback, LightningDataModule
 from pytorch_lightning.loggers import CSVLogger
 from torch import distributed
-from torch import multiprocessing as mp
 
 from cbam_lightning.callbacks.resume.checkpointing import AtomicCheckpointIO, SaveOptions
 from cbam_lightning.callbacks.resume.exact_resume import ExactResume
 from cbam_lightning.callbacks.step_seeds import StepSeeds
 from cbam_lightning.errors import RunStopped
 from cbam_lightning.runs.directory import RunDirectory
+from tests.processes import fork, wait
 from tests.tasks.small import batch, batches, classifier, trainer
 
 WAITING = ("all_reduce", "barrier", "broadcast", "all_gather_object", "all_gather", "reduce")
@@ -94,9 +94,10 @@ def process(rank, folder, port, happens):
 
 
 def in_two_processes(folder, happens=None):
-    """Return what both found; they are forked, as importing everything takes long."""
+    """Return what both found; see ``tests/processes.py``."""
     port = str(distributed.TCPStore("127.0.0.1", 0, is_master=True).port)
-    mp.start_processes(process, (folder, port, happens), nprocs=2, start_method="fork")
+    processes = [fork(process, rank, folder, port, happens) for rank in range(2)]
+    assert [wait(process) for process in processes] == [0, 0]
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

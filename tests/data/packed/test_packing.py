@@ -1,5 +1,4 @@
 import json
-import multiprocessing
 import os
 import re
 import shutil
@@ -22,6 +21,7 @@ from cbam_lightning.errors import UsageError
 from tests.command import call
 from tests.data.generate import patches, save_image, write_image_folder, write_imagenet
 from tests.data.packed.damage import flip
+from tests.processes import fork
 
 
 @pytest.fixture(autouse=True)
@@ -300,14 +300,15 @@ def pack_slowly():
         time.sleep(0.1)
         return encode(*args)
 
-    shard_writer._encoded = slow  # in this process only, and those that it starts
+    # in this process only, and those that it starts
+    shard_writer._encoded = slow
+    packing.IMAGES_PER_RANGE = 4
     pack(ImageFolder("pets"), "out", num_workers=2)
 
 
 def test_a_packing_that_was_killed_leaves_no_old_images_and_no_processes(tmp_path):
     write_image_folder(tmp_path / "pets", images_per_class=8)
-    process = multiprocessing.get_context("fork").Process(target=pack_slowly)
-    process.start()
+    process = fork(pack_slowly)
     while not list(Path("out").glob("*.record.json")) and process.is_alive():
         time.sleep(0.02)
     process.kill()

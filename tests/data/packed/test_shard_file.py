@@ -1,5 +1,4 @@
 import hashlib
-import multiprocessing
 import os
 import time
 
@@ -10,6 +9,7 @@ from cbam_lightning.data.packed import shard_file
 from cbam_lightning.data.packed.shard_file import ShardFile
 from cbam_lightning.data.packed.shards import DamagedShardError, ShardInfo
 from cbam_lightning.data.packed.stores import FolderStore
+from tests.processes import fork, wait
 
 CONTENT = bytes(range(256)) * 40
 INFO = ShardInfo("a", 1, len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
@@ -117,14 +117,6 @@ def open_and_count(folder, checked, counts, number):
 
 def test_of_several_processes_one_checks(path):
     checked, counts = unchecked(), torch.zeros(3, dtype=torch.int64).share_memory_()
-    context = multiprocessing.get_context("fork")
-    processes = [
-        context.Process(target=open_and_count, args=(path.parent, checked, counts, number))
-        for number in range(3)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0, 0]
+    processes = [fork(open_and_count, path.parent, checked, counts, number) for number in range(3)]
+    assert [wait(process) for process in processes] == [0, 0, 0]
     assert int(counts.sum()) == 1
