@@ -4,6 +4,7 @@ from cbam_lightning.attention import fused
 from cbam_lightning.attention.bam import BAM
 from cbam_lightning.attention.cbam import CBAM, ChannelAttention, SpatialAttention
 from cbam_lightning.attention.eca import ECA
+from cbam_lightning.attention.effective_se import EffectiveSE
 from cbam_lightning.attention.registry import create_attention, list_attention, register_attention
 from cbam_lightning.attention.sagan import SAGAN
 from cbam_lightning.attention.squeeze_excite import SqueezeExcite
@@ -14,6 +15,7 @@ __all__ = [
     "ECA",
     "SAGAN",
     "ChannelAttention",
+    "EffectiveSE",
     "SpatialAttention",
     "SqueezeExcite",
     "create_attention",

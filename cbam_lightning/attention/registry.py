@@ -12,6 +12,7 @@ from torch import nn
 from cbam_lightning.attention.bam import BAM
 from cbam_lightning.attention.cbam import CBAM
 from cbam_lightning.attention.eca import ECA
+from cbam_lightning.attention.effective_se import EffectiveSE
 from cbam_lightning.attention.sagan import SAGAN
 from cbam_lightning.attention.squeeze_excite import SqueezeExcite
 from cbam_lightning.checks import check_choice
@@ -38,6 +39,7 @@ _ATTENTION: dict[str, Attention] = {
     "bam": Attention(BAM, "stage"),
     "cbam": Attention(CBAM),
     "eca": Attention(ECA),
+    "ese": Attention(EffectiveSE),
     "none": Attention(nn.Identity),
     "sagan": Attention(SAGAN, "stage"),
     "se": Attention(SqueezeExcite),
