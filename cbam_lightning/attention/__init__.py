@@ -8,12 +8,14 @@ from cbam_lightning.attention.effective_se import EffectiveSE
 from cbam_lightning.attention.registry import create_attention, list_attention, register_attention
 from cbam_lightning.attention.sagan import SAGAN
 from cbam_lightning.attention.squeeze_excite import SqueezeExcite
+from cbam_lightning.attention.style_recalibration import SRM
 
 __all__ = [
     "BAM",
     "CBAM",
     "ECA",
     "SAGAN",
+    "SRM",
     "ChannelAttention",
     "EffectiveSE",
     "SpatialAttention",

@@ -15,6 +15,7 @@ from cbam_lightning.attention.eca import ECA
 from cbam_lightning.attention.effective_se import EffectiveSE
 from cbam_lightning.attention.sagan import SAGAN
 from cbam_lightning.attention.squeeze_excite import SqueezeExcite
+from cbam_lightning.attention.style_recalibration import SRM
 from cbam_lightning.checks import check_choice
 from cbam_lightning.errors import UsageError, unknown_name
 from cbam_lightning.seeding import own_stream
@@ -43,6 +44,7 @@ _ATTENTION: dict[str, Attention] = {
     "none": Attention(nn.Identity),
     "sagan": Attention(SAGAN, "stage"),
     "se": Attention(SqueezeExcite),
+    "srm": Attention(SRM),
 }
 _BUILT_IN = frozenset(_ATTENTION)
 
