@@ -13,6 +13,7 @@ from cbam_lightning.attention.bam import BAM
 from cbam_lightning.attention.cbam import CBAM
 from cbam_lightning.attention.eca import ECA
 from cbam_lightning.attention.effective_se import EffectiveSE
+from cbam_lightning.attention.global_context import GlobalContext
 from cbam_lightning.attention.sagan import SAGAN
 from cbam_lightning.attention.squeeze_excite import SqueezeExcite
 from cbam_lightning.attention.style_recalibration import SRM
@@ -41,6 +42,7 @@ _ATTENTION: dict[str, Attention] = {
     "cbam": Attention(CBAM),
     "eca": Attention(ECA),
     "ese": Attention(EffectiveSE),
+    "gc": Attention(GlobalContext),
     "none": Attention(nn.Identity),
     "sagan": Attention(SAGAN, "stage"),
     "se": Attention(SqueezeExcite),
