@@ -5,6 +5,7 @@ from cbam_lightning.attention.bam import BAM
 from cbam_lightning.attention.cbam import CBAM, ChannelAttention, SpatialAttention
 from cbam_lightning.attention.eca import ECA
 from cbam_lightning.attention.effective_se import EffectiveSE
+from cbam_lightning.attention.gather_excite import GatherExcite
 from cbam_lightning.attention.global_context import GlobalContext
 from cbam_lightning.attention.registry import create_attention, list_attention, register_attention
 from cbam_lightning.attention.sagan import SAGAN
@@ -19,6 +20,7 @@ __all__ = [
     "SRM",
     "ChannelAttention",
     "EffectiveSE",
+    "GatherExcite",
     "GlobalContext",
     "SpatialAttention",
     "SqueezeExcite",

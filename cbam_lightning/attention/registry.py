@@ -13,6 +13,7 @@ from cbam_lightning.attention.bam import BAM
 from cbam_lightning.attention.cbam import CBAM
 from cbam_lightning.attention.eca import ECA
 from cbam_lightning.attention.effective_se import EffectiveSE
+from cbam_lightning.attention.gather_excite import GatherExcite
 from cbam_lightning.attention.global_context import GlobalContext
 from cbam_lightning.attention.sagan import SAGAN
 from cbam_lightning.attention.squeeze_excite import SqueezeExcite
@@ -43,6 +44,7 @@ _ATTENTION: dict[str, Attention] = {
     "eca": Attention(ECA),
     "ese": Attention(EffectiveSE),
     "gc": Attention(GlobalContext),
+    "ge": Attention(GatherExcite),
     "none": Attention(nn.Identity),
     "sagan": Attention(SAGAN, "stage"),
     "se": Attention(SqueezeExcite),
