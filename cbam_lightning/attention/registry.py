@@ -13,6 +13,7 @@ from cbam_lightning.attention.bam import BAM
 from cbam_lightning.attention.cbam import CBAM
 from cbam_lightning.attention.eca import ECA
 from cbam_lightning.attention.sagan import SAGAN
+from cbam_lightning.attention.scse import SCSE
 from cbam_lightning.attention.simam import SimAM
 from cbam_lightning.attention.squeeze_excite import SqueezeExcite
 from cbam_lightning.checks import check_choice
@@ -41,6 +42,7 @@ _ATTENTION: dict[str, Attention] = {
     "eca": Attention(ECA),
     "none": Attention(nn.Identity),
     "sagan": Attention(SAGAN, "stage"),
+    "scse": Attention(SCSE),
     "se": Attention(SqueezeExcite),
     "simam": Attention(SimAM),
 }
