@@ -3,6 +3,7 @@
 from cbam_lightning.attention import fused
 from cbam_lightning.attention.bam import BAM
 from cbam_lightning.attention.cbam import CBAM, ChannelAttention, SpatialAttention
+from cbam_lightning.attention.coordinate import CoordinateAttention
 from cbam_lightning.attention.eca import ECA
 from cbam_lightning.attention.registry import create_attention, list_attention, register_attention
 from cbam_lightning.attention.sagan import SAGAN
@@ -17,6 +18,7 @@ __all__ = [
     "SAGAN",
     "SCSE",
     "ChannelAttention",
+    "CoordinateAttention",
     "SimAM",
     "SpatialAttention",
     "SqueezeExcite",

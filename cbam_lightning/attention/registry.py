@@ -11,6 +11,7 @@ from torch import nn
 
 from cbam_lightning.attention.bam import BAM
 from cbam_lightning.attention.cbam import CBAM
+from cbam_lightning.attention.coordinate import CoordinateAttention
 from cbam_lightning.attention.eca import ECA
 from cbam_lightning.attention.sagan import SAGAN
 from cbam_lightning.attention.scse import SCSE
@@ -39,6 +40,7 @@ class Attention(NamedTuple):
 _ATTENTION: dict[str, Attention] = {
     "bam": Attention(BAM, "stage"),
     "cbam": Attention(CBAM),
+    "coord": Attention(CoordinateAttention),
     "eca": Attention(ECA),
     "none": Attention(nn.Identity),
     "sagan": Attention(SAGAN, "stage"),
