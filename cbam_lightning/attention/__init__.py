@@ -10,6 +10,7 @@ from cbam_lightning.attention.sagan import SAGAN
 from cbam_lightning.attention.scse import SCSE
 from cbam_lightning.attention.simam import SimAM
 from cbam_lightning.attention.squeeze_excite import SqueezeExcite
+from cbam_lightning.attention.triplet import TripletAttention
 
 __all__ = [
     "BAM",
@@ -22,6 +23,7 @@ __all__ = [
     "SimAM",
     "SpatialAttention",
     "SqueezeExcite",
+    "TripletAttention",
     "create_attention",
     "fused",
     "list_attention",

@@ -17,6 +17,7 @@ from cbam_lightning.attention.sagan import SAGAN
 from cbam_lightning.attention.scse import SCSE
 from cbam_lightning.attention.simam import SimAM
 from cbam_lightning.attention.squeeze_excite import SqueezeExcite
+from cbam_lightning.attention.triplet import TripletAttention
 from cbam_lightning.checks import check_choice
 from cbam_lightning.errors import UsageError, unknown_name
 from cbam_lightning.seeding import own_stream
@@ -47,6 +48,7 @@ _ATTENTION: dict[str, Attention] = {
     "scse": Attention(SCSE),
     "se": Attention(SqueezeExcite),
     "simam": Attention(SimAM),
+    "triplet": Attention(TripletAttention),
 }
 _BUILT_IN = frozenset(_ATTENTION)
 
