@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cbam_lightning.attention import half_precision, pools, positions
-from cbam_lightning.attention.batch_norm import check_batch
+from cbam_lightning.attention.batch_norm import check_values
 from cbam_lightning.attention.gate import Gate, GateName, run_layer, without_autocast
 from cbam_lightning.attention.half_precision import recomputed, run_on_map
 from cbam_lightning.checks import check_choice, check_positive, is_whole
@@ -138,7 +138,7 @@ class GatherExcite(Gate):
             )
         lengths = x.shape[2:] if self.extent else ()
         cells = math.prod((length + self.extent - 1) // self.extent for length in lengths)
-        check_batch(self, self.gather[-1], x.shape[0] * cells, "the BatchNorm of its only cell")
+        check_values(self, self.gather[-1], x.shape[0] * cells, x)
 
     def _start_at_one(self) -> None:
         if self.mlp is not None:
@@ -147,8 +147,8 @@ class GatherExcite(Gate):
             zeros = [self.gather[-1].weight]
         else:
             raise UsageError(
-                "GatherExcite with gather 'mean' and excite 'none' has no parameters, so it can neither start "
-                'as the identity nor learn. Use gate="sigmoid", or give it parameters with excite="mlp" or '
+                "GatherExcite with gather 'mean' and excite 'none' has no parameters, so it can neither "
+                'start as the identity nor learn. Use gate="sigmoid", or give it parameters with excite="mlp" or '
                 'gather="conv".'
             )
         for parameter in zeros:
