@@ -6,6 +6,7 @@ from cbam_lightning.attention.cbam import CBAM, ChannelAttention, SpatialAttenti
 from cbam_lightning.attention.eca import ECA
 from cbam_lightning.attention.registry import create_attention, list_attention, register_attention
 from cbam_lightning.attention.sagan import SAGAN
+from cbam_lightning.attention.sca import SCA
 from cbam_lightning.attention.squeeze_excite import SqueezeExcite
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "CBAM",
     "ECA",
     "SAGAN",
+    "SCA",
     "ChannelAttention",
     "SpatialAttention",
     "SqueezeExcite",

@@ -13,6 +13,7 @@ from cbam_lightning.attention.bam import BAM
 from cbam_lightning.attention.cbam import CBAM
 from cbam_lightning.attention.eca import ECA
 from cbam_lightning.attention.sagan import SAGAN
+from cbam_lightning.attention.sca import SCA
 from cbam_lightning.attention.squeeze_excite import SqueezeExcite
 from cbam_lightning.checks import check_choice
 from cbam_lightning.errors import UsageError, unknown_name
@@ -40,6 +41,7 @@ _ATTENTION: dict[str, Attention] = {
     "eca": Attention(ECA),
     "none": Attention(nn.Identity),
     "sagan": Attention(SAGAN, "stage"),
+    "sca": Attention(SCA),
     "se": Attention(SqueezeExcite),
 }
 _BUILT_IN = frozenset(_ATTENTION)
