@@ -4,6 +4,7 @@ from cbam_lightning.attention import fused
 from cbam_lightning.attention.bam import BAM
 from cbam_lightning.attention.cbam import CBAM, ChannelAttention, SpatialAttention
 from cbam_lightning.attention.eca import ECA
+from cbam_lightning.attention.mhsa import MHSA
 from cbam_lightning.attention.registry import create_attention, list_attention, register_attention
 from cbam_lightning.attention.sagan import SAGAN
 from cbam_lightning.attention.sca import SCA
@@ -13,6 +14,7 @@ __all__ = [
     "BAM",
     "CBAM",
     "ECA",
+    "MHSA",
     "SAGAN",
     "SCA",
     "ChannelAttention",

@@ -12,6 +12,7 @@ from torch import nn
 from cbam_lightning.attention.bam import BAM
 from cbam_lightning.attention.cbam import CBAM
 from cbam_lightning.attention.eca import ECA
+from cbam_lightning.attention.mhsa import MHSA
 from cbam_lightning.attention.sagan import SAGAN
 from cbam_lightning.attention.sca import SCA
 from cbam_lightning.attention.squeeze_excite import SqueezeExcite
@@ -39,6 +40,7 @@ _ATTENTION: dict[str, Attention] = {
     "bam": Attention(BAM, "stage"),
     "cbam": Attention(CBAM),
     "eca": Attention(ECA),
+    "mhsa": Attention(MHSA, "stage"),
     "none": Attention(nn.Identity),
     "sagan": Attention(SAGAN, "stage"),
     "sca": Attention(SCA),
