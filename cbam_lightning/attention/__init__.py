@@ -8,8 +8,10 @@ from cbam_lightning.attention.eca import ECA
 from cbam_lightning.attention.effective_se import EffectiveSE
 from cbam_lightning.attention.gather_excite import GatherExcite
 from cbam_lightning.attention.global_context import GlobalContext
+from cbam_lightning.attention.mhsa import MHSA
 from cbam_lightning.attention.registry import create_attention, list_attention, register_attention
 from cbam_lightning.attention.sagan import SAGAN
+from cbam_lightning.attention.sca import SCA
 from cbam_lightning.attention.scse import SCSE
 from cbam_lightning.attention.simam import SimAM
 from cbam_lightning.attention.squeeze_excite import SqueezeExcite
@@ -20,7 +22,9 @@ __all__ = [
     "BAM",
     "CBAM",
     "ECA",
+    "MHSA",
     "SAGAN",
+    "SCA",
     "SCSE",
     "SRM",
     "ChannelAttention",

@@ -147,9 +147,9 @@ class GatherExcite(Gate):
             zeros = [self.gather[-1].weight]
         else:
             raise UsageError(
-                "GatherExcite with gather 'mean' and excite 'none' has no parameters, so it can neither "
-                'start as the identity nor learn. Use gate="sigmoid", or give it parameters with excite="mlp" or '
-                'gather="conv".'
+                "GatherExcite with gather 'mean' and excite 'none' has no parameters, so it can neither start "
+                "as the identity nor learn. Use gate='sigmoid', or give it parameters with excite='mlp' or "
+                "gather='conv'."
             )
         for parameter in zeros:
             nn.init.zeros_(parameter)

@@ -16,7 +16,9 @@ from cbam_lightning.attention.eca import ECA
 from cbam_lightning.attention.effective_se import EffectiveSE
 from cbam_lightning.attention.gather_excite import GatherExcite
 from cbam_lightning.attention.global_context import GlobalContext
+from cbam_lightning.attention.mhsa import MHSA
 from cbam_lightning.attention.sagan import SAGAN
+from cbam_lightning.attention.sca import SCA
 from cbam_lightning.attention.scse import SCSE
 from cbam_lightning.attention.simam import SimAM
 from cbam_lightning.attention.squeeze_excite import SqueezeExcite
@@ -50,12 +52,14 @@ _ATTENTION: dict[str, Attention] = {
     "ese": Attention(EffectiveSE),
     "gc": Attention(GlobalContext),
     "ge": Attention(GatherExcite),
+    "mhsa": Attention(MHSA, "stage"),
     "none": Attention(nn.Identity),
     "sagan": Attention(SAGAN, "stage"),
+    "sca": Attention(SCA),
     "scse": Attention(SCSE),
     "se": Attention(SqueezeExcite),
-    "srm": Attention(SRM),
     "simam": Attention(SimAM),
+    "srm": Attention(SRM),
     "triplet": Attention(TripletAttention),
 }
 _BUILT_IN = frozenset(_ATTENTION)
