@@ -148,8 +148,9 @@ def compare(
 
 
 def _check(options: CostSelection) -> None:
-    check_positive("batch_size", options.batch_size)
-    check_positive("repeats", options.repeats)
+    for name in ("batch_size", "repeats", "threads"):
+        if (number := getattr(options, name)) is not None:
+            check_positive(name, number)
     if options.costs and options.no_costs:
         raise UsageError("--costs and --no-costs exclude each other; give one of them.")
 

@@ -210,6 +210,7 @@ def test_what_is_left_out_is_told(runs, capsys):
         ("--baseline se", "unknown arm 'se'"),
         ("--by data.root", "no run has a setting data.root"),
         ("--repeats 0", "repeats"),
+        ("--threads 0 --no-costs", "threads is 0"),
         ("--device tpu", "device is 'tpu'"),
         ("--metric test/top7", "Allowed: test/loss, test/top1"),
     ],
