@@ -32,7 +32,6 @@ Unlike the authors' code:
 from __future__ import annotations
 
 import functools
-import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
@@ -136,9 +135,11 @@ class GatherExcite(Gate):
                 f"{_times(x.shape[2:])}. Make it with the size of the map, or with an extent, such as 8, "
                 "whose kernels fit every map."
             )
-        lengths = x.shape[2:] if self.extent else ()
-        cells = math.prod((length + self.extent - 1) // self.extent for length in lengths)
-        check_batch(self, self.gather[-1], x.shape[0] * cells, "the BatchNorm of its only cell")
+        values = x.shape[0]
+        if self.extent:
+            for length in x.shape[2:]:
+                values *= (length + self.extent - 1) // self.extent
+        check_batch(self, self.gather[-1], values, "the BatchNorm of its only cell")
 
     def _start_at_one(self) -> None:
         if self.mlp is not None:
@@ -147,9 +148,9 @@ class GatherExcite(Gate):
             zeros = [self.gather[-1].weight]
         else:
             raise UsageError(
-                "GatherExcite with gather 'mean' and excite 'none' has no parameters, so it can neither start "
-                'as the identity nor learn. Use gate="sigmoid", or give it parameters with excite="mlp" or '
-                'gather="conv".'
+                "GatherExcite with gather 'mean' and excite 'none' has no parameters: it can neither start "
+                'as the identity nor learn. Use gate="sigmoid", or give it parameters: gather="conv" with '
+                'an extent, or excite="mlp".'
             )
         for parameter in zeros:
             nn.init.zeros_(parameter)

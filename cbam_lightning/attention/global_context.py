@@ -28,7 +28,14 @@ import torch
 from torch import Tensor, nn
 
 from cbam_lightning.attention import positions
-from cbam_lightning.attention.gate import GateName, at_least_float32, multiply, run_layer, without_autocast
+from cbam_lightning.attention.gate import (
+    GateName,
+    at_least_float32,
+    multiply,
+    run_layer,
+    wide_dtype,
+    without_autocast,
+)
 from cbam_lightning.attention.half_precision import Conv1d, recomputed, run_on_map
 from cbam_lightning.attention.scripting import refuse_scripting
 from cbam_lightning.checks import check_choice, check_positive, is_finite
@@ -118,7 +125,7 @@ class GlobalContext(nn.Module):
 
     def _attention(self, values: Tensor) -> Tensor:
         """Weigh the L positions, with a sum of 1: (N, C, L) to (N, 1, L)."""
-        return torch.softmax(run_on_map(self.attend, values), dim=2)
+        return torch.softmax(run_on_map(self.attend, values), dim=2, dtype=wide_dtype(values))
 
 
 def _weighted_sum(values: Tensor, weights: Tensor) -> Tensor:
