@@ -23,7 +23,7 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 
 from cbam_lightning.attention import half_precision, pools, positions
-from cbam_lightning.attention.batch_norm import check_batch
+from cbam_lightning.attention.batch_norm import check_values
 from cbam_lightning.attention.gate import Gate, GateName, run_layer, without_autocast
 from cbam_lightning.attention.half_precision import recomputed, run_on_map
 from cbam_lightning.checks import check_choice, check_positive
@@ -100,7 +100,7 @@ class BAM(Gate):
 
     def _branches(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the results of the channel branch, (N, C, 1, …), and the spatial branch, (N, 1, …)."""
-        check_batch(self, self.channel[1], x.shape[0], "the BatchNorm of its channel branch")
+        check_values(self, self.channel[1], x.shape[0], x)
         channel = run_layer(self.channel, pools.mean(x, positions.axes(x)))
         return positions.broadcast(channel, x), run_on_map(self.spatial, x)
 

@@ -1,27 +1,27 @@
-"""What a BatchNorm inside attention cannot normalise."""
+"""What a BatchNorm in training needs: at least two values of each channel."""
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
-from cbam_lightning.attention.positions import BATCH_NORMS
+from cbam_lightning.attention import positions
 from cbam_lightning.errors import UsageError
 
 
-def check_batch(module: nn.Module, batch_norm: nn.Module, values: int, name: str) -> None:
-    """Raise a ``UsageError`` if a BatchNorm in training would get a single value per channel.
+def check_values(module: nn.Module, bn: nn.Module, values: int, x: Tensor) -> None:
+    """Raise a ``UsageError`` if ``bn`` is in training and has a single value of each channel to normalise.
 
-    Only plain BatchNorm is asked: with SyncBatchNorm, the values of all processes count.
+    With SyncBatchNorm, the batch over all processes counts, which is not known here.
 
     Args:
-        module: The attention module that it is part of.
-        batch_norm: The layer.
-        values: Number of values per channel that it would normalise.
-        name: What the message calls the layer.
+        module: The attention module that has the layer.
+        bn: The layer, or what it was replaced with.
+        values: Number of values of each channel.
+        x: The input of ``module``.
     """
-    is_plain = isinstance(batch_norm, tuple(BATCH_NORMS.values()))
-    if is_plain and batch_norm.training and values == 1:
+    if isinstance(bn, tuple(positions.BATCH_NORMS.values())) and bn.training and values == 1:
         raise UsageError(
-            f"{type(module).__name__} was given a batch of one in training, but {name} needs at least two. "
-            "Use a larger batch, drop the incomplete last one, or call eval() on the module."
+            f"{type(module).__name__} was given {tuple(x.shape)} in training, which leaves a BatchNorm of it "
+            "a single value, where it needs two. Use a larger batch or larger maps, drop the incomplete "
+            "last batch, or call eval() on the module."
         )

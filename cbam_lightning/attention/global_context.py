@@ -134,14 +134,7 @@ def _weighted_sum(values: Tensor, weights: Tensor) -> Tensor:
 
 
 def _bottleneck(channels: int, hidden: int, eps: float) -> nn.Sequential:
-    mlp = nn.Sequential(
-        OrderedDict(
-            fc1=nn.Linear(channels, hidden),
-            norm=nn.LayerNorm(hidden, eps),
-            relu=nn.ReLU(),
-            fc2=nn.Linear(hidden, channels),
-        )
-    )
-    nn.init.zeros_(mlp.fc2.weight)
-    nn.init.zeros_(mlp.fc2.bias)
-    return mlp
+    fc1, fc2 = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
+    nn.init.zeros_(fc2.weight)
+    nn.init.zeros_(fc2.bias)
+    return nn.Sequential(OrderedDict(fc1=fc1, norm=nn.LayerNorm(hidden, eps), relu=nn.ReLU(), fc2=fc2))

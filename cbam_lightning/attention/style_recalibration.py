@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from cbam_lightning.attention import positions
-from cbam_lightning.attention.batch_norm import check_batch
+from cbam_lightning.attention.batch_norm import check_values
 from cbam_lightning.attention.gate import Gate, GateName, at_least_float32, run_layer
 from cbam_lightning.attention.half_precision import recomputed
 from cbam_lightning.checks import check_positive
@@ -54,7 +54,7 @@ class SRM(Gate):
 
     def compute_gate(self, x: Tensor) -> Tensor:
         """Compute the gate: (N, C, *positions) to (N, C, 1, …)."""
-        check_batch(self, self.bn, x.shape[0], "its BatchNorm")
+        check_values(self, self.bn, x.shape[0], x)
         style = recomputed(_mean_and_deviation, x)  # (N, C, 2)
         logits = run_layer(self.bn, (style * self.cfc).sum(2))
         return self.sigmoid(positions.broadcast(logits, x))
