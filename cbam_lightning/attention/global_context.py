@@ -12,7 +12,7 @@ As in the authors' code:
       0: adding starts as the identity, multiplying at a constant 0.5.
 
 Unlike the authors' code:
-    * the convolution has no bias, as in equation 4 of the paper: the softmax would cancel it;
+    * the convolution has no bias, as in the formula of the paper: the softmax would cancel it;
     * the hidden layer has at least three units: LayerNorm turns one into 0 and two into 1 and -1, whatever
       they are;
     * under autocast, the block is computed in float32;
