@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from cbam_lightning.attention import positions
 from cbam_lightning.attention.gate import at_least_float32, without_autocast
 from cbam_lightning.attention.half_precision import recomputed
+from cbam_lightning.attention.received_attention import received_attention
 from cbam_lightning.attention.scripting import refuse_scripting
 from cbam_lightning.checks import check_positive
 from cbam_lightning.errors import UsageError
@@ -53,8 +54,8 @@ class MHSA(nn.Module):
         dims: Number of position dimensions: 1 for (N, C, L), 2 for (N, C, H, W), 3 for (N, C, D, H, W).
 
     Raises:
-        UsageError: A number below 1, or heads that do not divide the channels. In ``forward``: an input with
-            another number of dimensions, or larger than ``max_size``.
+        UsageError: A number below 1, or heads that do not divide the channels. In ``forward`` and
+            ``gate_maps``: an input with another number of dimensions, or larger than ``max_size``.
     """
 
     __prepare_scriptable__ = refuse_scripting
@@ -79,10 +80,20 @@ class MHSA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` plus scaled self-attention, in the dtype of ``x``: (N, C, *positions) to the same."""
-        positions.check_feature_map(self, x, self.dims)
-        self._check_size(x)
+        self._check(x)
         with without_autocast(x.device.type):
             return recomputed(self._add_attention, x, self.gamma, *self._weights()).to(x.dtype)
+
+    def gate_maps(self, x: Tensor) -> dict[str, Tensor]:
+        """Return what multiplies nothing, but shows where it looks: ``received_attention``.
+
+        Returns:
+            ``attention``, (N, 1, *positions), with mean 1.
+        """
+        self._check(x)
+        with without_autocast(x.device.type):
+            query, key, _ = self._project(at_least_float32(x), *self._weights())
+            return {"attention": received_attention(query, key, x.shape[2:])}
 
     def extra_repr(self) -> str:
         """Return the options that the printed layer does not show."""
@@ -120,7 +131,8 @@ class MHSA(nn.Module):
         missing = -(width + sum(sizes)) % _MULTIPLE
         return F.pad(torch.cat(queries, -1), (0, missing)), F.pad(torch.cat(keys, -1), (0, missing)), value
 
-    def _check_size(self, x: Tensor) -> None:
+    def _check(self, x: Tensor) -> None:
+        positions.check_feature_map(self, x, self.dims)
         if any(size > self.max_size for size in x.shape[2:]):
             raise UsageError(
                 f"MHSA has relative positions for maps of up to {self.max_size} positions along each axis, "
