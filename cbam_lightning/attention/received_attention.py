@@ -24,7 +24,7 @@ def received_attention(query: Tensor, key: Tensor, sizes: Sequence[int]) -> Tens
         (N, 1, *sizes).
     """
     images, heads, length, _ = query.shape
-    rows = max(1, _MAX_WEIGHTS // (images * heads * length))
+    rows = max(1, _MAX_WEIGHTS // max(1, images * heads * length))
     received = key.new_zeros(images, length)
     for part in query.split(rows, dim=2):
         received = received + (part @ key.mT).softmax(-1).sum((1, 2))
