@@ -41,10 +41,11 @@ _MULTIPLE = 8  # of all widths: torch's fused kernel for CUDA takes aligned rows
 class MHSA(nn.Module):
     """Self-attention between positions in several heads: x + gamma * softmax(q (k + r) / sqrt(C / heads)) v.
 
-    Time grows with the square of the number of positions, times C / heads + the sum of the map's sides. Memory
-    grows with their number, times the same, where torch has a fused kernel. Such a kernel has no second derivative and no forward
-    mode; ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`` chooses one that has. Torch's fused kernel for
-    float32 on CUDA has a deterministic backward pass with ``torch.use_deterministic_algorithms(True)`` alone.
+    Time grows with the square of the number of positions, times C / heads + the sum of the map's sides.
+    Memory grows with their number, times the same, where torch has a fused kernel. Such a kernel has no
+    second derivative and no forward mode; ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`` chooses one that
+    has. Torch's fused kernel for float32 on CUDA has a deterministic backward pass only with
+    ``torch.use_deterministic_algorithms(True)``.
 
     Like a ``Gate``, it computes in at least float32, also under autocast. For maps in half precision it keeps
     nothing but the map for the backward pass, which computes the attention again.

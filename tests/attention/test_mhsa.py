@@ -151,6 +151,7 @@ def test_every_kernel_computes_the_same():
         torch.testing.assert_close(fused, plain, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")  # forward mode uses torch.jit
 def test_the_plain_kernel_has_a_second_derivative_and_forward_mode():
     module, x = randomised(MHSA(4, 2)).double(), images(1, 4, 2, 3).requires_grad_()
     with sdpa_kernel(SDPBackend.MATH):
