@@ -43,8 +43,8 @@ class MHSA(nn.Module):
 
     Time grows with the square of the number of positions, times C / heads + the sum of the map's sides.
     Memory grows with their number, times the same, where torch has a fused kernel. Such a kernel has no
-    second derivative and no forward mode; ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`` chooses one that
-    has. Torch's fused kernel for float32 on CUDA has a deterministic backward pass only with
+    second derivative and no forward mode; ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`` chooses one
+    that has. Torch's fused kernel for float32 on CUDA has a deterministic backward pass only with
     ``torch.use_deterministic_algorithms(True)``.
 
     Like a ``Gate``, it computes in at least float32, also under autocast. For maps in half precision it keeps
