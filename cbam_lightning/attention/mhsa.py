@@ -35,17 +35,15 @@ from cbam_lightning.checks import check_positive
 from cbam_lightning.errors import UsageError
 
 _AXES = ("depth", "height", "width")  # the last ``dims`` of them
-_MULTIPLE = 8  # of all widths: torch's fused kernel for CUDA takes aligned rows
+_MULTIPLE = 8  # of all widths: torch's fused kernel for CUDA takes aligned rows alone
 
 
 class MHSA(nn.Module):
     """Self-attention between positions in several heads: x + gamma * softmax(q (k + r) / sqrt(C / heads)) v.
 
     Time grows with the square of the number of positions, times C / heads + the sum of the map's sides.
-    Memory grows with their number, times the same, where torch has a fused kernel. Such a kernel has no
-    second derivative and no forward mode; ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`` chooses one
-    that has. Torch's fused kernel for float32 on CUDA has a deterministic backward pass only with
-    ``torch.use_deterministic_algorithms(True)``.
+    Memory grows with their number, times the same, where torch has a fused kernel. What ``SAGAN`` says of
+    derivatives, of determinism on CUDA and of compiling under autocast holds here, too.
 
     Like a ``Gate``, it computes in at least float32, also under autocast. For maps in half precision it keeps
     nothing but the map for the backward pass, which computes the attention again.
@@ -142,8 +140,9 @@ class MHSA(nn.Module):
 
 
 def _aligned(rows: Tensor) -> Tensor:
-    """Append zeros to (..., width) up to the next width that the fused kernels take."""
-    return F.pad(rows, (0, -rows.shape[-1] % _MULTIPLE))
+    """Append zeros to (..., width) up to the next width that the fused kernels take, in contiguous memory."""
+    missing = -rows.shape[-1] % _MULTIPLE
+    return F.pad(rows, (0, missing)) if missing else rows.contiguous()
 
 
 def _relative_logits(query: Tensor, table: Tensor, sizes: torch.Size, axis: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from cbam_lightning.attention import MHSA
+from cbam_lightning.attention import MHSA, SAGAN
 from cbam_lightning.errors import UsageError
 from tests.attention.checks import assert_equals_literal, images, randomised
 
@@ -138,6 +138,22 @@ def test_memory_grows_with_the_number_of_positions():
     saved = [saved_elements(lambda x=x: module(x)) for x in (small, large)]
     assert saved[1] < 7 * saved[0]  # 4 times the positions, and heads that are up to twice as wide
     assert saved[1] < 2 * (32 * 32) ** 2 / 2  # a quarter of the logits of both heads
+
+
+@pytest.mark.parametrize("kind", [MHSA, SAGAN])
+@pytest.mark.parametrize("channels", [64, 128])
+@pytest.mark.parametrize("device", ["cpu", "meta"])  # the second goes the way of CUDA
+def test_rows_lie_as_fused_kernels_take_them(device, channels, kind, monkeypatch):
+    given, attend = [], F.scaled_dot_product_attention
+
+    def remember(*args, **kwargs):
+        given.extend(args)
+        return attend(*args, **kwargs)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", remember)
+    kind(channels).to(device)(torch.zeros(2, channels, 6, 7, device=device))
+    assert all(tensor.is_contiguous() and tensor.shape[-1] % 8 == 0 for tensor in given)
+    assert len({tensor.shape for tensor in given}) == (1 if (kind, device) == (MHSA, "cpu") else 2)
 
 
 def test_every_kernel_computes_the_same():
