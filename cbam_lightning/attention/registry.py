@@ -117,6 +117,19 @@ def option_defaults(name: str) -> dict[str, Any]:
     return {option: p.default for option, p in options if p.default is not p.empty}
 
 
+def option_types(name: str) -> dict[str, Any]:
+    """Return the annotations of the options, as far as they can be evaluated.
+
+    Raises:
+        UsageError: An unknown name.
+    """
+    try:
+        evaluated = inspect.signature(_find(name).builder, eval_str=True).parameters
+    except NameError:  # a class that the user imports for type checkers alone
+        return {}
+    return {option: evaluated[option].annotation for option in _options(name)}
+
+
 def create_attention(name: str, channels: int, /, **options: Any) -> nn.Module:
     """Build an attention module, (N, C, *positions) to the same, by its name.
 

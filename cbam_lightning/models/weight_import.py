@@ -69,7 +69,7 @@ def import_weights(
     try:
         for state, others in _candidates(original, network):
             left_out = ", ".join(others)
-            detected, translated, origin = _detect(state, *names)
+            detected, translated, layout = _detect(state, *names)
             built = build(*detected)
             report = compare(built.state_dict(), translated)
             if not report.faults(head=""):
@@ -95,7 +95,10 @@ def import_weights(
         str(source),
     )
     save_checkpoint(out, built.state_dict(), header)
+    origin = LAYOUTS[layout].origin if layout else detected.network
     lines = [f"{source}: {len(original)} values in the layout of {origin}", str(report)]
+    if layout and LAYOUTS[layout].assumed:
+        lines.append(f"  assumed, since no value shows it: {LAYOUTS[layout].assumed}")
     if left_out:
         lines.append(f"  left out, beside the network: {left_out}")
     return header, "\n".join(lines)
@@ -116,12 +119,12 @@ def _detect(
     attention: str | None,
     attention_options: Mapping[str, Any] | None,
     network_options: Mapping[str, Any] | None,
-) -> tuple[DetectedNetwork, dict[str, Tensor], str]:
-    """Return the arguments of the network, its state dict with our keys, and the origin of the file."""
+) -> tuple[DetectedNetwork, dict[str, Tensor], str | None]:
+    """Return the arguments of the network, its state dict with our keys, and the layout of the file."""
     if network is None or network in MODELS:
         layout, state = translate(original)
         detected = detect_network(state, network, attention, attention_options, network_options)
-        return detected, state, LAYOUTS[layout].origin
+        return detected, state, layout
     state = complete(strip_wrappers(original))
     layers = [value.shape for key, value in state.items() if key.endswith("weight") and value.ndim > 1]
     if not layers:
@@ -129,7 +132,7 @@ def _detect(
     options = dict(attention_options or {}), dict(network_options or {})
     # the first layer takes the images, the last one is the classifier
     detected = DetectedNetwork(network, attention or "none", *options, layers[-1][0], layers[0][1])
-    return detected, state, network
+    return detected, state, None
 
 
 def _reported(extras: Mapping[str, Any]) -> dict[str, float]:

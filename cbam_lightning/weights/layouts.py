@@ -26,6 +26,8 @@ class Layout(NamedTuple):
         changes: Regular expressions for our keys, and the conversion of the layout's values to ours.
         lacks: Values that the layout may lack: ``bias`` of the MLP in channel attention, ``bn`` in spatial
             attention.
+        alone: Regular expression that matches all keys of a lone module without a sign.
+        assumed: What no key or shape shows, and is assumed.
     """
 
     origin: str
@@ -33,6 +35,8 @@ class Layout(NamedTuple):
     renames: tuple[tuple[str, str], ...] = ()
     changes: tuple[tuple[str, Callable[[Tensor], Tensor]], ...] = ()
     lacks: frozenset[str] = frozenset()
+    alone: str = "(?!)"
+    assumed: str = ""
 
 
 # Convolutions instead of linear layers, and the channel mean before the channel maximum.
@@ -40,6 +44,9 @@ _CONVOLUTIONS = (
     (r"(^|\.)mlp\.[02]\.weight$", partial(torch.flatten, start_dim=1)),  # (out, in, 1, 1) to (out, in)
     (r"(^|\.)spatial\.conv\.weight$", partial(torch.flip, dims=(1,))),  # (1, 2, k, k)
 )
+
+# The start of a key in an attention module: of a network, or alone
+_INSIDE = r"(^|(?:^|\.)attention\.)"
 
 # BAM's layers, from the authors' names to ours
 _AUTHORS_BAM = {
@@ -83,22 +90,27 @@ LAYOUTS: Mapping[str, Layout] = {
         _CONVOLUTIONS,
         frozenset({"bias", "bn"}),
     ),
-    # https://github.com/huggingface/pytorch-image-models: timm/layers/cbam.py, squeeze_excite.py
+    # https://github.com/huggingface/pytorch-image-models: timm/layers/cbam.py, eca.py, squeeze_excite.py
     "timm": Layout(
         "timm",
-        r"(^|\.)(spatial\.conv\.conv|se\.(channel\.)?fc[12])\.",
+        r"(^|\.)(layer\d+\.\d+\.se|spatial\.conv\.conv)\.",
         (
-            (r"(^|\.)se\.(?=channel|spatial|fc)", r"\1attention."),
-            (r"(^|\.)channel\.fc1\.", r"\1channel.mlp.0."),
-            (r"(^|\.)channel\.fc2\.", r"\1channel.mlp.2."),
-            (r"(^|\.)spatial\.conv\.(conv|bn)\.", r"\1spatial.\2."),
-            (r"(^|\.)attention\.fc1\.", r"\1attention.mlp.0."),
-            (r"(^|\.)attention\.fc2\.", r"\1attention.mlp.2."),
+            (r"(^|\.)se\.", r"\1attention."),
+            (rf"{_INSIDE}(channel\.)?fc1\.", r"\1\2mlp.0."),
+            (rf"{_INSIDE}(channel\.)?fc2\.", r"\1\2mlp.2."),
+            (rf"{_INSIDE}spatial\.conv\.(conv|bn)\.", r"\1spatial.\2."),
         ),
         _CONVOLUTIONS,
         frozenset({"bias"}),
+        r"(fc[12]|channel\.fc[12])\.(weight|bias)|conv\.weight",
+        "timm's defaults: average pools alone (cbam: and maxima), ReLU, sigmoid, zero padding (not ceca), no "
+        "anti-aliasing (not resnetblur), no dilation",
     ),
     "cbam_lightning": Layout("cbam_lightning", r"(^|\.)attention\.|(^|\.)channel\.mlp\.0\."),
     # plain networks of timm as well: their names are the same
-    "torchvision": Layout("torchvision or timm, without attention", r"^layer1\.0\.conv1\.weight$"),
+    "torchvision": Layout(
+        "torchvision or timm, without attention",
+        r"^layer1\.0\.conv1\.weight$",
+        assumed="ReLU, no anti-aliasing (not resnetblur), no dilation",
+    ),
 }

@@ -32,7 +32,7 @@ def identify(state_dict: Mapping[str, Tensor]) -> str:
         UsageError: The keys belong to none of these, to two of them, or to an object detector.
     """
     keys = list(strip_wrappers(state_dict))
-    names = [name for name, layout in LAYOUTS.items() if any(re.search(layout.sign, key) for key in keys)]
+    names = [name for name, layout in LAYOUTS.items() if _is_in(layout, keys)]
     with_attention = [name for name in names if name != "torchvision"]
     if len(with_attention) > 1:
         raise UsageError(
@@ -58,6 +58,10 @@ def translate(state_dict: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]
     of 0, and for luuuyi's modules, whose spatial attention has no BatchNorm, one that is the identity with
     running statistics (mean 0, variance 1, weight sqrt(1 + eps), bias 0). In training mode this BatchNorm
     uses the statistics of the batch, so training of such a network resumes from a different function.
+
+    Keys and shapes do not show activations, gates, pools and paddings: they are taken to be the defaults of
+    the code that the layout is of. So timm's ``ceca``, which has the keys of ``eca`` and circular padding,
+    is not told from it.
 
     Args:
         state_dict: Values of a network or of a single attention module; prefixes of wrappers are allowed.
@@ -109,6 +113,12 @@ def complete(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if key.endswith("running_var") and counter not in renamed:
             completed[counter] = torch.tensor(0)
     return completed
+
+
+def _is_in(layout: Layout, keys: list[str]) -> bool:
+    """Return whether these keys are in a layout."""
+    alone = bool(keys) and all(re.fullmatch(layout.alone, key) for key in keys)
+    return alone or any(re.search(layout.sign, key) for key in keys)
 
 
 def _apply(name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
