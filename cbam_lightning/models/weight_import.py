@@ -18,7 +18,7 @@ from cbam_lightning.user_code.class_paths import import_class_path
 from cbam_lightning.weights import Header, load_into, read_state_dict, save_checkpoint, translate
 from cbam_lightning.weights.layouts import LAYOUTS
 from cbam_lightning.weights.loading import compare, strip_wrappers
-from cbam_lightning.weights.translate import complete
+from cbam_lightning.weights.translate import complete, implied_options
 from cbam_lightning.weights.wrappers import unwrap
 
 # What networks for the 1000 classes of ImageNet expect: https://docs.pytorch.org/vision/stable/models.html
@@ -123,7 +123,8 @@ def _detect(
     """Return the arguments of the network, its state dict with our keys, and the layout of the file."""
     if network is None or network in MODELS:
         layout, state = translate(original)
-        detected = detect_network(state, network, attention, attention_options, network_options)
+        known = {**implied_options(original), **(attention_options or {})}
+        detected = detect_network(state, network, attention, known, network_options)
         return detected, state, layout
     state = complete(strip_wrappers(original))
     layers = [value.shape for key, value in state.items() if key.endswith("weight") and value.ndim > 1]

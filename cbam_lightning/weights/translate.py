@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,7 +62,7 @@ def translate(state_dict: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]
 
     Keys and shapes do not show activations, gates, pools and paddings: they are taken to be the defaults of
     the code that the layout is of. So timm's ``ceca``, which has the keys of ``eca`` and circular padding,
-    is not told from it.
+    is not told from it. See ``implied_options`` for what only the original keys show.
 
     Args:
         state_dict: Values of a network or of a single attention module; prefixes of wrappers are allowed.
@@ -74,6 +75,26 @@ def translate(state_dict: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]
     """
     name = identify(state_dict)
     return name, _apply(name, state_dict)
+
+
+def implied_options(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the options of our attention that only the keys of other code show.
+
+    Args:
+        state_dict: As for ``translate``.
+
+    Returns:
+        Those that differ from our defaults, such as ``fusion`` of ``gc`` for timm's.
+
+    Raises:
+        UsageError: As in ``identify``.
+    """
+    implied = LAYOUTS[identify(state_dict)].implied
+    options: dict[str, Any] = {}
+    for pattern, implies in implied:
+        if any(re.search(pattern, key) for key in state_dict):
+            options |= implies
+    return options
 
 
 def from_authors(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -126,6 +147,8 @@ def _apply(name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     layout = LAYOUTS[name]
     translated: dict[str, Tensor] = {}
     for key, value in strip_wrappers(state_dict).items():
+        if re.search(layout.drops, key):
+            continue
         new = key
         for pattern, replacement in layout.renames:
             new = re.sub(pattern, replacement, new)
@@ -133,7 +156,7 @@ def _apply(name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise UsageError(f"two keys, one of them {key}, become our {new}; the file mixes two versions.")
         translated[new] = value
         for pattern, change in layout.changes:
-            if value.ndim == 4 and re.search(pattern, new):
+            if value.ndim == 4 and re.search(pattern, key):
                 translated[new] = change(value)
     return complete(translated | _added(layout, translated))
 
