@@ -28,7 +28,9 @@ class Layout(NamedTuple):
             attention.
         alone: Regular expression that matches all keys of a lone module without a sign.
         drops: Regular expression for keys whose values have no effect.
-        implied: Regular expressions for keys, and the options of our attention that they imply.
+        implied: Regular expressions for keys with their shapes, such as ``fc.weight (5, 64)``, and options of
+            our attention that they imply.
+        refused: Likewise, and why no attention of ours computes the same.
         assumed: What no key or shape shows, and is assumed.
     """
 
@@ -40,6 +42,7 @@ class Layout(NamedTuple):
     alone: str = "(?!)"
     drops: str = "(?!)"
     implied: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    refused: tuple[tuple[str, str], ...] = ()
     assumed: str = ""
 
 
@@ -122,11 +125,21 @@ LAYOUTS: Mapping[str, Layout] = {
         (
             (r"\bmlp_add\.", {"eps": 1e-6}),  # of LayerNorm2d
             (r"\bmlp_scale\.", {"eps": 1e-6, "fusion": "scale"}),
-            (r"\bgather\.conv1\.", {"gather": "conv", "extent": 2}),
-            *((rf"\bgather\.conv{n}\.", {"extent": 2**n}) for n in range(2, 8)),
+            (r"\bmlp\.fc1\.", {"excite": "mlp"}),
+            (r"\bgather\.conv1\.", {"gather": "conv"}),
+            *((rf"\bgather\.conv{n}\.weight .* 3, 3\)$", {"extent": 2**n}) for n in range(1, 8)),
+        ),
+        (
+            (r"\bgather\.conv1\.weight (?!.* 3, 3\)$)", "the global convolution of ge slides over padding"),
+            (r"\bspatial\.conv\.conv\.weight \(1, 1,", "lcbam adds its pools"),
+            (
+                r"\bse\.(conv2|conv_[hw]|fc_[hw]|norm_[hw]|bn1?)\.",
+                "here are its se, ese, eca, ge, gc, gca and cbam, as they are by default",
+            ),
         ),
         "timm's defaults: means (in cbam also maxima) as pools, ReLU, sigmoid (hard in ese), zero padding "
-        "(not ceca), no attention without parameters (ge), no anti-aliasing (not resnetblur), no dilation",
+        "(not ceca), ge over the whole map or with strided convolutions, no attention without parameters, no "
+        "anti-aliasing (not resnetblur), no dilation",
     ),
     "cbam_lightning": Layout("cbam_lightning", r"(^|\.)attention\.|(^|\.)channel\.mlp\.0\."),
     # plain networks of timm as well: their names are the same

@@ -74,6 +74,12 @@ def translate(state_dict: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]
         UsageError: The layout is unknown, or its keys are inconsistent.
     """
     name = identify(state_dict)
+    for pattern, reason in LAYOUTS[name].refused:
+        if key := next((key for key, shown in _with_shapes(state_dict) if re.search(pattern, shown)), None):
+            raise UsageError(
+                f"{key} belongs to attention of {LAYOUTS[name].origin} that is not here: {reason}. Name a "
+                "network of timm as timm/NAME to keep it."
+            )
     return name, _apply(name, state_dict)
 
 
@@ -92,7 +98,7 @@ def implied_options(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     implied = LAYOUTS[identify(state_dict)].implied
     options: dict[str, Any] = {}
     for pattern, implies in implied:
-        if any(re.search(pattern, key) for key in state_dict):
+        if any(re.search(pattern, shown) for _, shown in _with_shapes(state_dict)):
             options |= implies
     return options
 
@@ -140,6 +146,11 @@ def _is_in(layout: Layout, keys: list[str]) -> bool:
     """Return whether these keys are in a layout."""
     alone = bool(keys) and all(re.fullmatch(layout.alone, key) for key in keys)
     return alone or any(re.search(layout.sign, key) for key in keys)
+
+
+def _with_shapes(state_dict: Mapping[str, Tensor]) -> list[tuple[str, str]]:
+    """Return every key, without and with its shape, as ``Layout`` has it."""
+    return [(key, f"{key} {tuple(value.shape)}") for key, value in strip_wrappers(state_dict).items()]
 
 
 def _apply(name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

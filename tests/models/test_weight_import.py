@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from timm.layers import EcaModule, SEModule
+from timm.layers import EcaModule, GatherExcite, GlobalContext, SEModule
 from timm.layers.cbam import CbamModule
 from torchvision.models import densenet121, resnet18, squeezenet1_1
 
@@ -90,6 +90,7 @@ def timm_network(name, **options):
     return network
 
 
+@pytest.mark.usefixtures("gather_excite_of_timm")
 @pytest.mark.parametrize(
     ("name", "layer", "attention", "options"),
     [
@@ -109,6 +110,22 @@ def timm_network(name, **options):
             {"reduction": 8, "kernel_size": 3},
         ),
         ("resnet18", partial(CbamModule, mlp_bias=True), "cbam", {}),
+        ("resnet18", "ese", "ese", {}),
+        ("resnet50", "gc", "gc", {"reduction": 8, "fusion": "scale", "eps": 1e-6}),
+        ("resnet18", "gca", "gc", {"reduction": 8, "eps": 1e-6}),
+        ("resnet18", "ge", "ge", {"excite": "mlp"}),
+        (
+            "resnet18",
+            partial(GatherExcite, extra_params=True, extent=4),
+            "ge",
+            {"excite": "mlp", "gather": "conv", "extent": 4},
+        ),
+        (
+            "resnet18",
+            partial(GatherExcite, extra_params=True, extent=8, use_mlp=False),
+            "ge",
+            {"gather": "conv", "extent": 8},
+        ),
     ],
 )
 def test_a_network_of_timm_gives_the_same_logits(tmp_path, images, name, layer, attention, options):
@@ -122,15 +139,26 @@ def test_a_network_of_timm_gives_the_same_logits(tmp_path, images, name, layer, 
     torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.usefixtures("gather_excite_of_timm")
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
-        ("ecam", r"gate of another design \(conv.weight, conv.bias, conv2.weight\)"),
-        ("lcbam", r"no options of cbam give the shapes .* spatial.conv.weight \(1, 1, 7, 7\)"),
-        ("scoord", "gate of another design"),
-        ("ela", "gate of another design"),
-        ("strip", "gate of another design"),
-        (partial(SEModule, norm_layer=torch.nn.BatchNorm2d), r"gate of another design .*bn.weight"),
+        (
+            "ecam",
+            r"layer1.0.se.conv2.weight belongs to attention of timm that is not here: here are its se, ese",
+        ),
+        ("lcbam", r"layer1.0.se.spatial.conv.conv.weight belongs .*: lcbam adds its pools"),
+        ("scoord", "layer1.0.se.fc_h.weight belongs"),
+        ("ela", "layer1.0.se.conv_h.weight belongs"),
+        ("strip", "layer1.0.se.conv_h.weight belongs"),
+        ("coord", "layer1.0.se.bn1.weight belongs"),
+        (partial(GlobalContext, fuse_add=True), "two keys, one of them .*mlp_scale.*, become our"),
+        (partial(GlobalContext, use_attn=False), r"gate of another design \(mlp.fc1.weight"),
+        (partial(SEModule, norm_layer=torch.nn.BatchNorm2d), "layer1.0.se.bn.weight belongs"),
+        (
+            partial(GatherExcite, extra_params=True, feat_size=7),
+            "global convolution of ge slides over padding",
+        ),
     ],
 )
 def test_attention_of_timm_that_is_not_ours_is_refused(tmp_path, layer, reason):
