@@ -84,6 +84,16 @@ class MHSA(nn.Module):
         with without_autocast(x.device.type):
             return recomputed(self._add_attention, x, self.gamma, *self._weights()).to(x.dtype)
 
+    def count_macs(self, x: Tensor) -> int:
+        """Count the multiply-accumulates of the definition, without the zeros that pick relative positions.
+
+        With L positions: 3 C² L for the projections, L² C each for the products of queries with keys and of
+        weights with values, and C times the sum of the sides for the relative positions of each query.
+        """
+        length = math.prod(x.shape[2:])
+        per_position = 3 * x.shape[1] + 2 * length + sum(x.shape[2:])
+        return x.shape[0] * length * x.shape[1] * per_position
+
     def extra_repr(self) -> str:
         """Return the options that the printed layer does not show."""
         return f"heads={self.heads}, max_size={self.max_size}, dims={self.dims}"

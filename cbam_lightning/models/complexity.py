@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cbam_lightning.checks import check_positive
@@ -17,7 +18,8 @@ from cbam_lightning.models.factory import build
 CONVENTION = (
     "GFLOPs are 10^9 multiply-accumulates of one image, as in CBAM's paper: half of what torch's "
     "FlopCounterMode counts in convolutions, linear layers and matrix products, including self-attention. "
-    "Biases, BatchNorm, pooling, activations, products with a gate and additions are not counted."
+    "Biases, normalisation, pooling, activations, products by the element, as with a gate, and additions are "
+    "not counted."
 )
 
 
@@ -30,6 +32,9 @@ class Complexity(NamedTuple):
 
 def count(network: nn.Module, size_px: int = 224, in_channels: int = 3) -> Complexity:
     """Count a network on the meta device, in evaluation mode, without changing it.
+
+    A module with a method ``count_macs(x)`` says itself what it has for its input, where its operations are
+    more than its definition, as those of ``mhsa`` are.
 
     Args:
         network: Maps (1, in_channels, size_px, size_px) to anything.
@@ -69,7 +74,10 @@ def _count(network: nn.Module, size_px: int, in_channels: int) -> Complexity:
     check_positive("in_channels", in_channels)
     network = network.to("meta").eval()
     image = torch.empty(1, in_channels, size_px, size_px, device="meta")
-    counter = FlopCounterMode(display=False)
+    counter, stated = FlopCounterMode(display=False), dict[str, int]()
+    for name, module in network.named_modules():
+        if hasattr(module, "count_macs"):
+            module.register_forward_hook(partial(_state_macs, stated, name))
     try:
         with torch.no_grad(), counter:
             network(image)
@@ -79,4 +87,13 @@ def _count(network: nn.Module, size_px: int, in_channels: int) -> Complexity:
             f"{error}. Give another size_px or in_channels."
         ) from error
     params = sum(parameter.numel() for parameter in network.parameters())
-    return Complexity(params, counter.get_total_flops() // 2)
+    counts = counter.get_flop_counts()
+    executed = sum(
+        sum(counts[".".join(filter(None, (type(network).__name__, name)))].values()) for name in stated
+    )
+    return Complexity(params, (counter.get_total_flops() - executed) // 2 + sum(stated.values()))
+
+
+def _state_macs(stated: dict[str, int], name: str, module: Any, args: tuple[Tensor, ...], _: object) -> None:
+    """Add what a module says of its input; a hook of its forward pass."""
+    stated[name] = stated.get(name, 0) + module.count_macs(*args)
