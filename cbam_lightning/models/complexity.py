@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cbam_lightning.checks import check_positive
@@ -74,26 +73,41 @@ def _count(network: nn.Module, size_px: int, in_channels: int) -> Complexity:
     check_positive("in_channels", in_channels)
     network = network.to("meta").eval()
     image = torch.empty(1, in_channels, size_px, size_px, device="meta")
-    counter, stated = FlopCounterMode(display=False), dict[str, int]()
-    for name, module in network.named_modules():
-        if hasattr(module, "count_macs"):
-            module.register_forward_hook(partial(_state_macs, stated, name))
     try:
-        with torch.no_grad(), counter:
-            network(image)
+        return count_call(network, image)
     except RuntimeError as error:
         raise UsageError(
             f"{type(network).__name__} does not take images of {in_channels} channels and {size_px} px: "
             f"{error}. Give another size_px or in_channels."
         ) from error
+
+
+@torch.no_grad()
+def count_call(network: nn.Module, *inputs: Any) -> Complexity:
+    """Count the parameters of a network, and the multiply-accumulates of one call.
+
+    Args:
+        network: Is called as it is, in its mode and on its device.
+        inputs: What it is called with.
+    """
+    counter = FlopCounterMode(display=False)
+    before, corrections = list[int](), list[int]()
+
+    def start(module: nn.Module, args: tuple[Any, ...]) -> None:
+        before.append(counter.get_total_flops())
+
+    def end(module: Any, args: tuple[Any, ...], output: object) -> None:
+        executed = counter.get_total_flops() - before.pop()
+        corrections.append(2 * module.count_macs(*args) - executed)
+
+    stating = [module for module in network.modules() if hasattr(module, "count_macs")]
+    handles = [module.register_forward_pre_hook(start) for module in stating]
+    handles += [module.register_forward_hook(end) for module in stating]
+    try:
+        with counter:
+            network(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
     params = sum(parameter.numel() for parameter in network.parameters())
-    counts = counter.get_flop_counts()
-    executed = sum(
-        sum(counts[".".join(filter(None, (type(network).__name__, name)))].values()) for name in stated
-    )
-    return Complexity(params, (counter.get_total_flops() - executed) // 2 + sum(stated.values()))
-
-
-def _state_macs(stated: dict[str, int], name: str, module: Any, args: tuple[Tensor, ...], _: object) -> None:
-    """Add what a module says of its input; a hook of its forward pass."""
-    stated[name] = stated.get(name, 0) + module.count_macs(*args)
+    return Complexity(params, (counter.get_total_flops() + sum(corrections)) // 2)
