@@ -147,8 +147,8 @@ class GatherExcite(Gate):
             zeros = [self.gather[-1].weight]
         else:
             raise UsageError(
-                "GatherExcite with gather 'mean' and excite 'none' has no parameters, so it can neither start "
-                "as the identity nor learn. Use gate='sigmoid', or give it parameters with excite='mlp' or "
+                "GatherExcite with gather 'mean' and excite 'none' has no parameters, so it can neither start as "
+                "the identity nor learn. Use gate='sigmoid', or give it parameters with excite='mlp' or "
                 "gather='conv'."
             )
         for parameter in zeros:

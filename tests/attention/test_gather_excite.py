@@ -216,7 +216,7 @@ def test_without_parameters_it_cannot_be_inserted_as_the_identity():
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
     with pytest.raises(
         UsageError,
-        match=r'has no parameters, so it can neither start as .* nor learn\. Use gate="sigmoid"',
+        match=r"has no parameters, so it can neither start as .* nor learn\. Use gate=.sigmoid.",
     ):
         insert_attention(network, "ge", where="0", example=(1, 3, 8, 8))
     insert_attention(network, "ge", where="0", example=(1, 3, 8, 8), gate="sigmoid")
