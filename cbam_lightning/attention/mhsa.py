@@ -73,8 +73,9 @@ class MHSA(nn.Module):
         self.qkv = nn.Conv1d(channels, 3 * channels, kernel_size=1, bias=False)
         nn.init.normal_(self.qkv.weight, std=channels**-0.5)
         for axis in _AXES[-dims:]:
-            table = self.width**-0.5 * torch.randn(2 * max_size - 1, self.width)  # row max_size - 1: offset 0
-            self.register_parameter(f"relative_{axis}", nn.Parameter(table))
+            table = nn.Parameter(torch.empty(2 * max_size - 1, self.width))  # row max_size - 1: offset 0
+            self.register_parameter(f"relative_{axis}", table)
+            nn.init.normal_(table, std=self.width**-0.5)
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -46,8 +46,9 @@ def import_weights(
         out: The file to write, which must not exist.
         network: Name for ``create_model``. Default: a detected ResNet. Other networks, such as
             ``torchvision/NAME``, have to be named, and their keys are not translated.
-        attention: Name for ``create_attention``. Default: detected.
-        attention_options: Options that leave no trace in a file, such as CBAM's ``pools``.
+        attention: Name for ``create_attention``. Default: detected. Attention without parameters leaves no
+            trace in a file.
+        attention_options: Options that leave no trace either, such as CBAM's ``pools``.
         network_options: Likewise, for example a ResNet's ``stride_in``.
         dataset: The training data set, for the header.
         class_names: Names in the order of the logits, for the header.
