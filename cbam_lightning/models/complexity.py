@@ -17,8 +17,8 @@ from cbam_lightning.models.factory import build
 CONVENTION = (
     "GFLOPs are 10^9 multiply-accumulates of one image, as in CBAM's paper: half of what torch's "
     "FlopCounterMode counts in convolutions, linear layers and matrix products, including self-attention "
-    "(mhsa as it is defined, without the zeros that its kernel adds). Biases, normalisation, pooling, activations, "
-    "products by the element, as with a gate, and additions are not counted."
+    "(mhsa as it is defined, without the zeros that its kernel adds). Biases, normalisation, pooling, "
+    "activations, products by the element, as with a gate, and additions are not counted."
 )
 
 
