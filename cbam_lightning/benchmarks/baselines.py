@@ -112,7 +112,8 @@ def _timm_form(module: nn.Module) -> nn.Module | None:
     name, options = _TIMM[type(module)](module)
     form: nn.Module = importlib.import_module("timm.layers").get_attn(name)(**options)
     if isinstance(module, GlobalContext):
-        form.get_submodule("mlp_add.norm").eps = module.mlp.norm.eps  # type: ignore[assignment]
+        norm = cast("nn.LayerNorm", form.get_submodule("mlp_add.norm"))
+        norm.eps = cast("nn.LayerNorm", module.mlp.norm).eps
     return form.to(next(module.parameters(), torch.empty(0)))
 
 

@@ -28,7 +28,9 @@ class OptionParser(LightningArgumentParser):
         read_whole_numbers_first(self)
         return added
 
-    def parse_args(self, args: Sequence[str] | None = None, *others: Any, **options: Any) -> Namespace:
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, *others: Any, **options: Any
+    ) -> Namespace:
         """Parse arguments; ``null`` in a dictionary, as in ``--model.attention_options.size null``, is null.
 
         jsonargparse hands such a value to the parser of the class as text, in which null has become None.

@@ -40,8 +40,8 @@ def detect_network(
     """Detect our ResNet that comes closest to these keys and shapes, with its attention and options.
 
     Options that leave no trace in a state dict keep their defaults unless they are given: the convolution of
-    a bottleneck that has the stride, CBAM's pools, gate and order of the two halves, and attention without
-    parameters as such.
+    a bottleneck that has the stride, the stride of a 3x3 stem, and of attention the gate, pools, orders and
+    the like. Attention without parameters is not seen.
 
     Args:
         state_dict: Values with our keys, as from ``cbam_lightning.weights.translate``.

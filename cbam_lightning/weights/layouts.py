@@ -141,7 +141,11 @@ LAYOUTS: Mapping[str, Layout] = {
         "(not ceca), ge over the whole map or with strided convolutions, no attention without parameters, no "
         "anti-aliasing (not resnetblur), no dilation",
     ),
-    "cbam_lightning": Layout("cbam_lightning", r"(^|\.)attention\.|(^|\.)channel\.mlp\.0\."),
+    "cbam_lightning": Layout(
+        "cbam_lightning",
+        r"(^|\.)attention\.|(^|\.)channel\.mlp\.0\.",
+        assumed="the defaults of options that leave no trace, such as gate",
+    ),
     # plain networks of timm as well: their names are the same
     "torchvision": Layout(
         "torchvision or timm, without attention",
