@@ -112,6 +112,15 @@ def list_attention() -> list[str]:
     return sorted(_ATTENTION)
 
 
+def describe_attention() -> dict[str, str]:
+    """Return the first line of the documentation of every name of ``list_attention()``."""
+    described = {}
+    for name in list_attention():
+        first, _, _ = inspect.cleandoc(_ATTENTION[name].builder.__doc__ or "").partition("\n")
+        described[name] = "The input itself." if name == "none" else first
+    return described
+
+
 def default_placement(name: str) -> Placement:
     """Return where networks put this attention: on every residual branch, or after stages.
 

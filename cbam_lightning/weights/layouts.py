@@ -120,7 +120,7 @@ LAYOUTS: Mapping[str, Layout] = {
             (r"\bconv_attn\.weight$", partial(torch.flatten, start_dim=2)),  # (1, C, 1, 1) to (1, C, 1)
         ),
         frozenset({"bias"}),
-        r"(fc[12]?|channel\.fc[12]|conv|conv_attn|mlp_(add|scale)\.\w+|gather\.\w+|mlp\.fc[12])\.\w+",
+        r"conv\.weight|(fc[12]?|channel\.fc[12]|conv_attn|mlp_(add|scale)\.\w+|gather\.\w+|mlp\.fc[12])\.\w+",
         r"\bconv_attn\.bias$",  # the softmax cancels it
         (
             (r"\bmlp_add\.", {"eps": 1e-6}),  # of LayerNorm2d
