@@ -12,7 +12,7 @@ from torch import nn
 from cbam_lightning.attention import create_attention
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models import create_model
-from cbam_lightning.models.complexity import count, count_named
+from cbam_lightning.models.complexity import count, count_call, count_named
 from cbam_lightning.models.published.classification_rows import ClassificationRow, published_rows, rows
 from cbam_lightning.models.published.rendering import render, table
 
@@ -88,6 +88,15 @@ class TestCount:
         once = count(shared, size_px=5, in_channels=8)
         twice = count(nn.Sequential(nn.Conv2d(8, 8, 1), shared, shared), size_px=5, in_channels=8)
         assert twice.macs == 2 * once.macs + 8 * 8 * 25
+
+    def test_one_call_is_counted_as_the_network_is_and_leaves_no_hooks(self):
+        attention = create_attention("mhsa", 8, heads=2).train()
+        found = count_call(attention, torch.ones(3, 8, 5, 4))
+        assert found.macs == 3 * 20 * 8 * (3 * 8 + 2 * 20 + 5 + 4)
+        assert attention.training
+        assert not attention._forward_hooks
+        assert not attention._forward_pre_hooks
+        assert attention.gamma.grad is None
 
     def test_the_network_is_left_as_it_was(self):
         network = create_model("resnet20").train()
