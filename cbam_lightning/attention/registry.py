@@ -139,16 +139,6 @@ def option_names(name: str) -> frozenset[str]:
     return frozenset(_options(name))
 
 
-def option_defaults(name: str) -> dict[str, Any]:
-    """Return the default values of the options that have one.
-
-    Raises:
-        UsageError: An unknown name.
-    """
-    options = sorted(_options(name).items())
-    return {option: p.default for option, p in options if p.default is not p.empty}
-
-
 def option_types(name: str) -> dict[str, Any]:
     """Return the annotations of the options, as far as they can be evaluated.
 
@@ -160,6 +150,16 @@ def option_types(name: str) -> dict[str, Any]:
     except NameError:  # a class that the user imports for type checkers alone
         return {}
     return {option: evaluated[option].annotation for option in _options(name)}
+
+
+def option_defaults(name: str) -> dict[str, Any]:
+    """Return the default values of the options that have one.
+
+    Raises:
+        UsageError: An unknown name.
+    """
+    options = sorted(_options(name).items())
+    return {option: p.default for option, p in options if p.default is not p.empty}
 
 
 def create_attention(name: str, channels: int, /, **options: Any) -> nn.Module:

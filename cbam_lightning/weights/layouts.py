@@ -102,7 +102,8 @@ LAYOUTS: Mapping[str, Layout] = {
     "timm": Layout(
         "timm",
         r"(^|\.)(layer\d+\.\d+\.se|spatial\.conv\.conv)\.",
-        (
+        alone=r"conv\.weight|(fc[12]?|channel\.fc[12]|conv_attn|mlp_(add|scale)\.\w+|gather\.\w+|mlp\.fc[12])\.\w+",
+        renames=(
             (r"(^|\.)se\.", r"\1attention."),
             (rf"{_INSIDE}(channel\.)?fc1\.", r"\1\2mlp.0."),
             (rf"{_INSIDE}(channel\.)?fc2\.", r"\1\2mlp.2."),
@@ -111,25 +112,22 @@ LAYOUTS: Mapping[str, Layout] = {
             (rf"{_INSIDE}mlp_(?:add|scale)\.", r"\1mlp."),
             (rf"{_INSIDE}gather\.norm(\d)\.", r"\1gather.bn\2."),
         ),
-        (
-            (
-                r"(?<!\bmlp\.)\bfc[12]?\.weight$",
-                _LINEAR,
-            ),  # the MLP of gather-excite slides over a map here, too
+        changes=(
+            # not mlp.fc1 and mlp.fc2 of gather-excite, which slide over a map here, too
+            (r"(?<!\bmlp\.)\bfc[12]?\.weight$", _LINEAR),
             (r"\bspatial\.conv\.conv\.weight$", _MAXIMUM_FIRST),
             (r"\bconv_attn\.weight$", partial(torch.flatten, start_dim=2)),  # (1, C, 1, 1) to (1, C, 1)
         ),
-        frozenset({"bias"}),
-        r"conv\.weight|(fc[12]?|channel\.fc[12]|conv_attn|mlp_(add|scale)\.\w+|gather\.\w+|mlp\.fc[12])\.\w+",
-        r"\bconv_attn\.bias$",  # the softmax cancels it
-        (
+        lacks=frozenset({"bias"}),
+        drops=r"\bconv_attn\.bias$",  # the softmax cancels it
+        implied=(
             (r"\bmlp_add\.", {"eps": 1e-6}),  # of LayerNorm2d
             (r"\bmlp_scale\.", {"eps": 1e-6, "fusion": "scale"}),
             (r"\bmlp\.fc1\.", {"excite": "mlp"}),
             (r"\bgather\.conv1\.", {"gather": "conv"}),
             *((rf"\bgather\.conv{n}\.weight .* 3, 3\)$", {"extent": 2**n}) for n in range(1, 8)),
         ),
-        (
+        refused=(
             (r"\bgather\.conv1\.weight (?!.* 3, 3\)$)", "the global convolution of ge slides over padding"),
             (r"\bspatial\.conv\.conv\.weight \(1, 1,", "lcbam adds its pools"),
             (
@@ -137,9 +135,9 @@ LAYOUTS: Mapping[str, Layout] = {
                 "here are its se, ese, eca, ge, gc, gca and cbam, as they are by default",
             ),
         ),
-        "timm's defaults: means (in cbam also maxima) as pools, ReLU, sigmoid (hard in ese), zero padding "
-        "(not ceca), ge over the whole map or with strided convolutions, no attention without parameters, no "
-        "anti-aliasing (not resnetblur), no dilation",
+        assumed="timm's defaults: means (in cbam also maxima) as pools, ReLU, sigmoid (hard in ese), zero "
+        "padding (not ceca), ge over the whole map or with strided convolutions, no attention without "
+        "parameters, no anti-aliasing (not resnetblur), no dilation",
     ),
     "cbam_lightning": Layout(
         "cbam_lightning",

@@ -71,7 +71,7 @@ def translate(state_dict: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]
         The layout's name, as from ``identify``, and the state dict with our keys.
 
     Raises:
-        UsageError: The layout is unknown, or its keys are inconsistent.
+        UsageError: The layout is unknown, its keys are inconsistent, or belong to attention that is not here.
     """
     name = identify(state_dict)
     for pattern, reason in LAYOUTS[name].refused:
