@@ -52,7 +52,7 @@ def models(
 def _list_attention() -> None:
     from cbam_lightning.attention.registry import default_placement, describe_attention, option_names
 
-    rows = []
+    rows: list[tuple[str, str, str]] = []
     for name, description in describe_attention().items():
         rows.append((name, default_placement(name), description))
         if options := ", ".join(sorted(option_names(name))):
