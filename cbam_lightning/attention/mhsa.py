@@ -77,8 +77,9 @@ class MHSA(nn.Module):
         self.qkv = nn.Conv1d(channels, 3 * channels, kernel_size=1, bias=False)
         nn.init.normal_(self.qkv.weight, std=channels**-0.5)
         for axis in _AXES[-dims:]:
-            table = self.width**-0.5 * torch.randn(2 * max_size - 1, self.width)  # row max_size - 1: offset 0
-            self.register_parameter(f"relative_{axis}", nn.Parameter(table))
+            table = nn.Parameter(torch.empty(2 * max_size - 1, self.width))  # row max_size - 1: offset 0
+            self.register_parameter(f"relative_{axis}", table)
+            nn.init.normal_(table, std=self.width**-0.5)
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,6 +98,16 @@ class MHSA(nn.Module):
         with without_autocast(x.device.type):
             query, key, _ = self._project(at_least_float32(x), *self._weights())
             return {"attention": received_attention(query, key, x.shape[2:])}
+
+    def count_macs(self, x: Tensor) -> int:
+        """Count the multiply-accumulates of the definition, without the zeros that pick relative positions.
+
+        With L positions: 3 C² L for the projections, L² C each for the products of queries with keys and of
+        weights with values, and C times the sum of the sides for the relative positions of each query.
+        """
+        length = math.prod(x.shape[2:])
+        per_position = 3 * x.shape[1] + 2 * length + sum(x.shape[2:])
+        return x.shape[0] * length * x.shape[1] * per_position
 
     def extra_repr(self) -> str:
         """Return the options that the printed layer does not show."""
