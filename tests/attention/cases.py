@@ -108,6 +108,16 @@ def refused_identity_cases():
     return _parameter_sets("identity", accepted=False)
 
 
+def identity_names(accepted=True):
+    """List the names of those that start as the identity where they are inserted, or that refuse to."""
+    return [name for name in NAMES if works(name, variants(name, "identity")[0]) == accepted]
+
+
+def published(name):
+    """Return the option for the gate as published, if the module has one."""
+    return {} if starts_as_identity(name) else {"gate": option_defaults(name)["gate"]}
+
+
 def starts_as_identity(name):
     """Return whether the module starts as the identity with its default options: those have no gate."""
     return "gate" not in option_names(name)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torchvision.models import SwinTransformer, VisionTransformer, mobilenet_v2
 
+from cbam_lightning.attention import list_attention
 from cbam_lightning.errors import UsageError
 from cbam_lightning.explain import GradCAM, enlarge
 from cbam_lightning.models import create_model
@@ -52,7 +53,7 @@ def resized(image, height, width):
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
-@pytest.mark.parametrize("attention", ["none", "se", "cbam", "bam"])
+@pytest.mark.parametrize("attention", list_attention())
 def test_is_the_papers_formula_at_the_last_stage(attention, size):
     network, x, targets = small_resnet(attention).eval(), images(3, 3, *size), [4, 0, 2]
     found = GradCAM(network, example=x.shape)(x, torch.tensor(targets))
