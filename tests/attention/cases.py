@@ -38,25 +38,29 @@ def _kinds(name, option):
 
 
 def numbers(name):
-    """List the options that are numbers."""
+    """List the options that are numbers, and not only together with another option."""
     options = sorted(option_names(name) - _CHOSEN)
-    return [option for option in options if {int, float} & {*_kinds(name, option)}]
+    return [o for o in options if {int, float} & {*_kinds(name, o)} and other_values(name, o)]
 
 
+@functools.cache
 def other_values(name, option):
-    """List values of an option besides its default: all choices, all elements at once, or another number."""
+    """List values of an option besides its default: all choices, all elements at once, or another number.
+
+    A number may not be found: a size that is that of the map does not fit maps of several sizes.
+    """
     default, values = option_defaults(name)[option], []
     for kind in _kinds(name, option):
         if get_origin(kind) is Literal:
             values.extend(get_args(kind))
-        elif get_origin(kind) is Sequence:
+        elif get_origin(kind) is Sequence and get_origin(get_args(kind)[0]) is Literal:
             values.append(get_args(get_args(kind)[0]))
         elif kind is bool:
             values.extend((False, True))
         elif kind in (int, float):
             others = (number for number in _NUMBERS if number != default)
-            values.append(next(number for number in others if works(name, {option: number})))
-        elif kind is not type(None):
+            values.extend(itertools.islice((n for n in others if works(name, {option: n})), 1))
+        elif kind is str:
             raise TypeError(f"annotate {option} of {name} with its choices, as in Literal['a', 'b']")
     return [value for value in values if value != default]
 
@@ -72,15 +76,18 @@ def variants(name, gate=None):
         gate: The gate of all of them, if the module has the option. Default: all but ``identity``.
     """
     fixed = {"gate": gate} if gate and "gate" in option_names(name) else {}
-    values = {
-        option: [value for value in other_values(name, option) if value != "identity"]
-        for option in sorted(option_names(name) - _CHOSEN - fixed.keys())
-    }
+    options = sorted(option_names(name) - _CHOSEN - fixed.keys())
+    left = [(o, value) for o in options for value in other_values(name, o) if value != "identity"]
     found = [fixed]
-    for together in itertools.zip_longest(*values.values()):
-        row = {option: value for option, value in zip(values, together, strict=True) if value is not None}
-        alone = [{option: value} | fixed for option, value in row.items()]
-        found.extend([row | fixed] if works(name, row | fixed) else alone)
+    while left:
+        row = dict(fixed)
+        for option, value in left:
+            if option not in row and works(name, row | {option: value}):
+                row[option] = value
+        if row == fixed:  # refused with all that is left, and with the defaults
+            row[left[0][0]] = left[0][1]
+        left = [pair for pair in left if pair not in row.items()]
+        found.append(row)
     return found
 
 
@@ -115,12 +122,13 @@ def identity_names(accepted=True):
 
 def published(name):
     """Return the option for the gate as published, if the module has one."""
-    return {} if starts_as_identity(name) else {"gate": option_defaults(name)["gate"]}
+    return {"gate": option_defaults(name)["gate"]} if "gate" in option_names(name) else {}
 
 
 def starts_as_identity(name):
-    """Return whether the module starts as the identity with its default options: those have no gate."""
-    return "gate" not in option_names(name)
+    """Return whether the module returns its input with its default options."""
+    x = torch.randn(2, CHANNELS, *_LARGEST)
+    return torch.equal(create_attention(name, CHANNELS).eval()(x), x)
 
 
 def fitting(name, options, channels):

@@ -11,7 +11,14 @@ from torch import nn
 from cbam_lightning.attention.registry import default_placement
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models.insertion import describe_insertion_points, insert_attention, plan_insertion
-from tests.attention.cases import NAMES, identity_names, published, refused_identity_cases, starts_as_identity
+from tests.attention.cases import (
+    NAMES,
+    identity_cases,
+    identity_names,
+    published,
+    refused_identity_cases,
+    starts_as_identity,
+)
 from tests.models.networks import Small, build, build_on_meta, randomise
 
 # The others are larger, or built of the parts of one of these.
@@ -54,6 +61,10 @@ TIMM = [
     "resnext26ts",
     "selecsls42",
 ]
+
+
+# The last variant of each: with 8 channels, the default may leave a single hidden unit, which is dead.
+OTHER_OPTIONS = dict(case.values for case in identity_cases(but_none=True))
 
 
 NETWORKS = [f"torchvision/{name}" for name in TORCHVISION] + [f"timm/{name}" for name in TIMM]
@@ -180,13 +191,13 @@ def test_weights_of_the_plain_network_fit():
 
 
 @pytest.mark.parametrize(("conv", "positions"), [(nn.Conv1d, (9,)), (nn.Conv3d, (4, 5, 6))])
-@pytest.mark.parametrize("attention", identity_names())
-def test_networks_in_one_and_three_dimensions(conv, positions, attention):
+@pytest.mark.parametrize(("attention", "options"), OTHER_OPTIONS.items())
+def test_networks_in_one_and_three_dimensions(conv, positions, attention, options):
     torch.manual_seed(0)
     network = Small(conv).double().eval()
     x = torch.randn(2, 2, *positions, dtype=torch.float64)
     before = network(x)
-    insert_attention(network, attention, where="residual")
+    insert_attention(network, attention, where="residual", **options)
     assert torch.equal(network(x), before)
     network(x).sum().backward()
     for index in (0, 1):
