@@ -23,10 +23,10 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 
 from cbam_lightning.attention import half_precision, pools, positions
+from cbam_lightning.attention.batch_norm import check_values
 from cbam_lightning.attention.gate import Gate, GateName, run_layer, without_autocast
 from cbam_lightning.attention.half_precision import recomputed, run_on_map
 from cbam_lightning.checks import check_choice, check_positive
-from cbam_lightning.errors import UsageError
 
 Variant = Literal["official", "paper"]
 
@@ -100,7 +100,7 @@ class BAM(Gate):
 
     def _branches(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the results of the channel branch, (N, C, 1, …), and the spatial branch, (N, 1, …)."""
-        self._check_batch(x)
+        check_values(self, self.channel[1], x.shape[0], x)
         channel = run_layer(self.channel, pools.mean(x, positions.axes(x)))
         return positions.broadcast(channel, x), run_on_map(self.spatial, x)
 
@@ -114,14 +114,6 @@ class BAM(Gate):
     def extra_repr(self) -> str:
         """Return the options that the printed layers do not show."""
         return f"variant={self.variant!r}, gate={self.gate!r}"
-
-    def _check_batch(self, x: Tensor) -> None:
-        bn = self.channel[1]
-        if isinstance(bn, nn.BatchNorm1d) and bn.training and len(x) == 1:
-            raise UsageError(
-                "BAM was given a batch of one in training, but the BatchNorm of its channel branch needs at "
-                "least two. Use a larger batch, drop the incomplete last one, or call eval() on the module."
-            )
 
 
 def _channel_branch(channels: int, hidden: int) -> nn.Sequential:

@@ -25,8 +25,8 @@ class Gate(nn.Module, ABC):
     half precision as it came, see ``half_precision.py``.
 
     Args:
-        gate: ``sigmoid``: in (0, 1). ``identity``: 2 * sigmoid, in (0, 2). Its logits are exactly 0 at
-            initialisation, so the module returns its input bit for bit.
+        gate: One of ``gates``. ``sigmoid``: in (0, 1). ``identity``: 2 * sigmoid, in (0, 2). Its logits are
+            exactly 0 at initialisation, so the module returns its input bit for bit.
         dims: Number of position dimensions of the input, 1 to 3. None: any of them.
 
     Raises:
@@ -35,13 +35,15 @@ class Gate(nn.Module, ABC):
 
     Attributes:
         kind: What the gate depends on besides the image: the channel, the position, or both.
+        gates: What the option ``gate`` may be.
     """
 
-    kind: ClassVar[Literal["channel", "spatial", "both"]] = "channel"
+    kind: Literal["channel", "spatial", "both"] = "channel"
+    gates: ClassVar[tuple[str, ...]] = get_args(GateName)
     __prepare_scriptable__ = refuse_scripting
 
-    def __init__(self, gate: GateName = "sigmoid", dims: positions.Dims | None = None) -> None:
-        check_choice("gate", gate, get_args(GateName))
+    def __init__(self, gate: str = "sigmoid", dims: positions.Dims | None = None) -> None:
+        check_choice("gate", gate, self.gates)
         if dims is not None:
             positions.check_dims(dims)
         super().__init__()

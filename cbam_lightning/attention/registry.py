@@ -11,9 +11,19 @@ from torch import nn
 
 from cbam_lightning.attention.bam import BAM
 from cbam_lightning.attention.cbam import CBAM
+from cbam_lightning.attention.coordinate import CoordinateAttention
 from cbam_lightning.attention.eca import ECA
+from cbam_lightning.attention.effective_se import EffectiveSE
+from cbam_lightning.attention.gather_excite import GatherExcite
+from cbam_lightning.attention.global_context import GlobalContext
+from cbam_lightning.attention.mhsa import MHSA
 from cbam_lightning.attention.sagan import SAGAN
+from cbam_lightning.attention.sca import SCA
+from cbam_lightning.attention.scse import SCSE
+from cbam_lightning.attention.simam import SimAM
 from cbam_lightning.attention.squeeze_excite import SqueezeExcite
+from cbam_lightning.attention.style_recalibration import SRM
+from cbam_lightning.attention.triplet import TripletAttention
 from cbam_lightning.checks import check_choice
 from cbam_lightning.errors import UsageError, unknown_name
 from cbam_lightning.seeding import own_stream
@@ -38,10 +48,20 @@ class Attention(NamedTuple):
 _ATTENTION: dict[str, Attention] = {
     "bam": Attention(BAM, "stage"),
     "cbam": Attention(CBAM),
+    "coord": Attention(CoordinateAttention),
     "eca": Attention(ECA),
+    "ese": Attention(EffectiveSE),
+    "gc": Attention(GlobalContext),
+    "ge": Attention(GatherExcite),
+    "mhsa": Attention(MHSA, "stage"),
     "none": Attention(nn.Identity),
     "sagan": Attention(SAGAN, "stage"),
+    "sca": Attention(SCA),
+    "scse": Attention(SCSE),
     "se": Attention(SqueezeExcite),
+    "simam": Attention(SimAM),
+    "srm": Attention(SRM),
+    "triplet": Attention(TripletAttention),
 }
 _BUILT_IN = frozenset(_ATTENTION)
 

@@ -197,7 +197,7 @@ def resolve_names(
     if header is None and network is None:
         raise UsageError("no network and no weights were given; choose a network of `cbam-lightning models`.")
     if header and network in (None, header.network):
-        _check_strides(header.network_options, network_options)
+        _check_strides(header, network_options)
         network, network_options = header.network, {**header.network_options, **network_options}
     if header and attention in (None, header.attention):
         attention, attention_options = header.attention, {**header.attention_options, **attention_options}
@@ -289,11 +289,14 @@ def _check_unseen_attention(checkpoint: Checkpoint, attention: str, source: str)
         )
 
 
-def _check_strides(trained_options: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+def _check_strides(header: Header, options: Mapping[str, Any]) -> None:
     # strides have no weights: with others, every key would fit and the logits would still be wrong
-    trained = trained_options.get("stride_in", "3x3")
-    if options.get("stride_in", trained) != trained:
-        raise UsageError(
-            f"the weights were trained with stride_in {trained!r}, not {options['stride_in']!r}; "
-            "leave stride_in out, or start without weights."
-        )
+    trained = {"stride_in": "3x3", **header.network_options}
+    if header.network in MODELS:
+        trained = {"stem": "imagenet", **MODELS[header.network].options, **trained}
+    for name in ("stride_in", "stem"):
+        if name in trained and options.get(name, trained[name]) != trained[name]:
+            raise UsageError(
+                f"the weights were trained with {name} {trained[name]!r}, not {options[name]!r}; "
+                f"leave {name} out, or start without weights."
+            )

@@ -22,6 +22,7 @@ from cbam_lightning.errors import UsageError
 from cbam_lightning.models.classifier_network import AttendedModule, ClassifierNetwork
 
 StrideIn = Literal["3x3", "1x1"]
+Stem = Literal["imagenet", "cifar", "stride2"]
 
 
 class BasicBlock(AttendedModule):
@@ -117,7 +118,7 @@ class ResNet(ClassifierNetwork):
         block: ``basic`` or ``bottleneck``.
         depths: Number of blocks in each stage. Every stage but the first halves H and W.
         stem: ``imagenet``: a 7x7 convolution of stride 2, then a max-pool of stride 2. ``cifar``: a 3x3
-            convolution of stride 1.
+            convolution of stride 1. ``stride2``: that convolution with stride 2, a quarter of the work.
         widths: Channels of the 3x3 convolutions in each stage, before ``width_per_group``.
         stem_width: Channels of the stem. Default: the first of ``widths``.
         groups: Groups of a bottleneck's 3x3 convolution.
@@ -141,7 +142,7 @@ class ResNet(ClassifierNetwork):
         block: Literal["basic", "bottleneck"],
         depths: Sequence[int],
         *,
-        stem: Literal["imagenet", "cifar"] = "imagenet",
+        stem: Stem = "imagenet",
         widths: Sequence[int] = (64, 128, 256, 512),
         stem_width: int | None = None,
         groups: int = 1,
@@ -155,7 +156,7 @@ class ResNet(ClassifierNetwork):
     ) -> None:
         super().__init__()
         check_choice("block", block, _BLOCKS)
-        check_choice("stem", stem, ("imagenet", "cifar"))
+        check_choice("stem", stem, get_args(Stem))
         check_positive("in_channels", in_channels)
         _check_stages(depths, widths)
         self.in_channels = in_channels
@@ -174,7 +175,8 @@ class ResNet(ClassifierNetwork):
 
     def _build_stem(self, stem: str, width: int) -> None:
         large = stem == "imagenet"
-        self.conv1 = _conv(self.in_channels, width, 7 if large else 3, 2 if large else 1)
+        stride = 1 if stem == "cifar" else 2
+        self.conv1 = _conv(self.in_channels, width, 7 if large else 3, stride)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU()
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if large else nn.Identity()

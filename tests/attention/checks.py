@@ -10,13 +10,13 @@ SEED = 0  # with it, no ReLU of the literal comparisons is dead
 def randomised(module, seed=SEED):
     """Give every parameter and statistic a random value: a BatchNorm weight of 0 would hide half the module.
 
-    The BatchNorm keeps both signs alive behind a ReLU.
+    A normalisation keeps both signs alive behind a ReLU.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, value in module.state_dict().items():
         if name.endswith("running_var"):
             value.uniform_(0.5, 2, generator=generator)
-        elif re.search(r"bn\d?\.", name) and value.is_floating_point():
+        elif re.search(r"(bn|norm)\d?\.", name) and value.is_floating_point():
             value.normal_(1.0 if name.endswith("weight") else 0.0, 0.2, generator=generator)
         elif value.is_floating_point():
             value.normal_(0, 0.5, generator=generator)

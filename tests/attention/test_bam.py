@@ -69,7 +69,7 @@ def test_training_moves_the_running_statistics():
 def test_a_batch_of_one_is_refused_in_training_alone():
     module, x = BAM(8), images(1, 8, 5, 4, dtype=torch.float32)
     with pytest.raises(
-        UsageError, match=r"batch of one in training, .* needs at least two. Use a larger batch"
+        UsageError, match=r"BAM was given \(1, 8, 5, 4\) in training, .* needs two. Use a larger batch"
     ):
         module(x)
     assert module.eval()(x).shape == x.shape

@@ -224,7 +224,7 @@ class TestSurface:
 
     def test_stems(self):
         x = torch.randn(2, 1, 64, 64)
-        for stem, side in (("imagenet", 8), ("cifar", 32)):
+        for stem, side in (("imagenet", 8), ("cifar", 32), ("stride2", 16)):
             network = small(stem=stem, in_channels=1)
             assert network.in_channels == 1
             assert network.forward_features(x).shape[2:] == (side, side)
@@ -312,7 +312,7 @@ class TestSurroundings:
     ("options", "message"),
     [
         ({"block": "botleneck"}, "unknown block 'botleneck'. Did you mean 'bottleneck'"),
-        ({"stem": "tiny"}, "unknown stem 'tiny'. Allowed: cifar, imagenet"),
+        ({"stem": "tiny"}, "unknown stem 'tiny'. Allowed: cifar, imagenet, stride2"),
         ({"depths": (2, 2, 2)}, r"depths is \(2, 2, 2\) and widths is \(8, 16\); give both one number"),
         ({"depths": (), "widths": ()}, "one number for each stage"),
         ({"depths": (2, 0)}, "every one of depths is 0"),

@@ -281,10 +281,25 @@ def test_weights_are_not_used_with_other_strides(tmp_path):
     options = {"depths": [1, 1], "widths": [4, 8], "stem": "cifar"}
     network = create_model("resnet50", num_classes=3, **options)
     save_checkpoint(path, network.state_dict(), Header("resnet50", "none", 3, 3, network_options=options))
-    for given in ({}, {"stride_in": "3x3"}, {"attention": "se"}):
+    for given in ({}, {"stride_in": "3x3", "stem": "cifar"}, {"attention": "se"}):
         create_model(weights=path, **given)
-    with pytest.raises(UsageError, match="trained with stride_in '3x3', not '1x1'"):
-        create_model(weights=path, stride_in="1x1")
+    for name, trained, other in (("stride_in", "3x3", "1x1"), ("stem", "cifar", "stride2")):
+        with pytest.raises(UsageError, match=f"trained with {name} '{trained}', not '{other}'"):
+            create_model(weights=path, **{name: other})
+
+
+@pytest.mark.parametrize(
+    ("name", "trained", "other"),
+    [("resnet8", "cifar", "stride2"), ("mobilenet_v1", "imagenet", "cifar")],
+)
+def test_the_stem_of_a_named_network_is_that_of_its_weights(name, trained, other, tmp_path):
+    path = tmp_path / "net.safetensors"
+    options = {"width_multiplier": 0.1} if "mobilenet" in name else {"widths": [4, 4, 4]}
+    network = create_model(name, num_classes=3, **options)
+    save_checkpoint(path, network.state_dict(), Header(name, "none", 3, 3, network_options=options))
+    create_model(weights=path, stem=trained)
+    with pytest.raises(UsageError, match=f"trained with stem '{trained}', not '{other}'"):
+        create_model(weights=path, stem=other)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

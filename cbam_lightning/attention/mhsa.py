@@ -1,0 +1,137 @@
+"""Multi-head self-attention with relative positions, as in BoTNet (Srinivas and others, CVPR 2021).
+
+Paper, "Bottleneck Transformers for Visual Recognition": https://arxiv.org/abs/2101.11605. Authors' code:
+https://gist.github.com/aravindsrinivas/56359b79f0ce4449bcb04ab4b56a57a2.
+
+As in the authors' code:
+    * queries, keys and values are 1x1 convolutions to C channels without biases, and no convolution follows;
+    * the logit of a query q at x and a key k at y is q (k + r_height + r_width) / sqrt(C / heads), where each
+      r depends on the offset y - x along its axis, and all heads share it;
+    * r starts normal with a standard deviation of 1 / sqrt(C / heads).
+
+Unlike the authors' code:
+    * the result is scaled by gamma, which starts at 0, and added to the input, as in SAGAN: the module can be
+      inserted anywhere. BoTNet puts the attention in the place of the 3x3 convolutions of a ResNet's last
+      stage, and BatchNorm and ReLU follow it;
+    * projections start normal with a standard deviation of 1 / sqrt(C), the size that timm has: the authors'
+      0.01 needs that BatchNorm;
+    * maps may have any size up to ``max_size``, and one or three position dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cbam_lightning.attention import positions
+from cbam_lightning.attention.gate import at_least_float32, without_autocast
+from cbam_lightning.attention.half_precision import recomputed
+from cbam_lightning.attention.scripting import refuse_scripting
+from cbam_lightning.checks import check_positive
+from cbam_lightning.errors import UsageError
+
+_AXES = ("depth", "height", "width")  # the last ``dims`` of them
+_MULTIPLE = 8  # of the width of a head: the fused kernels of torch want their rows aligned
+
+
+class MHSA(nn.Module):
+    """Self-attention between positions in several heads: x + gamma * softmax(q (k + r) / sqrt(C / heads)) v.
+
+    Time grows with the square of the number of positions; memory grows with their number, times the sum of
+    the map's sides, where torch has a fused kernel. Like a ``Gate``, it computes in at least float32, also
+    under autocast, and for maps in half precision it keeps nothing but the map for the backward pass, which
+    computes the attention again.
+
+    Args:
+        channels: C, the number of channels of the input.
+        heads: Number of heads, a divisor of C.
+        max_size: The largest map, in positions along each axis. Each axis has 2 * max_size - 1 relative
+            positions.
+        dims: Number of position dimensions: 1 for (N, C, L), 2 for (N, C, H, W), 3 for (N, C, D, H, W).
+
+    Raises:
+        UsageError: A number below 1, or heads that do not divide the channels. In ``forward``: an input with
+            another number of dimensions, or larger than ``max_size``.
+    """
+
+    __prepare_scriptable__ = refuse_scripting
+
+    def __init__(self, channels: int, heads: int = 4, max_size: int = 64, dims: positions.Dims = 2) -> None:
+        positions.check_dims(dims)
+        super().__init__()
+        for option, value in {"channels": channels, "heads": heads, "max_size": max_size}.items():
+            check_positive(option, value)
+        if channels % heads:
+            raise UsageError(
+                f"heads is {heads}, which does not divide {channels} channels; give a divisor, for example "
+                f"{math.gcd(heads, channels)}."
+            )
+        self.heads, self.max_size, self.dims, self.width = heads, max_size, dims, channels // heads
+        self.qkv = nn.Conv1d(channels, 3 * channels, kernel_size=1, bias=False)
+        nn.init.normal_(self.qkv.weight, std=channels**-0.5)
+        for axis in _AXES[-dims:]:
+            table = self.width**-0.5 * torch.randn(2 * max_size - 1, self.width)  # row max_size - 1: offset 0
+            self.register_parameter(f"relative_{axis}", nn.Parameter(table))
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` plus scaled self-attention, in the dtype of ``x``: (N, C, *positions) to the same."""
+        positions.check_feature_map(self, x, self.dims)
+        self._check_size(x)
+        with without_autocast(x.device.type):
+            return recomputed(self._add_attention, x, self.gamma, *self._weights()).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """Return the options that the printed layer does not show."""
+        return f"heads={self.heads}, max_size={self.max_size}, dims={self.dims}"
+
+    def _weights(self) -> list[Tensor]:
+        return [self.qkv.weight, *(getattr(self, f"relative_{axis}") for axis in _AXES[-self.dims :])]
+
+    def _add_attention(self, x: Tensor, gamma: Tensor, *weights: Tensor) -> Tensor:
+        query, key, value = self._project(x, *weights)
+        # Of equal widths, since otherwise torch has no fused kernel on CPUs.
+        value = F.pad(value, (0, key.shape[-1] - value.shape[-1]))
+        attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)[..., : self.width]
+        return x + (gamma * attended).transpose(2, 3).reshape(x.shape)
+
+    def _project(self, x: Tensor, weight: Tensor, *tables: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries and keys, whose products are the logits, and values: each (N, heads, L, …).
+
+        What a query q adds to the logit of a key at y is a number for each coordinate of y, q r. So these
+        numbers are appended to the query, and to the key a 1 at its coordinates and 0 elsewhere: their
+        product picks them. A bias of positions x positions entries would need far more memory.
+        """
+        sizes, width = x.shape[2:], self.width
+        qkv = at_least_float32(F.conv1d(x.flatten(2).to(weight.dtype), weight))  # (N, 3C, L)
+        query, key, value = qkv.unflatten(1, (3, self.heads, width)).transpose(3, 4).unbind(1)
+        query = width**-0.5 * query
+        queries, keys = [query], [key]
+        for axis, (size, table) in enumerate(zip(sizes, tables, strict=True)):
+            grid = query.unflatten(2, sizes).movedim(2 + axis, -2)  # (N, heads, *others, size, width)
+            added = torch.einsum("...xd,xyd->...xy", grid, _relative(table, size).to(query.dtype))
+            queries.append(added.movedim(-2, 2 + axis).flatten(2, -2))  # (N, heads, L, size)
+            coordinate = torch.eye(size, dtype=key.dtype, device=key.device)
+            coordinate = coordinate[(slice(None), *[None] * (len(sizes) - 1 - axis))]
+            keys.append(coordinate.expand(*key.shape[:2], *sizes, size).flatten(2, -2))
+        missing = -(width + sum(sizes)) % _MULTIPLE
+        return F.pad(torch.cat(queries, -1), (0, missing)), F.pad(torch.cat(keys, -1), (0, missing)), value
+
+    def _check_size(self, x: Tensor) -> None:
+        if any(size > self.max_size for size in x.shape[2:]):
+            raise UsageError(
+                f"MHSA has relative positions for maps of up to {self.max_size} positions along each axis, "
+                f"but was given {tuple(x.shape)}. Make it with max_size={max(x.shape[2:])}."
+            )
+
+
+def _relative(table: Tensor, size: int) -> Tensor:
+    """Return the row of the table, (2 * largest size - 1, width), for every offset y - x: (x, y, width)."""
+    unused = (len(table) + 1) // 2 - size
+    rows = F.pad(table[unused : len(table) - unused], (0, 0, 0, 1))  # (2 * size, width)
+    # One row less per x shifts the window by one.
+    windows = rows.expand(size, -1, -1).flatten(0, 1)[size - 1 : -1].unflatten(0, (size, 2 * size - 1))
+    return windows[:, :size]
