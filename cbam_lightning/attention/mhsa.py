@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from cbam_lightning.attention import positions
 from cbam_lightning.attention.gate import at_least_float32, without_autocast
 from cbam_lightning.attention.half_precision import recomputed
+from cbam_lightning.attention.received_attention import received_attention
 from cbam_lightning.attention.scripting import refuse_scripting
 from cbam_lightning.checks import check_positive
 from cbam_lightning.errors import UsageError
@@ -41,9 +42,12 @@ class MHSA(nn.Module):
     """Self-attention between positions in several heads: x + gamma * softmax(q (k + r) / sqrt(C / heads)) v.
 
     Time grows with the square of the number of positions; memory grows with their number, times the sum of
-    the map's sides, where torch has a fused kernel. Like a ``Gate``, it computes in at least float32, also
-    under autocast, and for maps in half precision it keeps nothing but the map for the backward pass, which
-    computes the attention again.
+    the map's sides, where torch has a fused kernel. Such a kernel has no second derivative and no forward
+    mode; ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`` chooses one that has. Torch's fused kernel for
+    float32 on CUDA has a deterministic backward pass with ``torch.use_deterministic_algorithms(True)`` alone.
+
+    Like a ``Gate``, it computes in at least float32, also under autocast. For maps in half precision it keeps
+    nothing but the map for the backward pass, which computes the attention again.
 
     Args:
         channels: C, the number of channels of the input.
@@ -53,8 +57,8 @@ class MHSA(nn.Module):
         dims: Number of position dimensions: 1 for (N, C, L), 2 for (N, C, H, W), 3 for (N, C, D, H, W).
 
     Raises:
-        UsageError: A number below 1, or heads that do not divide the channels. In ``forward``: an input with
-            another number of dimensions, or larger than ``max_size``.
+        UsageError: A number below 1, or heads that do not divide the channels. In ``forward`` and
+            ``gate_maps``: an input with another number of dimensions, or larger than ``max_size``.
     """
 
     __prepare_scriptable__ = refuse_scripting
@@ -79,10 +83,20 @@ class MHSA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` plus scaled self-attention, in the dtype of ``x``: (N, C, *positions) to the same."""
-        positions.check_feature_map(self, x, self.dims)
-        self._check_size(x)
+        self._check(x)
         with without_autocast(x.device.type):
             return recomputed(self._add_attention, x, self.gamma, *self._weights()).to(x.dtype)
+
+    def gate_maps(self, x: Tensor) -> dict[str, Tensor]:
+        """Return what multiplies nothing, but shows where it looks: ``received_attention``.
+
+        Returns:
+            ``attention``, (N, 1, *positions), with mean 1.
+        """
+        self._check(x)
+        with without_autocast(x.device.type):
+            query, key, _ = self._project(at_least_float32(x), *self._weights())
+            return {"attention": received_attention(query, key, x.shape[2:])}
 
     def extra_repr(self) -> str:
         """Return the options that the printed layer does not show."""
@@ -120,7 +134,8 @@ class MHSA(nn.Module):
         missing = -(width + sum(sizes)) % _MULTIPLE
         return F.pad(torch.cat(queries, -1), (0, missing)), F.pad(torch.cat(keys, -1), (0, missing)), value
 
-    def _check_size(self, x: Tensor) -> None:
+    def _check(self, x: Tensor) -> None:
+        positions.check_feature_map(self, x, self.dims)
         if any(size > self.max_size for size in x.shape[2:]):
             raise UsageError(
                 f"MHSA has relative positions for maps of up to {self.max_size} positions along each axis, "
