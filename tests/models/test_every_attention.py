@@ -7,16 +7,19 @@ import torch
 from torch import nn
 
 from cbam_lightning import create_model
-from cbam_lightning.attention import list_attention
+from cbam_lightning.attention import create_attention, list_attention
+from cbam_lightning.errors import UsageError
 from cbam_lightning.models.complexity import count
-from tests.attention.cases import NAMES
+from cbam_lightning.models.published import classification_rows
+from cbam_lightning.weights import Header, save_checkpoint
+from tests.attention.cases import NAMES, identity_names, published
 
-TINY = {"widths": (8, 8, 16), "num_classes": 4, "in_channels": 1}
+WIDTHS = {"widths": (8, 8, 16)}
 
 
 def network(attention, seed=0):
     torch.manual_seed(seed)
-    return create_model("resnet8", attention=attention, **TINY)
+    return create_model("resnet8", attention=attention, num_classes=4, in_channels=1, **WIDTHS)
 
 
 def attention_modules(network):
@@ -76,3 +79,34 @@ def test_is_counted(attention):
     layers = (nn.Linear, nn.modules.conv._ConvNd)
     has_layers = any(isinstance(part, layers) for module in modules for part in module.modules())
     assert (found.macs > expected.macs) == has_layers
+
+
+@pytest.mark.parametrize("attention", NAMES)
+def test_is_counted_by_name_in_a_network_of_others(attention, monkeypatch):
+    monkeypatch.setattr(classification_rows, "published_rows", list)
+    name = "torchvision/shufflenet_v2_x0_5"
+    (row,) = classification_rows.rows([(name, attention)], size_px=64)
+    built = create_model(name, attention=attention, attention_options=published(attention))
+    assert row.params_m == sum(p.numel() for p in built.parameters()) / 1e6
+    assert attention_modules(built)
+
+
+@pytest.mark.parametrize("attention", identity_names(accepted=False))
+def test_networks_of_others_refuse_what_cannot_start_as_the_identity(attention):
+    with pytest.raises(UsageError, match=f"identity.*{published(attention)['gate']}") as caught:
+        create_model("torchvision/shufflenet_v2_x0_5", attention=attention)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "attention", [name for name in NAMES if not [*create_attention(name, 8).parameters()]]
+)
+def test_weights_trained_with_attention_without_parameters_are_not_taken_for_others(attention, tmp_path):
+    trained, path = network(attention).eval(), tmp_path / "net.safetensors"
+    save_checkpoint(path, trained.state_dict(), Header("resnet8", attention, 4, 1, network_options=WIDTHS))
+    images = torch.randn(2, 1, 12, 10)
+    assert torch.equal(create_model(weights=path).eval()(images), trained(images))
+    with pytest.raises(UsageError, match=f"was trained with attention '{attention}', not 'none'"):
+        create_model(weights=path, attention="none")
+    plain = create_model(weights=path, attention="none", strict_weights=False).eval()
+    assert not torch.allclose(plain(images), trained(images))
