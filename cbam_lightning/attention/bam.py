@@ -24,14 +24,15 @@ from torch import Tensor, nn
 
 from cbam_lightning.attention import half_precision, pools, positions
 from cbam_lightning.attention.batch_norm import check_values
-from cbam_lightning.attention.gate import Gate, GateName, run_layer, without_autocast
-from cbam_lightning.attention.half_precision import recomputed, run_on_map
+from cbam_lightning.attention.full_gate import FullGate
+from cbam_lightning.attention.gate import GateName, run_layer
+from cbam_lightning.attention.half_precision import run_on_map
 from cbam_lightning.checks import check_choice, check_positive
 
 Variant = Literal["official", "paper"]
 
 
-class BAM(Gate):
+class BAM(FullGate):
     """Gate for each channel at each position: 1 + sigmoid of a channel branch and a spatial branch.
 
     The channel branch is C -> C // reduction -> C on the mean over the positions. The spatial branch is a 1x1
@@ -53,8 +54,6 @@ class BAM(Gate):
         UsageError: A number below 1, or an unknown choice. In training: a batch of one, which the channel
             branch's BatchNorm cannot normalise; with SyncBatchNorm, the batch over all processes counts.
     """
-
-    kind = "both"
 
     def __init__(
         self,
@@ -85,31 +84,17 @@ class BAM(Gate):
             for parameter in nn.ModuleList(last).parameters():
                 nn.init.zeros_(parameter)
 
-    def compute_gate(self, x: Tensor) -> Tensor:
-        """Compute the gate, in (1, 2), or (0, 2) for ``identity``: (N, C, *positions) to the same."""
-        return self._combine(*self._branches(x))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` times its gate, in the dtype of ``x``: (N, C, *positions) to the same."""
-        if type(self).compute_gate is not BAM.compute_gate:  # a subclass with another gate
-            return super().forward(x)
-        positions.check_feature_map(self, x, self.dims)
-        with without_autocast(x.device.type):
-            # The gate has the size of the map: in half precision it is not kept for the backward pass.
-            return recomputed(self._multiply, x, *self._branches(x)).to(x.dtype)
-
-    def _branches(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def parts(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the results of the channel branch, (N, C, 1, …), and the spatial branch, (N, 1, …)."""
         check_values(self, self.channel[1], x.shape[0], x)
         channel = run_layer(self.channel, pools.mean(x, positions.axes(x)))
         return positions.broadcast(channel, x), run_on_map(self.spatial, x)
 
-    def _combine(self, channel: Tensor, spatial: Tensor) -> Tensor:
+    def combine(self, x: Tensor, *parts: Tensor) -> Tensor:
+        """Combine the branches to the gate, in (1, 2), or (0, 2) for ``identity``: (N, C, *positions)."""
+        channel, spatial = parts
         gate = self.sigmoid(channel * spatial if self.variant == "official" else channel + spatial)
         return gate if self.gate == "identity" else 1 + gate
-
-    def _multiply(self, x: Tensor, channel: Tensor, spatial: Tensor) -> Tensor:
-        return x * self._combine(channel, spatial)
 
     def extra_repr(self) -> str:
         """Return the options that the printed layers do not show."""

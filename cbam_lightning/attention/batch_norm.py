@@ -22,6 +22,6 @@ def check_values(module: nn.Module, bn: nn.Module, values: int, x: Tensor) -> No
     if isinstance(bn, tuple(positions.BATCH_NORMS.values())) and bn.training and values == 1:
         raise UsageError(
             f"{type(module).__name__} was given {tuple(x.shape)} in training, which leaves a BatchNorm of it "
-            "a single value, where it needs two. Use a larger batch or larger maps, drop the incomplete "
-            "last batch, or call eval() on the module."
+            "a single value, where it needs two. Use a larger batch, drop the incomplete last one, or "
+            "call eval() on the module."
         )

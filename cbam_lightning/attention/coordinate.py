@@ -42,13 +42,14 @@ class CoordinateAttention(FullGate):
         channels: C, the number of channels of the input.
         reduction: The hidden profiles have C // reduction channels, at least 8.
         dims: Number of position dimensions: 1 for (N, C, L), 2 for (N, C, H, W), 3 for (N, C, D, H, W). In
-            one dimension the only profile is the map itself.
+            one dimension the only profile is the map itself; its gate is kept in float32 for the backward
+            pass.
         gate: ``sigmoid``, or ``identity`` for 2 * sigmoid for every axis, a product in (0, 2 ** dims) that
             starts at exactly 1.
 
     Raises:
-        UsageError: A number below 1, or an unknown choice. In training: a single image of one position, which
-            BatchNorm cannot normalise.
+        UsageError: A number below 1, or an unknown choice. In training: a single image of one position, whose
+            profiles are one value, which BatchNorm cannot normalise.
     """
 
     def __init__(

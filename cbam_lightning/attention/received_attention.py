@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 _MAX_WEIGHTS = 2**24  # attention weights at a time: 64 MiB in float32
@@ -26,6 +27,6 @@ def received_attention(query: Tensor, key: Tensor, sizes: Sequence[int]) -> Tens
     images, heads, length, _ = query.shape
     rows = max(1, _MAX_WEIGHTS // max(1, images * heads * length))
     received = key.new_zeros(images, length)
-    for part in query.split(rows, dim=2):
+    for part in torch.split(query, rows, dim=2):
         received = received + (part @ key.mT).softmax(-1).sum((1, 2))
     return (received / heads).reshape(images, 1, *sizes)

@@ -151,16 +151,16 @@ class SCA(nn.Module):
                 f"SCA takes a context that is a tensor of floating-point numbers, but was given {given}. "
                 "Convert it first, for example with context.float()."
             )
-        given, width = tuple(context.shape), self.context_features
+        shape, width = tuple(context.shape), self.context_features
         if width is None:
             raise UsageError(
-                f"SCA was made without context_features, but was given a context {given}. Make it with "
-                f"context_features={given[-1] if given else 1}, or leave the context out."
+                f"SCA was made without context_features, but was given a context {shape}. Make it with "
+                f"context_features={shape[-1] if shape else 1}, or leave the context out."
             )
-        if given != (x.shape[0], width):
+        if shape != (x.shape[0], width):
             raise UsageError(
                 f"SCA was made with context_features={width} and takes a context ({x.shape[0]}, {width}) for "
-                f"a map {tuple(x.shape)}, but was given {given}. Give each image one row of {width} numbers."
+                f"a map {tuple(x.shape)}, but was given {shape}. Give each image one row of {width} numbers."
             )
 
 

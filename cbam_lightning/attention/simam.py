@@ -33,7 +33,7 @@ from cbam_lightning.errors import UsageError
 class SimAM(FullGate):
     """Gate for each channel at each position, the larger the further its value is from the channel's mean.
 
-    It has no parameters, so it cannot start as the identity and learn. Inputs may have one, two or three
+    It has no parameters, so it can neither start as the identity nor learn. Inputs may have one, two or three
     position dimensions.
 
     Args:
@@ -52,8 +52,8 @@ class SimAM(FullGate):
             raise UsageError(f"e_lambda is {e_lambda!r}; give a positive number.")
         if gate == "identity":
             raise UsageError(
-                "SimAM has no parameters, so it cannot start as the identity and learn from there. "
-                "Give gate='sigmoid' for the gate as published, which changes a network at once."
+                "SimAM has no parameters, so it can neither start as the identity nor learn. Use "
+                "gate='sigmoid', the published gate, which changes what a network computes."
             )
         self.e_lambda = e_lambda
 

@@ -96,7 +96,7 @@ def test_printing_shows_the_options():
         ({"gate": "relu"}, "unknown gate 'relu'"),
         (
             {"gate": "identity"},
-            "^SimAM has no parameters, so it cannot start as .*gate='sigmoid'",
+            "^SimAM has no parameters, .* identity nor learn.*gate='sigmoid'",
         ),
     ],
 )

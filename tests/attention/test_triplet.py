@@ -92,7 +92,7 @@ def test_it_starts_as_in_the_authors_resnet():
     modules = [TripletAttention(8) for _ in range(20)]
     weights = torch.cat([branch.conv.weight.detach() for module in modules for branch in module.branches])
     assert float(weights.std()) == pytest.approx((2 / 7**2) ** 0.5, rel=0.05)
-    assert [float(branch.bn.weight) for branch in modules[0].branches] == [0, 1, 1]
+    assert [branch.bn.weight.tolist() for branch in modules[0].branches] == [[0], [1], [1]]
     assert [branch.bn.momentum for branch in modules[0].branches] == [0.01] * 3
     assert (modules[0].parts(images(2, 8, 5, 4).float())[0] == 0.5).all()
     identity = TripletAttention(8, gate="identity")
