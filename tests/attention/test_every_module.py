@@ -26,7 +26,7 @@ from tests.attention.operations import OperationNames
 
 
 def without_effect(module, x):
-    """Name the parameters that change nothing: a bias before a BatchNorm or a softmax, a context's weights."""
+    """Name the parameters that change nothing: a bias before BatchNorm or softmax, a context's weights."""
     module = randomised(copy.deepcopy(module))
     output = module(x)
     output.square().mean().backward()
