@@ -21,7 +21,9 @@ from sklearn.datasets import load_digits
 
 import cbam_lightning.data
 import cbam_lightning.tasks
+from cbam_lightning.attention import create_attention, list_attention
 from cbam_lightning.data.detection.scene_files import write_scenes
+from cbam_lightning.errors import UsageError
 from cbam_lightning.models import create_model
 from cbam_lightning.models.detection import create_detector
 from cbam_lightning.models.published.classification_rows import published_rows
@@ -29,6 +31,7 @@ from cbam_lightning.runs.settings import same_value
 from cbam_lightning.studies import read_study
 from cbam_lightning.studies.compare.comparison import compare
 from cbam_lightning.studies.compare.comparison_table import comparison_table
+from cbam_lightning.studies.compare.costs_file import read_costs
 from cbam_lightning.studies.compare.run_sources import find_runs
 from cbam_lightning.studies.compare.study_arms import study_arms
 from tests.command import call, only_run
@@ -202,9 +205,16 @@ def test_published_results_are_all_runs_of_the_study_as_it_is_now(path):
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=relative)
 def test_the_table_of_a_study_is_in_a_readme(path):
-    """Its rows follow each other; a README may add columns at the right."""
-    arms = published_arms(path)
-    table = comparison_table(compare(arms, arms[0].label)).markdown().split("\n\n")[0].splitlines()[2:]
+    """Its rows follow each other; a README may add columns at the right.
+
+    The costs of ``study.yaml`` are those in ``costs.json`` beside it, as ``compare --out`` measured them.
+    """
+    arms, costs = published_arms(path), None
+    file = path.with_name("costs.json")
+    if path.stem == "study" and file.is_file():
+        costs, _ = read_costs(file, [arm.label for arm in arms])
+    comparison = compare(arms, arms[0].label, costs=costs)
+    table = comparison_table(comparison).markdown().split("\n\n")[0].splitlines()[2:]
     starts = [row.removesuffix("|") for row in table]
     for readme in READMES:
         lines = readme.read_text().splitlines()
@@ -222,6 +232,8 @@ def published_differences():
         arms = published_arms(path)
         groups = [arms, *itertools.combinations(arms, 2)]
         groups.append([arm for arm in arms if not arm.label.startswith(("none", "se", "eca", "bam"))])
+        groups.append([arm for arm in arms if arm.label == "none" or arm.label.endswith("_identity")])
+        groups.append([arm for arm in arms if not arm.label.endswith("_identity")])
         for group in (group for group in groups if len(group) > 1):
             for base in group:
                 for row in comparison_table(compare(group, base.label)).rows[1:]:
@@ -235,6 +247,34 @@ def test_every_difference_in_the_readmes_is_from_published_results():
     found = {match for path in READMES for match in re.findall(pattern, " ".join(path.read_text().split()))}
     assert len(found) > 10
     assert found - published_differences() <= {EARLIER_CHECKPOINT}
+
+
+def starts_as_identity(name, **options):
+    """Return whether an attention module leaves maps as they are at first; ``None`` if it refuses options."""
+    maps = torch.randn(2, 16, 8, 8)
+    try:
+        return torch.equal(create_attention(name, 16, **options).eval()(maps), maps)
+    except UsageError:
+        return None
+
+
+@pytest.mark.parametrize("file", ["study.yaml", "digits.yaml"])
+def test_the_kin_are_all_modules_with_either_gate(file):
+    """Every module is there as published, and with the identity gate if only that starts as the identity."""
+    arms = read_study(ROOT / "kin" / file).arms
+    given = {
+        name: (options.get("model.attention", "none"), options.get("model.attention_options", {}))
+        for name, options in arms.items()
+    }
+    assert {module for module, options in given.values() if not options} == {*list_attention()}
+    for name, (module, options) in given.items():
+        published = {key: value for key, value in options.items() if key != "gate"}
+        assert name.removesuffix("_identity") in given
+        assert (options.get("gate") == "identity") == name.endswith("_identity")
+        if not name.endswith("_identity"):
+            start = starts_as_identity(module, **published)
+            wanted = not start and starts_as_identity(module, **published, gate="identity")
+            assert (f"{name}_identity" in given) == bool(wanted), name
 
 
 def test_the_ablation_has_the_arms_of_the_paper():

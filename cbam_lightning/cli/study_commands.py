@@ -7,7 +7,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cbam_lightning.checks import check_positive
 from cbam_lightning.cli.command_line import Folder
@@ -16,6 +16,7 @@ from cbam_lightning.errors import RunStopped, UsageError
 if TYPE_CHECKING:
     from cbam_lightning.studies import Study
     from cbam_lightning.studies.compare.arms import Arm
+    from cbam_lightning.studies.compare.costs import Costs
 
 
 def study(
@@ -85,16 +86,34 @@ class RunSelection:
     save: Annotated[str, "FILE.jsonl"] | None = None
 
 
+@dataclass(frozen=True)
+class CostSelection:
+    """Options of ``compare`` for the costs of the arms.
+
+    Attributes:
+        no_costs: Show no training step, memory and size.
+        costs: Show these costs, which an earlier `--out` has measured.
+        batch_size: Batch size of the measured training step.
+        repeats: Measurements of the training step.
+        threads: CPU threads for the training step. Default: all.
+        device: Devices for the training step, such as cpu or cuda.
+    """
+
+    _: KW_ONLY
+    no_costs: bool = False
+    costs: Annotated[str, "FILE.json"] | None = None
+    batch_size: int = 32
+    repeats: int = 7
+    threads: int | None = None
+    device: Sequence[str] = ("cpu",)
+
+
 def compare(
     selection: RunSelection,
+    shown: CostSelection,
     *,
     metric: str | None = None,
     out: Folder | None = None,
-    no_costs: bool = False,
-    batch_size: int = 32,
-    repeats: int = 7,
-    threads: int | None = None,
-    device: str = "cpu",
 ) -> None:
     """Compare finished runs: differences, intervals and costs.
 
@@ -104,39 +123,51 @@ def compare(
 
     Args:
         selection: The runs and arms.
+        shown: Which costs, and how they are measured.
         metric: Metric to compare, such as test/loss. Default: test/top1, or test/map for detectors.
-        out: Write comparison.md, .csv and .png to this folder.
-        no_costs: Do not measure training step, memory and size.
-        batch_size: Batch size of the measured training step.
-        repeats: Measurements of the training step.
-        threads: CPU threads for the training step. Default: all.
-        device: Device for the training step, such as cpu or cuda.
+        out: Write comparison.md, .csv and .png, and the costs as costs.json and costs.png, to this folder.
     """
-    from cbam_lightning.benchmarks.machine import set_threads, this_machine
-    from cbam_lightning.cli.own_code import import_own_networks
     from cbam_lightning.files import check_unwritten
     from cbam_lightning.studies.compare.comparison import compare
-    from cbam_lightning.studies.compare.comparison_table import comparison_table, draw
-    from cbam_lightning.studies.compare.costs import measure_costs
-    from cbam_lightning.tables import table_paths
+    from cbam_lightning.studies.compare.comparison_files import paths, save
+    from cbam_lightning.studies.compare.comparison_table import comparison_table
 
-    check_positive("batch_size", batch_size)
-    check_positive("repeats", repeats)
+    _check(shown)
     if out:
-        check_unwritten(*table_paths(out, "comparison"))
-    set_threads(threads)
+        check_unwritten(*paths(out))
     arms, baseline, left_out = _arms(selection)
     comparison = compare(arms, baseline, metric)  # a mistake shows before anything is measured
-    if not no_costs:
-        import_own_networks(run for arm in arms for run in arm.runs.values())
-        costs = measure_costs(arms, batch_size, repeats, device)
-        setting = {"batch": batch_size, "repeats": repeats, **this_machine()}
+    if not shown.no_costs:
+        costs, setting = _costs(shown, arms)
         comparison = replace(compare(arms, baseline, metric, costs), cost_setting=setting)
     notes = tuple(f"Left out: {line}." for line in left_out)
-    table = comparison_table(replace(comparison, notes=(*comparison.notes, *notes)))
-    print(table.terminal())
+    comparison = replace(comparison, notes=(*comparison.notes, *notes))
+    print(comparison_table(comparison).terminal())
     if out:
-        print("Written: " + ", ".join(map(str, table.save(out, "comparison", draw(comparison)))))
+        print("Written: " + ", ".join(map(str, save(comparison, out))))
+
+
+def _check(options: CostSelection) -> None:
+    for name in ("batch_size", "repeats", "threads"):
+        if (number := getattr(options, name)) is not None:
+            check_positive(name, number)
+    if options.costs and options.no_costs:
+        raise UsageError("--costs and --no-costs exclude each other; give one of them.")
+
+
+def _costs(options: CostSelection, arms: Sequence[Arm]) -> tuple[dict[str, Costs], dict[str, Any]]:
+    """Return the costs of arms, read or measured, and the setting of the measurement."""
+    from cbam_lightning.benchmarks.machine import set_threads, this_machine
+    from cbam_lightning.cli.own_code import import_own_networks
+    from cbam_lightning.studies.compare.costs import measure_costs
+    from cbam_lightning.studies.compare.costs_file import read_costs
+
+    if options.costs:
+        return read_costs(options.costs, [arm.label for arm in arms])
+    set_threads(options.threads)
+    import_own_networks(run for arm in arms for run in arm.runs.values())
+    costs = measure_costs(arms, options.batch_size, options.repeats, options.device)
+    return costs, {"batch": options.batch_size, "repeats": options.repeats, **this_machine()}
 
 
 def _arms(selection: RunSelection) -> tuple[list[Arm], str, list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -39,18 +39,18 @@ class Costs:
     Attributes:
         params: Number of parameters.
         macs: Multiply-accumulates for one image.
-        step_ms: Median time of a training step.
-        saved_bytes: Activations that a step's forward pass saves for its backward pass.
+        step_ms: Median time of a training step on each device.
+        saved_bytes: Activations that a step's forward pass saves for its backward pass, on the first device.
     """
 
     params: int
     macs: int
-    step_ms: float
+    step_ms: Mapping[str, float]
     saved_bytes: int
 
 
 def measure_costs(
-    arms: Sequence[Arm], batch_size: int = 32, repeats: int = 7, device: str = "cpu"
+    arms: Sequence[Arm], batch_size: int = 32, repeats: int = 7, devices: Sequence[str] = ("cpu",)
 ) -> dict[str, Costs]:
     """Rebuild the network of every arm and measure it; the timings of the arms alternate.
 
@@ -61,7 +61,7 @@ def measure_costs(
         arms: Arms whose runs describe their network.
         batch_size: Images in the batch.
         repeats: Measurements of each step.
-        device: Where to measure, such as ``cpu`` or ``cuda``.
+        devices: Where to measure, one after the other, such as ``cpu`` and ``cuda``.
 
     Returns:
         The costs of each arm, by its label.
@@ -69,12 +69,24 @@ def measure_costs(
     Raises:
         UsageError: A run does not describe its network, or the network cannot be built here.
     """
-    place = choose_device(device)
+    places = {name: choose_device(name) for name in devices}
+    measured = [_on_device(arms, batch_size, repeats, name, place) for name, place in places.items()]
+    return {
+        label: replace(
+            costs, step_ms={name: ms for one in measured for name, ms in one[label].step_ms.items()}
+        )
+        for label, costs in measured[0].items()
+    }
+
+
+def _on_device(
+    arms: Sequence[Arm], batch_size: int, repeats: int, name: str, place: torch.device
+) -> dict[str, Costs]:
     measured = {arm.label: _prepare(_described(arm), batch_size, place) for arm in arms}
     steps = {label: step for label, (_, step) in measured.items()}
-    seconds = alternate(steps, repeats, 1, place, "training steps")
+    seconds = alternate(steps, repeats, 1, place, f"training steps on {name}")
     return {
-        label: Costs(*size, 1e3 * statistics.median(seconds[label]), step.saved_bytes())
+        label: Costs(*size, {name: 1e3 * statistics.median(seconds[label])}, step.saved_bytes())
         for label, (size, step) in measured.items()
     }
 

@@ -9,6 +9,7 @@ import torch
 
 from cbam_lightning.models import create_model
 from cbam_lightning.models.complexity import count
+from cbam_lightning.studies.compare import costs
 from tests.command import call
 from tests.studies.compare.synthetic import write_run
 
@@ -32,10 +33,31 @@ def test_table_and_files_say_the_same(runs, tmp_path, capsys):
     network = create_model("resnet8", attention="cbam", num_classes=10, in_channels=1)
     assert (int(cbam["params"]), int(cbam["macs"])) == count(network, 28, 1)
     assert int(cbam["saved_bytes"]) > int(none["saved_bytes"]) > 0
-    assert float(cbam["step_ms"]) > 0
+    assert float(cbam["step_ms_cpu"]) > 0
     markdown = (tmp_path / "out" / "comparison.md").read_text()
     assert "| cbam | 3 | 85.00 | 1.00 | 84.01 to 86.00 | +5.00 |" in markdown
-    assert (tmp_path / "out" / "comparison.png").stat().st_size > 10_000
+    for name in ("comparison.png", "costs.png"):
+        assert (tmp_path / "out" / name).stat().st_size > 10_000
+
+
+def test_measured_costs_are_shown_again_without_measuring(runs, tmp_path, capsys, monkeypatch):
+    assert call(f"compare {runs} --batch-size 2 --repeats 1 --out {tmp_path / 'out'}") == 0
+    table, _, _ = capsys.readouterr().out.partition("Written: ")
+    monkeypatch.setattr(costs, "measure_costs", None)
+    costs_file = tmp_path / "out" / "costs.json"
+    assert call(f"compare {runs} --costs {costs_file} --out {tmp_path / 'again'}") == 0
+    assert capsys.readouterr().out.startswith(table)
+    assert (tmp_path / "again" / "costs.json").read_text() == costs_file.read_text()
+    assert call(f"compare {runs} --costs {costs_file} --no-costs") == 2
+    assert "--costs and --no-costs exclude each other" in capsys.readouterr().err
+    assert call(f"compare {runs} --costs {tmp_path / 'no.json'}") == 2
+    assert "no.json does not exist" in capsys.readouterr().err
+
+
+def test_without_costs_only_the_comparison_is_written(runs, tmp_path, capsys):
+    assert call(f"compare {runs} --no-costs --out {tmp_path / 'out'}") == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"comparison.md", "comparison.csv", "comparison.png"}
 
 
 @pytest.fixture
@@ -188,6 +210,7 @@ def test_what_is_left_out_is_told(runs, capsys):
         ("--baseline se", "unknown arm 'se'"),
         ("--by data.root", "no run has a setting data.root"),
         ("--repeats 0", "repeats"),
+        ("--threads 0 --no-costs", "threads is 0"),
         ("--device tpu", "device is 'tpu'"),
         ("--metric test/top7", "Allowed: test/loss, test/top1"),
     ],

@@ -7,7 +7,8 @@ import pytest
 
 from cbam_lightning.studies.compare.arms import group_arms
 from cbam_lightning.studies.compare.comparison import compare
-from cbam_lightning.studies.compare.comparison_table import comparison_table, draw
+from cbam_lightning.studies.compare.comparison_table import comparison_table
+from cbam_lightning.studies.compare.costs import Costs
 from tests.studies.compare.synthetic import run
 
 
@@ -83,16 +84,31 @@ def test_records_have_the_plain_values():
     assert (record["values"], record["verdict"]) == (LOWER, "lower")
 
 
-@pytest.mark.parametrize(
-    ("metric", "colour", "right"), [("test/loss", "tab:green", -0.61 / 3), ("test/top1", "tab:red", -61 / 3)]
-)
-def test_the_figure_has_the_units_and_colours_of_the_table(metric, colour, right):
-    values, differences = draw(compared(metric, HIGHER, LOWER)).axes
-    dot, line = differences.lines[:2]
-    assert dot.get_xdata() == pytest.approx([right])
-    assert dot.get_color() == line.get_color() == colour
-    assert (
-        ("percent" in values.get_xlabel())
-        == ("points" in differences.get_xlabel())
-        == (metric != "test/loss")
-    )
+def with_costs(*step_ms):
+    """Return a comparison whose arms have step times on the same devices and other costs of 1 and 2."""
+    costs = {
+        name: Costs(1000 * (1 + place), 2_000_000, ms, 3_000_000 * (1 + place))
+        for place, (name, ms) in enumerate(zip(("none", "se"), step_ms, strict=True))
+    }
+    arms = group_arms([run(name, seed, 0.9) for name in ("none", "se") for seed in (0, 1)])
+    return compare(arms, "none", None, costs)
+
+
+def test_costs_follow_relative_to_the_baseline():
+    table = comparison_table(with_costs({"cpu": 20.0}, {"cpu": 25.04}))
+    assert table.headings[8:] == ["params", "MMACs", "step ms", "x", "saved MB", "x"]
+    assert table.rows[1][8:] == ["2,000", "2.00", "25.0", "1.25", "6.0", "2.00"]
+    assert (table.records[1]["step_ms_cpu"], table.records[1]["saved_bytes"]) == (25.04, 6_000_000)
+
+
+def test_every_measured_device_has_its_columns():
+    table = comparison_table(with_costs({"cpu": 20.0, "cuda": 4.0}, {"cpu": 25.0, "cuda": 12.0}))
+    assert table.headings[10:14] == ["cpu step ms", "x", "cuda step ms", "x"]
+    assert table.rows[1][10:14] == ["25.0", "1.25", "12.0", "3.00"]
+    assert (table.records[1]["step_ms_cpu"], table.records[1]["step_ms_cuda"]) == (25.0, 12.0)
+
+
+def test_without_costs_there_are_no_columns():
+    table = comparison_table(compared("test/loss", HIGHER, LOWER))
+    assert table.headings[-1] == "sign"
+    assert not [name for name in table.records[0] if name.startswith(("step", "params"))]
