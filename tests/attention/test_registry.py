@@ -84,7 +84,7 @@ def test_options_reach_the_module(name):
 
 def test_an_unknown_name_is_refused():
     with pytest.raises(
-        UsageError, match=r"unknown attention 'cbma'\. Did you mean 'cbam'\? Allowed: .*none, sagan, se"
+        UsageError, match=r"unknown attention .cbma.\. Did you mean .cbam.\? Allowed: .*cbam, .*none, .*se"
     ):
         create_attention("cbma", 8)
 
