@@ -72,11 +72,13 @@ class TestEveryModule:
         for whole in (module, nn.Sequential(nn.ReLU(), module)):
             assert_refused(lambda whole=whole: torch.jit.script(whole), *words)
 
+    @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # of checks that need a Python number
     def test_can_be_traced_and_the_trace_scripted(self, name, options):
         module, x = create_attention(name, 8, **options).eval(), images(2, 8, 5, 4).float()
         traced = torch.jit.trace(module, x)
         scripted = torch.jit.script(nn.Sequential(traced, nn.ReLU()))
-        torch.testing.assert_close(traced(2 * x), module(2 * x))
+        for other in (2 * x, images(3, 8, 7, 6).float()):
+            torch.testing.assert_close(traced(other), module(other))
         torch.testing.assert_close(scripted(x), module(x).relu())
 
     def test_cannot_be_traced_by_fx_unless_it_is_a_leaf(self, name, options):
