@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from cbam_lightning.attention import create_attention
+from cbam_lightning.attention.registry import option_names
 from cbam_lightning.checks import check_odd, check_positive, is_finite, is_whole, require_at_least
 from cbam_lightning.data.class_folders import channel_statistics
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models import create_model
 from cbam_lightning.models.detection import create_detector
+from tests.attention.cases import NAMES, numbers
 
 NAN, INF = math.nan, math.inf
 
@@ -37,6 +39,7 @@ def test_bounds_take_finite_numbers(value):
     require_at_least(1, batch_size=2, limit=None)
 
 
+WITH_DIMS = {name: {"dims"} & option_names(name) for name in NAMES}
 OPTIONS = {
     "num_classes": partial(create_model, "resnet8"),
     "in_channels": partial(create_model, "resnet8"),
@@ -49,14 +52,8 @@ OPTIONS = {
     "trainable_stages": partial(create_detector, "ssd_resnet18_cifar"),
     **{
         f"{name}: {option}": partial(create_attention, name, 8)
-        for name, options in {
-            "cbam": ("reduction", "kernel_size", "dims"),
-            "se": ("reduction",),
-            "eca": ("kernel_size", "gamma", "beta"),
-            "bam": ("reduction", "dilation", "dims"),
-            "sagan": ("reduction",),
-        }.items()
-        for option in options
+        for name in NAMES
+        for option in (*numbers(name), *WITH_DIMS[name])
     },
 }
 
@@ -76,7 +73,7 @@ def test_a_switch_takes_nothing_else(value):
         create_attention("cbam", 8, spatial_relu=value)
 
 
-@pytest.mark.parametrize("name", ["cbam", "bam"])
+@pytest.mark.parametrize("name", [name for name in NAMES if WITH_DIMS[name]])
 @pytest.mark.parametrize("value", [None, 2.0, 0, 4])
 def test_dimensions_are_one_of_three_whole_numbers(name, value):
     with pytest.raises(UsageError, match=r"dims is .*; give the number of position dimensions"):
@@ -98,7 +95,7 @@ def test_every_kind_of_network_refuses_them(network, option):
             create_model(network, **{option: value})
 
 
-@pytest.mark.parametrize("name", ["cbam", "se", "eca", "bam", "sagan"])
+@pytest.mark.parametrize("name", NAMES)
 def test_attention_does_not_take_them_for_channels(name):
     with pytest.raises(UsageError, match="channels is True; give a whole number"):
         create_attention(name, True)

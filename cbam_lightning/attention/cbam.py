@@ -44,9 +44,10 @@ from cbam_lightning.errors import UsageError
 from cbam_lightning.seeding import own_stream
 
 Arrangement = Literal["channel-spatial", "spatial-channel", "parallel", "channel", "spatial"]
+ChannelPool = Literal["avg", "max", "lp", "lse"]
 SpatialPool = Literal["avg+max", "conv1x1"]
 
-_CHANNEL_POOLS: dict[str, Callable[..., Tensor]] = {
+_CHANNEL_POOLS: dict[ChannelPool, Callable[..., Tensor]] = {
     "avg": pools.mean,
     "max": pools.maximum,
     "lp": pools.norm,
@@ -76,7 +77,7 @@ class ChannelAttention(Gate):
         self,
         channels: int,
         reduction: int = 16,
-        pools: Sequence[str] = ("avg", "max"),
+        pools: Sequence[ChannelPool] = ("avg", "max"),
         gate: GateName = "sigmoid",
         divisor: int = 1,
     ) -> None:
@@ -197,7 +198,7 @@ class CBAM(nn.Module):
         self,
         channels: int,
         reduction: int = 16,
-        pools: Sequence[str] = ("avg", "max"),
+        pools: Sequence[ChannelPool] = ("avg", "max"),
         kernel_size: int = 7,
         arrangement: Arrangement = "channel-spatial",
         spatial_pool: SpatialPool = "avg+max",

@@ -35,6 +35,7 @@ _B = TypeVar("_B", bound=Builder)
 
 _CHANNELS = "channels"  # the first argument of every class
 _PROBE_PX = 8  # side of the maps that user-defined modules are tried on
+_TRIED_CHANNELS = 64  # of a module that is made to see whether it takes its options
 
 
 class Attention(NamedTuple):
@@ -160,6 +161,18 @@ def option_defaults(name: str) -> dict[str, Any]:
     """
     options = sorted(_options(name).items())
     return {option: p.default for option, p in options if p.default is not p.empty}
+
+
+def can_start_as_identity(name: str, options: Mapping[str, Any]) -> bool:
+    """Return whether the attention has a gate ``identity`` and takes it beside these options."""
+    if "gate" not in option_names(name):
+        return False
+    try:
+        with torch.random.fork_rng(devices=[]):
+            build_attention(name, _TRIED_CHANNELS, **{**options, "gate": "identity"})
+    except UsageError:
+        return False
+    return True
 
 
 def create_attention(name: str, channels: int, /, **options: Any) -> nn.Module:

@@ -161,6 +161,8 @@ def build_network(
     with limit:
         module = build(**names, num_classes=num_classes, in_channels=in_channels)
     new_classes = class_mismatch(header, num_classes, class_names, source)
+    if strict_weights:
+        _check_unseen_attention(checkpoint, names["attention"], source)
     report = load_into(
         module,
         checkpoint.state_dict,
@@ -272,6 +274,19 @@ def _build_own(network: str, network_options: Mapping[str, Any], arguments: Mapp
             raise unknown_name(kind=f"{network} option", given=option, allowed=allowed)
     built: nn.Module = network_class(**{**MODELS[network].options, **network_options}, **arguments)
     return built
+
+
+def _check_unseen_attention(checkpoint: Checkpoint, attention: str, source: str) -> None:
+    # attention without parameters: without it, every key would fit and the logits would still be wrong
+    from cbam_lightning.weights.loading import ATTENTION
+
+    trained = checkpoint.header.attention
+    seen = any(ATTENTION in key.split(".") for key in checkpoint.state_dict)
+    if trained not in ("none", attention) and not seen:
+        raise UsageError(
+            f"{source} was trained with attention {trained!r}, not {attention!r}; give that attention or "
+            "leave it out, or load what fits with strict_weights=False (--model.strict_weights false)."
+        )
 
 
 def _check_strides(header: Header, options: Mapping[str, Any]) -> None:

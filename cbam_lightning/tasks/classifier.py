@@ -16,7 +16,7 @@ from torch.optim import SGD
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from cbam_lightning.attention.registry import option_names
+from cbam_lightning.attention.registry import can_start_as_identity
 from cbam_lightning.callbacks.class_pictures import ClassPictures
 from cbam_lightning.callbacks.class_predictions import ClassPredictions
 from cbam_lightning.callbacks.compiled_steps import CompiledSteps
@@ -200,14 +200,15 @@ class Classifier(ImageTask):
 
     def _report_loading(self, built: BuiltNetwork, weights: str | None) -> None:
         """Print which of the weights fit, and what starts from new values."""
-        if built.report is None:
+        if built.report is None or built.header is None:
             return
         rank_zero_info(f"Weights from {weights}: {built.report}")
-        if built.report.added and built.names["attention_options"].get("gate") != "identity":
-            gated = "gate" in option_names(built.names["attention"])
+        attention, options = built.names["attention"], built.names["attention_options"]
+        if built.header.attention == "none" != attention and options.get("gate") != "identity":
+            can_start = can_start_as_identity(attention, options)
             rank_zero_info(
                 "  the new attention changes what the weights compute, unless it starts as the identity"
-                + (": --model.attention_options.gate identity" if gated else ".")
+                + (": --model.attention_options.gate identity" if can_start else ".")
             )
         if built.new_classes:
             rank_zero_info(f"  new classifier: {built.new_classes}")

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cbam_lightning.attention import BAM
+from cbam_lightning.attention.registry import default_placement
 from cbam_lightning.errors import UsageError
 from tests.attention import literal
 from tests.attention.checks import assert_equals_literal, images, randomised
@@ -125,3 +126,7 @@ def test_it_starts_as_in_the_authors_networks():
             assert 0.95 * bound < parameter.abs().max() <= bound, name
         else:
             assert torch.equal(parameter, torch.ones_like(parameter)), name
+
+
+def test_usually_comes_after_stages():
+    assert default_placement("bam") == "stage"

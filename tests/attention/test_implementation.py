@@ -8,7 +8,9 @@ import torch
 
 from cbam_lightning.attention import CBAM, SqueezeExcite, create_attention
 from cbam_lightning.attention.implementation import MIN_ELEMENTS, fused_form, has_compiler, runs_fused
+from cbam_lightning.attention.registry import option_names
 from cbam_lightning.errors import UsageError
+from tests.attention.cases import NAMES
 
 LARGE = torch.zeros(1).expand(1, 1, 1, MIN_ELEMENTS)
 
@@ -64,7 +66,7 @@ def test_a_fused_form_is_for_exactly_its_class(kind):
     assert fused_form(torch.nn.ReLU()) is None
 
 
-@pytest.mark.parametrize("name", ["cbam", "se"])
+@pytest.mark.parametrize("name", [name for name in NAMES if "implementation" in option_names(name)])
 def test_an_unknown_implementation_is_refused(name):
     with pytest.raises(UsageError, match=r"implementation.*'fusd'.*fused"):
         create_attention(name, 4, implementation="fusd")

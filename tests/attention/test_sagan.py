@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cbam_lightning.attention import SAGAN
+from cbam_lightning.attention.registry import default_placement
 from cbam_lightning.errors import UsageError
 from tests.attention import literal
 from tests.attention.checks import assert_equals_literal, images, randomised
@@ -45,3 +46,7 @@ def test_widths_are_an_eighth_and_a_half(channels, hidden, half):
 def test_refuses(options, message):
     with pytest.raises(UsageError, match=message):
         SAGAN(**{"channels": 8, **options})
+
+
+def test_usually_comes_after_stages():
+    assert default_placement("sagan") == "stage"

@@ -1,5 +1,7 @@
 """Recorded gates, compared with the factors that the modules apply."""
 
+import math
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from cbam_lightning.explain import record_gates
 from cbam_lightning.explain.gates import gated_modules
 from cbam_lightning.models import create_model
 from cbam_lightning.models.insertion import insert_attention
+from tests.attention.cases import cases, create
 from tests.attention.checks import images, randomised
 from tests.explain.test_gradcam import assert_same_state, small_resnet, state
 
@@ -31,14 +34,24 @@ def test_are_the_factors_of_the_output(arrangement):
     assert (gates.spatial is None) == (arrangement == "channel")
 
 
-@pytest.mark.parametrize("name", ["se", "eca"])
-def test_of_channels_alone(name):
-    module = randomised(create_attention(name, 6)).double()
-    x = images(2, 6, 5, 4)
+@pytest.mark.parametrize(("name", "options"), cases(but_none=True))
+@pytest.mark.parametrize("sizes", [(5,), (5, 4), (5, 4, 3)])
+def test_of_every_module_are_its_factors_or_its_attention(name, options, sizes):
+    module, x = create(name, options, dims=len(sizes)).double(), images(2, 8, *sizes)
     with record_gates(module) as found:
-        output = module(x)
-    assert found[0].spatial is None
-    torch.testing.assert_close(output, x * found[0].channel[:, :, None, None])
+        output, maps = module(x), module.gate_maps(x)
+    (gates,) = found
+    if "attention" in maps:  # it multiplies nothing
+        assert gates.maps.keys() == maps.keys()
+        torch.testing.assert_close(gates.attention.flatten(1).mean(1), torch.ones(2).double())
+        assert gates.attention.shape == (2, *sizes)
+        return
+    torch.testing.assert_close(output, x * math.prod(maps.values()))
+    for kind, axes in (("channel", tuple(range(2, x.ndim))), ("spatial", 1)):
+        factors, recorded = maps.get("both", maps.get(kind)), getattr(gates, kind)
+        assert (factors is None) == (recorded is None)
+        if factors is not None:
+            torch.testing.assert_close(recorded, factors.mean(axes))
 
 
 def test_of_bam_are_the_means_over_either():

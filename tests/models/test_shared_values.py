@@ -5,20 +5,19 @@ import itertools
 import pytest
 import torch
 
+from cbam_lightning.attention import list_attention
 from cbam_lightning.models import create_model
+from tests.attention.cases import published
 
+PUBLISHED = published("cbam")
 ARMS = {
-    "none": {},
-    "se": {"attention": "se"},
-    "bam": {"attention": "bam"},
-    "eca": {"attention": "eca"},
-    "cbam": {"attention": "cbam"},
-    "cbam, kernel 3": {"attention": "cbam", "attention_options": {"kernel_size": 3}},
-    "cbam, max": {"attention": "cbam", "attention_options": {"pools": ["max"]}},
-    "cbam, conv1x1": {"attention": "cbam", "attention_options": {"spatial_pool": "conv1x1"}},
-    "cbam, channel": {"attention": "cbam", "attention_options": {"arrangement": "channel"}},
-    "cbam, spatial": {"attention": "cbam", "attention_options": {"arrangement": "spatial"}},
-    "cbam, parallel": {"attention": "cbam", "attention_options": {"arrangement": "parallel"}},
+    **{name: {"attention": name, "attention_options": published(name)} for name in list_attention()},
+    "cbam, kernel 3": {"attention": "cbam", "attention_options": PUBLISHED | {"kernel_size": 3}},
+    "cbam, max": {"attention": "cbam", "attention_options": PUBLISHED | {"pools": ["max"]}},
+    "cbam, conv1x1": {"attention": "cbam", "attention_options": PUBLISHED | {"spatial_pool": "conv1x1"}},
+    "cbam, channel": {"attention": "cbam", "attention_options": PUBLISHED | {"arrangement": "channel"}},
+    "cbam, spatial": {"attention": "cbam", "attention_options": PUBLISHED | {"arrangement": "spatial"}},
+    "cbam, parallel": {"attention": "cbam", "attention_options": PUBLISHED | {"arrangement": "parallel"}},
 }
 
 

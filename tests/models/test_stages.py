@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from cbam_lightning import create_model
+from cbam_lightning import create_model, list_attention
 from cbam_lightning.models.stages import find_stages
 from tests.models.networks import Small, build
 
@@ -77,7 +77,7 @@ def test_stages_begin_where_the_resolution_falls(name, expected):
     assert statistics <= {id(m) for stage in stages for m in stage.modules.values()}
 
 
-@pytest.mark.parametrize("attention", ["none", "se", "cbam", "bam", "sagan"])
+@pytest.mark.parametrize("attention", list_attention())
 def test_attention_is_of_the_stage_that_it_is_in(attention):
     network = create_model("resnet20", attention=attention, num_classes=10, in_channels=1)
     stages = find_stages(network, (1, 1, 28, 28))

@@ -10,11 +10,17 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cbam_lightning.attention import BAM
+from cbam_lightning.attention import list_attention
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models import create_model
 from cbam_lightning.models.sync_batch_norm import SyncBatchNorm, revert_batch_norm, synchronise_batch_norm
+from tests.attention.cases import cases, create
 from tests.attention.checks import images, randomised
+
+
+def has_batch_norm(module):
+    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
+
 
 SHAPES = {"1d": (6,), "1d positions": (6, 5), "2d": (6, 5, 4), "3d": (6, 3, 2, 4)}
 KINDS = {"1d": nn.BatchNorm1d, "1d positions": nn.BatchNorm1d, "2d": nn.BatchNorm2d, "3d": nn.BatchNorm3d}
@@ -27,23 +33,19 @@ OPTIONS = {
 }
 CASES = list(product(SHAPES, COUNTS, OPTIONS))
 NETWORKS = {
-    "cbam": {"attention": "cbam", "attention_options": {"implementation": "reference"}},
+    **{name: {"attention": name} for name in list_attention()},
     "cbam fused": {"attention": "cbam", "attention_options": {"implementation": "fused"}},
-    "se": {"attention": "se", "attention_options": {"implementation": "reference"}},
-    "bam": {"attention": "bam"},
 }
 # In single precision BAM has a ReLU near 0 in some step: even the order of the images changes the training.
 SMOOTH = ("cbam", "cbam fused", "se")
+# Attention with a BatchNorm, by the name of the case
+MODULES = {case.id: case.values for case in cases() if has_batch_norm(create(*case.values))}
 STEPS = {torch.float64: 3, torch.float32: 20}
 IMAGES = 16
 
 
 def batch_norm(dims="2d", options="default"):
     return randomised(KINDS[dims](6, **OPTIONS[options])).double()
-
-
-def bam():
-    return randomised(BAM(6, 2, dilation=1)).double()
 
 
 def batches(shape, offset=0.0):
@@ -114,7 +116,8 @@ def half_of_everything(rank):
         )
         for dims, counts, options in CASES
     }
-    found["bam"] = synchronised(bam(), batches((2, 6, 5, 4)), (1, 1))
+    for case, values in MODULES.items():
+        found[case] = synchronised(create(*values).double(), batches((2, 8, 5, 4)), (1, 1))
     found["float32"] = synchronised(*single_precision())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found["bfloat16"] = synchronised(*half_precision())
@@ -221,9 +224,10 @@ def test_autocast_leaves_the_statistics_in_float32(halves):
     assert {value.dtype for value in found[0]} == {torch.bfloat16}
 
 
-def test_bam_takes_one_image_from_each_process(halves):
-    expected = run(bam(), batches((2, 6, 5, 4)))
-    torch.testing.assert_close(joined(halves, "bam"), expected, rtol=1e-12, atol=1e-12)
+@pytest.mark.parametrize("case", MODULES)
+def test_attention_takes_one_image_from_each_process(halves, case):
+    expected = run(create(*MODULES[case]).double(), batches((2, 8, 5, 4)))
+    torch.testing.assert_close(joined(halves, case), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_one_value_in_all_processes_is_refused_in_all_of_them(halves):

@@ -39,8 +39,9 @@ def insert_attention(
 ) -> nn.Module:
     """Insert an attention module at every insertion point that ``plan_insertion`` finds.
 
-    With the gate ``identity``, and with ``sagan``, which has no gate and starts at a scale of 0, the outputs
-    in evaluation mode stay bit-identical.
+    With the gate ``identity``, the outputs in evaluation mode stay bit-identical. So they do with attention
+    that has no gate, but starts at a scale of 0, such as ``sagan``. Attention that cannot start as the
+    identity, such as ``simam``, which has no parameters, needs its published gate: ``gate="sigmoid"``.
 
     Copies, pickles and exports of the network keep the attention, and so do conversions of its layers, such
     as to ``SyncBatchNorm``. ``cbam-lightning models --help`` says where it goes in each kind of network.
@@ -50,7 +51,8 @@ def insert_attention(
         attention: One of ``cbam_lightning.attention.list_attention()``, where ``none`` changes nothing, or
             the import path of a class.
         where: ``residual``, ``stage``, or one or more patterns of submodule names; see ``plan_insertion``.
-            Default: ``stage`` for ``bam`` and ``sagan``, else the default of ``plan_insertion``.
+            Default: ``stage`` for attention whose paper puts it there, such as ``bam``, else the default of
+            ``plan_insertion``.
         gate: Gate of the attention, if it has this option.
         example: As for ``plan_insertion``.
         options: Arguments of the attention's class besides ``channels`` and ``dims``, which follow from the
@@ -61,8 +63,8 @@ def insert_attention(
 
     Raises:
         UsageError: As for ``plan_insertion`` and ``create_attention``; or there is no insertion point, one
-            already has an attribute ``attention``, or the attention has no gate and one was chosen. The
-            network is unchanged.
+            already has an attribute ``attention``; the attention has no gate and one was chosen, or it cannot
+            have the gate ``identity`` and no other was chosen. The network is unchanged.
     """
     plain = unwrapped(network)
     import_class_path(attention, "attention")

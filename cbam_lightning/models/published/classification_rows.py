@@ -104,7 +104,8 @@ def rows(extra: Sequence[tuple[str, str]] = (), size_px: int = 224) -> list[Clas
         for name in names:
             import_class_path(name, "cbam-lightning table")
     added = [
-        ClassificationRow("added", *names, {}, size_px, *_count(*names, {}, size_px), None) for names in extra
+        ClassificationRow("added", *names, {}, size_px, *_count(*names, _gate(names[1]), size_px), None)
+        for names in extra
     ]
     counted: dict[str, tuple[float, float, float]] = {}  # some networks are in several tables of the paper
     published = []
@@ -114,6 +115,11 @@ def rows(extra: Sequence[tuple[str, str]] = (), size_px: int = 224) -> list[Clas
             counted[str(named)] = _count(*named)
         published.append(ClassificationRow(row.table, *named, *counted[str(named)], row))
     return published + added
+
+
+def _gate(attention: str) -> dict[str, Any]:
+    """Return the option for the gate as published: not every module can be inserted as the identity."""
+    return {option: value for option, value in option_defaults(attention).items() if option == "gate"}
 
 
 def _count(network: str, attention: str, options: dict[str, Any], size_px: int) -> tuple[float, float, float]:

@@ -16,6 +16,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 from cbam_lightning.models.insertion import insert_attention
 from cbam_lightning.models.insertion.attended import Attended
 from cbam_lightning.models.sync_batch_norm import revert_batch_norm, synchronise_batch_norm
+from tests.attention.cases import NAMES, published
 from tests.models.networks import randomise
 
 timm = pytest.importorskip("timm")
@@ -148,7 +149,7 @@ def test_a_module_compiled_in_place_gets_attention():
     assert "_compiled_call_impl" in vars(network)
 
 
-@pytest.mark.parametrize("attention", ["cbam", "se", "bam", "eca", "sagan"])
+@pytest.mark.parametrize("attention", NAMES)
 def test_channels_last_maps_are_attended_over_their_channels(attention):
     """The literal formula: permute, attend, permute back."""
 
@@ -162,7 +163,7 @@ def test_channels_last_maps_are_attended_over_their_channels(attention):
             return self.head((x + self.mlp(x.relu())).mean((1, 2)))
 
     torch.manual_seed(0)
-    network = insert_attention(ChannelsLast(), attention, where="mlp").double().eval()
+    network = insert_attention(ChannelsLast(), attention, where="mlp", **published(attention)).double().eval()
     for parameter in network.mlp.attention.parameters():
         nn.init.normal_(parameter, 0, 0.5)
     x = torch.randn(2, 7, 9, 8, dtype=torch.float64)

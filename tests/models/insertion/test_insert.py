@@ -8,9 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from cbam_lightning.attention import list_attention
+from cbam_lightning.attention.registry import default_placement
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models.insertion import describe_insertion_points, insert_attention, plan_insertion
+from tests.attention.cases import (
+    NAMES,
+    identity_cases,
+    identity_names,
+    published,
+    refused_identity_cases,
+    starts_as_identity,
+)
 from tests.models.networks import Small, build, build_on_meta, randomise
 
 # The others are larger, or built of the parts of one of these.
@@ -53,6 +61,10 @@ TIMM = [
     "resnext26ts",
     "selecsls42",
 ]
+
+
+# The last variant of each: with 8 channels, the default may leave a single hidden unit, which is dead.
+OTHER_OPTIONS = dict(case.values for case in identity_cases(but_none=True))
 
 
 NETWORKS = [f"torchvision/{name}" for name in TORCHVISION] + [f"timm/{name}" for name in TIMM]
@@ -103,9 +115,9 @@ def test_identity_insertion_changes_no_logit_learns_and_is_saved(name):
     assert torch.equal(empty(x), after)
 
 
-@pytest.mark.parametrize("attention", [name for name in list_attention() if name != "none"])
+@pytest.mark.parametrize("attention", identity_names())
 @pytest.mark.parametrize("where", ["residual", "stage"])
-def test_every_attention_begins_as_the_identity(attention, where):
+def test_attention_begins_as_the_identity(attention, where):
     torch.manual_seed(0)
     network = randomise(build("torchvision/resnet18"))
     x = torch.randn(2, 3, 64, 64)
@@ -117,15 +129,41 @@ def test_every_attention_begins_as_the_identity(attention, where):
         assert torch.equal(network(x), before)
 
 
+@pytest.mark.parametrize(("attention", "options"), refused_identity_cases())
+def test_what_cannot_begin_as_the_identity_says_so_and_goes_in_with_its_published_gate(attention, options):
+    torch.manual_seed(0)
+    network, x = Small().eval(), torch.randn(2, 2, 6, 6)
+    plain, modules, gate = network(x), repr(network), published(attention)["gate"]
+    options = {option: value for option, value in options.items() if option != "gate"}
+    with pytest.raises(UsageError, match=f"identity.*{gate}") as caught:
+        insert_attention(network, attention, **options)
+    assert "\n" not in str(caught.value)
+    assert repr(network) == modules
+    insert_attention(network, attention, gate=gate, **options)
+    assert not torch.allclose(network(x), plain)
+
+
+@pytest.mark.parametrize("attention", [name for name in NAMES if not starts_as_identity(name)])
+def test_the_published_gate_changes_the_network_and_learns(attention):
+    torch.manual_seed(0)
+    network, x = Small().eval(), torch.randn(2, 2, 6, 6)
+    plain = network(x)
+    insert_attention(network, attention, **published(attention))
+    output = network(x)
+    assert not torch.allclose(output, plain)
+    output.sum().backward()
+    assert all(p.grad is not None for name, p in network.named_parameters() if ".attention." in name)
+
+
 def test_attention_of_stages_goes_after_stages_unless_told_otherwise():
     plan = {
         where: {point.name for point in plan_insertion(Small(), where)} for where in ("residual", "stage")
     }
     assert plan["residual"] != plan["stage"]
-    for attention, where in (("bam", "stage"), ("sagan", "stage"), ("se", "residual")):
-        network = insert_attention(Small(), attention)
+    for attention in NAMES:
+        network = insert_attention(Small(), attention, **published(attention))
         found = {n.removesuffix(".attention") for n, _ in network.named_modules() if n.endswith(".attention")}
-        assert found == plan[where], attention
+        assert found == plan["stage" if default_placement(attention) == "stage" else "residual"], attention
 
 
 def test_the_sigmoid_gate_halves_what_it_follows():
@@ -153,13 +191,13 @@ def test_weights_of_the_plain_network_fit():
 
 
 @pytest.mark.parametrize(("conv", "positions"), [(nn.Conv1d, (9,)), (nn.Conv3d, (4, 5, 6))])
-@pytest.mark.parametrize("attention", ["cbam", "se", "bam"])
-def test_networks_in_one_and_three_dimensions(conv, positions, attention):
+@pytest.mark.parametrize(("attention", "options"), OTHER_OPTIONS.items())
+def test_networks_in_one_and_three_dimensions(conv, positions, attention, options):
     torch.manual_seed(0)
     network = Small(conv).double().eval()
     x = torch.randn(2, 2, *positions, dtype=torch.float64)
     before = network(x)
-    insert_attention(network, attention, reduction=2, where="residual")
+    insert_attention(network, attention, where="residual", **options)
     assert torch.equal(network(x), before)
     network(x).sum().backward()
     for index in (0, 1):
