@@ -67,6 +67,7 @@ class ChannelAttention(Gate):
         pools: Pools over the positions, in any combination: ``avg`` (mean), ``max``, ``lp`` (2-norm: the root
             of the sum of squares), ``lse`` (log-sum-exp).
         gate: ``sigmoid``, or ``identity`` for 2 * sigmoid, which starts at exactly 1.
+        divisor: The hidden layer has a multiple of so many units, the one nearest to C // reduction.
 
     Raises:
         UsageError: A number below 1, no pool, an unknown or repeated pool, or an unknown gate.
@@ -78,13 +79,14 @@ class ChannelAttention(Gate):
         reduction: int = 16,
         pools: Sequence[ChannelPool] = ("avg", "max"),
         gate: GateName = "sigmoid",
+        divisor: int = 1,
     ) -> None:
         super().__init__(gate)
-        check_positive("channels", channels)
-        check_positive("reduction", reduction)
+        for option, value in {"channels": channels, "reduction": reduction, "divisor": divisor}.items():
+            check_positive(option, value)
         _check_pools(pools)
         self.pools = tuple(pools)
-        hidden = max(1, channels // reduction)
+        hidden = max(divisor, (channels // reduction + divisor // 2) // divisor * divisor)
         self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels))
         for name, parameter in self.mlp.named_parameters():
             if name.endswith("bias") or (gate == "identity" and name == "2.weight"):

@@ -35,16 +35,15 @@ from cbam_lightning.checks import check_positive
 from cbam_lightning.errors import UsageError
 
 _AXES = ("depth", "height", "width")  # the last ``dims`` of them
-_MULTIPLE = 8  # of the width of a head: the fused kernels of torch want their rows aligned
+_MULTIPLE = 8  # of all widths: torch's fused kernel for CUDA takes aligned rows alone
 
 
 class MHSA(nn.Module):
     """Self-attention between positions in several heads: x + gamma * softmax(q (k + r) / sqrt(C / heads)) v.
 
-    Time grows with the square of the number of positions; memory grows with their number, times the sum of
-    the map's sides, where torch has a fused kernel. Such a kernel has no second derivative and no forward
-    mode; ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`` chooses one that has. Torch's fused kernel for
-    float32 on CUDA has a deterministic backward pass with ``torch.use_deterministic_algorithms(True)`` alone.
+    Time grows with the square of the number of positions, times C / heads + the sum of the map's sides.
+    Memory grows with their number, times the same, where torch has a fused kernel. What ``SAGAN`` says of
+    derivatives, of determinism on CUDA and of compiling under autocast holds here, too.
 
     Like a ``Gate``, it computes in at least float32, also under autocast. For maps in half precision it keeps
     nothing but the map for the backward pass, which computes the attention again.
@@ -63,7 +62,7 @@ class MHSA(nn.Module):
 
     __prepare_scriptable__ = refuse_scripting
 
-    def __init__(self, channels: int, heads: int = 4, max_size: int = 64, dims: positions.Dims = 2) -> None:
+    def __init__(self, channels: int, heads: int = 4, max_size: int = 128, dims: positions.Dims = 2) -> None:
         positions.check_dims(dims)
         super().__init__()
         for option, value in {"channels": channels, "heads": heads, "max_size": max_size}.items():
@@ -78,8 +77,9 @@ class MHSA(nn.Module):
         self.qkv = nn.Conv1d(channels, 3 * channels, kernel_size=1, bias=False)
         nn.init.normal_(self.qkv.weight, std=channels**-0.5)
         for axis in _AXES[-dims:]:
-            table = self.width**-0.5 * torch.randn(2 * max_size - 1, self.width)  # row max_size - 1: offset 0
-            self.register_parameter(f"relative_{axis}", nn.Parameter(table))
+            table = nn.Parameter(torch.empty(2 * max_size - 1, self.width))  # row max_size - 1: offset 0
+            self.register_parameter(f"relative_{axis}", table)
+            nn.init.normal_(table, std=self.width**-0.5)
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -99,6 +99,16 @@ class MHSA(nn.Module):
             query, key, _ = self._project(at_least_float32(x), *self._weights())
             return {"attention": received_attention(query, key, x.shape[2:])}
 
+    def count_macs(self, x: Tensor) -> int:
+        """Count the multiply-accumulates of the definition, without the zeros that pick relative positions.
+
+        With L positions: 3 C² L for the projections, L² C each for the products of queries with keys and of
+        weights with values, and C times the sum of the sides for the relative positions of each query.
+        """
+        length = math.prod(x.shape[2:])
+        per_position = 3 * x.shape[1] + 2 * length + sum(x.shape[2:])
+        return x.shape[0] * length * x.shape[1] * per_position
+
     def extra_repr(self) -> str:
         """Return the options that the printed layer does not show."""
         return f"heads={self.heads}, max_size={self.max_size}, dims={self.dims}"
@@ -107,9 +117,9 @@ class MHSA(nn.Module):
         return [self.qkv.weight, *(getattr(self, f"relative_{axis}") for axis in _AXES[-self.dims :])]
 
     def _add_attention(self, x: Tensor, gamma: Tensor, *weights: Tensor) -> Tensor:
-        query, key, value = self._project(x, *weights)
-        # Of equal widths, since otherwise torch has no fused kernel on CPUs.
-        value = F.pad(value, (0, key.shape[-1] - value.shape[-1]))
+        query, key, value = map(_aligned, self._project(x, *weights))
+        if x.device.type == "cpu":  # whose fused kernel takes equal widths alone
+            value = F.pad(value, (0, key.shape[-1] - value.shape[-1]))
         attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)[..., : self.width]
         return x + (gamma * attended).transpose(2, 3).reshape(x.shape)
 
@@ -129,8 +139,7 @@ class MHSA(nn.Module):
         for axis, table in enumerate(tables):
             queries.append(_relative_logits(query, table, sizes, axis))
             keys.append(_coordinates(key, sizes, axis))
-        missing = -(self.width + sum(sizes)) % _MULTIPLE
-        return F.pad(torch.cat(queries, -1), (0, missing)), F.pad(torch.cat(keys, -1), (0, missing)), value
+        return torch.cat(queries, -1), torch.cat(keys, -1), value
 
     def _check(self, x: Tensor) -> None:
         positions.check_feature_map(self, x, self.dims)
@@ -139,6 +148,12 @@ class MHSA(nn.Module):
                 f"MHSA has relative positions for maps of up to {self.max_size} positions along each axis, "
                 f"but was given {tuple(x.shape)}. Make it with max_size={max(x.shape[2:])}."
             )
+
+
+def _aligned(rows: Tensor) -> Tensor:
+    """Append zeros to (..., width) up to the next width that the fused kernels take, in contiguous memory."""
+    missing = -rows.shape[-1] % _MULTIPLE
+    return F.pad(rows, (0, missing)) if missing else rows.contiguous()
 
 
 def _relative_logits(query: Tensor, table: Tensor, sizes: torch.Size, axis: int) -> Tensor:

@@ -80,7 +80,8 @@ def register_attention(name: str, builder: Any = None, *, placement: Placement =
     starts as the identity where it is inserted into a trained network; ``implementation`` is ``"reference"``
     or ``"fused"``. A method ``gate_maps(x)`` lets ``explain`` draw gates: a dictionary of ``channel``
     (N, C, 1, …), ``spatial`` (N, 1, *positions), ``both`` (N, C, *positions), or ``attention``
-    (N, 1, *positions) for self-attention, see ``received_attention``.
+    (N, 1, *positions) for self-attention, see ``received_attention``. A method
+    ``count_macs(x)`` says how many multiply-accumulates to count, if not those that are executed.
     A module without a name can be given as its import path, ``my_package.MyAttention``.
 
     Args:
@@ -112,6 +113,15 @@ def list_attention() -> list[str]:
     return sorted(_ATTENTION)
 
 
+def describe_attention() -> dict[str, str]:
+    """Return the first line of the documentation of every name of ``list_attention()``."""
+    described = {}
+    for name in list_attention():
+        first, _, _ = inspect.cleandoc(_ATTENTION[name].builder.__doc__ or "").partition("\n")
+        described[name] = "The input itself." if name == "none" else first
+    return described
+
+
 def default_placement(name: str) -> Placement:
     """Return where networks put this attention: on every residual branch, or after stages.
 
@@ -128,6 +138,19 @@ def option_names(name: str) -> frozenset[str]:
         UsageError: An unknown name.
     """
     return frozenset(_options(name))
+
+
+def option_types(name: str) -> dict[str, Any]:
+    """Return the annotations of the options, as far as they can be evaluated.
+
+    Raises:
+        UsageError: An unknown name.
+    """
+    try:
+        evaluated = inspect.signature(_find(name).builder, eval_str=True).parameters
+    except NameError:  # a class that the user imports for type checkers alone
+        return {}
+    return {option: evaluated[option].annotation for option in _options(name)}
 
 
 def option_defaults(name: str) -> dict[str, Any]:

@@ -32,6 +32,10 @@ class SAGAN(nn.Module):
     pass is rounded, since torch traces it under autocast
     (``torch._functorch.config.backward_pass_autocast``).
 
+    A fused kernel has no second derivative and no forward mode; ``torch.nn.attention.sdpa_kernel`` chooses
+    the kernel ``SDPBackend.MATH``, which has both. The fused one for float32 on CUDA has a deterministic
+    backward pass only with ``torch.use_deterministic_algorithms(True)``.
+
     Args:
         channels: C, the number of channels of the input.
         reduction: Queries and keys have C // reduction channels, at least one.
@@ -81,4 +85,4 @@ class SAGAN(nn.Module):
 
 def _project(layer: nn.Module, x: Tensor) -> Tensor:
     """Map (N, C, L) to (N, 1, L, channels): one head, in the layout that the fused kernels take."""
-    return run_on_map(layer, x).transpose(1, 2)[:, None]
+    return run_on_map(layer, x).transpose(1, 2)[:, None].contiguous()

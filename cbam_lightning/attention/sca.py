@@ -49,7 +49,8 @@ class SCA(nn.Module):
 
     The channel-wise attention is the same function for every channel, 1 -> k -> 1 on its mean; the spatial
     one is the same function for every position, C -> k -> 1. Inputs may have one, two or three position
-    dimensions. With a single channel or position, the softmax over it is constant.
+    dimensions. With a single channel or position, the softmax over it is constant. Where one entry has all of
+    it, its factor is the number of entries, which may exceed the range of float16.
 
     Args:
         channels: C, the number of channels of the input.

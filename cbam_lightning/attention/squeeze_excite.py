@@ -23,6 +23,8 @@ class SqueezeExcite(ChannelAttention):
         reduction: The hidden layer has C // reduction units, at least one.
         gate: ``sigmoid``, or ``identity`` for 2 * sigmoid, which starts at exactly 1.
         implementation: ``reference``, ``fused`` or ``auto``, as in ``CBAM``.
+        divisor: The hidden layer has a multiple of so many units, the one nearest to C // reduction. In
+            timm's networks it is 8.
 
     Raises:
         UsageError: A number below 1, or an unknown choice.
@@ -34,8 +36,9 @@ class SqueezeExcite(ChannelAttention):
         reduction: int = 16,
         gate: GateName = "sigmoid",
         implementation: Implementation = "auto",
+        divisor: int = 1,
     ) -> None:
-        super().__init__(channels, reduction, pools=("avg",), gate=gate)
+        super().__init__(channels, reduction, pools=("avg",), gate=gate, divisor=divisor)
         check_implementation(implementation)
         self.implementation = implementation
 

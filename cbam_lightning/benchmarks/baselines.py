@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from functools import reduce
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,11 @@ from torch.nn import functional as F
 
 from cbam_lightning.attention.bam import BAM
 from cbam_lightning.attention.cbam import CBAM, ChannelAttention, SpatialAttention
+from cbam_lightning.attention.coordinate import CoordinateAttention
 from cbam_lightning.attention.eca import ECA
+from cbam_lightning.attention.effective_se import EffectiveSE
+from cbam_lightning.attention.gather_excite import GatherExcite
+from cbam_lightning.attention.global_context import GlobalContext
 from cbam_lightning.attention.squeeze_excite import SqueezeExcite
 
 _WINDOW_POOLS: dict[str, Callable[..., Tensor]] = {"avg": F.avg_pool2d, "max": F.max_pool2d}
@@ -32,8 +37,8 @@ def baselines(module: nn.Module) -> dict[str, nn.Module]:
     found: dict[str, nn.Module] = {}
     if isinstance(module, (BAM, CBAM, SqueezeExcite)):
         found["authors"] = _authors_form(module)
-    if isinstance(module, (CBAM, ECA, SqueezeExcite)) and importlib.util.find_spec("timm"):
-        found["timm"] = _timm_form(module)
+    if (timm := _timm_form(module)) is not None:
+        found["timm"] = timm
     return {name: form.train(module.training) for name, form in found.items()}
 
 
@@ -100,17 +105,37 @@ def _authors_form(module: BAM | CBAM | SqueezeExcite) -> nn.Module:
     return nn.Sequential(AuthorsChannelGate(module.channel), AuthorsSpatialGate(module.spatial))
 
 
-def _timm_form(module: CBAM | ECA | SqueezeExcite) -> nn.Module:
-    get_attn = importlib.import_module("timm.layers").get_attn
-    weights = dict(module.named_parameters())
-    if isinstance(module, ECA):
-        form = get_attn("eca")(kernel_size=weights["conv.weight"].shape[-1])
-    elif isinstance(module, SqueezeExcite):
-        hidden, channels = weights["mlp.0.weight"].shape
-        form = get_attn("se")(channels, rd_channels=hidden)
-    else:
-        hidden, channels = weights["channel.mlp.0.weight"].shape
-        side = weights["spatial.conv.weight"].shape[-1]
-        form = get_attn("cbam")(channels, rd_channels=hidden, spatial_kernel_size=side, mlp_bias=True)
-    on_device: nn.Module = form.to(next(iter(weights.values())))
-    return on_device
+def _timm_form(module: nn.Module) -> nn.Module | None:
+    """Return timm's module of the same options, or ``None`` if timm is not installed or has none."""
+    if type(module) not in _TIMM or not importlib.util.find_spec("timm"):
+        return None
+    name, options = _TIMM[type(module)](module)
+    form: nn.Module = importlib.import_module("timm.layers").get_attn(name)(**options)
+    if isinstance(module, GlobalContext):
+        norm = cast("nn.LayerNorm", form.get_submodule("mlp_add.norm"))
+        norm.eps = cast("nn.LayerNorm", module.mlp.norm).eps
+    return form.to(next(module.parameters(), torch.empty(0)))
+
+
+def _hidden_and_channels(layer: nn.Module) -> dict[str, int]:
+    hidden, channels = cast("Tensor", layer.weight).shape[:2]
+    return {"channels": channels, "rd_channels": hidden}
+
+
+# Timm's name and its arguments, those of the first layer where they are read off it
+_TIMM: dict[type[nn.Module], Callable[[Any], tuple[str, dict[str, Any]]]] = {
+    CBAM: lambda m: (
+        "cbam",
+        {
+            **_hidden_and_channels(m.channel.mlp[0]),
+            "spatial_kernel_size": m.spatial.conv.kernel_size[0],
+            "mlp_bias": True,
+        },
+    ),
+    CoordinateAttention: lambda m: ("coord", {**_hidden_and_channels(m.squeeze), "bias": True}),
+    ECA: lambda m: ("eca", {"kernel_size": m.conv.kernel_size[0]}),
+    EffectiveSE: lambda m: ("ese", {"channels": m.fc.in_features}),
+    GatherExcite: lambda m: ("ge", {"channels": 1, "use_mlp": False}),  # no layer depends on the channels
+    GlobalContext: lambda m: ("gca", _hidden_and_channels(m.mlp.fc1)),
+    SqueezeExcite: lambda m: ("se", _hidden_and_channels(m.mlp[0])),
+}

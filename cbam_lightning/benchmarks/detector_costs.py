@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from cbam_lightning.benchmarks.training_step import TrainingStep
-from cbam_lightning.models.complexity import Complexity
+from cbam_lightning.models.complexity import Complexity, count_call
 from cbam_lightning.models.detection.detector_network import DetectorNetwork
 
 
@@ -42,8 +41,4 @@ def count_detector(detector: DetectorNetwork, size_px: int, in_channels: int) ->
         in_channels: Number of channels of the image.
     """
     image = torch.full((in_channels, size_px, size_px), 0.5, device=next(detector.parameters()).device)
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        detector.eval()([image])
-    params = sum(parameter.numel() for parameter in detector.parameters())
-    return Complexity(params, counter.get_total_flops() // 2)
+    return count_call(detector.eval(), [image])

@@ -14,7 +14,7 @@ from torch.backends import cudnn
 
 from cbam_lightning.attention import create_attention
 from cbam_lightning.attention.implementation import choose_compiled, fused_form
-from cbam_lightning.attention.registry import option_names
+from cbam_lightning.attention.registry import option_defaults, option_names
 from cbam_lightning.benchmarks.baselines import baselines
 from cbam_lightning.benchmarks.clocks import first_call_seconds
 from cbam_lightning.benchmarks.compiling import alone_compiled, choose_modes
@@ -46,7 +46,7 @@ def time_network(options: NetworkOptions) -> list[Report]:
 
     A step is forward pass, cross-entropy over 1000 classes, backward pass and an SGD step with momentum, on
     one batch of random images. All networks start from the same weights. ``authors`` and ``timm`` are those
-    of ``baselines``, in place of the package's own attention. Attention with a gate uses the sigmoid, even
+    of ``baselines``, in place of the package's own attention. Attention has its published gate, even
     when it is inserted into a finished network, since all implementations have that gate. Networks that are
     compiled as a whole are a group of their own, beside the compiled plain network; on a CPU fused attention
     is not among them, because there the reference runs within ``torch.compile``.
@@ -127,7 +127,7 @@ def _forms(network: str, attention: str, in_channels: int, compiled: bool) -> di
     """Return a function for each implementation of an attention that is available here."""
     import_class_path(attention, "--attention")
     names = option_names(attention)
-    options = {"gate": "sigmoid"} if "gate" in names else {}
+    options = {key: value for key, value in option_defaults(attention).items() if key == "gate"}
     has_fused = "implementation" in names
     build = partial(_build, network, attention, in_channels=in_channels)
     reference = partial(build, options | ({"implementation": "reference"} if has_fused else {}))

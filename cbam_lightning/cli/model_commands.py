@@ -10,8 +10,10 @@ from cbam_lightning.errors import UsageError
 from cbam_lightning.tables import aligned
 
 
-def models(pattern: str = "*", *, places: bool = False, where: Sequence[str] | None = None) -> None:
-    """List the networks and detectors, or the insertion points for attention in one network.
+def models(
+    pattern: str = "*", *, places: bool = False, where: Sequence[str] | None = None, attention: bool = False
+) -> None:
+    """List the networks and detectors, the attention modules, or where a network gets attention.
 
     Where `insert_attention` and `--model.attention` put attention into networks that know nothing of it:
 
@@ -26,7 +28,11 @@ def models(pattern: str = "*", *, places: bool = False, where: Sequence[str] | N
         pattern: Shell pattern of names, such as 'resnet*', 'torchvision/*' or 'timm/*'.
         places: List the points of this network at which attention would be inserted.
         where: Insertion points to list: residual, stage, or patterns of submodule names.
+        attention: List the attention modules, each with the place that it has in networks, and its options.
     """
+    if attention:
+        _list_attention()
+        return
     if places or where:
         from cbam_lightning.models import create_model
         from cbam_lightning.models.insertion import describe_insertion_points, plan_insertion
@@ -41,6 +47,17 @@ def models(pattern: str = "*", *, places: bool = False, where: Sequence[str] | N
     if not descriptions:
         raise UsageError(f"no network is called {pattern!r}; `cbam-lightning models` lists all of them.")
     print("\n".join(aligned(list(descriptions.items()), left=(0, 1))))
+
+
+def _list_attention() -> None:
+    from cbam_lightning.attention.registry import default_placement, describe_attention, option_names
+
+    rows: list[tuple[str, str, str]] = []
+    for name, description in describe_attention().items():
+        rows.append((name, default_placement(name), description))
+        if options := ", ".join(sorted(option_names(name))):
+            rows.append(("", "", options))
+    print("\n".join(aligned(rows, left=(0, 1, 2))))
 
 
 def _describe(pattern: str) -> dict[str, str]:

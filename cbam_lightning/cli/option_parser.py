@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from jsonargparse import Namespace
@@ -12,6 +14,7 @@ from cbam_lightning.cli.whole_numbers import read_whole_numbers_first
 from cbam_lightning.errors import UsageError
 from cbam_lightning.runs.settings import flatten
 
+_NULL_AS_TEXT = re.compile(r"^(--\w+(?:\.\w+)+=)None$")
 # What jsonargparse writes in place of an object that YAML cannot express.
 _UNWRITTEN = "Unable to serialize instance "
 
@@ -24,6 +27,17 @@ class OptionParser(LightningArgumentParser):
         added: list[str] = super().add_class_arguments(*args, **kwargs)
         read_whole_numbers_first(self)
         return added
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, *others: Any, **options: Any
+    ) -> Namespace:
+        """Parse arguments; ``null`` in a dictionary, as in ``--model.attention_options.size null``, is null.
+
+        jsonargparse hands such a value to the parser of the class as text, in which null has become None.
+        """
+        if args is not None:
+            args = [_NULL_AS_TEXT.sub(r"\1null", argument) for argument in args]
+        return super().parse_args(args, *others, **options)
 
     def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
         """Return a configuration as text, without the defaults that only Python can express."""

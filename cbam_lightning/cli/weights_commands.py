@@ -61,18 +61,27 @@ def verify(files: Sequence[_Source] = (), *, all: bool = False) -> None:  # noqa
         print(line, flush=True)
 
 
-def import_other(source: str, out: _Out, *, network: str | None = None, dataset: str | None = None) -> None:
+def import_other(
+    source: str,
+    out: _Out,
+    *,
+    network: str | None = None,
+    attention: str | None = None,
+    dataset: str | None = None,
+) -> None:
     """Convert the weights of other code.
 
     Args:
         source: A .pth.tar, .pth or .safetensors file of other code.
         out: File to write.
         network: Name of the network, such as torchvision/densenet121. Default: recognised from the weights.
+        attention: Name of its attention, where no value shows it, such as simam. Default: recognised from the
+            weights.
         dataset: What the network was trained on, for the header.
     """
     from cbam_lightning.models.weight_import import import_weights
 
-    header, report = import_weights(source, out, network=network, dataset=dataset)
+    header, report = import_weights(source, out, network=network, attention=attention, dataset=dataset)
     print(f"{report}\n{header.describe()}\nWritten: {out}")
 
 

@@ -16,8 +16,9 @@ from cbam_lightning.models.factory import build
 
 CONVENTION = (
     "GFLOPs are 10^9 multiply-accumulates of one image, as in CBAM's paper: half of what torch's "
-    "FlopCounterMode counts in convolutions, linear layers and matrix products, including self-attention. "
-    "Biases, BatchNorm, pooling, activations, products with a gate and additions are not counted."
+    "FlopCounterMode counts in convolutions, linear layers and matrix products, including self-attention "
+    "(mhsa as it is defined, without the zeros that its kernel adds). Biases, normalisation, pooling, "
+    "activations, products by the element, as with a gate, and additions are not counted."
 )
 
 
@@ -30,6 +31,9 @@ class Complexity(NamedTuple):
 
 def count(network: nn.Module, size_px: int = 224, in_channels: int = 3) -> Complexity:
     """Count a network on the meta device, in evaluation mode, without changing it.
+
+    A module with a method ``count_macs(x)`` says itself what it has for its input, where its operations are
+    more than its definition, as those of ``mhsa`` are.
 
     Args:
         network: Maps (1, in_channels, size_px, size_px) to anything.
@@ -69,14 +73,41 @@ def _count(network: nn.Module, size_px: int, in_channels: int) -> Complexity:
     check_positive("in_channels", in_channels)
     network = network.to("meta").eval()
     image = torch.empty(1, in_channels, size_px, size_px, device="meta")
-    counter = FlopCounterMode(display=False)
     try:
-        with torch.no_grad(), counter:
-            network(image)
+        return count_call(network, image)
     except RuntimeError as error:
         raise UsageError(
             f"{type(network).__name__} does not take images of {in_channels} channels and {size_px} px: "
             f"{error}. Give another size_px or in_channels."
         ) from error
+
+
+@torch.no_grad()
+def count_call(network: nn.Module, *inputs: Any) -> Complexity:
+    """Count the parameters of a network, and the multiply-accumulates of one call.
+
+    Args:
+        network: Is called as it is, in its mode and on its device.
+        inputs: What it is called with.
+    """
+    counter = FlopCounterMode(display=False)
+    before, corrections = list[int](), list[int]()
+
+    def start(module: nn.Module, args: tuple[Any, ...]) -> None:
+        before.append(counter.get_total_flops())
+
+    def end(module: Any, args: tuple[Any, ...], output: object) -> None:
+        executed = counter.get_total_flops() - before.pop()
+        corrections.append(2 * module.count_macs(*args) - executed)
+
+    stating = [module for module in network.modules() if hasattr(module, "count_macs")]
+    handles = [module.register_forward_pre_hook(start) for module in stating]
+    handles += [module.register_forward_hook(end) for module in stating]
+    try:
+        with counter:
+            network(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
     params = sum(parameter.numel() for parameter in network.parameters())
-    return Complexity(params, counter.get_total_flops() // 2)
+    return Complexity(params, (counter.get_total_flops() + sum(corrections)) // 2)

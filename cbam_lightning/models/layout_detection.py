@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cbam_lightning.attention.registry import Placement, default_placement
 from cbam_lightning.errors import UsageError
+from cbam_lightning.models.attention_detection import Place, detect_attention
 from cbam_lightning.models.registry import MODELS
 
 # The attention module of a stage or a block, and the name of a value inside it.
@@ -39,7 +40,8 @@ def detect_network(
     """Detect our ResNet that comes closest to these keys and shapes, with its attention and options.
 
     Options that leave no trace in a state dict keep their defaults unless they are given: the convolution of
-    a bottleneck that has the stride, and CBAM's pools, gate and order of the two halves.
+    a bottleneck that has the stride, the stride of a 3x3 stem, and of attention the gate, pools, orders and
+    the like. Attention without parameters is not seen.
 
     Args:
         state_dict: Values with our keys, as from ``cbam_lightning.weights.translate``.
@@ -56,9 +58,12 @@ def detect_network(
     """
     shapes = _shapes_of(state_dict)
     backbone = {key: shape for key, shape in shapes.items() if not _ATTENTION_KEY.match(key)}
-    detected_attention, detected_options, placement = _detect_attention(shapes)
+    places, placement = _find_places(shapes)
+    detected: dict[str, Any] = {}
+    if places:
+        attention, detected = detect_attention(places, attention, attention_options)
     num_classes, in_channels = (shapes.get("fc.weight") or (0,))[0], _shape(shapes, "conv1.weight")[1]
-    attention = attention or detected_attention
+    attention = attention or "none"
     options: dict[str, Any] = {}
     if not network:
         network, options = _detect_resnet(backbone)
@@ -67,7 +72,7 @@ def detect_network(
     return DetectedNetwork(
         network,
         attention,
-        {**detected_options, **(attention_options or {})},
+        {**detected, **(attention_options or {})},
         {**options, **(network_options or {})},
         num_classes,
         in_channels,
@@ -111,57 +116,37 @@ def _read_resnet(backbone: _Shapes) -> dict[str, Any]:
     return options
 
 
-def _detect_attention(shapes: _Shapes) -> tuple[str, dict[str, Any], Placement | None]:
-    """Return the name, options and placement of the attention; the placement is ``None`` without any."""
+def _find_places(shapes: _Shapes) -> tuple[list[Place], Placement | None]:
+    """Return the attention modules, and where networks have them; ``None`` without any."""
     modules: dict[str, dict[str, tuple[int, ...]]] = {}
     for key, shape in shapes.items():
         if match := _ATTENTION_KEY.match(key):
             modules.setdefault(match[1], {})[match[2]] = shape
     if not modules:
-        return "none", {}, None
+        return [], None
     first, values = next(iter(modules.items()))
-    placement: Placement = "stage" if first.startswith("attention.") else "block"
     odd = next((name for name, others in modules.items() if others.keys() != values.keys()), None)
     if odd is not None:
         raise UsageError(f"{odd} has a gate of another design than {first}; in our networks all are alike.")
-    if {"channel.fc1.weight", "spatial.reduce.weight"} <= values.keys():
-        return "bam", _reduction(modules, "channel.fc1.weight"), placement
-    if "mlp.0.weight" in values:
-        return "se", _reduction(modules, "mlp.0.weight"), placement
-    if not {"channel.mlp.0.weight", "spatial.conv.weight"} & values.keys():
-        raise UsageError(f"{first} has a gate of another design ({', '.join(list(values)[:3])}).")
-    return "cbam", _cbam_options(modules, values), placement
+    places = [Place(name, _channels(shapes, name), values) for name, values in modules.items()]
+    return places, "stage" if first.startswith("attention.") else "block"
 
 
-def _cbam_options(modules: Mapping[str, _Shapes], values: _Shapes) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    if "channel.mlp.0.weight" in values:
-        options |= _reduction(modules, "channel.mlp.0.weight")
-    if "spatial.conv.weight" not in values:
-        return options | {"arrangement": "channel"}
-    if "channel.mlp.0.weight" not in values:
-        options["arrangement"] = "spatial"
-    if "spatial.reduce.weight" in values:
-        options["spatial_pool"] = "conv1x1"
-    kernel_size = _shape(values, "spatial.conv.weight")[-1]
-    return options if kernel_size == 7 else options | {"kernel_size": kernel_size}
-
-
-def _reduction(modules: Mapping[str, _Shapes], key: str) -> dict[str, int]:
-    """Return the reduction that gives the hidden widths of all modules; nothing if it is 16, the default."""
-    widths = {_shape(module, key)[:2] for module in modules.values()}
-    for ratio in (16, *sorted(channels // max(1, hidden) for hidden, channels in widths)):
-        if ratio and all(max(1, channels // ratio) == hidden for hidden, channels in widths):
-            return {} if ratio == 16 else {"reduction": ratio}
-    shown = ", ".join(f"{channels} to {hidden}" for hidden, channels in sorted(widths))
-    raise UsageError(f"no single reduction gives the hidden widths of the attention ({shown}).")
+def _channels(shapes: _Shapes, place: str) -> int:
+    """Return the number of channels of the stage that an attention module is in."""
+    stage = next((part for part in place.split(".") if part.startswith("layer")), place)
+    last = "conv3" if f"{stage}.0.conv3.weight" in shapes else "conv2"
+    return _shape(shapes, f"{stage}.0.{last}.weight")[0]
 
 
 def _shape(shapes: _Shapes, key: str) -> tuple[int, ...]:
     shape = shapes.get(key, ())
     if len(shape) < 2:
         what = f"of shape {shape}" if key in shapes else "missing"
-        raise UsageError(f"{key} is {what}, so this is not a ResNet that is known here.")
+        raise UsageError(
+            f"{key} is {what}, so this is not a ResNet that is known here. Name other networks of "
+            "torchvision or timm as torchvision/NAME or timm/NAME."
+        )
     return shape
 
 

@@ -18,7 +18,7 @@ from cbam_lightning.user_code.class_paths import import_class_path
 from cbam_lightning.weights import Header, load_into, read_state_dict, save_checkpoint, translate
 from cbam_lightning.weights.layouts import LAYOUTS
 from cbam_lightning.weights.loading import compare, strip_wrappers
-from cbam_lightning.weights.translate import complete
+from cbam_lightning.weights.translate import complete, implied_options
 from cbam_lightning.weights.wrappers import unwrap
 
 # What networks for the 1000 classes of ImageNet expect: https://docs.pytorch.org/vision/stable/models.html
@@ -46,8 +46,9 @@ def import_weights(
         out: The file to write, which must not exist.
         network: Name for ``create_model``. Default: a detected ResNet. Other networks, such as
             ``torchvision/NAME``, have to be named, and their keys are not translated.
-        attention: Name for ``create_attention``. Default: detected.
-        attention_options: Options that leave no trace in a file, such as CBAM's ``pools``.
+        attention: Name for ``create_attention``. Default: detected. Attention without parameters leaves no
+            trace in a file.
+        attention_options: Options that leave no trace either, such as CBAM's ``pools``.
         network_options: Likewise, for example a ResNet's ``stride_in``.
         dataset: The training data set, for the header.
         class_names: Names in the order of the logits, for the header.
@@ -69,7 +70,7 @@ def import_weights(
     try:
         for state, others in _candidates(original, network):
             left_out = ", ".join(others)
-            detected, translated, origin = _detect(state, *names)
+            detected, translated, layout = _detect(state, *names)
             built = build(*detected)
             report = compare(built.state_dict(), translated)
             if not report.faults(head=""):
@@ -95,7 +96,10 @@ def import_weights(
         str(source),
     )
     save_checkpoint(out, built.state_dict(), header)
+    origin = LAYOUTS[layout].origin if layout else detected.network
     lines = [f"{source}: {len(original)} values in the layout of {origin}", str(report)]
+    if layout and LAYOUTS[layout].assumed:
+        lines.append(f"  assumed, since no value shows it: {LAYOUTS[layout].assumed}")
     if left_out:
         lines.append(f"  left out, beside the network: {left_out}")
     return header, "\n".join(lines)
@@ -116,12 +120,13 @@ def _detect(
     attention: str | None,
     attention_options: Mapping[str, Any] | None,
     network_options: Mapping[str, Any] | None,
-) -> tuple[DetectedNetwork, dict[str, Tensor], str]:
-    """Return the arguments of the network, its state dict with our keys, and the origin of the file."""
+) -> tuple[DetectedNetwork, dict[str, Tensor], str | None]:
+    """Return the arguments of the network, its state dict with our keys, and the layout of the file."""
     if network is None or network in MODELS:
         layout, state = translate(original)
-        detected = detect_network(state, network, attention, attention_options, network_options)
-        return detected, state, LAYOUTS[layout].origin
+        known = {**implied_options(original), **(attention_options or {})}
+        detected = detect_network(state, network, attention, known, network_options)
+        return detected, state, layout
     state = complete(strip_wrappers(original))
     layers = [value.shape for key, value in state.items() if key.endswith("weight") and value.ndim > 1]
     if not layers:
@@ -129,7 +134,7 @@ def _detect(
     options = dict(attention_options or {}), dict(network_options or {})
     # the first layer takes the images, the last one is the classifier
     detected = DetectedNetwork(network, attention or "none", *options, layers[-1][0], layers[0][1])
-    return detected, state, network
+    return detected, state, None
 
 
 def _reported(extras: Mapping[str, Any]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from cbam_lightning.weights.checkpoint import (
 from cbam_lightning.weights.checkpoint_registry import checkpoint_path, list_weights
 from cbam_lightning.weights.header import Header
 from cbam_lightning.weights.loading import LoadReport, load_into
-from cbam_lightning.weights.translate import from_authors, identify, translate
+from cbam_lightning.weights.translate import from_authors, identify, implied_options, translate
 
 __all__ = [
     "Checkpoint",
@@ -22,6 +22,7 @@ __all__ = [
     "checkpoint_path",
     "from_authors",
     "identify",
+    "implied_options",
     "list_weights",
     "load_checkpoint",
     "load_into",

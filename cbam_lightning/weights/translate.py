@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ def identify(state_dict: Mapping[str, Tensor]) -> str:
         UsageError: The keys belong to none of these, to two of them, or to an object detector.
     """
     keys = list(strip_wrappers(state_dict))
-    names = [name for name, layout in LAYOUTS.items() if any(re.search(layout.sign, key) for key in keys)]
+    names = [name for name, layout in LAYOUTS.items() if _is_in(layout, keys)]
     with_attention = [name for name in names if name != "torchvision"]
     if len(with_attention) > 1:
         raise UsageError(
@@ -59,6 +60,10 @@ def translate(state_dict: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]
     running statistics (mean 0, variance 1, weight sqrt(1 + eps), bias 0). In training mode this BatchNorm
     uses the statistics of the batch, so training of such a network resumes from a different function.
 
+    Keys and shapes do not show activations, gates, pools and paddings: they are taken to be the defaults of
+    the code that the layout is of. So timm's ``ceca``, which has the keys of ``eca`` and circular padding,
+    is not told from it. See ``implied_options`` for what only the original keys show.
+
     Args:
         state_dict: Values of a network or of a single attention module; prefixes of wrappers are allowed.
 
@@ -66,10 +71,36 @@ def translate(state_dict: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]
         The layout's name, as from ``identify``, and the state dict with our keys.
 
     Raises:
-        UsageError: The layout is unknown, or its keys are inconsistent.
+        UsageError: The layout is unknown, its keys are inconsistent, or belong to attention that is not here.
     """
     name = identify(state_dict)
+    for pattern, reason in LAYOUTS[name].refused:
+        if key := next((key for key, shown in _with_shapes(state_dict) if re.search(pattern, shown)), None):
+            raise UsageError(
+                f"{key} belongs to attention of {LAYOUTS[name].origin} that is not here: {reason}. Name a "
+                "network of timm as timm/NAME to keep it."
+            )
     return name, _apply(name, state_dict)
+
+
+def implied_options(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the options of our attention that only the keys of other code show.
+
+    Args:
+        state_dict: As for ``translate``.
+
+    Returns:
+        Those that differ from our defaults, such as ``fusion`` of ``gc`` for timm's.
+
+    Raises:
+        UsageError: As in ``identify``.
+    """
+    implied = LAYOUTS[identify(state_dict)].implied
+    options: dict[str, Any] = {}
+    for pattern, implies in implied:
+        if any(re.search(pattern, shown) for _, shown in _with_shapes(state_dict)):
+            options |= implies
+    return options
 
 
 def from_authors(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -111,11 +142,24 @@ def complete(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return completed
 
 
+def _is_in(layout: Layout, keys: list[str]) -> bool:
+    """Return whether these keys are in a layout."""
+    alone = bool(keys) and all(re.fullmatch(layout.alone, key) for key in keys)
+    return alone or any(re.search(layout.sign, key) for key in keys)
+
+
+def _with_shapes(state_dict: Mapping[str, Tensor]) -> list[tuple[str, str]]:
+    """Return every key, without and with its shape, as ``Layout`` has it."""
+    return [(key, f"{key} {tuple(value.shape)}") for key, value in strip_wrappers(state_dict).items()]
+
+
 def _apply(name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename and convert as the table says, and add what our modules need."""
     layout = LAYOUTS[name]
     translated: dict[str, Tensor] = {}
     for key, value in strip_wrappers(state_dict).items():
+        if re.search(layout.drops, key):
+            continue
         new = key
         for pattern, replacement in layout.renames:
             new = re.sub(pattern, replacement, new)
@@ -123,7 +167,7 @@ def _apply(name: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise UsageError(f"two keys, one of them {key}, become our {new}; the file mixes two versions.")
         translated[new] = value
         for pattern, change in layout.changes:
-            if value.ndim == 4 and re.search(pattern, new):
+            if value.ndim == 4 and re.search(pattern, key):
                 translated[new] = change(value)
     return complete(translated | _added(layout, translated))
 

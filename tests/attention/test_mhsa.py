@@ -10,7 +10,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from cbam_lightning.attention import MHSA
+from cbam_lightning.attention import MHSA, SAGAN
 from cbam_lightning.errors import UsageError
 from tests.attention.checks import assert_equals_literal, images, randomised
 
@@ -140,6 +140,22 @@ def test_memory_grows_with_the_number_of_positions():
     assert saved[1] < 2 * (32 * 32) ** 2 / 2  # a quarter of the logits of both heads
 
 
+@pytest.mark.parametrize("kind", [MHSA, SAGAN])
+@pytest.mark.parametrize("channels", [64, 128])
+@pytest.mark.parametrize("device", ["cpu", "meta"])  # the second goes the way of CUDA
+def test_rows_lie_as_fused_kernels_take_them(device, channels, kind, monkeypatch):
+    given, attend = [], F.scaled_dot_product_attention
+
+    def remember(*args, **kwargs):
+        given.extend(args)
+        return attend(*args, **kwargs)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", remember)
+    kind(channels).to(device)(torch.zeros(2, channels, 6, 7, device=device))
+    assert all(tensor.is_contiguous() and tensor.shape[-1] % 8 == 0 for tensor in given)
+    assert len({tensor.shape for tensor in given}) == (1 if (kind, device) == (MHSA, "cpu") else 2)
+
+
 def test_every_kernel_computes_the_same():
     module, x = randomised(MHSA(8, 2)).double(), images(2, 8, 5, 4).requires_grad_()
     results = []
@@ -151,6 +167,7 @@ def test_every_kernel_computes_the_same():
         torch.testing.assert_close(fused, plain, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")  # forward mode uses torch.jit
 def test_the_plain_kernel_has_a_second_derivative_and_forward_mode():
     module, x = randomised(MHSA(4, 2)).double(), images(1, 4, 2, 3).requires_grad_()
     with sdpa_kernel(SDPBackend.MATH):

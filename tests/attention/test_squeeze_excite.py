@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from timm.layers import SEModule
 
 from cbam_lightning.attention import CBAM, SqueezeExcite
+from cbam_lightning.errors import UsageError
 
 
 @pytest.mark.parametrize("gate", ["sigmoid", "identity"])
@@ -51,3 +53,18 @@ def test_identity_gate_returns_its_input_at_first():
     x = torch.randn(2, 8, 5, 4)
     assert torch.equal(SqueezeExcite(8, gate="identity")(x), x)
     assert not torch.equal(SqueezeExcite(8)(x), x)
+
+
+@pytest.mark.parametrize("reduction", [4, 16, 24])
+def test_hidden_units_of_a_divisor_are_those_of_timm(reduction):
+    for channels in (1, 3, 16, 20, 64, 96, 192, 200, 320, 512, 2048):
+        theirs = SEModule(channels, rd_ratio=1 / reduction).fc1
+        ours = SqueezeExcite(channels, reduction, divisor=8).mlp[0]
+        assert ours.weight.shape == theirs.weight.shape[:2]
+        assert SqueezeExcite(channels, reduction).mlp[0].out_features == max(1, channels // reduction)
+
+
+@pytest.mark.parametrize("divisor", [0, -8, 1.5, "8"])
+def test_a_divisor_that_is_no_number_of_units_is_refused(divisor):
+    with pytest.raises(UsageError, match=rf"divisor is {divisor!r}"):
+        SqueezeExcite(16, divisor=divisor)

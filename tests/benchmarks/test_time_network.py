@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cbam_lightning.attention import BAM, CBAM
+from cbam_lightning.attention import BAM, CBAM, create_attention, list_attention
 from cbam_lightning.benchmarks import time_network as benchmark
 from cbam_lightning.benchmarks.baselines import AuthorsBAM, AuthorsChannelGate
 from cbam_lightning.benchmarks.compiling import alone_compiled
@@ -217,6 +217,16 @@ def test_the_implementation_and_the_gate_are_those_of_the_candidate():
         ]
         assert {module.implementation for module in modules} == {form}
         assert {module.channel.gate for module in modules} == {"sigmoid"}
+
+
+@pytest.mark.parametrize("network", ["resnet8", "torchvision/shufflenet_v2_x0_5"])
+@pytest.mark.parametrize("name", [name for name in list_attention() if name != "none"])
+def test_every_attention_is_measured_with_its_default_gate(network, name):
+    alone = create_attention(name, 16)
+    reference = benchmark._forms(network, name, 3, compiled=False)["reference"]()
+    modules = [module for module in reference.modules() if type(module) is type(alone)]
+    assert modules
+    assert all(getattr(module, "gate", None) == getattr(alone, "gate", None) for module in modules)
 
 
 def test_fused_needs_a_compiler():

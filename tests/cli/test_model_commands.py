@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch import nn
 
+from cbam_lightning.attention import registry
 from cbam_lightning.weights import load_checkpoint
 from tests.command import NO_WANDB, SHORT, call, only_run
 
@@ -27,6 +29,23 @@ def test_a_reader_that_has_seen_enough_gets_no_error():
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("mobilenet_v1 ")
     assert done.stderr == ""
+
+
+def test_models_lists_every_attention_with_its_options(capsys, monkeypatch):
+    monkeypatch.setattr(registry, "_ATTENTION", dict(registry._ATTENTION))
+    registry.register_attention("mine", placement="stage")(Mine)
+    assert call("models --attention") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if line[0] != " "] == registry.list_attention()
+    found = next(index for index, line in enumerate(lines) if line.startswith("eca "))
+    assert re.match(r"eca +block  Channel gate: sigmoid of a convolution", lines[found])
+    assert lines[found + 1].split() == ["beta,", "gamma,", "gate,", "kernel_size"]
+    assert [line.split() for line in lines if line.startswith("mine")] == [["mine", "stage"]]
+
+
+class Mine(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
 
 
 def test_models_lists_those_of_the_libraries(capsys):

@@ -25,6 +25,14 @@ def test_a_printed_configuration_can_be_read(monkeypatch, capsys):
     assert read.init_args.as_dict() == written["init_args"]
 
 
+@pytest.mark.parametrize("words", ["=null", "=None", " null"])
+def test_null_in_a_dictionary_is_null(monkeypatch, words):
+    options = f"--model.attention_options.gamma 2.5 --model.attention_options.kernel_size{words}".split()
+    arguments = ["fit", "--data=FashionMNIST", "--model.network=resnet8", "--model.attention=eca", *options]
+    read = parsed(arguments, monkeypatch).model.init_args.attention_options
+    assert read == {"gamma": 2.5, "kernel_size": None}
+
+
 def test_what_an_older_version_could_not_write_is_refused():
     options = {"swa_lrs": 0.01, "device": "Unable to serialize instance cpu"}
     config = {"trainer": {"callbacks": [{"class_path": SWA, "init_args": options}]}}

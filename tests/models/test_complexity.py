@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from cbam_lightning.attention import create_attention
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models import create_model
-from cbam_lightning.models.complexity import count, count_named
+from cbam_lightning.models.complexity import count, count_call, count_named
 from cbam_lightning.models.published.classification_rows import ClassificationRow, published_rows, rows
 from cbam_lightning.models.published.rendering import render, table
 
@@ -48,6 +49,54 @@ class TestCount:
             macs += positions * weights + positions**2 * (hidden + half)
             params += weights + 1
         assert attended == (plain.params + params, plain.macs + macs)
+
+    # C = 64 channels on a map of 12 x 12, with each module's formula: parameters and multiply-accumulates
+    @pytest.mark.parametrize(
+        ("name", "params", "macs"),
+        [
+            (
+                "bam",
+                (64 * 4 * 2 + 4 + 64 + 8) + (64 * 4 + 4 + 2 * (9 * 4 * 4 + 4) + 4 + 1 + 3 * 8),
+                64 * 4 * 2 + 144 * (64 * 4 + 2 * 9 * 4 * 4 + 4),
+            ),
+            ("cbam", 64 * 4 * 2 + 4 + 64 + 49 * 2 + 2, 2 * 64 * 4 * 2 + 144 * 49 * 2),
+            ("coord", 64 * 8 + 8 + 16 + 2 * (8 * 64 + 64), 24 * 64 * 8 + 24 * 8 * 64),
+            ("eca", 3, 64 * 3),
+            ("ese", 64 * 64 + 64, 64 * 64),
+            ("gc", 64 + (64 * 4 * 2 + 4 + 64 + 8), 144 * 64 + 144 * 64 + 64 * 4 * 2),
+            ("ge", 0, 0),
+            (
+                "mhsa",  # of 4 heads: queries, keys and values; relative positions of both axes; gamma
+                3 * 64 * 64 + 2 * 127 * 16 + 1,
+                3 * 64 * 64 * 144 + 2 * 144 * 144 * 64 + 144 * (12 + 12) * 64,
+            ),
+            ("sagan", 64 * (8 + 8 + 32 + 32) + 1, 64 * (8 + 8 + 32 + 32) * 144 + 144 * 144 * (8 + 32)),
+            ("sca", (2 * 16 + 16 + 1) + (65 * 16 + 16 + 1), 64 * (16 + 16) + 144 * (64 * 16 + 16)),
+            ("scse", 64 * 32 * 2 + 32 + 64 + 64 + 1, 64 * 32 * 2 + 144 * 64),
+            ("se", 64 * 4 * 2 + 4 + 64, 64 * 4 * 2),
+            ("simam", 0, 0),
+            ("srm", 64 * 2 + 64 * 2, 0),
+            ("triplet", 3 * (2 * 49 + 2), 2 * 49 * (12 * 12 + 2 * 12 * 64)),
+        ],
+    )
+    def test_a_module_has_the_numbers_of_its_formula(self, name, params, macs):
+        assert count(nn.Sequential(create_attention(name, 64)), size_px=12, in_channels=64) == (params, macs)
+        assert count(create_attention(name, 64), size_px=12, in_channels=64) == (params, macs)
+
+    def test_a_module_that_is_called_twice_states_its_number_twice(self):
+        shared = create_attention("mhsa", 8, heads=2)
+        once = count(shared, size_px=5, in_channels=8)
+        twice = count(nn.Sequential(nn.Conv2d(8, 8, 1), shared, shared), size_px=5, in_channels=8)
+        assert twice.macs == 2 * once.macs + 8 * 8 * 25
+
+    def test_one_call_is_counted_as_the_network_is_and_leaves_no_hooks(self):
+        attention = create_attention("mhsa", 8, heads=2).train()
+        found = count_call(attention, torch.ones(3, 8, 5, 4))
+        assert found.macs == 3 * 20 * 8 * (3 * 8 + 2 * 20 + 5 + 4)
+        assert attention.training
+        assert not attention._forward_hooks
+        assert not attention._forward_pre_hooks
+        assert attention.gamma.grad is None
 
     def test_the_network_is_left_as_it_was(self):
         network = create_model("resnet20").train()

@@ -5,6 +5,8 @@ import timm
 import torch
 from torchvision.models import wide_resnet50_2
 
+from cbam_lightning.attention import SqueezeExcite, list_attention, registry
+from cbam_lightning.errors import UsageError
 from cbam_lightning.models import build
 from cbam_lightning.models.layout_detection import detect_network
 from cbam_lightning.weights import translate
@@ -37,6 +39,14 @@ def meta(*arguments):
         ("resnet18", "bam", {"reduction": 8}, {}),
         ("resnet18", "bam", {}, {"placement": "block"}),
         ("resnet20", "se", {"reduction": 8}, {}),
+        ("resnet18", "se", {"divisor": 8}, {}),
+        ("resnet18", "se", {"reduction": 32, "divisor": 16}, {}),
+        ("resnet18", "eca", {"kernel_size": 9}, {}),
+        ("resnet18", "gc", {"reduction": 4}, {}),
+        ("resnet18", "ge", {"excite": "mlp", "reduction": 4}, {}),
+        ("resnet18", "mhsa", {"heads": 2}, {}),
+        ("resnet18", "sca", {"reduction": 8}, {}),
+        ("resnet18", "triplet", {"spatial": False, "kernel_size": 3}, {}),
         ("resnet20", "cbam", {"reduction": 64}, {}),
         ("resnext50_32x4d", "cbam", {}, {}),
         ("wide_resnet18_1.5", "se", {}, {}),
@@ -49,6 +59,54 @@ def meta(*arguments):
 def test_options_are_read_off_the_shapes(network, attention, attention_options, network_options):
     arguments = (network, attention, attention_options, network_options, 7, 4)
     assert detect_network(meta(*arguments)) == arguments
+
+
+@pytest.mark.parametrize("name", list_attention())
+def test_every_attention_is_detected_and_without_parameters_none(name):
+    state = meta("resnet8", name, {}, {}, 7, 4)
+    has_values = any("attention" in key.split(".") for key in state)
+    assert detect_network(state) == ("resnet8", name if has_values else "none", {}, {}, 7, 4)
+    assert detect_network(state, attention=name) == ("resnet8", name, {}, {}, 7, 4)
+
+
+def test_detection_draws_no_random_numbers():
+    state = meta("resnet8", "se", {"reduction": 4}, {}, 7, 4)
+    before = torch.get_rng_state()
+    detect_network(state)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class Twin(SqueezeExcite):
+    """Has the keys of another attention."""
+
+
+def test_attention_with_the_keys_of_another_is_asked_for(monkeypatch):
+    state = meta("resnet8", "se", {}, {}, 7, 4)
+    monkeypatch.setitem(registry._ATTENTION, "twin", registry.Attention(Twin))
+    with pytest.raises(UsageError, match="may be se or twin: their keys are the same; give its name"):
+        detect_network(state)
+    assert detect_network(state, attention="twin").attention == "twin"
+
+
+@pytest.mark.parametrize(
+    ("attention", "options", "reason"),
+    [
+        (
+            "cbam",
+            {},
+            r"layer1.0.attention has a gate of another design \(mlp.0.weight, mlp.0.bias, mlp.2.weight\)",
+        ),
+        (
+            "se",
+            {"reduction": 8},
+            r"no options of se give .*layer1.0.attention: 16 channels, mlp.0.weight \(1, 16\)",
+        ),
+    ],
+)
+def test_a_name_or_option_that_does_not_fit_is_refused(attention, options, reason):
+    state = meta("resnet8", "se", {}, {}, 7, 4)
+    with pytest.raises(UsageError, match=reason):
+        detect_network(state, attention=attention, attention_options=options)
 
 
 def test_a_wide_bottleneck_of_torchvision_is_detected():

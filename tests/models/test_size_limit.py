@@ -27,6 +27,13 @@ TOO_LARGE = {
     "num_classes": {"num_classes": 10**6, "class_names": None},
     "in_channels": {"in_channels": 10**7},
     "kernel_size": {"attention_options": {"kernel_size": 10**6 + 1}},
+    "max_size": {
+        "network": "resnet50",
+        "attention": "mhsa",
+        "attention_options": {"max_size": 10**6, "heads": 1},
+    },
+    "size": {"attention": "ge", "attention_options": {"gather": "conv", "size": [10**6, 10**6]}},
+    "context_features": {"attention": "sca", "attention_options": {"context_features": 2_000_000}},
     "groups": {"network": "resnet50", "network_options": {"groups": 10**4}},
     "width_per_group": {"network": "resnet50", "network_options": {"width_per_group": 10**6}},
     "width_multiplier": {"network": "mobilenet_v1", "network_options": {"width_multiplier": 1e4}},

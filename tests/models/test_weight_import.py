@@ -1,11 +1,14 @@
 """Files of other code become files of ours, or are refused with the reason."""
 
 import re
+from functools import partial
 
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.layers import EcaModule, GatherExcite, GlobalContext, SEModule
+from timm.layers.cbam import CbamModule
 from torchvision.models import densenet121, resnet18, squeezenet1_1
 
 from cbam_lightning.errors import UsageError
@@ -75,23 +78,116 @@ def test_a_file_of_luuuyi_gives_the_same_logits(tmp_path, images, names):
     assert "luuuyi/CBAM.PyTorch" in report
 
 
-@pytest.mark.parametrize(
-    ("name", "attention"),
-    [("resnet18", "cbam"), ("resnet50", "cbam"), ("resnet50", "se"), ("resnet18", None)],
-)
-def test_a_network_of_timm_gives_the_same_logits(tmp_path, images, name, attention):
+def timm_network(name, **options):
+    """A network of timm with random values that no initialisation has."""
     torch.manual_seed(0)
-    options = {"block_args": {"attn_layer": attention}} if attention else {}
-    theirs = timm.create_model(name, num_classes=5, **options).eval()
-    for key, value in theirs.state_dict().items():
+    network = timm.create_model(name, num_classes=5, **options).eval()
+    for key, value in network.state_dict().items():
         if key.endswith("running_var") or (value.ndim == 1 and key.endswith("weight")):
             value.uniform_(0.5, 1.5)
         elif value.ndim == 1 and value.is_floating_point():
             value.uniform_(-0.5, 0.5)
+    return network
+
+
+@pytest.mark.usefixtures("gather_excite_of_timm")
+@pytest.mark.parametrize(
+    ("name", "layer", "attention", "options"),
+    [
+        ("resnet18", None, "none", {}),
+        ("resnet50", "cbam", "cbam", {}),
+        ("resnet50", "eca", "eca", {}),
+        ("seresnet18", None, "se", {"divisor": 8}),
+        ("seresnet50", None, "se", {}),
+        ("resnet18", "se", "se", {"divisor": 8}),
+        ("resnet18", partial(SEModule, rd_ratio=0.25), "se", {"reduction": 4}),
+        ("resnet18", partial(SEModule, bias=False), "se", {"divisor": 8}),
+        ("resnet18", lambda channels, **_: EcaModule(kernel_size=7), "eca", {"kernel_size": 7}),
+        (
+            "resnet18",
+            partial(CbamModule, spatial_kernel_size=3, rd_ratio=1 / 8),
+            "cbam",
+            {"reduction": 8, "kernel_size": 3},
+        ),
+        ("resnet18", partial(CbamModule, mlp_bias=True), "cbam", {}),
+        ("resnet18", "ese", "ese", {}),
+        ("resnet50", "gc", "gc", {"reduction": 8, "fusion": "scale", "eps": 1e-6}),
+        ("resnet18", "gca", "gc", {"reduction": 8, "eps": 1e-6}),
+        ("resnet18", "ge", "ge", {"excite": "mlp"}),
+        (
+            "resnet18",
+            partial(GatherExcite, extra_params=True, extent=4),
+            "ge",
+            {"excite": "mlp", "gather": "conv", "extent": 4},
+        ),
+        (
+            "resnet18",
+            partial(GatherExcite, extra_params=True, extent=8, use_mlp=False),
+            "ge",
+            {"gather": "conv", "extent": 8},
+        ),
+    ],
+)
+def test_a_network_of_timm_gives_the_same_logits(tmp_path, images, name, layer, attention, options):
+    given = {"block_args": {"attn_layer": layer}} if layer else {}
+    theirs = timm_network(name, layers=(1, 2, 1, 1), **given)
     header, _ = imported(tmp_path, theirs.state_dict())
-    assert (header.network, header.attention) == (name, attention or "none")
+    assert (header.attention, header.attention_options) == (attention, options)
     with torch.no_grad():
-        close(logits(tmp_path, images), theirs.double()(images))
+        ours, expected = logits(tmp_path, images), theirs.double()(images)
+    assert expected.std() > 1e-2
+    torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.usefixtures("gather_excite_of_timm")
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (
+            "ecam",
+            r"layer1.0.se.conv2.weight belongs to attention of timm that is not here: here are its se, ese",
+        ),
+        ("lcbam", r"layer1.0.se.spatial.conv.conv.weight belongs .*: lcbam adds its pools"),
+        ("scoord", "layer1.0.se.fc_h.weight belongs"),
+        ("ela", "layer1.0.se.conv_h.weight belongs"),
+        ("strip", "layer1.0.se.conv_h.weight belongs"),
+        ("coord", "layer1.0.se.bn1.weight belongs"),
+        (partial(GlobalContext, fuse_add=True), "two keys, one of them .*mlp_scale.*, become our"),
+        (partial(GlobalContext, use_attn=False), r"gate of another design \(mlp.fc1.weight"),
+        (partial(SEModule, norm_layer=torch.nn.BatchNorm2d), "layer1.0.se.bn.weight belongs"),
+        (
+            partial(GatherExcite, extra_params=True, feat_size=7),
+            "global convolution of ge slides over padding",
+        ),
+    ],
+)
+def test_attention_of_timm_that_is_not_ours_is_refused(tmp_path, layer, reason):
+    theirs = timm_network("resnet18", layers=(1, 1, 1, 1), block_args={"attn_layer": layer})
+    with pytest.raises(UsageError, match=reason):
+        imported(tmp_path, theirs.state_dict())
+
+
+@pytest.mark.parametrize("name", ["legacy_seresnet18", "ecaresnet50d", "gcresnet50t", "regnety_002"])
+def test_another_network_of_timm_is_refused(tmp_path, name):
+    with torch.device("meta"):
+        keys = timm.create_model(name).state_dict()
+    with pytest.raises(UsageError, match="timm/NAME"):
+        imported(tmp_path, {key: torch.zeros(value.shape) for key, value in keys.items()})
+
+
+def test_an_option_that_is_not_tried_can_be_given(tmp_path):
+    theirs = timm_network(
+        "resnet18", layers=(1, 1, 1, 1), block_args={"attn_layer": partial(EcaModule, gamma=1)}
+    )
+    with pytest.raises(UsageError, match=r"no options of eca .*512 channels, conv.weight \(1, 1, 11\)"):
+        imported(tmp_path, theirs.state_dict())
+    header, _ = imported(tmp_path, theirs.state_dict(), attention_options={"gamma": 1})
+    assert (header.attention, header.attention_options) == ("eca", {"gamma": 1})
+
+
+def test_what_no_value_shows_is_said(tmp_path):
+    _, report = imported(tmp_path, timm_network("seresnet18").state_dict())
+    assert "assumed, since no value shows it: timm's defaults" in report
 
 
 def test_what_leaves_no_trace_can_be_given(tmp_path):
@@ -168,8 +264,12 @@ def test_attention_of_another_design_is_refused(tmp_path):
 
 
 def test_hidden_layers_of_no_one_ratio_are_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"no single reduction .*64 to 8"):
-        imported(tmp_path, timm.create_model("seresnet18").state_dict())
+    state = timm.create_model("seresnet18").state_dict()
+    for key in ("fc1.weight", "fc1.bias"):
+        state[f"layer1.0.se.{key}"] = state[f"layer1.0.se.{key}"][:5]
+    state["layer1.0.se.fc2.weight"] = state["layer1.0.se.fc2.weight"][:, :5]
+    with pytest.raises(UsageError, match=r"no options of se give .*layer1.0.*: 64 channels, .*\(5, 64\)"):
+        imported(tmp_path, state)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])

@@ -5,12 +5,13 @@ import math
 import pytest
 import timm
 import torch
+from timm.layers import EcaModule, EffectiveSEModule, GatherExcite, GlobalContext, SEModule
 from timm.layers.cbam import CbamModule
 from torchvision.models import densenet121
 
 from cbam_lightning.attention import CBAM, create_attention
 from cbam_lightning.errors import UsageError
-from cbam_lightning.weights import from_authors, identify, translate
+from cbam_lightning.weights import from_authors, identify, implied_options, translate
 from cbam_lightning.weights.translate import complete
 from tests.weights import layouts
 
@@ -77,6 +78,48 @@ def test_a_lone_module_of_timm_computes_the_same(x, bias):
     layout, state = translate(theirs.state_dict())
     assert layout == "timm"
     close(loaded(CBAM(32, reduction=16), state)(x), theirs(x.clone()))
+
+
+@pytest.mark.usefixtures("gather_excite_of_timm")
+@pytest.mark.parametrize(
+    ("layer", "name", "options"),
+    [
+        (SEModule(32), "se", {"divisor": 8}),
+        (SEModule(32, bias=False, rd_channels=4), "se", {"reduction": 8}),
+        (EcaModule(32), "eca", {}),
+        (EffectiveSEModule(32), "ese", {}),
+        (EffectiveSEModule(32, gate_layer="sigmoid"), "ese", {"gate": "sigmoid"}),
+        (GlobalContext(32), "gc", {"reduction": 8}),
+        (GlobalContext(32, fuse_add=True, fuse_scale=False), "gc", {"reduction": 8}),
+        (lambda: GatherExcite(32), "ge", {}),
+        (lambda: GatherExcite(32, extra_params=True, extent=4, rd_ratio=1 / 4), "ge", {"reduction": 4}),
+    ],
+)
+def test_a_lone_module_of_timm_computes_the_same_with_what_its_keys_imply(x, layer, name, options):
+    torch.manual_seed(0)
+    theirs = (layer if isinstance(layer, torch.nn.Module) else layer()).double().eval()
+    for value in theirs.state_dict().values():
+        if value.is_floating_point():
+            torch.nn.init.uniform_(value, 0.1, 0.9)
+    layout, state = translate(theirs.state_dict())
+    assert layout == "timm"
+    ours = create_attention(name, 32, **options, **implied_options(theirs.state_dict()))
+    close(loaded(ours, state)(x), theirs(x.clone()))
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        (
+            {"gather.conv1.weight": torch.ones(8, 1, 7, 7)},
+            "gather.conv1.weight belongs .* slides over padding",
+        ),
+        ({"spatial.conv.conv.weight": torch.ones(1, 1, 7, 7)}, "lcbam adds its pools"),
+    ],
+)
+def test_a_lone_module_of_timm_that_is_not_ours_is_refused(state, reason):
+    with pytest.raises(UsageError, match=reason):
+        translate(state)
 
 
 def test_the_tensors_of_the_authors_are_not_copied():
