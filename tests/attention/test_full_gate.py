@@ -23,7 +23,8 @@ def test_nothing_of_the_size_of_the_map_is_kept_but_the_map_and_parts_of_that_si
     module, x = create(name, {}, channels=32, dims=dims), half_map(dtype, (2, 32, *(12, 11, 10)[:dims]))
     parts_of_its_size = [part for part in module.parts(x) if part.numel() == x.numel()]
     assert len(parts_of_its_size) == (name == "coord" and dims == 1)  # its only profile is the map itself
-    assert large_saved(module, x) == [dtype, *(part.dtype for part in parts_of_its_size)]
+    own = [*module.parameters(), *module.buffers()]
+    assert large_saved(module, x, own) == [dtype, *(part.dtype for part in parts_of_its_size)]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -12,13 +12,14 @@ from cbam_lightning import attention, create_model, insert_attention
 from cbam_lightning.attention import create_attention, list_attention, register_attention, registry
 from cbam_lightning.attention.registry import (
     build_attention,
+    can_start_as_identity,
     default_placement,
     option_defaults,
     option_names,
 )
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models.detection import create_detector
-from tests.attention.cases import NAMES, other_values, variants, works
+from tests.attention.cases import NAMES, identity_names, other_values, variants, works
 
 
 def test_names():
@@ -68,8 +69,8 @@ def test_option_defaults_build_the_default(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_options_reach_the_module(name):
     def shown(options):
-        module = create_attention(name, 80, **options)  # rounding 80 // 16 to an even number changes it
-        return repr(module), [(key, value.shape) for key, value in module.state_dict().items()]
+        modules = [create_attention(name, channels, **options) for channels in (56, 64)]
+        return [(repr(m), [(key, v.shape) for key, v in m.state_dict().items()]) for m in modules]
 
     alone = [{o: value} for o in option_names(name) - {"dims"} for value in other_values(name, o)]
     entries = [entry for entry in (*variants(name), *alone) if works(name, entry)]
@@ -80,6 +81,16 @@ def test_options_reach_the_module(name):
             for entry, without in zip(entries, rest, strict=True)
             if works(name, without)
         ), f"{option} leaves no trace"
+
+
+def test_whether_attention_can_start_as_the_identity_is_tried_without_a_random_number():
+    gated = [name for name in identity_names() if "gate" in option_names(name)]
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    assert [name for name in list_attention() if can_start_as_identity(name, {})] == gated
+    assert can_start_as_identity("ge", {"excite": "mlp"})
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_an_unknown_name_is_refused():

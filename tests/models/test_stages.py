@@ -83,7 +83,11 @@ def test_attention_is_of_the_stage_that_it_is_in(attention):
     stages = find_stages(network, (1, 1, 28, 28))
     assert [stage.name for stage in stages] == ["stage1", "stage2", "stage3", "head"]
     for stage, part in zip(stages, ("layer1", "layer2", "layer3", "fc"), strict=True):
-        expected = {name for name, m in network.named_modules() if part in name.split(".") and m._parameters}
+        expected = {
+            name
+            for name, m in network.named_modules()
+            if part in name.partition(".attention.")[0].split(".") and m._parameters
+        }
         expected |= {"conv1", "bn1"} if part == "layer1" else set()
         assert {name for name, m in stage.modules.items() if m._parameters} == expected
 

@@ -263,6 +263,10 @@ def test_attention_added_to_plain_weights_starts_from_what_they_give(tmp_path, c
             model = Classifier(weights=path, num_classes=10, in_channels=1, attention=attention)
             assert not torch.allclose(model.eval()(images), plain(images))
             assert hint in caplog.text
+        caplog.clear()
+        Classifier(weights=path, num_classes=10, in_channels=1, attention="simam")  # has no parameters
+        assert "new attention changes what the weights compute" in caplog.text
+        assert hint not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,7 @@ class Dataflow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         device: Where it ran; ``meta`` where possible.
         headless: Whether the network says that it returns features: its ``num_classes`` is 0.
         unfit: For the names of the modules after which attention cannot be inserted: why.
+        attention_parts: Names of the modules inside attention.
     """
 
     def __init__(self, inputs: tuple[Any, ...], device: torch.device) -> None:
@@ -98,6 +99,7 @@ class Dataflow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.results: list[Value] = []
         self.headless = False
         self.unfit: dict[str, str] = {}
+        self.attention_parts: set[str] = set()
         self._values_of: WeakIdKeyDictionary = WeakTensorKeyDictionary()
         self._bits = 1
         self.paused = 0

@@ -41,7 +41,8 @@ def stage_ends(flow: Dataflow) -> list[Value]:
     depends on what was computed before at this resolution depends on this value, too.
     """
     named = {v: module_of(flow, v, any_kind=True) for v in flow.modules_of if is_map(flow, v)}
-    maps = sorted((value for value, name in named.items() if name), key=lambda value: value.bit)
+    whole = (value for value, name in named.items() if name and name not in flow.attention_parts)
+    maps = sorted(whole, key=lambda value: value.bit)
     maps = [value for value in maps if "pad" not in value.operator and is_used(flow, value)]
     passed = [
         value

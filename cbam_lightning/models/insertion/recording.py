@@ -12,7 +12,7 @@ from cbam_lightning.errors import UsageError
 from cbam_lightning.models.insertion.dataflow import Dataflow
 from cbam_lightning.models.insertion.example_inputs import Example, example_inputs, explain_failure, moved
 from cbam_lightning.models.insertion.planning_copy import planning_copy, trying
-from cbam_lightning.models.insertion.unfit_modules import unfit_modules
+from cbam_lightning.models.insertion.unfit_modules import attention_parts, unfit_modules
 
 
 def record(network: nn.Module, example: Example = None) -> Dataflow:
@@ -49,6 +49,7 @@ def _record(network: nn.Module, inputs: tuple[Any, ...], device: torch.device) -
         flow = Dataflow(inputs, device)
         flow.headless = getattr(network, "num_classes", None) == 0
         flow.unfit = unfit_modules(trial)
+        flow.attention_parts = attention_parts(trial)
         for name, module in trial.named_modules():
             if not isinstance(module, torch.jit.ScriptModule):
                 module.register_forward_hook(partial(flow.returned, name), with_kwargs=True)

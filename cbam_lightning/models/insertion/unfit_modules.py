@@ -32,5 +32,11 @@ def unfit_modules(network: nn.Module) -> dict[str, str]:
     return unfit
 
 
+def attention_parts(network: nn.Module) -> set[str]:
+    """Return the names of the modules inside attention, whose values need not be maps of the network."""
+    whole = [(name, module) for name, module in network.named_modules() if hasattr(module, "gate_maps")]
+    return {part for name, module in whole for part in _inside(name, module, "") if part != name}
+
+
 def _inside(name: str, module: nn.Module, reason: str) -> dict[str, str]:
     return {inner: reason for inner, _ in module.named_modules(prefix=name)}
