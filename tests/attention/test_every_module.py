@@ -37,8 +37,12 @@ def without_effect(module, x):
     return unused.keys()
 
 
-# Whether the module trains, and the precision of autocast.
-COMPILED = [(True, None), (True, torch.bfloat16), (False, None), (False, torch.float16)]
+# Whether the module trains, and the precision of autocast. A compilation takes a second.
+COMPILED = [
+    (True, None),
+    (False, torch.float16),
+    *(pytest.param(*mode, marks=pytest.mark.slow) for mode in ((True, torch.bfloat16), (False, None))),
+]
 
 
 def breaks_the_graph(*args):
@@ -213,25 +217,27 @@ class TestSurroundings:
         assert not [node for node in program.graph.nodes if "promote_types" in str(node.target)]
         torch.testing.assert_close(program.module()(x[:2]), module(x[:2]))
 
-    @pytest.mark.parametrize(("training", "autocast"), COMPILED)
-    def test_compiles_to_one_graph(self, name, options, training, autocast, monkeypatch):
-        monkeypatch.setattr(torch.amp, "is_autocast_available", breaks_the_graph)
-        torch.compiler.reset()
-        module = create(name, options).train(training)
-        x = images(2, 8, 5, 4).to(autocast or torch.float32).requires_grad_()
-        backend = "eager" if autocast else "aot_eager"  # the second also traces the backward pass
-        compiled = torch.compile(copy.deepcopy(module), backend=backend, fullgraph=True)
-
-        def run(module):
-            with torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
-                output = module(x)
-            return output, *torch.autograd.grad(output.float().sin().sum(), [x, *module.parameters()])
-
-        for got, expected in zip(run(compiled), run(module), strict=True):
-            assert got.dtype == expected.dtype
-            tolerance = 0.02 * float(expected.detach().abs().max()) if autocast else 1e-5
-            torch.testing.assert_close(got, expected, rtol=1e-5, atol=tolerance)
-
     def test_runs_on_the_meta_device(self, name, options):
         with torch.device("meta"):
             assert create_attention(name, 8, **options)(torch.empty(2, 8, 5, 4)).shape == (2, 8, 5, 4)
+
+
+@EVERY_CASE
+@pytest.mark.parametrize(("training", "autocast"), COMPILED)
+def test_compiles_to_one_graph(name, options, training, autocast, monkeypatch):
+    monkeypatch.setattr(torch.amp, "is_autocast_available", breaks_the_graph)
+    torch.compiler.reset()
+    module = create(name, options).train(training)
+    x = images(2, 8, 5, 4).to(autocast or torch.float32).requires_grad_()
+    backend = "eager" if autocast else "aot_eager"  # the second also traces the backward pass
+    compiled = torch.compile(copy.deepcopy(module), backend=backend, fullgraph=True)
+
+    def run(module):
+        with torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
+            output = module(x)
+        return output, *torch.autograd.grad(output.float().sin().sum(), [x, *module.parameters()])
+
+    for got, expected in zip(run(compiled), run(module), strict=True):
+        assert got.dtype == expected.dtype
+        tolerance = 0.02 * float(expected.detach().abs().max()) if autocast else 1e-5
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=tolerance)
