@@ -2,7 +2,7 @@
 
 Paper: https://arxiv.org/abs/1911.06667. Authors' code: https://github.com/youngwanLEE/CenterMask.
 
-SE with one linear layer of full width, so that no information is lost in a narrower one (section 3.3).
+SE with one linear layer of full width, so that no information is lost in a narrower one.
 
 As in the authors' code:
     * the gate is the hard sigmoid, relu6(z + 3) / 6, where the paper's formula has the sigmoid;

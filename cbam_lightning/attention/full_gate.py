@@ -7,7 +7,7 @@ from abc import abstractmethod
 from torch import Tensor
 
 from cbam_lightning.attention import positions
-from cbam_lightning.attention.gate import Gate, without_autocast
+from cbam_lightning.attention.gate import Gate, Kind, without_autocast
 from cbam_lightning.attention.half_precision import recomputed
 
 
@@ -17,7 +17,7 @@ class FullGate(Gate):
     For a map in half precision the gate is not kept for the backward pass, but computed again from its parts.
     """
 
-    kind = "both"
+    kind: Kind = "both"
 
     @abstractmethod
     def parts(self, x: Tensor) -> tuple[Tensor, ...]:

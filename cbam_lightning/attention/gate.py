@@ -14,6 +14,7 @@ from cbam_lightning.attention.scripting import refuse_scripting
 from cbam_lightning.checks import check_choice
 
 GateName = Literal["sigmoid", "identity"]
+Kind = Literal["channel", "spatial", "both"]
 
 
 class Gate(nn.Module, ABC):
@@ -38,7 +39,7 @@ class Gate(nn.Module, ABC):
         gates: What the option ``gate`` may be.
     """
 
-    kind: Literal["channel", "spatial", "both"] = "channel"
+    kind: Kind = "channel"
     gates: ClassVar[tuple[str, ...]] = get_args(GateName)
     __prepare_scriptable__ = refuse_scripting
 

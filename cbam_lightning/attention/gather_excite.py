@@ -32,7 +32,6 @@ Unlike the authors' code:
 from __future__ import annotations
 
 import functools
-import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
@@ -42,7 +41,8 @@ from torch.nn import functional as F
 
 from cbam_lightning.attention import half_precision, pools, positions
 from cbam_lightning.attention.batch_norm import check_values
-from cbam_lightning.attention.gate import Gate, GateName, run_layer, without_autocast
+from cbam_lightning.attention.full_gate import FullGate
+from cbam_lightning.attention.gate import GateName, run_layer
 from cbam_lightning.attention.half_precision import recomputed, run_on_map
 from cbam_lightning.checks import check_choice, check_positive, is_whole
 from cbam_lightning.errors import UsageError
@@ -51,7 +51,7 @@ Gather = Literal["mean", "conv"]
 Excite = Literal["none", "mlp", "relu+mlp"]
 
 
-class GatherExcite(Gate):
+class GatherExcite(FullGate):
     """Gate for each channel at each position: sigmoid of a summary of its neighbourhood.
 
     Args:
@@ -100,70 +100,52 @@ class GatherExcite(Gate):
         if gate == "identity":
             self._start_at_one()
 
-    def compute_gate(self, x: Tensor) -> Tensor:
-        """Compute the gate: (N, C, *positions) to the same, or to (N, C, 1, …) for the extent 0."""
-        cells = self._cells(x)
-        return _nearest(cells, x) if self.extent else cells
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` times its gate, in the dtype of ``x``: (N, C, *positions) to the same."""
-        if self.extent == 0 or type(self).compute_gate is not GatherExcite.compute_gate:
-            return super().forward(x)
-        positions.check_feature_map(self, x, self.dims)
-        with without_autocast(x.device.type):
-            # The gate has the size of the map: in half precision it is not kept for the backward pass.
-            return recomputed(_multiply, x, self._cells(x)).to(x.dtype)
-
-    def extra_repr(self) -> str:
-        """Return the options that the printed layers do not show."""
-        return f"extent={self.extent}, dims={self.dims}, gate={self.gate!r}"
-
-    def _cells(self, x: Tensor) -> Tensor:
+    def parts(self, x: Tensor) -> tuple[Tensor]:
         """Compute the gates of the cells: (N, C, *positions) to (N, C, *cells)."""
         if self.gather is not None:
-            self._check_map(x)
+            self._check_map(x, self.gather[-1])
             cells = run_on_map(self.gather, x)
         elif self.extent:
             cells = recomputed(functools.partial(pools.mean_of_windows, extent=self.extent), x)
         else:
             cells = pools.mean(x, positions.axes(x), keepdim=True)
-        return self.sigmoid(cells if self.mlp is None else run_layer(self.mlp, cells))
+        return (self.sigmoid(cells if self.mlp is None else run_layer(self.mlp, cells)),)
 
-    def _check_map(self, x: Tensor) -> None:
+    def combine(self, x: Tensor, *parts: Tensor) -> Tensor:
+        """Give each position its cell: (N, C, *cells) to (N, C, *positions), or the only cell as it is."""
+        (cells,) = parts
+        # Of the modes of interpolation, torch lists those that mix cells as nondeterministic on CUDA:
+        # https://docs.pytorch.org/docs/stable/generated/torch.use_deterministic_algorithms.html
+        return F.interpolate(cells, size=x.shape[2:], mode="nearest") if self.extent else cells
+
+    def extra_repr(self) -> str:
+        """Return the options that the printed layers do not show."""
+        return f"extent={self.extent}, dims={self.dims}, gate={self.gate!r}"
+
+    def _check_map(self, x: Tensor, bn: nn.Module) -> None:
         if self.size and x.shape[2:] != self.size:
             raise UsageError(
                 f"GatherExcite has a kernel for maps of {_times(self.size)} positions, but was given "
                 f"{_times(x.shape[2:])}. Make it with the size of the map, or with an extent, such as 8, "
                 "whose kernels fit every map."
             )
-        lengths = x.shape[2:] if self.extent else ()
-        cells = math.prod((length + self.extent - 1) // self.extent for length in lengths)
-        check_values(self, self.gather[-1], x.shape[0] * cells, x)
+        values = x.shape[0]
+        if self.extent:
+            for length in x.shape[2:]:
+                values *= (length + self.extent - 1) // self.extent
+        check_values(self, bn, values, x)
 
     def _start_at_one(self) -> None:
-        if self.mlp is not None:
-            zeros = list(self.mlp[-1].parameters())
-        elif self.gather is not None:
-            zeros = [self.gather[-1].weight]
-        else:
+        layers = self.mlp or self.gather
+        if layers is None:
             raise UsageError(
-                "GatherExcite with gather 'mean' and excite 'none' has no parameters, so it can neither start as "
-                "the identity nor learn. Use gate='sigmoid', or give it parameters with excite='mlp' or "
-                "gather='conv'."
+                "GatherExcite with gather 'mean' and excite 'none' has no parameters: it can neither start "
+                "as the identity nor learn. Use gate='sigmoid', or give it parameters: gather='conv' with "
+                "an extent, or excite='mlp'."
             )
-        for parameter in zeros:
+        # Of a convolution or a BatchNorm; the bias of the second is 0 from the start.
+        for parameter in layers[-1].parameters():
             nn.init.zeros_(parameter)
-
-
-def _multiply(x: Tensor, cells: Tensor) -> Tensor:
-    return x * _nearest(cells, x)
-
-
-def _nearest(cells: Tensor, x: Tensor) -> Tensor:
-    """Give each position of ``x`` its cell: (N, C, *cells) to (N, C, *positions)."""
-    # Of the modes of interpolation, torch lists those that mix cells as nondeterministic on CUDA:
-    # https://docs.pytorch.org/docs/stable/generated/torch.use_deterministic_algorithms.html
-    return F.interpolate(cells, size=x.shape[2:], mode="nearest")
 
 
 def _convolutions(channels: int, extent: int, size: tuple[int, ...], dims: int) -> nn.Sequential:
@@ -189,9 +171,11 @@ def _mlp(channels: int, hidden: int, excite: str, dims: int) -> nn.Sequential:
     layers["fc1"] = convolution(channels, hidden, kernel_size=1)
     layers["relu1"] = nn.ReLU()
     layers["fc2"] = convolution(hidden, channels, kernel_size=1)
-    for layer in (layers["fc1"], layers["fc2"]):
-        nn.init.normal_(layer.weight, std=0.01)
-        nn.init.zeros_(layer.bias)
+    for name, parameter in nn.ModuleDict(layers).named_parameters():
+        if name.endswith("weight"):
+            nn.init.normal_(parameter, std=0.01)
+        else:
+            nn.init.zeros_(parameter)
     return nn.Sequential(layers)
 
 
@@ -205,7 +189,7 @@ def _check_extent(extent: int, gather: str) -> None:
         )
 
 
-def _kernel(size: int | Sequence[int] | None, dims: int, *, needed: bool) -> tuple[int, ...]:
+def _kernel(size: Any, dims: int, *, needed: bool) -> tuple[int, ...]:
     """Return the sides of the global kernel, or nothing if there is none."""
     if not needed:
         if size is not None:

@@ -12,7 +12,7 @@ As in the authors' code:
       0: adding starts as the identity, multiplying at a constant 0.5.
 
 Unlike the authors' code:
-    * the convolution has no bias, as in equation 4 of the paper: the softmax would cancel it;
+    * the convolution has no bias, as in the formula of the paper: the softmax would cancel it;
     * the hidden layer has at least three units: LayerNorm turns one into 0 and two into 1 and -1, whatever
       they are;
     * under autocast, the block is computed in float32;
@@ -28,7 +28,14 @@ import torch
 from torch import Tensor, nn
 
 from cbam_lightning.attention import positions
-from cbam_lightning.attention.gate import GateName, at_least_float32, multiply, run_layer, without_autocast
+from cbam_lightning.attention.gate import (
+    GateName,
+    at_least_float32,
+    multiply,
+    run_layer,
+    wide_dtype,
+    without_autocast,
+)
 from cbam_lightning.attention.half_precision import Conv1d, recomputed, run_on_map
 from cbam_lightning.attention.scripting import refuse_scripting
 from cbam_lightning.checks import check_choice, check_positive, is_finite
@@ -118,7 +125,7 @@ class GlobalContext(nn.Module):
 
     def _attention(self, values: Tensor) -> Tensor:
         """Weigh the L positions, with a sum of 1: (N, C, L) to (N, 1, L)."""
-        return torch.softmax(run_on_map(self.attend, values), dim=2)
+        return torch.softmax(run_on_map(self.attend, values), dim=2, dtype=wide_dtype(values))
 
 
 def _weighted_sum(values: Tensor, weights: Tensor) -> Tensor:
@@ -127,14 +134,7 @@ def _weighted_sum(values: Tensor, weights: Tensor) -> Tensor:
 
 
 def _bottleneck(channels: int, hidden: int, eps: float) -> nn.Sequential:
-    mlp = nn.Sequential(
-        OrderedDict(
-            fc1=nn.Linear(channels, hidden),
-            norm=nn.LayerNorm(hidden, eps),
-            relu=nn.ReLU(),
-            fc2=nn.Linear(hidden, channels),
-        )
-    )
-    nn.init.zeros_(mlp.fc2.weight)
-    nn.init.zeros_(mlp.fc2.bias)
-    return mlp
+    fc1, fc2 = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
+    nn.init.zeros_(fc2.weight)
+    nn.init.zeros_(fc2.bias)
+    return nn.Sequential(OrderedDict(fc1=fc1, norm=nn.LayerNorm(hidden, eps), relu=nn.ReLU(), fc2=fc2))

@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from cbam_lightning.attention import positions
 from cbam_lightning.attention.gate import at_least_float32, without_autocast
 from cbam_lightning.attention.half_precision import recomputed
+from cbam_lightning.attention.received_attention import received_attention
 from cbam_lightning.attention.scripting import refuse_scripting
 from cbam_lightning.checks import check_positive
 from cbam_lightning.errors import UsageError
@@ -41,9 +42,12 @@ class MHSA(nn.Module):
     """Self-attention between positions in several heads: x + gamma * softmax(q (k + r) / sqrt(C / heads)) v.
 
     Time grows with the square of the number of positions; memory grows with their number, times the sum of
-    the map's sides, where torch has a fused kernel. Like a ``Gate``, it computes in at least float32, also
-    under autocast, and for maps in half precision it keeps nothing but the map for the backward pass, which
-    computes the attention again.
+    the map's sides, where torch has a fused kernel. Such a kernel has no second derivative and no forward
+    mode; ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`` chooses one that has. Torch's fused kernel for
+    float32 on CUDA has a deterministic backward pass with ``torch.use_deterministic_algorithms(True)`` alone.
+
+    Like a ``Gate``, it computes in at least float32, also under autocast. For maps in half precision it keeps
+    nothing but the map for the backward pass, which computes the attention again.
 
     Args:
         channels: C, the number of channels of the input.
@@ -53,8 +57,8 @@ class MHSA(nn.Module):
         dims: Number of position dimensions: 1 for (N, C, L), 2 for (N, C, H, W), 3 for (N, C, D, H, W).
 
     Raises:
-        UsageError: A number below 1, or heads that do not divide the channels. In ``forward``: an input with
-            another number of dimensions, or larger than ``max_size``.
+        UsageError: A number below 1, or heads that do not divide the channels. In ``forward`` and
+            ``gate_maps``: an input with another number of dimensions, or larger than ``max_size``.
     """
 
     __prepare_scriptable__ = refuse_scripting
@@ -70,6 +74,7 @@ class MHSA(nn.Module):
                 f"{math.gcd(heads, channels)}."
             )
         self.heads, self.max_size, self.dims, self.width = heads, max_size, dims, channels // heads
+        # Only its weight is used: what is recomputed for the backward pass is a function of tensors.
         self.qkv = nn.Conv1d(channels, 3 * channels, kernel_size=1, bias=False)
         nn.init.normal_(self.qkv.weight, std=channels**-0.5)
         for axis in _AXES[-dims:]:
@@ -79,10 +84,20 @@ class MHSA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` plus scaled self-attention, in the dtype of ``x``: (N, C, *positions) to the same."""
-        positions.check_feature_map(self, x, self.dims)
-        self._check_size(x)
+        self._check(x)
         with without_autocast(x.device.type):
             return recomputed(self._add_attention, x, self.gamma, *self._weights()).to(x.dtype)
+
+    def gate_maps(self, x: Tensor) -> dict[str, Tensor]:
+        """Return what multiplies nothing, but shows where it looks: ``received_attention``.
+
+        Returns:
+            ``attention``, (N, 1, *positions), with mean 1.
+        """
+        self._check(x)
+        with without_autocast(x.device.type):
+            query, key, _ = self._project(at_least_float32(x), *self._weights())
+            return {"attention": received_attention(query, key, x.shape[2:])}
 
     def extra_repr(self) -> str:
         """Return the options that the printed layer does not show."""
@@ -105,22 +120,20 @@ class MHSA(nn.Module):
         numbers are appended to the query, and to the key a 1 at its coordinates and 0 elsewhere: their
         product picks them. A bias of positions x positions entries would need far more memory.
         """
-        sizes, width = x.shape[2:], self.width
+        sizes = x.shape[2:]
         qkv = at_least_float32(F.conv1d(x.flatten(2).to(weight.dtype), weight))  # (N, 3C, L)
-        query, key, value = qkv.unflatten(1, (3, self.heads, width)).transpose(3, 4).unbind(1)
-        query = width**-0.5 * query
+        heads = qkv.reshape(x.shape[0], 3, self.heads, self.width, qkv.shape[2]).transpose(3, 4)
+        query, key, value = heads.unbind(1)
+        query = self.width**-0.5 * query
         queries, keys = [query], [key]
-        for axis, (size, table) in enumerate(zip(sizes, tables, strict=True)):
-            grid = query.unflatten(2, sizes).movedim(2 + axis, -2)  # (N, heads, *others, size, width)
-            added = torch.einsum("...xd,xyd->...xy", grid, _relative(table, size).to(query.dtype))
-            queries.append(added.movedim(-2, 2 + axis).flatten(2, -2))  # (N, heads, L, size)
-            coordinate = torch.eye(size, dtype=key.dtype, device=key.device)
-            coordinate = coordinate[(slice(None), *[None] * (len(sizes) - 1 - axis))]
-            keys.append(coordinate.expand(*key.shape[:2], *sizes, size).flatten(2, -2))
-        missing = -(width + sum(sizes)) % _MULTIPLE
+        for axis, table in enumerate(tables):
+            queries.append(_relative_logits(query, table, sizes, axis))
+            keys.append(_coordinates(key, sizes, axis))
+        missing = -(self.width + sum(sizes)) % _MULTIPLE
         return F.pad(torch.cat(queries, -1), (0, missing)), F.pad(torch.cat(keys, -1), (0, missing)), value
 
-    def _check_size(self, x: Tensor) -> None:
+    def _check(self, x: Tensor) -> None:
+        positions.check_feature_map(self, x, self.dims)
         if any(size > self.max_size for size in x.shape[2:]):
             raise UsageError(
                 f"MHSA has relative positions for maps of up to {self.max_size} positions along each axis, "
@@ -128,10 +141,36 @@ class MHSA(nn.Module):
             )
 
 
-def _relative(table: Tensor, size: int) -> Tensor:
-    """Return the row of the table, (2 * largest size - 1, width), for every offset y - x: (x, y, width)."""
-    unused = (len(table) + 1) // 2 - size
-    rows = F.pad(table[unused : len(table) - unused], (0, 0, 0, 1))  # (2 * size, width)
-    # One row less per x shifts the window by one.
-    windows = rows.expand(size, -1, -1).flatten(0, 1)[size - 1 : -1].unflatten(0, (size, 2 * size - 1))
-    return windows[:, :size]
+def _relative_logits(query: Tensor, table: Tensor, sizes: torch.Size, axis: int) -> Tensor:
+    """Return what queries add to the logits of keys, by the keys' coordinates on an axis.
+
+    Args:
+        query: (N, heads, L, width).
+        table: Relative positions of the axis, (2 * max_size - 1, width).
+        sizes: Of the map, whose product is L.
+        axis: Index of the axis in ``sizes``.
+
+    Returns:
+        (N, heads, L, size of the axis).
+    """
+    grid = query.reshape(*query.shape[:2], *sizes, table.shape[1]).movedim(2 + axis, -2)  # (..., size, width)
+    relative = _relative_positions(table, sizes[axis]).to(query.dtype)
+    return torch.einsum("...xd,xyd->...xy", grid, relative).movedim(-2, 2 + axis).flatten(2, -2)
+
+
+def _relative_positions(table: Tensor, size: int) -> Tensor:
+    """Return the row of the table for every offset y - x, as (x, y, width): (size, size, width)."""
+    unused = (table.shape[0] + 1) // 2 - size
+    rows = F.pad(table[unused : table.shape[0] - unused], (0, 0, 0, 1))  # (2 * size, width)
+    # Copies of the rows that are read as if each had one row less: by one row earlier for each x. Not with
+    # indices, whose gradient is a sum in any order on CUDA.
+    windows = rows.expand(size, -1, -1).flatten(0, 1)[size - 1 : -1]
+    return windows.reshape(size, 2 * size - 1, -1)[:, :size]
+
+
+def _coordinates(key: Tensor, sizes: torch.Size, axis: int) -> Tensor:
+    """Return 1 at each key's coordinate on an axis and 0 elsewhere, (N, heads, L, size of the axis)."""
+    size = sizes[axis]
+    coordinate = torch.eye(size, dtype=key.dtype, device=key.device)
+    coordinate = coordinate.reshape(size, *[1] * (len(sizes) - 1 - axis), size)
+    return coordinate.expand(*key.shape[:2], *sizes, size).flatten(2, -2)

@@ -77,7 +77,9 @@ def register_attention(name: str, builder: Any = None, *, placement: Placement =
     ``attention_options={"reduction": 8}``. Some are optional conventions: ``dims`` receives the number of
     position dimensions, 1 for (L,), 2 for (H, W) or 3 for (D, H, W); with ``gate="identity"`` the module
     starts as the identity where it is inserted into a trained network; ``implementation`` is ``"reference"``
-    or ``"fused"``. A method ``gate_maps(x)`` that returns a dictionary of gates lets ``explain`` draw them.
+    or ``"fused"``. A method ``gate_maps(x)`` lets ``explain`` draw gates: a dictionary of ``channel``
+    (N, C, 1, …), ``spatial`` (N, 1, *positions), ``both`` (N, C, *positions), or ``attention``
+    (N, 1, *positions) for self-attention, see ``received_attention``.
     A module without a name can be given as its import path, ``my_package.MyAttention``.
 
     Args:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from cbam_lightning.attention import positions
 from cbam_lightning.attention.gate import run_layer, without_autocast
 from cbam_lightning.attention.half_precision import Conv1d, run_on_map
+from cbam_lightning.attention.received_attention import received_attention
 from cbam_lightning.attention.scripting import refuse_scripting
 from cbam_lightning.checks import check_positive
 
@@ -36,7 +37,8 @@ class SAGAN(nn.Module):
         reduction: Queries and keys have C // reduction channels, at least one.
 
     Raises:
-        UsageError: A number below 1. In ``forward``: an input that is not (N, C, *positions).
+        UsageError: A number below 1. In ``forward`` and ``gate_maps``: an input that is not
+            (N, C, *positions).
     """
 
     __prepare_scriptable__ = refuse_scripting
@@ -59,11 +61,24 @@ class SAGAN(nn.Module):
             attended = self._attend(x.flatten(2)).view(x.shape)
         return (x + attended).to(x.dtype)
 
+    def gate_maps(self, x: Tensor) -> dict[str, Tensor]:
+        """Return what multiplies nothing, but shows where it looks: ``received_attention``.
+
+        Returns:
+            ``attention``, (N, 1, *positions), with mean 1.
+        """
+        positions.check_feature_map(self, x)
+        with without_autocast(x.device.type):
+            query, key = (_project(layer, x.flatten(2)) for layer in (self.query, self.key))
+            return {"attention": received_attention(query, key, x.shape[2:])}
+
     def _attend(self, x: Tensor) -> Tensor:
-        # Each (N, 1, L, channels): one head, in the layout that the fused kernels take.
-        query, key, value = (
-            run_on_map(layer, x).transpose(1, 2)[:, None] for layer in (self.query, self.key, self.value)
-        )
+        query, key, value = (_project(layer, x) for layer in (self.query, self.key, self.value))
         attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)
         # v is linear: scaled before it, what the gradient of gamma keeps is half as large.
         return run_layer(self.output, self.gamma * attended[:, 0].transpose(1, 2))
+
+
+def _project(layer: nn.Module, x: Tensor) -> Tensor:
+    """Map (N, C, L) to (N, 1, L, channels): one head, in the layout that the fused kernels take."""
+    return run_on_map(layer, x).transpose(1, 2)[:, None]

@@ -17,7 +17,7 @@ Unlike the authors' code:
     * the hidden width k follows the channels: C // 4 by default, which is theirs, 512, for the last stage of
       ResNet-152 with its 2048 channels; inside that stage, they have k = C = 512;
     * their square weights start orthogonal;
-    * without a context, h and its weights are left out: the attention depends on the map alone;
+    * without a context, h is 0: the attention depends on the map alone;
     * there are the order ``spatial-channel`` of the paper, and the gate ``identity``.
 
 A constant added to all logits changes no softmax: b_i and b'_i have gradients of 0. They are here because
@@ -108,11 +108,19 @@ class SCA(nn.Module):
         self._check_context(x, context)
         maps: dict[str, Tensor] = {}
         with without_autocast(x.device.type):
-            context = None if context is None else context.to(wide_dtype(x))
+            context = self._wide_context(x, context)
             for kind in self.order.split("-"):
                 maps[kind] = self._attend(kind, x, context)
                 x = multiply(x, maps[kind])
         return x, maps
+
+    def _wide_context(self, x: Tensor, context: Tensor | None) -> Tensor | None:
+        if context is not None:
+            return context.to(wide_dtype(x))
+        if self.context_features is None:
+            return None
+        # As if it were left out, but DistributedDataParallel wants a gradient of every parameter.
+        return x.new_zeros(x.shape[0], self.context_features, dtype=wide_dtype(x))
 
     def _attend(self, kind: str, x: Tensor, context: Tensor | None) -> Tensor:
         if kind == "channel":
@@ -143,16 +151,16 @@ class SCA(nn.Module):
                 f"SCA takes a context that is a tensor of floating-point numbers, but was given {given}. "
                 "Convert it first, for example with context.float()."
             )
-        given, width = tuple(context.shape), self.context_features
+        shape, width = tuple(context.shape), self.context_features
         if width is None:
             raise UsageError(
-                f"SCA was made without context_features, but was given a context {given}. Make it with "
-                f"context_features={given[-1] if given else 1}, or leave the context out."
+                f"SCA was made without context_features, but was given a context {shape}. Make it with "
+                f"context_features={shape[-1] if shape else 1}, or leave the context out."
             )
-        if given != (x.shape[0], width):
+        if shape != (x.shape[0], width):
             raise UsageError(
                 f"SCA was made with context_features={width} and takes a context ({x.shape[0]}, {width}) for "
-                f"a map {tuple(x.shape)}, but was given {given}. Give each image one row of {width} numbers."
+                f"a map {tuple(x.shape)}, but was given {shape}. Give each image one row of {width} numbers."
             )
 
 

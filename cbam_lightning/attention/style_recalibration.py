@@ -11,6 +11,7 @@ As in the authors' code:
 
 Unlike the authors' code:
     * the standard deviation of a single position is 0, where theirs is not a number;
+    * the optimiser decides on weight decay, where they exempt all parameters of the module;
     * under autocast, the gate is computed and multiplied in float32;
     * there is the gate ``identity``, and feature maps may also have one or three position dimensions. It
       starts as CBAM's spatial gate does, from a BatchNorm weight of 0 and random weights before it: from

@@ -120,10 +120,9 @@ def _measured(explanation: Explanation, class_names: Sequence[str]) -> dict[str,
 
 def _statistics(gates: Gates) -> dict[str, dict[str, float]]:
     statistics = {}
-    for kind, x in (("channel", gates.channel), ("spatial", gates.spatial)):
-        if x is not None:
-            values = {"mean": x.mean(), "sd": x.std(correction=0), "min": x.min(), "max": x.max()}
-            statistics[kind] = {name: round(float(value), _DIGITS) for name, value in values.items()}
+    for kind, x in gates.maps.items():
+        values = {"mean": x.mean(), "sd": x.std(correction=0), "min": x.min(), "max": x.max()}
+        statistics[kind] = {name: round(float(value), _DIGITS) for name, value in values.items()}
     return statistics
 
 
@@ -149,9 +148,15 @@ def _drawn(gates: Gates) -> dict[str, Any]:
         kept = torch.linspace(0, len(values) - 1, min(len(values), _MAX_CHANNELS)).round().long()
         drawn["channel"] = _grid(values[kept][None], float(values.min()))
     if gates.spatial is not None:
-        size = [min(side, _MAX_SIDE) for side in gates.spatial.shape]
-        drawn["spatial"] = _grid(enlarge(gates.spatial[None], size)[0], float(gates.spatial.min()))
+        drawn["spatial"] = _grid(_reduced(gates.spatial), float(gates.spatial.min()))
+    if gates.attention is not None:
+        drawn["attention"] = _grid(_reduced(gates.attention), 0.0)
     return drawn
+
+
+def _reduced(values: Tensor) -> Tensor:
+    """Return values (h, w) with at most ``_MAX_SIDE`` cells along each side."""
+    return enlarge(values[None], [min(side, _MAX_SIDE) for side in values.shape])[0]
 
 
 def _grid(values: Tensor, low: float) -> dict[str, Any]:

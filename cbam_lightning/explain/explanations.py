@@ -56,7 +56,7 @@ class Explanation:
         predicted: The class with the largest probability.
         confidence: Probability of the predicted class.
         map: Grad-CAM, (h, w), at least 0.
-        gates: One per attention module; channel (C,), spatial (h, w).
+        gates: One per attention module; channel (C,), spatial and attention (h, w).
         deletion: Area under the deletion curve, smaller is better; ``None`` if not measured.
         insertion: Area under the insertion curve, larger is better; ``None`` if not measured.
         inside: Share of the map inside the mask; ``None`` without a mask, if the mask holds no object, or if

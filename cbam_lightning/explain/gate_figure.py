@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from cbam_lightning.errors import UsageError
 from cbam_lightning.explain.explanations import ExplainedImage
@@ -18,14 +19,16 @@ def draw_gates(rows: Sequence[ExplainedImage], network: int = 0) -> Figure:
     """Draw the gates of each attention module in a column of its own, from the first module to the last.
 
     Spatial gates are grey values, from the smallest (black) to the largest (white) of each panel, with both
-    values below. Channel gates are a curve in descending order.
+    values below. Channel gates are a curve in descending order. Of self-attention, which has no gates, the
+    attention that each position received is drawn in colours, from 0 (black) to the largest of each panel
+    (light yellow); its mean is 1.
 
     Args:
         rows: Images, in two rows of panels each.
         network: Index of the network whose gates are drawn.
 
     Raises:
-        UsageError: The network has no gates.
+        UsageError: The network has neither gates nor self-attention.
     """
     modules = rows[0].explanations[network].gates
     if not modules:
@@ -44,11 +47,18 @@ def draw_gates(rows: Sequence[ExplainedImage], network: int = 0) -> Figure:
 
 def _draw_positions(panel: Axes, gates: Gates) -> None:
     panel.set(xticks=[], yticks=[])
-    if gates.spatial is None:
+    if gates.spatial is not None:
+        panel.imshow(gates.spatial.numpy(), cmap="gray")
+        _write_range(panel, "", gates.spatial)
+    elif gates.attention is not None:
+        panel.imshow(gates.attention.numpy(), cmap="magma", vmin=0)
+        _write_range(panel, "attention ", gates.attention)
+    else:
         panel.axis("off")
-        return
-    panel.imshow(gates.spatial.numpy(), cmap="gray")
-    panel.set_xlabel(f"{gates.spatial.min():.2f} to {gates.spatial.max():.2f}", fontsize=_TICK_SIZE)
+
+
+def _write_range(panel: Axes, name: str, values: Tensor) -> None:
+    panel.set_xlabel(f"{name}{values.min():.2f} to {values.max():.2f}", fontsize=_TICK_SIZE)
 
 
 def _draw_channels(panel: Axes, gates: Gates) -> None:

@@ -151,6 +151,15 @@ def test_every_kernel_computes_the_same():
         torch.testing.assert_close(fused, plain, rtol=1e-12, atol=1e-12)
 
 
+def test_the_plain_kernel_has_a_second_derivative_and_forward_mode():
+    module, x = randomised(MHSA(4, 2)).double(), images(1, 4, 2, 3).requires_grad_()
+    with sdpa_kernel(SDPBackend.MATH):
+        assert torch.autograd.gradgradcheck(module, x)
+        _, tangent = torch.func.jvp(module, (x,), (torch.ones_like(x),))
+        (gradient,) = torch.autograd.grad(module(x).sum(), x)
+    torch.testing.assert_close(tangent.sum(), gradient.sum())
+
+
 def test_queries_are_scaled_once():
     module, x = randomised(MHSA(4, 1, dims=1)).double(), images(1, 4, 3)
     torch.nn.init.zeros_(module.relative_width)

@@ -97,6 +97,8 @@ def test_without_a_context_the_map_alone_decides():
     assert torch.equal(module(x), plain(x))
     assert torch.equal(module(x, torch.zeros(2, 5)), plain(x))
     assert not torch.allclose(module(x, images(2, 5)), plain(x))
+    module(x).sum().backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())
 
 
 @pytest.mark.parametrize("gate", GATES)

@@ -114,6 +114,29 @@ def test_page_sorts_filters_and_runs_nothing_of_its_data(width, scheme):
         assert page.title() == "What the networks look at"
 
 
+def test_self_attention_is_told_apart_from_gates():
+    networks = classifiers("plain")
+    network = small_resnet("sagan").float()
+    networks[0] = replace(networks[0], network=network, cam=GradCAM(network, example=(1, 3, 24, 24)))
+    (_, path, numbers), _ = written(networks, pictures(1), steps=0)
+    (image,) = json.loads(numbers.read_text())["images"]
+    gates = image["networks"]["plain"]["gates"]
+    assert len(gates) == 2  # after every stage but the last
+    for statistics in gates.values():
+        assert list(statistics) == ["attention"]
+        assert statistics["attention"]["mean"] == pytest.approx(1, abs=1e-5)
+    with opened(path, viewport={"width": 1280, "height": 900}) as page:
+        page.locator("details summary").first.click()
+        page.locator(".gates figure").nth(1).wait_for()
+        largest = [statistics["attention"]["max"] for statistics in gates.values()]
+        texts = page.locator(".gates figcaption").all_text_contents()
+        for text, value in zip(texts, largest, strict=True):
+            shown = float(text.rpartition("attention up to ")[2].removesuffix(", mean 1"))
+            assert shown == pytest.approx(value, rel=0.2)  # the picture has at most 28 cells along each side
+        drawn = "c => new Set(c.getContext('2d').getImageData(0, 0, c.width, c.height).data).size > 3"
+        assert all(canvas.evaluate(drawn) for canvas in page.locator(".gates canvas").all())
+
+
 FOLDER = "/data/long/folder"
 # what is cut off: pages, tables and cells wider than their place, and anything beyond the window
 CUT_OFF = """() => {

@@ -80,6 +80,11 @@ function gateFigure(gates) {
     parts.push(gridCanvas(bytes(values), height, width, grey));
     lines.push(`spatial ${range(gates.spatial)}`);
   }
+  if (gates.attention) {
+    const { bytes: values, height, width } = gates.attention;
+    parts.push(gridCanvas(bytes(values), height, width));
+    lines.push(`attention up to ${gates.attention.high.toFixed(3)}, mean 1`);
+  }
   if (gates.channel) {
     parts.push(curve(gates.channel));
     lines.push(`channel ${range(gates.channel)}`);
@@ -93,7 +98,7 @@ function gateDetails(item) {
   if (!networks.length) {
     return [];
   }
-  const details = make("details", {}, make("summary", { textContent: "Gates, from first to last module" }));
+  const details = make("details", {}, make("summary", { textContent: "Gates and self-attention, from first to last module" }));
   details.addEventListener("toggle", () => {
     if (details.open && details.children.length === 1) {
       for (const [label, gates] of networks) {
