@@ -22,7 +22,7 @@ def test_there_are_some():
 def test_nothing_of_the_size_of_the_map_is_kept_but_the_map_and_parts_of_that_size(name, dims, dtype):
     module, x = create(name, {}, channels=32, dims=dims), half_map(dtype, (2, 32, *(12, 11, 10)[:dims]))
     parts_of_its_size = [part for part in module.parts(x) if part.numel() == x.numel()]
-    assert len(parts_of_its_size) == (name == "coord" and dims == 1)  # its only profile is the map itself
+    assert dims == 1 or not parts_of_its_size  # in one dimension, a profile may be the map itself
     own = [*module.parameters(), *module.buffers()]
     assert large_saved(module, x, own) == [dtype, *(part.dtype for part in parts_of_its_size)]
 
@@ -33,6 +33,23 @@ def test_the_gate_map_is_what_forward_multiplies_with(name, dtype):
     module, x = create(name, {}).double() if dtype == torch.float64 else create(name, {}), images(2, 8, 5, 4)
     x = x.to(dtype).requires_grad_()
     assert torch.equal(module.eval()(x), (x * module.gate_map(x)).to(dtype))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.filterwarnings("ignore:.*deprecated", "ignore::torch.jit.TracerWarning")
+def test_a_trace_takes_maps_of_other_sizes(name):
+    module = create(name, {}).eval()
+    traced, x = torch.jit.trace(module, images(2, 8, 5, 4).float()), images(3, 8, 7, 6).float()
+    torch.testing.assert_close(traced(x), module(x))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_channels_last_is_kept_in_three_dimensions(name):
+    x = images(2, 8, 5, 4, 3).float().to(memory_format=torch.channels_last_3d).requires_grad_()
+    output = create(name, {}, dims=3)(x)
+    output.sum().backward()
+    for tensor in (output, x.grad):
+        assert tensor.is_contiguous(memory_format=torch.channels_last_3d)
 
 
 def test_a_subclass_may_have_another_gate():
