@@ -24,6 +24,7 @@ from cbam_lightning.attention.simam import SimAM
 from cbam_lightning.attention.squeeze_excite import SqueezeExcite
 from cbam_lightning.attention.style_recalibration import SRM
 from cbam_lightning.attention.triplet import TripletAttention
+from cbam_lightning.attention.user_modules import CHANNELS, check_channels, check_module
 from cbam_lightning.checks import check_choice
 from cbam_lightning.errors import UsageError, unknown_name
 from cbam_lightning.seeding import own_stream
@@ -33,8 +34,6 @@ Placement = Literal["block", "stage"]
 Builder = Callable[..., nn.Module]
 _B = TypeVar("_B", bound=Builder)
 
-_CHANNELS = "channels"  # the first argument of every class
-_PROBE_PX = 8  # side of the maps that user-defined modules are tried on
 _TRIED_CHANNELS = 64  # of a module that is made to see whether it takes its options
 
 
@@ -103,7 +102,7 @@ def register_attention(name: str, builder: Any = None, *, placement: Placement =
             f"an attention cannot be called {name!r}: the name is empty, has a dot or a slash, or is taken. "
             f"Choose a name other than {', '.join(list_attention())}."
         )
-    _check_channels(name, builder)
+    check_channels(name, builder)
     _ATTENTION[name] = Attention(builder, placement)
     return builder
 
@@ -206,7 +205,7 @@ def build_attention(name: str, channels: int, /, **options: Any) -> nn.Module:
     with own_stream():
         module = _find(name).builder(channels, **options)
         if name not in _BUILT_IN:
-            _check_module(name, module, channels, options.get("dims", 2))
+            check_module(name, module, channels, options.get("dims", 2))
     return module
 
 
@@ -221,7 +220,7 @@ def _find(name: str) -> Attention:
         raise UsageError(f"{unknown_name('attention', name, _ATTENTION)} {hint}")
     if not issubclass(found, nn.Module):
         raise UsageError(f"attention {name!r} is not a torch.nn.Module; give the import path of one.")
-    _check_channels(name, found)
+    check_channels(name, found)
     return Attention(found)
 
 
@@ -251,43 +250,11 @@ def check_options(name: str, options: Mapping[str, Any], beside: Collection[str]
     parameters = inspect.signature(_find(name).builder).parameters.values()
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
     for option in options:
-        if option == _CHANNELS or (option not in known and not takes_any):
+        if option == CHANNELS or (option not in known and not takes_any):
             raise unknown_name(kind=f"{name} option", given=option, allowed={*known, *beside})
     missing = [o for o, p in known.items() if p.default is p.empty and o not in options]
     if missing:
         raise UsageError(f"{name} needs {' and '.join(missing)} in attention_options, as in {missing[0]}: …")
-
-
-def _check_channels(name: str, builder: Builder) -> None:
-    names = list(inspect.signature(builder).parameters)
-    if names[:1] != [_CHANNELS]:
-        raise UsageError(
-            f"attention {name!r} takes ({', '.join(names)}); its first argument has to be called channels, "
-            "the number of channels of its input and output."
-        )
-
-
-@torch.no_grad()
-def _check_module(name: str, module: Any, channels: int, dims: int) -> None:
-    """Raise a ``UsageError`` unless this is a module that keeps the shape of a small map."""
-    if not isinstance(module, nn.Module):
-        raise UsageError(f"attention {name!r} returned {type(module).__name__}, not a torch.nn.Module.")
-    parameter = next(module.parameters(), torch.empty(0))
-    example = torch.ones((2, channels, *(_PROBE_PX,) * dims), device=parameter.device, dtype=parameter.dtype)
-    training = module.training
-    try:
-        output = module.eval()(example)
-    except Exception:
-        return
-    finally:
-        module.train(training)
-    shape = getattr(output, "shape", None)
-    if shape != example.shape:
-        gave = type(output).__name__ if shape is None else tuple(shape)
-        raise UsageError(
-            f"attention {name!r} turns {tuple(example.shape)} into {gave}; its output has to have the shape "
-            "of its input."
-        )
 
 
 def _differ(one: Builder, other: Builder) -> bool:
