@@ -29,6 +29,12 @@ def check_positive(option: str, value: int) -> None:
         raise UsageError(f"{option} is {value!r}; give a whole number of at least 1.")
 
 
+def check_above_zero(option: str, value: float) -> None:
+    """Raise a ``UsageError`` unless ``value`` is a finite number above 0."""
+    if not is_finite(value) or value <= 0:
+        raise UsageError(f"{option} is {value!r}; give a number above 0.")
+
+
 def check_odd(option: str, value: int) -> None:
     """Raise a ``UsageError`` unless ``value`` is a positive odd number."""
     check_positive(option, value)

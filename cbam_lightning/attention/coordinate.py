@@ -19,7 +19,6 @@ instead of adaptive pooling, and the convolutions are one-dimensional, since the
 from __future__ import annotations
 
 import functools
-import math
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +35,7 @@ _MIN_HIDDEN = 8  # of the authors' code
 
 
 class CoordinateAttention(FullGate):
-    """Gate for each channel at each position: the product of one gate for each position axis.
+    """Coordinate attention: the product of one gate for each position axis.
 
     Args:
         channels: C, the number of channels of the input.
@@ -48,8 +47,8 @@ class CoordinateAttention(FullGate):
             starts at exactly 1.
 
     Raises:
-        UsageError: A number below 1, or an unknown choice. In training: a single image of one position, whose
-            profiles are one value, which BatchNorm cannot normalise.
+        UsageError: A number below 1, or an unknown choice. In training, in one dimension: a single image
+            of one position, which BatchNorm cannot normalise.
     """
 
     def __init__(
@@ -75,7 +74,7 @@ class CoordinateAttention(FullGate):
 
     def parts(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the gate of each axis, (N, C, *positions) with 1 in place of the other axes."""
-        check_values(self, self.bn, x.shape[0] * math.prod(x.shape[2:]), x)
+        check_values(self, self.bn, x.shape[0] * sum(x.shape[2:]), x)
         profiles = x if self.dims == 1 else recomputed(_profiles, x)
         hidden = F.hardswish(run_layer(self.bn, run_on_map(self.squeeze, profiles)))
         of_axes = torch.split(hidden, list(x.shape[2:]), dim=2)

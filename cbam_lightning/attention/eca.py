@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cbam_lightning.attention import pools, positions
 from cbam_lightning.attention.gate import Gate, GateName, run_layer
-from cbam_lightning.checks import check_odd, check_positive, is_finite
+from cbam_lightning.checks import check_above_zero, check_odd, check_positive, is_finite
 from cbam_lightning.errors import UsageError
 
 
@@ -74,8 +74,8 @@ def adaptive_kernel_size(channels: int, gamma: float = 2, beta: float = 1) -> in
     Raises:
         UsageError: A gamma that is not a positive finite number, or a beta that is not a finite number.
     """
-    for option, value in {"gamma": gamma, "beta": beta}.items():
-        if not is_finite(value) or (option == "gamma" and value <= 0):
-            raise UsageError(f"{option} is {value!r}; give a {'positive ' * (option == 'gamma')}number.")
+    check_above_zero("gamma", gamma)
+    if not is_finite(beta):
+        raise UsageError(f"beta is {beta!r}; give a number.")
     truncated = int(abs((math.log2(channels) + beta) / gamma))
     return truncated if truncated % 2 else truncated + 1

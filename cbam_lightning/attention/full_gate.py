@@ -1,4 +1,4 @@
-"""Gates with a value for every channel at every position, which are as large as the map itself."""
+"""Gates with a value for every channel at every position: up to as large as the map itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cbam_lightning.attention.half_precision import recomputed
 
 
 class FullGate(Gate):
-    """A gate (N, C, *positions), computed from smaller parts.
+    """A gate (N, C, *positions), or one that broadcasts to it, computed from smaller parts.
 
     For a map in half precision the gate is not kept for the backward pass, but computed again from its parts.
     """
@@ -25,7 +25,7 @@ class FullGate(Gate):
 
     @abstractmethod
     def combine(self, x: Tensor, *parts: Tensor) -> Tensor:
-        """Return the gate, (N, C, *positions), at least float32, without using a parameter."""
+        """Return the gate, at least float32, without using a parameter."""
 
     def compute_gate(self, x: Tensor) -> Tensor:
         """Compute the gate: (N, C, *positions) to the same."""

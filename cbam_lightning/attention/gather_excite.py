@@ -20,7 +20,7 @@ As in timm, for an extent of e positions
     * the mean is over windows of 2e - 1 positions, e apart, and leaves out what is beyond the map;
     * the convolutions are log2(e) 3x3 ones of stride 2, with a ReLU between them;
     * a map of H x W has ceil(H / e) x ceil(W / e) cells, also where e does not divide it, and a position
-      takes its cell by torch's nearest interpolation: cell floor(h * cells / H);
+      takes its cell by torch's nearest interpolation: cell floor(h * cells / H), up to its rounding;
     * the MLP may follow any gather, and have no ReLU before it, ``excite="mlp"``.
 
 Unlike the authors' code:
@@ -52,7 +52,7 @@ Excite = Literal["none", "mlp", "relu+mlp"]
 
 
 class GatherExcite(FullGate):
-    """Gate for each channel at each position: sigmoid of a summary of its neighbourhood.
+    """Gather-excite: a gate for each channel, of the whole map or of cells of it, from what is around.
 
     Args:
         channels: C, the number of channels of the input.

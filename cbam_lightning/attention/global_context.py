@@ -38,8 +38,7 @@ from cbam_lightning.attention.gate import (
 )
 from cbam_lightning.attention.half_precision import Conv1d, recomputed, run_on_map
 from cbam_lightning.attention.scripting import refuse_scripting
-from cbam_lightning.checks import check_choice, check_positive, is_finite
-from cbam_lightning.errors import UsageError
+from cbam_lightning.checks import check_above_zero, check_choice, check_positive
 
 Fusion = Literal["add", "scale"]
 
@@ -47,7 +46,7 @@ _LEAST_HIDDEN = 3  # see the top of the file
 
 
 class GlobalContext(nn.Module):
-    """A bottleneck of the attention-weighted mean over the positions, added to or multiplied with the input.
+    """Global context: a bottleneck of the attention-weighted mean, added to or multiplied with the input.
 
     Inputs may have one, two or three position dimensions. Like a ``Gate``, it computes in at least float32,
     also under autocast.
@@ -80,8 +79,7 @@ class GlobalContext(nn.Module):
         check_positive("reduction", reduction)
         check_choice("fusion", fusion, get_args(Fusion))
         check_choice("gate", gate, get_args(GateName))
-        if not is_finite(eps) or eps <= 0:
-            raise UsageError(f"eps is {eps!r}; give a positive number, such as 1e-5.")
+        check_above_zero("eps", eps)
         self.fusion, self.gate = fusion, gate
         self.attend = Conv1d(channels, 1, kernel_size=1, bias=False)
         self.mlp = _bottleneck(channels, max(_LEAST_HIDDEN, channels // reduction), eps)

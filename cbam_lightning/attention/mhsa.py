@@ -6,8 +6,7 @@ https://gist.github.com/aravindsrinivas/56359b79f0ce4449bcb04ab4b56a57a2.
 As in the authors' code:
     * queries, keys and values are 1x1 convolutions to C channels without biases, and no convolution follows;
     * the logit of a query q at x and a key k at y is q (k + r_height + r_width) / sqrt(C / heads), where each
-      r depends on the offset y - x along its axis, and all heads share it;
-    * r starts normal with a standard deviation of 1 / sqrt(C / heads).
+      r depends on the offset y - x along its axis, and all heads share it.
 
 Unlike the authors' code:
     * the result is scaled by gamma, which starts at 0, and added to the input, as in SAGAN: the module can be
@@ -15,7 +14,10 @@ Unlike the authors' code:
       stage, and BatchNorm and ReLU follow it;
     * projections start normal with a standard deviation of 1 / sqrt(C), the size that timm has: the authors'
       0.01 needs that BatchNorm;
-    * maps may have any size up to ``max_size``, and one or three position dimensions.
+    * r starts normal with a standard deviation of 1 / sqrt(C / heads), as in timm: copies of the authors'
+      code pass this number as the mean, and say so;
+    * maps may have any size up to ``max_size``, and one or three position dimensions. The tables of r are as
+      long as the largest map needs, where those of BoTNet have the size of its only one.
 """
 
 from __future__ import annotations

@@ -169,7 +169,7 @@ def can_start_as_identity(name: str, options: Mapping[str, Any]) -> bool:
     try:
         with torch.random.fork_rng(devices=[]):
             build_attention(name, _TRIED_CHANNELS, **{**options, "gate": "identity"})
-    except UsageError:
+    except Exception:  # a class of the user's may refuse these channels in its own way
         return False
     return True
 
@@ -205,7 +205,7 @@ def build_attention(name: str, channels: int, /, **options: Any) -> nn.Module:
     with own_stream():
         module = _find(name).builder(channels, **options)
         if name not in _BUILT_IN:
-            check_module(name, module, channels, options.get("dims", 2))
+            check_module(name, module, channels, {**option_defaults(name), **options}.get("dims"))
     return module
 
 

@@ -45,7 +45,7 @@ _WEIGHT_STD = 0.01  # norm_weight in the authors' utils/util.py
 
 
 class SCA(nn.Module):
-    """Channel-wise and spatial attention, each a softmax, one after the other.
+    """SCA: channel-wise and spatial attention, each a softmax, one after the other.
 
     The channel-wise attention is the same function for every channel, 1 -> k -> 1 on its mean; the spatial
     one is the same function for every position, C -> k -> 1. Inputs may have one, two or three position
@@ -150,13 +150,13 @@ class SCA(nn.Module):
             given = context.dtype if isinstance(context, Tensor) else type(context).__name__
             raise UsageError(
                 f"SCA takes a context that is a tensor of floating-point numbers, but was given {given}. "
-                "Convert it first, for example with context.float()."
+                "Convert it first, for example with torch.as_tensor(context, dtype=torch.float32)."
             )
         shape, width = tuple(context.shape), self.context_features
         if width is None:
             raise UsageError(
-                f"SCA was made without context_features, but was given a context {shape}. Make it with "
-                f"context_features={shape[-1] if shape else 1}, or leave the context out."
+                f"SCA was made without context_features, but was given a context {shape}. Make it with the "
+                "width of the context as context_features, or leave the context out."
             )
         if shape != (x.shape[0], width):
             raise UsageError(

@@ -13,7 +13,7 @@ gate.
 
 Unlike the papers: the product of the second one, which squares the map, and its concatenation, which doubles
 the channels, are no gates and not here. Unlike the authors' code: the hidden layer has at least one unit,
-biases start at 0, and maps may also have one or three position dimensions.
+biases start at 0, and maps may also have one position dimension.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Combination = Literal["max", "add"]
 
 
 class SCSE(FullGate):
-    """Gate for each channel at each position, from a channel gate and a spatial gate.
+    """Concurrent spatial and channel SE: a gate for each element, from a channel gate and a spatial gate.
 
     The channel gate is that of ``SqueezeExcite``, the spatial gate a 1x1 convolution C -> 1 with a sigmoid.
     Inputs may have one, two or three position dimensions.

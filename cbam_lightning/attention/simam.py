@@ -26,12 +26,12 @@ from torch import Tensor
 from cbam_lightning.attention import pools, positions
 from cbam_lightning.attention.full_gate import FullGate
 from cbam_lightning.attention.gate import GateName
-from cbam_lightning.checks import check_positive, is_finite
+from cbam_lightning.checks import check_above_zero, check_positive
 from cbam_lightning.errors import UsageError
 
 
 class SimAM(FullGate):
-    """Gate for each channel at each position, the larger the further its value is from the channel's mean.
+    """SimAM: a gate for each element, the larger the further its value is from the channel's mean.
 
     It has no parameters, so it can neither start as the identity nor learn. Inputs may have one, two or three
     position dimensions.
@@ -45,16 +45,17 @@ class SimAM(FullGate):
         UsageError: A number of channels below 1, a lambda that is not a positive number, or another gate.
     """
 
+    gates = ("sigmoid",)
+
     def __init__(self, channels: int, e_lambda: float = 1e-4, gate: GateName = "sigmoid") -> None:
-        super().__init__(gate)
-        check_positive("channels", channels)
-        if not is_finite(e_lambda) or e_lambda <= 0:
-            raise UsageError(f"e_lambda is {e_lambda!r}; give a positive number.")
         if gate == "identity":
             raise UsageError(
                 "SimAM has no parameters, so it can neither start as the identity nor learn. Use "
                 "gate='sigmoid', the published gate, which changes what a network computes."
             )
+        super().__init__(gate)
+        check_positive("channels", channels)
+        check_above_zero("e_lambda", e_lambda)
         self.e_lambda = e_lambda
 
     def parts(self, x: Tensor) -> tuple[Tensor, ...]:

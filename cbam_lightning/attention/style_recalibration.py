@@ -28,10 +28,11 @@ from cbam_lightning.attention.batch_norm import check_values
 from cbam_lightning.attention.gate import Gate, GateName, at_least_float32, run_layer
 from cbam_lightning.attention.half_precision import recomputed
 from cbam_lightning.checks import check_positive
+from cbam_lightning.errors import UsageError
 
 
 class SRM(Gate):
-    """Channel gate: sigmoid of BatchNorm(w1 * mean + w2 * standard deviation), with w1 and w2 of the channel.
+    """SRM, a channel gate: sigmoid of BatchNorm(w1 * mean + w2 * standard deviation), w1 and w2 per channel.
 
     Inputs may have one, two or three position dimensions.
 
@@ -40,8 +41,9 @@ class SRM(Gate):
         gate: ``sigmoid``, or ``identity`` for 2 * sigmoid, which starts at exactly 1.
 
     Raises:
-        UsageError: A number of channels below 1, or an unknown gate. In training: a batch of one, which the
-            BatchNorm cannot normalise; with SyncBatchNorm, the batch over all processes counts.
+        UsageError: A number of channels below 1, or an unknown gate. In ``forward``: another number of
+            channels; in training, a batch of one, which the BatchNorm cannot normalise; with SyncBatchNorm,
+            the batch over all processes counts.
     """
 
     def __init__(self, channels: int, gate: GateName = "sigmoid") -> None:
@@ -55,6 +57,8 @@ class SRM(Gate):
 
     def compute_gate(self, x: Tensor) -> Tensor:
         """Compute the gate: (N, C, *positions) to (N, C, 1, …)."""
+        if x.shape[1] != len(self.cfc):  # a single channel would be broadcast
+            raise UsageError(f"SRM was made for {len(self.cfc)} channels, but was given {tuple(x.shape)}.")
         check_values(self, self.bn, x.shape[0], x)
         style = recomputed(_mean_and_deviation, x)  # (N, C, 2)
         logits = run_layer(self.bn, (style * self.cfc).sum(2))

@@ -37,7 +37,7 @@ from cbam_lightning.errors import UsageError
 
 
 class TripletAttention(FullGate):
-    """Gate for each channel at each position: the mean of one gate for each axis of (C, *positions).
+    """Triplet attention: the mean of one gate for each axis of (C, *positions).
 
     Args:
         channels: C, the number of channels of the input. No layer depends on it.

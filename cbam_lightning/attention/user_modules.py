@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from cbam_lightning.attention.positions import check_dims
 from cbam_lightning.errors import UsageError
 
 CHANNELS = "channels"  # the first argument of every class
@@ -26,10 +27,20 @@ def check_channels(name: str, builder: Callable[..., nn.Module]) -> None:
 
 
 @torch.no_grad()
-def check_module(name: str, module: Any, channels: int, dims: int) -> None:
-    """Raise a ``UsageError`` unless this is a module that keeps the shape of a small map."""
+def check_module(name: str, module: Any, channels: int, dims: Any) -> None:
+    """Raise a ``UsageError`` unless this is a module that keeps the shape of a small map.
+
+    Args:
+        name: Of the attention.
+        module: What its class returned.
+        channels: C, the number of channels of the map.
+        dims: Its number of position dimensions; two, if the module has no such option.
+    """
     if not isinstance(module, nn.Module):
         raise UsageError(f"attention {name!r} returned {type(module).__name__}, not a torch.nn.Module.")
+    if dims is None:
+        dims = 2
+    check_dims(dims)
     parameter = next(module.parameters(), torch.empty(0))
     example = torch.ones((2, channels, *(_PROBE_PX,) * dims), device=parameter.device, dtype=parameter.dtype)
     training = module.training

@@ -16,8 +16,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from cbam_lightning.attention.registry import Placement
-from cbam_lightning.checks import check_choice, check_positive, is_finite
-from cbam_lightning.errors import UsageError
+from cbam_lightning.checks import check_above_zero, check_choice, check_positive
 from cbam_lightning.models.classifier_network import AttendedModule, ClassifierNetwork
 
 _STEM_WIDTH = 32
@@ -95,7 +94,7 @@ class MobileNet(ClassifierNetwork):
         super().__init__()
         check_choice("stem", stem, ("imagenet", "cifar"))
         check_positive("in_channels", in_channels)
-        _check_multiplier(width_multiplier)
+        check_above_zero("width_multiplier", width_multiplier)
         self.in_channels = in_channels
         stem_width = max(8, int(_STEM_WIDTH * width_multiplier))
         widths = [[max(8, int(width * width_multiplier)) for width in stage] for stage in _STAGE_WIDTHS]
@@ -107,8 +106,3 @@ class MobileNet(ClassifierNetwork):
         """Return the input of the first stage: (N, in_channels, H, W) to (N, C, h, w)."""
         stemmed: Tensor = self.stem(x)
         return stemmed
-
-
-def _check_multiplier(multiplier: float) -> None:
-    if not is_finite(multiplier) or multiplier <= 0:
-        raise UsageError(f"width_multiplier is {multiplier!r}; give a number above 0, such as 1.0 or 0.7.")

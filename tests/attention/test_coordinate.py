@@ -108,15 +108,15 @@ def test_only_the_last_layers_of_the_identity_start_at_zero():
     assert not any(conv.weight.any() for conv in module.excite)
 
 
-@pytest.mark.parametrize("shape", [(1, 8, 1), (1, 8, 1, 1), (1, 8, 1, 1, 1)], ids=len)
-def test_a_single_position_is_refused_in_training_alone(shape):
-    module, x = CoordinateAttention(8, dims=len(shape) - 2), torch.ones(shape)
-    with pytest.raises(UsageError, match=r"Coordinate.* was given \(1, 8, 1.* in training, .* two\. Use"):
+def test_a_single_profile_of_one_position_is_refused_in_training_alone():
+    module, x = CoordinateAttention(8, dims=1), torch.ones(1, 8, 1)
+    with pytest.raises(UsageError, match=r"Coordinate.* was given \(1, 8, 1\) in training, .* two\. Use"):
         module(x)
     assert module.eval()(x).shape == x.shape
     module.train().bn.eval()  # as in fine-tuning with frozen statistics
     assert module(x).shape == x.shape
-    assert module.train()(torch.cat([x, x])).shape == (2, *x.shape[1:])
+    assert module.train()(torch.cat([x, x])).shape == (2, 8, 1)
+    assert CoordinateAttention(8)(x[..., None]).isfinite().all()  # two profiles
 
 
 def test_printing_shows_the_options():

@@ -127,7 +127,7 @@ def test_printing_shows_the_options():
         ({"reduction": 0}, "reduction is 0"),
         ({"fusion": "mul"}, "unknown fusion 'mul'.*Allowed: add, scale"),
         ({"gate": "relu"}, "unknown gate 'relu'"),
-        ({"eps": 0}, "eps is 0; give a positive number"),
+        ({"eps": 0}, "eps is 0; give a number above 0"),
         ({"eps": "1e-5"}, "eps is '1e-5'"),
     ],
 )

@@ -200,6 +200,17 @@ class Shrinks(nn.Module):
         return self.pool(x)
 
 
+class Long(nn.Module):
+    """Takes (N, C, L) alone."""
+
+    def __init__(self, channels, dims=1):
+        super().__init__()
+        self.layer = nn.Conv1d(channels, channels, 1)
+
+    def forward(self, x):
+        return self.layer(x).relu() if x.ndim == 3 else x.flatten(2)
+
+
 class NeedsOption(nn.Module):
     def __init__(self, channels, size):
         super().__init__()
@@ -233,6 +244,24 @@ def test_what_is_no_attention_is_refused_by_its_name(own_table):
     register_attention("nothing", gives_nothing)
     with pytest.raises(UsageError, match=r"returned int, not a torch\.nn\.Module"):
         create_attention("nothing", 8)
+
+
+def test_a_module_is_tried_with_its_own_number_of_dimensions(own_table):
+    register_attention("long", Long)
+    assert create_attention("long", 8)(torch.ones(2, 8, 5)).shape == (2, 8, 5)
+    for dims in ("2", 4):
+        with pytest.raises(UsageError, match=f"dims is {dims!r}; give the number of position dimensions"):
+            create_attention("long", 8, dims=dims)
+
+
+def test_a_module_that_fails_in_its_own_way_is_not_said_to_start_as_the_identity(own_table):
+    class Grouped(nn.Module):
+        def __init__(self, channels, gate="sigmoid"):
+            super().__init__()
+            self.layer = nn.Conv2d(channels, channels, 1, groups=48)
+
+    register_attention("grouped", Grouped)
+    assert not registry.can_start_as_identity("grouped", {})
 
 
 def test_a_class_that_nobody_imported_is_not_imported_for_a_checkpoint(monkeypatch):

@@ -207,7 +207,7 @@ def test_refuses(options, message):
         (
             None,
             torch.zeros(2, 7),
-            r"without context_features, .* context \(2, 7\). Make it with .*=7, or leave",
+            r"without context_features, .* context \(2, 7\). Make it with the width of the context as",
         ),
         (None, torch.zeros(()), r"without context_features, .* context \(\)"),
         (

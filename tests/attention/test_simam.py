@@ -90,9 +90,9 @@ def test_printing_shows_the_options():
     ("options", "message"),
     [
         ({"channels": 0}, "channels is 0; give a whole number of at least 1"),
-        ({"e_lambda": 0}, "e_lambda is 0; give a positive number"),
-        ({"e_lambda": float("nan")}, "e_lambda is nan; give a positive number"),
-        ({"e_lambda": "0.1"}, "e_lambda is '0.1'; give a positive number"),
+        ({"e_lambda": 0}, "e_lambda is 0; give a number above 0"),
+        ({"e_lambda": float("nan")}, "e_lambda is nan; give a number above 0"),
+        ({"e_lambda": "0.1"}, "e_lambda is '0.1'; give a number above 0"),
         ({"gate": "relu"}, "unknown gate 'relu'"),
         (
             {"gate": "identity"},

@@ -62,6 +62,12 @@ def test_the_deviation_of_large_values_is_exact(dtype):
     assert_survives_large_inputs(randomised(SRM(8)), dtype)
 
 
+def test_another_number_of_channels_is_refused():
+    """A single channel would be broadcast to all."""
+    with pytest.raises(UsageError, match=r"SRM was made for 6 channels, but was given \(2, 1, 5, 4\)"):
+        SRM(6)(images(2, 1, 5, 4, dtype=torch.float32))
+
+
 def test_a_batch_of_one_in_training_is_refused():
     module, x = SRM(6), images(1, 6, 5, 4, dtype=torch.float32)
     with pytest.raises(

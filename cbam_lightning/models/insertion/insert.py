@@ -19,6 +19,7 @@ from cbam_lightning.attention.registry import (
     option_names,
 )
 from cbam_lightning.errors import UsageError, unknown_name
+from cbam_lightning.models.classifier_network import ClassifierNetwork
 from cbam_lightning.models.insertion.attended import CHILD, attend, watch
 from cbam_lightning.models.insertion.example_inputs import Example
 from cbam_lightning.models.insertion.points import InsertionPoint, plan_insertion
@@ -80,9 +81,10 @@ def insert_attention(
         where = "stage"
     points = plan_insertion(plain, where, example)
     if not points:
+        own = f"make it with attention={attention!r}, or " * isinstance(plain, ClassifierNetwork)
         raise UsageError(
-            f"{type(network).__name__} has no insertion point for attention. "
-            "Pass `where` a pattern of submodule names."
+            f"{type(network).__name__} has no insertion point for attention: {own}pass `where` a pattern of "
+            "submodule names."
         )
     with torch.inference_mode(False):  # in inference mode, the new weights could never be trained
         modules = [_build_for(plain, point, attention, options) for point in points]

@@ -126,7 +126,8 @@ def _stage_points(network: nn.Module, flow: Dataflow) -> list[InsertionPoint]:
         _tell(f"after {', '.join(outputs)}: the network's output follows without another layer")
     ends = stage_ends(flow)
     points = _points(network, flow, ends, "stage")
-    for name in (str(module_of(flow, end, any_kind=True)) for end in ends if not module_of(flow, end)):
+    for end in (end for end in ends if not module_of(flow, end)):
+        name = next(name for name in flow.modules_of[end] if name in flow.unfit)  # the innermost
         _tell(f"after {name}: it {flow.unfit[name]}")
     return points
 

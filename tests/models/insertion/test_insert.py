@@ -10,6 +10,7 @@ from torch import nn
 
 from cbam_lightning.attention.registry import default_placement
 from cbam_lightning.errors import UsageError
+from cbam_lightning.models import create_model
 from cbam_lightning.models.insertion import describe_insertion_points, insert_attention, plan_insertion
 from tests.attention.cases import (
     NAMES,
@@ -279,3 +280,14 @@ def test_an_insertion_point_is_taken_once():
 def test_a_network_without_insertion_points_is_refused():
     with pytest.raises(UsageError, match="has no insertion point for attention"):
         insert_attention(nn.Conv2d(3, 4, 1), "cbam")
+
+
+def test_a_network_of_ours_that_takes_attention_itself_says_so():
+    network = create_model("resnet8", num_classes=10)
+    with (
+        pytest.warns(UserWarning, match="after layer2.0: it has an attribute 'attention' of its own"),
+        pytest.raises(
+            UsageError, match="no insertion point for attention: make it with attention='mhsa', or pass"
+        ),
+    ):
+        insert_attention(network, "mhsa")
