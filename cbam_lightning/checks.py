@@ -9,6 +9,8 @@ from typing import Any, TypeGuard
 
 from cbam_lightning.errors import UsageError, unknown_name
 
+_LEAST_FLOAT32 = 2.0**-126  # of those with all their digits
+
 
 def is_whole(value: object) -> TypeGuard[int]:
     """Return whether a value is a whole number; True and False, which Python counts among them, are not."""
@@ -30,9 +32,11 @@ def check_positive(option: str, value: int) -> None:
 
 
 def check_above_zero(option: str, value: float) -> None:
-    """Raise a ``UsageError`` unless ``value`` is a finite number above 0."""
+    """Raise a ``UsageError`` unless ``value`` is a finite number above 0, also in float32."""
     if not is_finite(value) or value <= 0:
         raise UsageError(f"{option} is {value!r}; give a number above 0.")
+    if value < _LEAST_FLOAT32:
+        raise UsageError(f"{option} is {value!r}, which float32 cannot hold; give 1e-37 or more.")
 
 
 def check_odd(option: str, value: int) -> None:

@@ -31,6 +31,7 @@ from cbam_lightning.runs.settings import same_value
 from cbam_lightning.studies import read_study
 from cbam_lightning.studies.compare.comparison import compare
 from cbam_lightning.studies.compare.comparison_table import comparison_table
+from cbam_lightning.studies.compare.costs import described
 from cbam_lightning.studies.compare.costs_file import read_costs
 from cbam_lightning.studies.compare.run_sources import find_runs
 from cbam_lightning.studies.compare.study_arms import study_arms
@@ -212,7 +213,7 @@ def test_the_table_of_a_study_is_in_a_readme(path):
     arms, costs = published_arms(path), None
     file = path.with_name("costs.json")
     if path.stem == "study" and file.is_file():
-        costs, _ = read_costs(file, [arm.label for arm in arms])
+        costs, _ = read_costs(file, described(arms))
     comparison = compare(arms, arms[0].label, costs=costs)
     table = comparison_table(comparison).markdown().split("\n\n")[0].splitlines()[2:]
     starts = [row.removesuffix("|") for row in table]

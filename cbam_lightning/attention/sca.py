@@ -57,6 +57,7 @@ class SCA(nn.Module):
         reduction: Each attention has k = C // reduction hidden units, at least one.
         order: Which attention comes first. The paper reports ``channel-spatial`` as the better one.
         context_features: D, the width of the context that ``forward`` may be given. None: it takes none.
+            The networks of this package give none, and the weights of the context learn nothing there.
         gate: ``scaled`` for the softmax times the number of its entries, so with mean 1, as in the authors'
             code; ``softmax`` for the softmax itself, with sum 1, as in the paper; ``identity`` for ``scaled``
             that starts at exactly 1.

@@ -64,6 +64,8 @@ class RunRecord(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write ``config.yaml``, and send the configuration and the parameter counts to W&B.
 
+        A run that is resumed with other options keeps its file until they are accepted.
+
         Raises:
             UsageError: It could not be read again.
         """
@@ -73,16 +75,17 @@ class RunRecord(SaveConfigCallback):
             content = yaml.safe_load(text)
             content["model"].setdefault("init_args", {}).update(self.stated)
             text = dump_yaml(content)
-        if self.run.config.is_file() and self.run.config.read_text() != text:
-            # of a run that is resumed with other options
-            names = (self.run.config.with_suffix(f".{number}.yaml") for number in itertools.count(1))
-            self.run.config.rename(next(path for path in names if not path.exists()))
+        self._text = text
+        if not self.run.config.is_file() or self.run.config.read_text() == text:
+            self._write(trainer, pl_module)
+
+    def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
         with atomic_write(self.run.config) as file:
-            file.write(text.encode())
+            file.write(self._text.encode())
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 known = {"parameters": count_parameters(pl_module), NETWORK_KEY: _described(pl_module)}
-                logger.log_hyperparams({**yaml.safe_load(text), **known})
+                logger.log_hyperparams({**yaml.safe_load(self._text), **known})
                 send = logger.send if isinstance(logger, WandbJournal) else operator.call
                 send(partial(self._log_file, logger))
 
@@ -114,9 +117,9 @@ class RunRecord(SaveConfigCallback):
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget a former end, and save the batch size that was searched for.
+        """Forget a former end, and write what was resumed with: its checkpoint is loaded, nothing refused.
 
-        A resumed run does not search again.
+        The batch size that was searched for is written, too: a resumed run does not search again.
         """
         if trainer.is_global_zero:
             self.run.forget_end()
@@ -126,6 +129,10 @@ class RunRecord(SaveConfigCallback):
             self.config["data"]["init_args"]["batch_size"] = batch_size
             if trainer.is_global_zero:
                 self.save_config(trainer, pl_module, "fit")
+        if trainer.is_global_zero and self.run.config.read_text() != self._text:
+            names = (self.run.config.with_suffix(f".{number}.yaml") for number in itertools.count(1))
+            self.run.config.rename(next(path for path in names if not path.exists()))
+            self._write(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: Any) -> None:
         """Add experiment, seed, version and the present metrics to a checkpoint."""

@@ -153,17 +153,23 @@ def _check(options: CostSelection) -> None:
             check_positive(name, number)
     if options.costs and options.no_costs:
         raise UsageError("--costs and --no-costs exclude each other; give one of them.")
+    for name in ("batch_size", "repeats", "threads", "device"):
+        if options.costs and getattr(options, name) != getattr(CostSelection(), name):
+            raise UsageError(
+                f"--costs shows what was measured, so --{name.replace('_', '-')} has no effect; leave out "
+                "either of them."
+            )
 
 
 def _costs(options: CostSelection, arms: Sequence[Arm]) -> tuple[dict[str, Costs], dict[str, Any]]:
     """Return the costs of arms, read or measured, and the setting of the measurement."""
     from cbam_lightning.benchmarks.machine import set_threads, this_machine
     from cbam_lightning.cli.own_code import import_own_networks
-    from cbam_lightning.studies.compare.costs import measure_costs
+    from cbam_lightning.studies.compare.costs import described, measure_costs
     from cbam_lightning.studies.compare.costs_file import read_costs
 
     if options.costs:
-        return read_costs(options.costs, [arm.label for arm in arms])
+        return read_costs(options.costs, described(arms))
     set_threads(options.threads)
     import_own_networks(run for arm in arms for run in arm.runs.values())
     costs = measure_costs(arms, options.batch_size, options.repeats, options.device)

@@ -33,6 +33,7 @@ from cbam_lightning.cli.trainer_errors import Parts, as_mistake, own_mistake, re
 from cbam_lightning.cli.trainer_options import TrainerOptions
 from cbam_lightning.cli.worker_errors import worker_failure
 from cbam_lightning.errors import RunStopped, UsageError
+from cbam_lightning.runs import run_files
 from cbam_lightning.runs.closing_report import fit_report
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.half_made import NewFolders
@@ -63,7 +64,7 @@ def resume_run(args: Sequence[str]) -> None:
     if any(option == "--ckpt_path" for option, _ in options_with_values(args[1:])):
         raise UsageError(
             f"resume continues from {run.last}; to start a new run from another checkpoint: fit --config "
-            f"{run.config} --ckpt_path PATH."
+            f"{run.config} --ckpt_path PATH --run.name NAME."
         )
     run.announce()
     run_trainer(["fit", "--config", str(run.config), *args[1:]], run)
@@ -156,8 +157,25 @@ class TrainerCLI(TrainerOptions):
         self._new_folders = NewFolders(folder / options.name if fits and options.name else folder)
         run = RunDirectory.create(options.root, self.experiment, options.name if fits else None)
         if fits and options.name and run.last.is_file():
+            self._refuse_other_start(run)
             self._resumed = run
         return run
+
+    def _refuse_other_start(self, run: RunDirectory) -> None:
+        """Refuse a checkpoint that a run of this name, which goes on from its own, did not start from.
+
+        The same command may start and resume a run.
+        """
+        given = self.config[self.subcommand]["ckpt_path"]
+        if (
+            given not in (None, "last", run_files.read_config(run).get("ckpt_path"))
+            and Path(given) != run.last
+        ):
+            raise UsageError(
+                f"there is a run {run.path}, which continues from its own {run.last}, not from {given}. To "
+                "start a new run from that, give it another name with --run.name; to continue, leave out "
+                "--ckpt_path."
+            )
 
     def _trainer_options(self) -> dict[str, Any]:
         """Return the options of the trainer that are ours: plugins, loggers, callbacks."""

@@ -203,7 +203,7 @@ def resolve_names(
         attention, attention_options = header.attention, {**header.attention_options, **attention_options}
     return {
         "network": network,
-        "attention": attention or "none",
+        "attention": "none" if attention is None else attention,
         "attention_options": attention_options,
         "network_options": network_options,
     }

@@ -92,6 +92,7 @@ def test_printing_shows_the_options():
         ({"channels": 0}, "channels is 0; give a whole number of at least 1"),
         ({"e_lambda": 0}, "e_lambda is 0; give a number above 0"),
         ({"e_lambda": float("nan")}, "e_lambda is nan; give a number above 0"),
+        ({"e_lambda": 1e-50}, "e_lambda is 1e-50, which float32 cannot hold; give 1e-37 or more"),
         ({"e_lambda": "0.1"}, "e_lambda is '0.1'; give a number above 0"),
         ({"gate": "relu"}, "unknown gate 'relu'"),
         (

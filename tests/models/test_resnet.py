@@ -336,6 +336,7 @@ class TestSurroundings:
         ),
         ({"in_channels": 0}, "in_channels is 0; give a whole number of at least 1"),
         ({"attention": "cbma"}, "unknown attention 'cbma'"),
+        ({"attention": ""}, "unknown attention ''"),
         ({"attention_options": {"ratio": 8}}, "unknown cbam option 'ratio'"),
         ({"attention": "none", "attention_options": {"reduction": 8}}, "'none' has no options"),
     ],

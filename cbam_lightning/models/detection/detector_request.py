@@ -102,7 +102,7 @@ class DetectorRequest:
         spec = Specification(
             num_classes=self.classes,
             in_channels=self.channels,
-            attention=(self.attention or "none") if in_heads else "none",
+            attention="none" if self.attention is None or not in_heads else self.attention,
             attention_options=(self.attention_options or {}) if in_heads else {},
             mean=tuple(mean or (_IMAGENET_MEAN if colour else (0.5,) * self.channels)),
             std=tuple(std or (_IMAGENET_STD if colour else (0.5,) * self.channels)),

@@ -41,12 +41,14 @@ class Costs:
         macs: Multiply-accumulates for one image.
         step_ms: Median time of a training step on each device.
         saved_bytes: Activations that a step's forward pass saves for its backward pass, on the first device.
+        network: Names and options of the network that was measured.
     """
 
     params: int
     macs: int
     step_ms: Mapping[str, float]
     saved_bytes: int
+    network: Mapping[str, Any]
 
 
 def measure_costs(
@@ -82,13 +84,25 @@ def measure_costs(
 def _on_device(
     arms: Sequence[Arm], batch_size: int, repeats: int, name: str, place: torch.device
 ) -> dict[str, Costs]:
-    measured = {arm.label: _prepare(_described(arm), batch_size, place) for arm in arms}
+    networks = described(arms)
+    measured = {label: _prepare(network, batch_size, place) for label, network in networks.items()}
     steps = {label: step for label, (_, step) in measured.items()}
     seconds = alternate(steps, repeats, 1, place, f"training steps on {name}")
     return {
-        label: Costs(*size, {name: 1e3 * statistics.median(seconds[label])}, step.saved_bytes())
+        label: Costs(
+            *size, {name: 1e3 * statistics.median(seconds[label])}, step.saved_bytes(), networks[label]
+        )
         for label, (size, step) in measured.items()
     }
+
+
+def described(arms: Sequence[Arm]) -> dict[str, Mapping[str, Any]]:
+    """Return names and options of the network of every arm, by its label.
+
+    Raises:
+        UsageError: A run does not describe its network.
+    """
+    return {arm.label: _described(arm) for arm in arms}
 
 
 def _described(arm: Arm) -> Mapping[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,19 +32,21 @@ def save_costs(path: str | Path, costs: Mapping[str, Costs], setting: Mapping[st
         file.write(f"{json.dumps(content, indent=1)}\n".encode())
 
 
-def read_costs(path: str | Path, labels: Sequence[str]) -> tuple[dict[str, Costs], dict[str, Any]]:
+def read_costs(
+    path: str | Path, networks: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, Costs], dict[str, Any]]:
     """Read what ``save_costs`` wrote.
 
     Args:
         path: The file.
-        labels: Arms whose costs are wanted.
+        networks: Names and options of the network of each arm whose costs are wanted, by its label.
 
     Returns:
         The costs of each of the arms, by its label, and the setting.
 
     Raises:
         UsageError: There is no such file, it is damaged, its arms were measured on different devices, or it
-            lacks one of the arms.
+            lacks one of the arms, or has the costs of another network.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -59,14 +61,23 @@ def read_costs(path: str | Path, labels: Sequence[str]) -> tuple[dict[str, Costs
     devices = {tuple(cost.step_ms) for cost in costs.values()}
     if len(devices) != 1 or devices == {()}:
         raise UsageError(f"{path} is damaged: it needs arms, with the step time of each on the same devices.")
-    for label in labels:
+    for label, network in networks.items():
         if label not in costs:
             raise unknown_name(kind=f"arm of {path}", given=label, allowed=costs)
-    return {label: costs[label] for label in labels}, setting
+        measured, runs = costs[label].network, json.loads(json.dumps(network))
+        for name in sorted(measured.keys() | runs.keys()):
+            if measured.get(name) != runs.get(name):
+                raise UsageError(
+                    f"{path} has the costs of {label} with {name} {measured.get(name)!r}, but its runs have "
+                    f"{runs.get(name)!r}. Measure them: leave --costs out, with --out DIR."
+                )
+    return {label: costs[label] for label in networks}, setting
 
 
 def _costs(values: Mapping[str, Any]) -> Costs:
     costs = Costs(**values)
+    if not isinstance(costs.network, dict):
+        raise TypeError(f"{costs.network!r} is no network")
     counts, times = (costs.params, costs.macs, costs.saved_bytes), {**costs.step_ms}
     if any(type(count) is not int or count < 0 for count in counts) or costs.saved_bytes == 0:
         raise ValueError(f"{counts} are no counts")

@@ -134,6 +134,42 @@ def test_another_run_goes_on_from_the_same_state(whole):
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_what_is_refused_leaves_the_run_as_it_was(capsys):
+    assert call("fit", TINY, CASES["epochs"], SAVING, "--run.name cut", at(SendSignal, 1, 2)) == 143
+    assert call("fit", TINY, CASES["epochs"], "--run.name other --trainer.max_epochs 1") == 0
+    other = run_of("other") / "checkpoints" / "last.ckpt"
+    before = {path: path.read_bytes() for path in run_of("cut").rglob("[!.]*") if path.is_file()}
+    capsys.readouterr()
+    for command, message in (
+        (f"resume {run_of('cut')} --model.attention se --trainer.max_epochs 5", "attention 'cbam'"),
+        (f"resume {run_of('cut')} --ckpt_path {other}", "--run.name NAME"),
+        (
+            f"fit --config {run_of('cut')}/config.yaml --ckpt_path {other}",
+            f"its own {run_of('cut')}/checkpoints",
+        ),
+    ):
+        assert call(command) == 2
+        assert message in capsys.readouterr().err
+        assert {path: path.read_bytes() for path in before} == before
+        assert not (run_of("cut") / "config.1.yaml").exists()
+    assert call("resume", run_of("cut")) == 0
+
+
+def test_the_same_command_starts_from_a_checkpoint_and_goes_on_from_its_own():
+    assert call("fit", TINY, CASES["epochs"], SAVING, "--run.name cut", at(SendSignal, 1, 2)) == 143
+    start = f"--ckpt_path {run_of('cut')}/checkpoints/last.ckpt --run.name branch"
+    assert call("fit", TINY, CASES["epochs"], SAVING, start, at(SendSignal, 2, 2)) == 143
+    stopped_at = torch.load(run_of("branch") / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    assert call("fit", TINY, CASES["epochs"], SAVING, start) == 0
+    steps = [
+        int(row["step"])
+        for row in csv.DictReader((run_of("branch") / "metrics.csv").open())
+        if row["train/loss"]
+    ]
+    assert steps == sorted({*steps})
+    assert stopped_at in steps
+
+
 def test_a_training_that_has_ended_can_be_lengthened(whole):
     constant = " --model.schedule Constant"  # the others know how long the training is
     for name, epochs in (("short", 1), ("long", 3)):

@@ -50,6 +50,8 @@ def test_measured_costs_are_shown_again_without_measuring(runs, tmp_path, capsys
     assert (tmp_path / "again" / "costs.json").read_text() == costs_file.read_text()
     assert call(f"compare {runs} --costs {costs_file} --no-costs") == 2
     assert "--costs and --no-costs exclude each other" in capsys.readouterr().err
+    assert call(f"compare {runs} --costs {costs_file} --batch-size 64") == 2
+    assert "so --batch-size has no effect" in capsys.readouterr().err
     assert call(f"compare {runs} --costs {tmp_path / 'no.json'}") == 2
     assert "no.json does not exist" in capsys.readouterr().err
 

@@ -36,7 +36,7 @@ def many(step_ms, count=28):
         for place, name in enumerate(names)
         for seed in (0, 1)
     ]
-    costs = {name: Costs(1, 1, step_ms(place), 1) for place, name in enumerate(names)}
+    costs = {name: Costs(1, 1, step_ms(place), 1, {}) for place, name in enumerate(names)}
     return compare(group_arms(runs), "none", None, costs)
 
 

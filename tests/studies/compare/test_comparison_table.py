@@ -87,7 +87,7 @@ def test_records_have_the_plain_values():
 def with_costs(*step_ms):
     """Return a comparison whose arms have step times on the same devices and other costs of 1 and 2."""
     costs = {
-        name: Costs(1000 * (1 + place), 2_000_000, ms, 3_000_000 * (1 + place))
+        name: Costs(1000 * (1 + place), 2_000_000, ms, 3_000_000 * (1 + place), {})
         for place, (name, ms) in enumerate(zip(("none", "se"), step_ms, strict=True))
     }
     arms = group_arms([run(name, seed, 0.9) for name in ("none", "se") for seed in (0, 1)])
