@@ -185,7 +185,7 @@ def test_a_shape_is_four_numbers():
             {"shapes": ["1x16x1x1"]},
             "possible on 1x16x1x1 channels_first: Expected more than 1 value",
         ),
-        ({"name": "bam", "shapes": ["1x16x4x4"]}, "BAM was given (1, 16, 4, 4) in training"),
+        ({"name": "bam", "shapes": ["1x16x4x4"]}, r"BAM was given \(1, 16, 4, 4\) in training"),
         ({"memory_format": ["channel_last"]}, "Did you mean 'channels_last'"),
         ({"repeats": 0}, "repeats is 0"),
         ({"device": "abacus"}, "device is 'abacus'"),

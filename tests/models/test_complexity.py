@@ -67,7 +67,7 @@ class TestCount:
             ("ge", 0, 0),
             (
                 "mhsa",  # of 4 heads: queries, keys and values; relative positions of both axes; gamma
-                3 * 64 * 64 + 2 * 127 * 16 + 1,
+                3 * 64 * 64 + 2 * 255 * 16 + 1,
                 3 * 64 * 64 * 144 + 2 * 144 * 144 * 64 + 144 * (12 + 12) * 64,
             ),
             ("sagan", 64 * (8 + 8 + 32 + 32) + 1, 64 * (8 + 8 + 32 + 32) * 144 + 144 * 144 * (8 + 32)),

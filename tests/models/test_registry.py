@@ -13,6 +13,7 @@ from cbam_lightning.attention.registry import default_placement
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models import create_model, describe_models, list_models
 from cbam_lightning.models.registry import MODELS
+from tests.attention.cases import fitting
 
 
 @pytest.mark.parametrize("name", list_models())
@@ -38,14 +39,17 @@ def test_every_attention_can_be_named(attention):
     after_stages = default_placement(attention) == "stage"
     placed = network.attention["layer1"] if after_stages else network.layer1[0].attention
     assert type(placed) is type(create_attention(attention, 16))
-    assert (len(network.state_dict()) > len(plain.state_dict())) == (attention != "none")
+    assert (len(network.state_dict()) > len(plain.state_dict())) == bool(placed.state_dict())
 
 
 @pytest.mark.parametrize("attention", list_attention())
 @pytest.mark.parametrize("name", list_models())
 def test_every_network_takes_every_attention(name, attention):
     with torch.device("meta"):
-        network = create_model(name, attention=attention, num_classes=7)
+        widths = {*create_model(name).stage_channels.values()}
+        # of a module that has to divide the channels, a number that divides all of them
+        options = next(filter(None, (fitting(attention, {}, width) for width in widths)), {})
+        network = create_model(name, attention=attention, attention_options=options, num_classes=7)
     kind = type(create_attention(attention, 16))
     count = sum(type(module) is kind for module in network.modules())
     stages = len(network.stage_channels)
