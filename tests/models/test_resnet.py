@@ -295,7 +295,11 @@ class TestSurroundings:
             output.float(), expected, rtol=0.05, atol=0.05 * expected.abs().max().item()
         )
 
-    @pytest.mark.parametrize("attention", list_attention())
+    @pytest.mark.parametrize(
+        "attention",
+        # every module is compiled by itself in tests/attention
+        [pytest.param(name, marks=pytest.mark.slow if name != "cbam" else ()) for name in list_attention()],
+    )
     def test_compiles_to_one_graph_under_autocast(self, attention):
         torch.compiler.reset()
         network = randomise(small(attention=attention, depths=(1, 1)))
