@@ -79,7 +79,8 @@ def _dispatch(args: list[str]) -> None:
     if modules and command in _SAVING_IMPORTS:
         args = [*args, "--imports", json.dumps(modules)]
     if command in _TRAINER_COMMANDS:
-        from cbam_lightning.cli.trainer import resume_run, run_trainer
+        from cbam_lightning.cli.resuming import resume_run
+        from cbam_lightning.cli.trainer import run_trainer
 
         if command == "resume":
             resume_run(args[1:])

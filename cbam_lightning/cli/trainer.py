@@ -26,14 +26,13 @@ from cbam_lightning.cli.config_classes import read_config
 from cbam_lightning.cli.data_links import refuse_other_values, require_from_data, unlinked
 from cbam_lightning.cli.evaluated_checkpoint import require_weights
 from cbam_lightning.cli.monitors import TrainingStart
-from cbam_lightning.cli.own_code import options_with_values
 from cbam_lightning.cli.processes import settle_rank
 from cbam_lightning.cli.quiet import silence
+from cbam_lightning.cli.resuming import refuse_other_start
 from cbam_lightning.cli.trainer_errors import Parts, as_mistake, own_mistake, refuse_checkpoint_io
 from cbam_lightning.cli.trainer_options import TrainerOptions
 from cbam_lightning.cli.worker_errors import worker_failure
 from cbam_lightning.errors import RunStopped, UsageError
-from cbam_lightning.runs import run_files
 from cbam_lightning.runs.closing_report import fit_report
 from cbam_lightning.runs.directory import RunDirectory
 from cbam_lightning.runs.half_made import NewFolders
@@ -43,31 +42,6 @@ from cbam_lightning.user_code.tracebacks import with_causes
 _FINDERS = (LearningRateFinder, BatchSizeFinder)
 # Options of the trainer that decide when training ends.
 _LIMITS = ("max_epochs", "max_steps", "max_time", "min_epochs", "min_steps", "callbacks")
-
-
-def resume_run(args: Sequence[str]) -> None:
-    """Run ``resume``: ``fit`` in the directory of a run, from its last checkpoint.
-
-    Args:
-        args: The directory, and options of ``fit`` to change.
-
-    Raises:
-        UsageError: The directory is not a run, or as ``run_trainer``.
-    """
-    if not args or args[0].startswith("-"):
-        message = "usage: cbam-lightning resume RUN_DIR [options of fit, such as --trainer.max_epochs 20]"
-        if args and args[0] in ("-h", "--help"):
-            print(message)
-            return
-        raise UsageError(message)
-    run = RunDirectory.open(args[0])
-    if any(option == "--ckpt_path" for option, _ in options_with_values(args[1:])):
-        raise UsageError(
-            f"resume continues from {run.last}; to start a new run from another checkpoint: fit --config "
-            f"{run.config} --ckpt_path PATH --run.name NAME."
-        )
-    run.announce()
-    run_trainer(["fit", "--config", str(run.config), *args[1:]], run)
 
 
 def run_trainer(args: Sequence[str], resumed: RunDirectory | None = None) -> None:
@@ -157,25 +131,9 @@ class TrainerCLI(TrainerOptions):
         self._new_folders = NewFolders(folder / options.name if fits and options.name else folder)
         run = RunDirectory.create(options.root, self.experiment, options.name if fits else None)
         if fits and options.name and run.last.is_file():
-            self._refuse_other_start(run)
+            refuse_other_start(run, self.config[self.subcommand]["ckpt_path"])
             self._resumed = run
         return run
-
-    def _refuse_other_start(self, run: RunDirectory) -> None:
-        """Refuse a checkpoint that a run of this name, which goes on from its own, did not start from.
-
-        The same command may start and resume a run.
-        """
-        given = self.config[self.subcommand]["ckpt_path"]
-        if (
-            given not in (None, "last", run_files.read_config(run).get("ckpt_path"))
-            and Path(given) != run.last
-        ):
-            raise UsageError(
-                f"there is a run {run.path}, which continues from its own {run.last}, not from {given}. To "
-                "start a new run from that, give it another name with --run.name; to continue, leave out "
-                "--ckpt_path."
-            )
 
     def _trainer_options(self) -> dict[str, Any]:
         """Return the options of the trainer that are ours: plugins, loggers, callbacks."""

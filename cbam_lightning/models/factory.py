@@ -12,6 +12,7 @@ from cbam_lightning.checks import check_positive
 from cbam_lightning.errors import UsageError, unknown_name
 from cbam_lightning.models.detection.detector_registry import DETECTORS
 from cbam_lightning.models.registry import MODELS, USER_NETWORKS, list_models
+from cbam_lightning.models.traceless import check_attention, check_strides
 from cbam_lightning.user_code.class_paths import find_class, import_class_path, is_class_path
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def build_network(
         module = build(**names, num_classes=num_classes, in_channels=in_channels)
     new_classes = class_mismatch(header, num_classes, class_names, source)
     if strict_weights:
-        _check_unseen_attention(checkpoint, names["attention"], source)
+        check_attention(checkpoint, names["attention"], source)
     report = load_into(
         module,
         checkpoint.state_dict,
@@ -197,7 +198,7 @@ def resolve_names(
     if header is None and network is None:
         raise UsageError("no network and no weights were given; choose a network of `cbam-lightning models`.")
     if header and network in (None, header.network):
-        _check_strides(header, network_options)
+        check_strides(header, network_options)
         network, network_options = header.network, {**header.network_options, **network_options}
     if header and attention in (None, header.attention):
         attention, attention_options = header.attention, {**header.attention_options, **attention_options}
@@ -274,29 +275,3 @@ def _build_own(network: str, network_options: Mapping[str, Any], arguments: Mapp
             raise unknown_name(kind=f"{network} option", given=option, allowed=allowed)
     built: nn.Module = network_class(**{**MODELS[network].options, **network_options}, **arguments)
     return built
-
-
-def _check_unseen_attention(checkpoint: Checkpoint, attention: str, source: str) -> None:
-    # attention without parameters: without it, every key would fit and the logits would still be wrong
-    from cbam_lightning.weights.loading import ATTENTION
-
-    trained = checkpoint.header.attention
-    seen = any(ATTENTION in key.split(".") for key in checkpoint.state_dict)
-    if trained not in ("none", attention) and not seen:
-        raise UsageError(
-            f"{source} was trained with attention {trained!r}, not {attention!r}; give that attention or "
-            "leave it out, or load what fits with strict_weights=False (--model.strict_weights false)."
-        )
-
-
-def _check_strides(header: Header, options: Mapping[str, Any]) -> None:
-    # strides have no weights: with others, every key would fit and the logits would still be wrong
-    trained = {"stride_in": "3x3", **header.network_options}
-    if header.network in MODELS:
-        trained = {"stem": "imagenet", **MODELS[header.network].options, **trained}
-    for name in ("stride_in", "stem"):
-        if name in trained and options.get(name, trained[name]) != trained[name]:
-            raise UsageError(
-                f"the weights were trained with {name} {trained[name]!r}, not {options[name]!r}; "
-                f"leave {name} out, or start without weights."
-            )

@@ -92,6 +92,7 @@ def _cost_cells(base: Costs, own: Costs) -> list[str]:
 def _cost_record(costs: Costs | None) -> dict[str, Any]:
     """Return the costs by name, such as ``step_ms_cpu``; without costs nothing."""
     values = asdict(costs) if costs else {}
+    values.pop("network", None)  # the arm says it
     steps: Mapping[str, float] = values.pop("step_ms", {})
     return values | {f"step_ms_{device}": ms for device, ms in steps.items()}
 

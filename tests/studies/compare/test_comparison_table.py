@@ -99,6 +99,7 @@ def test_costs_follow_relative_to_the_baseline():
     assert table.headings[8:] == ["params", "MMACs", "step ms", "x", "saved MB", "x"]
     assert table.rows[1][8:] == ["2,000", "2.00", "25.0", "1.25", "6.0", "2.00"]
     assert (table.records[1]["step_ms_cpu"], table.records[1]["saved_bytes"]) == (25.04, 6_000_000)
+    assert "network" not in table.records[1]
 
 
 def test_every_measured_device_has_its_columns():
