@@ -156,8 +156,8 @@ def _check(options: CostSelection) -> None:
     for name in ("batch_size", "repeats", "threads", "device"):
         if options.costs and getattr(options, name) != getattr(CostSelection(), name):
             raise UsageError(
-                f"--costs shows what was measured, so --{name.replace('_', '-')} has no effect; leave out one "
-                "of them."
+                f"--costs shows what was measured, so --{name.replace('_', '-')} has no effect; leave one of "
+                "them out."
             )
 
 
