@@ -31,6 +31,7 @@ from torch.nn import functional as F
 from cbam_lightning.attention import positions
 from cbam_lightning.attention.gate import at_least_float32, without_autocast
 from cbam_lightning.attention.half_precision import recomputed
+from cbam_lightning.attention.limited_logits import limited
 from cbam_lightning.attention.received_attention import received_attention
 from cbam_lightning.attention.scripting import refuse_scripting
 from cbam_lightning.checks import check_positive
@@ -119,7 +120,8 @@ class MHSA(nn.Module):
         return [self.qkv.weight, *(getattr(self, f"relative_{axis}") for axis in _AXES[-self.dims :])]
 
     def _add_attention(self, x: Tensor, gamma: Tensor, *weights: Tensor) -> Tensor:
-        query, key, value = map(_aligned, self._project(x, *weights))
+        query, key, value = self._project(x, *weights)
+        query, key, value = map(_aligned, (limited(query, key), key, value))
         if x.device.type == "cpu":  # whose fused kernel takes equal widths alone
             value = F.pad(value, (0, key.shape[-1] - value.shape[-1]))
         attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)[..., : self.width]

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from cbam_lightning.attention import positions
 from cbam_lightning.attention.gate import run_layer, without_autocast
 from cbam_lightning.attention.half_precision import Conv1d, run_on_map
+from cbam_lightning.attention.limited_logits import limited
 from cbam_lightning.attention.received_attention import received_attention
 from cbam_lightning.attention.scripting import refuse_scripting
 from cbam_lightning.checks import check_positive
@@ -78,7 +79,7 @@ class SAGAN(nn.Module):
 
     def _attend(self, x: Tensor) -> Tensor:
         query, key, value = (_project(layer, x) for layer in (self.query, self.key, self.value))
-        attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+        attended = F.scaled_dot_product_attention(limited(query, key), key, value, scale=1.0)
         # v is linear: scaled before it, what the gradient of gamma keeps is half as large.
         return run_layer(self.output, self.gamma * attended[:, 0].transpose(1, 2))
 

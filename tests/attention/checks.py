@@ -54,13 +54,13 @@ def assert_equals_literal(module, formula, shape=(2, 6, 5, 4), without_gradient=
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
 
 
-def assert_survives_large_inputs(module, dtype):
+def assert_survives_large_inputs(module, dtype, device="cpu"):
     """Run ``module`` forward and backward under autocast on inputs of +-1e4, of one sign and of both."""
-    large = torch.full((2, 8, 9, 10), 1e4, dtype=dtype)
-    large[1] *= images(8, 9, 10).sign()
+    large = torch.full((2, 8, 9, 10), 1e4, dtype=dtype, device=device)
+    large[1] *= images(8, 9, 10).sign().to(device)
     for x in (large.requires_grad_(), (-large).detach().requires_grad_()):
         module.zero_grad()
-        with torch.autocast("cpu", dtype=dtype):
+        with torch.autocast(device, dtype=dtype):
             if hasattr(module, "gate_map"):
                 assert module.gate_map(x).dtype == torch.float32
             output = module(x)

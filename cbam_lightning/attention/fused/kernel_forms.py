@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from cbam_lightning.attention.fused.known_gates import KnownGates
-from cbam_lightning.attention.fused.originals import batch_norm_kinds, is_plain, is_synchronised
+from cbam_lightning.attention.fused.norm import Norm
+from cbam_lightning.attention.fused.originals import batch_norm_kinds, has_hooks, is_plain, is_synchronised
 from cbam_lightning.attention.implementation import Forward
-
-if TYPE_CHECKING:
-    from cbam_lightning.attention.fused.kernels.norm import Norm
 
 MAX_CHANNELS = 4096
 _MAX_IMAGES = 65535  # CUDA's limit for the second axis of a grid
@@ -29,7 +27,8 @@ _MAX_ELEMENTS = 2**31 - 1
 
 def kernels_for(gates: KnownGates, x: Tensor) -> Forward | None:
     """Return the forward pass in kernels, or None where they do not compute these gates for ``x``."""
-    return partial(_run, gates) if _suits(gates, x) else None
+    norms = _norms(gates, x)
+    return None if norms is None else partial(_run, gates, norms)
 
 
 def kernels_for_end(
@@ -39,50 +38,76 @@ def kernels_for_end(
     suits = (
         gates.order in ("channel-spatial", "channel")
         and u.ndim == 4
-        and (u.shape, u.dtype, u.device) == (shortcut.shape, shortcut.dtype, shortcut.device)
+        and u.shape == shortcut.shape
+        and (u.dtype, u.device) == (shortcut.dtype, shortcut.device)
         and is_plain(relu, nn.ReLU)
-        and _has_known_state(bn, _values(u))
-        and _suits(gates, u)
     )
-    return partial(_run, gates, u, bn, shortcut) if suits else None
+    norms = _norms(gates, u, bn) if suits else None
+    return None if norms is None else partial(_run, gates, norms, u, shortcut)
 
 
-def _run(gates: KnownGates, x: Tensor, bn: Any = None, shortcut: Tensor | None = None) -> Tensor:
+class _KnownNorm(NamedTuple):
+    """Weight and bias of a BatchNorm, and the rest of it; an empty list if there is none."""
+
+    parameters: list[Tensor]
+    rest: Norm
+
+
+_NO_NORM = _KnownNorm([], Norm([]))
+
+
+def _run(
+    gates: KnownGates, norms: tuple[_KnownNorm, _KnownNorm], x: Tensor, shortcut: Tensor | None = None
+) -> Tensor:
     # These import Triton.
     from cbam_lightning.attention.fused.kernels.operator import attend
     from cbam_lightning.attention.fused.kernels.sequence import Parameters
 
     gates.check(x)
+    norm, spatial_norm = norms
     spatial: Any = gates.spatial
-    parameters = Parameters(
-        [] if bn is None else [bn.weight, bn.bias],
-        list(gates.mlp or ()),
-        [] if spatial is None else [spatial.conv.weight, spatial.bn.weight, spatial.bn.bias],
-    )
+    weight = [] if spatial is None else [spatial._modules["conv"].weight]
+    parameters = Parameters(norm.parameters, list(gates.mlp or ()), weight + spatial_norm.parameters)
     return attend(
         x,
         gates.order,
         parameters,
-        norm=_state(bn),
-        spatial_norm=_state(spatial and spatial.bn),
+        norm=norm.rest,
+        spatial_norm=spatial_norm.rest,
         shortcut=shortcut,
         maximum=gates.maximum,
         factor=gates.factor,
     )
 
 
-def _suits(gates: KnownGates, x: Tensor) -> bool:
+def _norms(gates: KnownGates, x: Tensor, bn: Any = None) -> tuple[_KnownNorm, _KnownNorm] | None:
+    """Return the BatchNorm before the gates and that of the spatial gate, or None if not all is known."""
+    if not (_has_known_size(x) and _works_on(x.device)):
+        return None
+    values = x.numel() // x.shape[1]  # a channel: images times positions
+    norm = _NO_NORM if bn is None else _known_norm(bn, values)
+    spatial_norm: _KnownNorm | None = _NO_NORM
     spatial: Any = gates.spatial
+    if spatial is not None:
+        parts = spatial._modules
+        # The convolution is original already, so this asks for hooks.
+        if spatial.dims not in (1, 2) or has_hooks(parts["conv"]) or not is_plain(parts["relu"], nn.Identity):
+            return None
+        spatial_norm = _known_norm(parts["bn"], values)
+    return None if norm is None or spatial_norm is None else (norm, spatial_norm)
+
+
+def _has_known_size(x: Tensor) -> bool:
+    if x.ndim < 3:
+        return False
+    n, c, elements = x.shape[0], x.shape[1], x.numel()
     return (
-        x.ndim > 2
-        and x.shape[0] <= _MAX_IMAGES
-        and 1 <= x.shape[1] <= MAX_CHANNELS
+        n <= _MAX_IMAGES
+        and 1 <= c <= MAX_CHANNELS
         and x.shape[2:].numel() > 0
-        and 8 * x.shape[0] * x.shape[1] <= _MAX_ELEMENTS
-        and 5 * _values(x) <= _MAX_ELEMENTS
-        and x.shape[1:].numel() <= _MAX_ELEMENTS
-        and (spatial is None or _has_known_layers(spatial, x))
-        and _works_on(x.device)
+        and 8 * n * c <= _MAX_ELEMENTS
+        and 5 * (elements // c) <= _MAX_ELEMENTS
+        and elements // max(n, 1) <= _MAX_ELEMENTS
     )
 
 
@@ -92,49 +117,32 @@ def _works_on(device: torch.device) -> bool:
     return bool(works_on(device))
 
 
-def _values(x: Tensor) -> int:
-    """Return the number of images times positions."""
-    return x.numel() // x.shape[1]
-
-
-def _has_known_layers(gate: Any, x: Tensor) -> bool:
-    return (
-        gate.dims in (1, 2)
-        and is_plain(gate.conv, type(gate.conv))  # original already, so this asks for hooks
-        and is_plain(gate.relu, nn.Identity)
-        and _has_known_state(gate.bn, _values(x))
-    )
-
-
-def _has_known_state(bn: Any, values: int) -> bool:
-    """Return whether a BatchNorm is a known one, and takes so many values a channel."""
-    return (
-        is_plain(bn, batch_norm_kinds())
-        and isinstance(bn.weight, Tensor)
-        and isinstance(bn.bias, Tensor)
-        and (bn.running_mean is None or bn.num_batches_tracked is not None)
-        and (not _is_synchronised(bn) or getattr(bn, "process_group", None) in (None, dist.group.WORLD))
-        # Torch refuses a batch of one value. Processes that synchronise have to decide alike.
-        and (values > 1 or _mode(bn) == "running" or _is_synchronised(bn))
-    )
-
-
-def _state(bn: Any) -> Norm:
-    from cbam_lightning.attention.fused.kernels.norm import Norm
-
-    if bn is None:
-        return Norm([])
-    mode = _mode(bn)
-    statistics = [] if mode == "batch" else [bn.running_mean, bn.running_var, bn.num_batches_tracked]
+def _known_norm(bn: Any, values: int) -> _KnownNorm | None:
+    """Return a BatchNorm if it is a known one, and takes so many values a channel."""
+    if not is_plain(bn, batch_norm_kinds()):
+        return None
+    # Straight from where they are kept: this runs at every call of a module.
+    parameters, buffers = bn._parameters, bn._buffers
+    weight, bias = parameters.get("weight"), parameters.get("bias")
+    mean, variance, batches = map(buffers.get, ("running_mean", "running_var", "num_batches_tracked"))
+    if weight is None or bias is None:
+        return None
+    mode, synchronised = _mode(bn, mean), _is_synchronised(bn)
+    # Torch refuses a batch of one value. Processes that synchronise have to decide alike.
+    enough = values > 1 or mode == "running" or synchronised
+    over_all = not synchronised or getattr(bn, "process_group", None) in (None, dist.group.WORLD)
+    if not (enough and over_all and (mean is None or batches is not None)):
+        return None
+    statistics = [] if mode == "batch" else [mean, variance, batches]
     momentum = -1.0 if bn.momentum is None else bn.momentum
-    return Norm(statistics, mode, bn.eps, momentum, _is_synchronised(bn))
+    return _KnownNorm([weight, bias], Norm(statistics, mode, bn.eps, momentum, synchronised))
 
 
-def _mode(bn: Any) -> str:
+def _mode(bn: Any, running_mean: Tensor | None) -> str:
     """Return which statistics are used, as in ``forward`` of torch's ``_BatchNorm``."""
     if bn.training:
-        return "track" if bn.track_running_stats and bn.running_mean is not None else "batch"
-    return "batch" if bn.running_mean is None else "running"
+        return "track" if bn.track_running_stats and running_mean is not None else "batch"
+    return "batch" if running_mean is None else "running"
 
 
 def _is_synchronised(bn: Any) -> bool:

@@ -16,6 +16,8 @@ from cbam_lightning.attention.fused.operations import Excitation
 from cbam_lightning.attention.fused.originals import is_original, is_plain
 from cbam_lightning.attention.squeeze_excite import SqueezeExcite
 
+_MLP = (nn.Linear, nn.ReLU, nn.Linear)
+
 
 class KnownGates(NamedTuple):
     """The gates of a module.
@@ -24,11 +26,13 @@ class KnownGates(NamedTuple):
         order: An ``Arrangement`` of CBAM.
         channel: The channel gate; None if there is none.
         spatial: The spatial gate; None if there is none.
+        mlp: Weights and biases of the channel gate's MLP.
     """
 
     order: str
     channel: ChannelAttention | None
     spatial: SpatialAttention | None
+    mlp: Excitation | None
 
     @property
     def maximum(self) -> bool:
@@ -41,11 +45,6 @@ class KnownGates(NamedTuple):
         gate = self.channel or self.spatial
         return gate.factor if gate else 1.0
 
-    @property
-    def mlp(self) -> Excitation | None:
-        """Weights and biases of the channel gate's MLP."""
-        return mlp_of(self.channel) if self.channel else None
-
     def check(self, x: Tensor) -> None:
         """Raise a ``UsageError`` unless ``x`` is a feature map for these gates."""
         for gate in (self.channel, self.spatial):
@@ -56,18 +55,21 @@ class KnownGates(NamedTuple):
 def known_gates(module: nn.Module) -> KnownGates | None:
     """Return the gates of a CBAM or SE whose parts are all known, otherwise None."""
     if type(module) is SqueezeExcite:
-        known = is_plain(module, SqueezeExcite) and _has_known_parts(module)
-        return KnownGates("channel", module, None) if known else None
-    cbam = cast(CBAM, module)
-    channel = None if cbam.arrangement == "spatial" else cbam.channel
-    spatial = None if cbam.arrangement == "channel" else cbam.spatial
-    if channel and not (is_plain(channel, ChannelAttention) and _has_known_parts(channel)):
-        return None
+        mlp = _known_mlp(module) if is_plain(module, SqueezeExcite) else None
+        return mlp and KnownGates("channel", module, None, mlp)
+    order, parts = cast(CBAM, module).arrangement, cast(Any, module._modules)
+    channel = None if order == "spatial" else parts["channel"]
+    spatial = None if order == "channel" else parts["spatial"]
+    mlp = None
+    if channel:
+        mlp = _known_mlp(channel) if is_plain(channel, ChannelAttention) else None
+        if mlp is None:
+            return None
     if spatial and not (is_plain(spatial, SpatialAttention) and _has_known_convolution(spatial)):
         return None
     if channel and spatial and channel.factor != spatial.factor:
         return None
-    return KnownGates(cbam.arrangement, channel, spatial)
+    return KnownGates(order, channel, spatial, mlp)
 
 
 def mlp_of(gate: ChannelAttention) -> Excitation:
@@ -76,25 +78,34 @@ def mlp_of(gate: ChannelAttention) -> Excitation:
     return Excitation(first.weight, first.bias, second.weight, second.bias)
 
 
-def _has_known_parts(gate: ChannelAttention) -> bool:
-    kinds = (nn.Linear, nn.ReLU, nn.Linear)
-    return (
-        is_plain(gate.mlp, nn.Sequential)
-        and len(gate.mlp) == len(kinds)
-        and all(map(is_plain, gate.mlp, kinds))
-        and all(isinstance(parameter, Tensor) for parameter in mlp_of(gate))
-        and "avg" in gate.pools
-        and {"avg", "max"}.issuperset(gate.pools)
-    )
+def _known_mlp(gate: ChannelAttention) -> Excitation | None:
+    """Return the weights and biases of a channel gate if all its parts are known, otherwise None."""
+    mlp: Any = gate._modules.get("mlp")
+    if not is_plain(mlp, nn.Sequential):
+        return None
+    layers, pools = tuple(mlp._modules.values()), gate.pools
+    if not (len(layers) == len(_MLP) and all(map(is_plain, layers, _MLP))):
+        return None
+    # Straight from where they are kept: this runs at every call of a module.
+    first, _, second = (layer._parameters for layer in layers)
+    found = (first.get("weight"), first.get("bias"), second.get("weight"), second.get("bias"))
+    if (
+        any(parameter is None for parameter in found)
+        or "avg" not in pools
+        or not {"avg", "max"}.issuperset(pools)
+    ):
+        return None
+    return Excitation(*found)
 
 
 def _has_known_convolution(gate: SpatialAttention) -> bool:
-    conv: Any = gate.conv
+    conv: Any = gate._modules.get("conv")
     return (
         gate.spatial_pool == "avg+max"
         and gate.dims is not None
         and is_original(conv, positions.CONVOLUTIONS[gate.dims])
-        and (conv.in_channels, conv.out_channels, conv.groups, conv.bias) == (2, 1, 1, None)
+        and (conv.in_channels, conv.out_channels, conv.groups) == (2, 1, 1)
+        and conv._parameters.get("bias") is None
         and {*conv.stride, *conv.dilation} == {1}
         and conv.padding_mode == "zeros"
         and conv.padding == tuple(side // 2 for side in conv.kernel_size)

@@ -13,11 +13,11 @@ What starts them:
     sequence.py        what one call computes, and the constants of its kernels
     forward.py         the launches of the forward pass
     backward.py        those of the backward pass
+    program.py         both recorded once, to be started with other addresses at every step
     operator.py        the whole as an operator of torch, with its gradient
 
-``layout.py`` has the sizes of blocks and of workspaces, ``norm.py`` the state of a BatchNorm, ``elements.py``
-what the kernels share, ``probe.py`` finds out whether Triton works. Nothing here is imported where there is
-none.
+``layout.py`` has the sizes of blocks and of workspaces, ``elements.py`` what the kernels share, ``probe.py``
+finds out whether Triton works. Nothing here is imported where there is none.
 
 Notation: the input x is (N, C, *positions) with P positions an image, a the channel gate (N, C), s the
 spatial gate (N, P). A BatchNorm may come before them, z = BatchNorm(x), otherwise z = x. Where the channel

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from cbam_lightning.attention.fused.kernels import channel_gate, channel_pools, product, spatial_gate
-from cbam_lightning.attention.fused.kernels.elements import on_device_of, workspace
 from cbam_lightning.attention.fused.kernels.layout import Kept, cdiv, padded
-from cbam_lightning.attention.fused.kernels.norm import Norm, sum_over_processes
+from cbam_lightning.attention.fused.kernels.program import Maps, Run, run_pass
 from cbam_lightning.attention.fused.kernels.sequence import Parameters, Sequence
+from cbam_lightning.attention.fused.norm import Norm, sum_over_processes
 
 
 def gradients_in(whole: Tensor, parameters: Parameters) -> Parameters:
@@ -65,16 +65,26 @@ def run_backward(
 
     Those of the parameters are in one tensor that ``new`` makes.
     """
-    run = _Backward(sequence, d_out, x, out, Kept(*torch.split(kept, sequence.kept_sizes)), parameters, new)
-    order = sequence.form.order
-    with on_device_of(x):
-        if order in ("channel", "spatial-channel"):
-            run.through_channel_gate(norm)
-        if order != "channel":
-            run.through_spatial_gate(spatial_norm)
-        if order in ("channel-spatial", "parallel"):
-            run.through_channel_gate(norm)
-        return run.finish(norm)
+    d_x, d_shortcut, whole = run_pass(
+        _backward, sequence, new, (x, d_out, out, kept), parameters, norm, spatial_norm
+    )
+    return Gradients(d_x, d_shortcut, whole, gradients_in(whole, parameters))
+
+
+def _backward(
+    run: Run, maps: Maps, parameters: Parameters, norm: Norm, spatial_norm: Norm
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    x, d_out, out, kept = maps
+    parts = Kept(*torch.split(kept, run.sequence.kept_sizes))
+    backward = _Backward(run, d_out, x, out, parts, parameters)
+    order = run.sequence.form.order
+    if order in ("channel", "spatial-channel"):
+        backward.through_channel_gate(norm)
+    if order != "channel":
+        backward.through_spatial_gate(spatial_norm)
+    if order in ("channel-spatial", "parallel"):
+        backward.through_channel_gate(norm)
+    return backward.finish(norm)
 
 
 class _Backward:
@@ -82,25 +92,21 @@ class _Backward:
 
     def __init__(
         self,
-        sequence: Sequence,
+        run: Run,
         d_out: Tensor,
         x: Tensor,
         out: Tensor | None,
         kept: Kept,
         parameters: Parameters,
-        new: Callable[..., Tensor],
     ) -> None:
-        self.sequence, self.sizes, self.plan, self.start = (
-            sequence,
-            sequence.sizes,
-            sequence.plan,
-            sequence.start,
-        )
+        sequence = run.sequence
+        self.run, self.sequence, self.sizes, self.plan = run, sequence, sequence.sizes, sequence.plan
+        self.start = run.start
         self.x, self.d_out, self.out, self.kept, self.parameters = x, d_out, out, kept, parameters
         # g, the gradient of the product, is d_out itself without a ReLU.
-        self.g = d_out if out is None else torch.empty_like(x)
+        self.g = d_out if out is None else run.like(x)
         # Not with the other workspaces, which it outlives.
-        self.whole = new(gradient_size(parameters), dtype=torch.float32, device=x.device)
+        self.whole = run.kept(gradient_size(parameters), x)
         self.gradients = gradients_in(self.whole, parameters)
         n, c, p, r = self.sizes.n, self.sizes.c, self.sizes.p, self.sizes.r
         channel, spatial = r > 0, bool(parameters.spatial)
@@ -110,7 +116,7 @@ class _Backward:
             max(2 * n * self.plan.tiles, kernel * n * self.plan.windows) * spatial,
         )  # of one kernel after the other
         pieces = [8 * n * c * channel, 4 * n * p * spatial, (1 + sequence.form.maximum) * n * r, parts]
-        self.rows, self.points, self.d_hidden, self.parts = workspace(x, [padded(piece) for piece in pieces])
+        self.rows, self.points, self.d_hidden, self.parts = run.workspace(map(padded, pieces), x)
 
     def through_channel_gate(self, norm: Norm) -> None:
         """Go back from the gradient of the product to ``rows``, and to the channel gate's parameters."""
@@ -159,9 +165,9 @@ class _Backward:
         )  # fmt: skip
         start(spatial_gate.weight_gradient_kernel, (weight.numel(),), self.parts, d_weight, programs)
 
-    def finish(self, norm: Norm) -> Gradients:
-        """Write the gradient of x."""
-        d_x, sizes, kept = torch.empty_like(self.x), self.sizes, self.kept
+    def finish(self, norm: Norm) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Write the gradient of x; return it, that of the shortcut, and those of the parameters."""
+        d_x, sizes, kept = self.run.like(self.x), self.sizes, self.kept
         weight, sums = self.parameters.norm_pointers[0], self.gradients.norm_pointers
         if self.gradients.norm:
             sums = list(sum_over_processes(norm, *self.gradients.norm))
@@ -169,4 +175,4 @@ class _Backward:
             product.input_gradient_kernel, self.sequence.over_map, self.x, self.g, d_x, weight, *sums,
             kept.channels, kept.images, kept.maps, kept.gate, self.points, self.rows, sizes.n, sizes.p,
         )  # fmt: skip
-        return Gradients(d_x, None if self.out is None else self.g, self.whole, self.gradients)
+        return d_x, None if self.out is None else self.g, self.whole

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
 # A kernel is compiled anew for another class of an argument (1, a multiple of 16, other), but not for these:
 # the last batch of an epoch is smaller, and a training must not stop for it.
@@ -111,21 +107,3 @@ def relu_gradient(d_out, out, g, at, inside):
 def ones_kernel(to, BLOCK: tl.constexpr):
     """Write ones, to see whether a kernel can be started."""
     tl.store(to + tl.arange(0, BLOCK), 1.0)
-
-
-def launch(kernel, grid: tuple[int, ...], *args: object, **constants: object) -> None:
-    """Start a kernel. Tests put a recorder here."""
-    kernel[grid](*args, **constants)
-
-
-def on_device_of(x: Tensor) -> AbstractContextManager[object]:
-    """Return a context in which kernels start on the device of x: Triton takes the current one."""
-    if x.is_cuda and x.device.index != torch.cuda.current_device():
-        return torch.cuda.device(x.device)
-    return nullcontext()
-
-
-def workspace(like: Tensor, sizes: Sequence[int]) -> tuple[Tensor, ...]:
-    """Allocate float32 pieces at once, on the device of ``like``."""
-    whole = torch.empty(sum(sizes), dtype=torch.float32, device=like.device)
-    return whole.split(list(sizes))

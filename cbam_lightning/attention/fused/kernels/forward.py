@@ -9,10 +9,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cbam_lightning.attention.fused.kernels import channel_gate, channel_pools, product, spatial_gate
-from cbam_lightning.attention.fused.kernels.elements import on_device_of, workspace
 from cbam_lightning.attention.fused.kernels.layout import Kept, cdiv
-from cbam_lightning.attention.fused.kernels.norm import Norm
+from cbam_lightning.attention.fused.kernels.program import Maps, Run, run_pass
 from cbam_lightning.attention.fused.kernels.sequence import Parameters, Sequence
+from cbam_lightning.attention.fused.norm import Norm
 
 # Two programs for each multiprocessor of an H100: every one makes the sums over the windows again.
 _GATE_PROGRAMS = 264
@@ -28,35 +28,42 @@ def run_forward(
     new: Callable[..., Tensor] = torch.empty,
 ) -> tuple[Tensor, Tensor]:
     """Return the output and what is kept for the backward pass, in one tensor that ``new`` makes."""
-    out = torch.empty_like(x)
-    whole = new(sum(sequence.kept_sizes), dtype=torch.float32, device=x.device)
+    out, whole = run_pass(_forward, sequence, new, (x, shortcut), parameters, norm, spatial_norm)
+    return out, whole
+
+
+def _forward(
+    run: Run, maps: Maps, parameters: Parameters, norm: Norm, spatial_norm: Norm
+) -> tuple[Tensor, Tensor]:
+    x, shortcut = maps
+    sequence, sizes = run.sequence, run.sequence.sizes
+    out, whole = run.like(x), run.kept(sum(sequence.kept_sizes), x)
     kept = Kept(*torch.split(whole, sequence.kept_sizes))
-    with on_device_of(x):
-        _make_gates(sequence, x, kept, parameters, norm, spatial_norm)
-        sequence.start(
-            product.product_kernel, sequence.over_map, x, shortcut, out, kept.channels, kept.images,
-            kept.gate, sequence.sizes.n, sequence.sizes.p,
-        )  # fmt: skip
+    _make_gates(run, x, kept, parameters, norm, spatial_norm)
+    run.start(
+        product.product_kernel, sequence.over_map, x, shortcut, out, kept.channels, kept.images, kept.gate,
+        sizes.n, sizes.p,
+    )  # fmt: skip
     return out, whole
 
 
 def _make_gates(
-    sequence: Sequence, x: Tensor, kept: Kept, parameters: Parameters, norm: Norm, spatial_norm: Norm
+    run: Run, x: Tensor, kept: Kept, parameters: Parameters, norm: Norm, spatial_norm: Norm
 ) -> None:
-    order = sequence.form.order
+    order = run.sequence.form.order
     if order == "spatial-channel":
-        _make_spatial_gate(sequence, x, kept, parameters.spatial, spatial_norm)
+        _make_spatial_gate(run, x, kept, parameters.spatial, spatial_norm)
     if order != "spatial":
-        _make_channel_gate(sequence, x, kept, parameters, norm)
+        _make_channel_gate(run, x, kept, parameters, norm)
     if order in ("channel-spatial", "parallel", "spatial"):
-        _make_spatial_gate(sequence, x, kept, parameters.spatial, spatial_norm)
+        _make_spatial_gate(run, x, kept, parameters.spatial, spatial_norm)
 
 
-def _make_channel_gate(sequence: Sequence, x: Tensor, kept: Kept, parameters: Parameters, norm: Norm) -> None:
-    sizes, plan, start = sequence.sizes, sequence.plan, sequence.start
+def _make_channel_gate(run: Run, x: Tensor, kept: Kept, parameters: Parameters, norm: Norm) -> None:
+    sequence, sizes, plan, start = run.sequence, run.sequence.sizes, run.sequence.plan, run.start
     (weight, bias), (w1, b1, w2, b2) = parameters.norm_pointers, parameters.mlp
     mean, var, batches = norm.pointers
-    (parts,) = workspace(x, [3 * plan.splits * sizes.n * sizes.c])
+    (parts,) = run.workspace([3 * plan.splits * sizes.n * sizes.c], x)
     start(
         channel_pools.sums_kernel, sequence.over_positions, x, kept.gate, weight, mean, kept.channels, parts,
         sizes.n, sizes.p, plan.part, plan.splits, BATCH=norm.constants["BATCH"],
@@ -81,13 +88,11 @@ def _make_channel_gate(sequence: Sequence, x: Tensor, kept: Kept, parameters: Pa
     )  # fmt: skip
 
 
-def _make_spatial_gate(
-    sequence: Sequence, x: Tensor, kept: Kept, parameters: list[Tensor], norm: Norm
-) -> None:
-    sizes, plan, start = sequence.sizes, sequence.plan, sequence.start
+def _make_spatial_gate(run: Run, x: Tensor, kept: Kept, parameters: list[Tensor], norm: Norm) -> None:
+    sizes, plan, start = run.sequence.sizes, run.sequence.plan, run.start
     weight, *norm_parameters = parameters
     programs = sizes.n * plan.windows
-    (parts,) = workspace(x, [2 * programs])
+    (parts,) = run.workspace([2 * programs], x)
     start(
         spatial_gate.maps_kernel,
         (plan.tiles, sizes.n),

@@ -23,8 +23,8 @@ from cbam_lightning.attention.fused.kernels.backward import (
 )
 from cbam_lightning.attention.fused.kernels.forward import run_forward
 from cbam_lightning.attention.fused.kernels.layout import in_layout_of, in_one_layout, kept_sizes, sizes_of
-from cbam_lightning.attention.fused.kernels.norm import Norm
 from cbam_lightning.attention.fused.kernels.sequence import Form, Parameters, Sequence, find_sequence
+from cbam_lightning.attention.fused.norm import Norm
 
 # Outputs of an operator are defined everywhere, also between the parts that kernels write.
 _DEFINED = torch.zeros

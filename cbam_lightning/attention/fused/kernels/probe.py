@@ -6,7 +6,7 @@ import warnings
 
 import torch
 
-from cbam_lightning.attention.fused.kernels.elements import launch, ones_kernel
+from cbam_lightning.attention.fused.kernels.elements import ones_kernel
 
 _WORKS: dict[torch.device, bool] = {}
 
@@ -31,4 +31,4 @@ def works_on(device: torch.device) -> bool:
 def _start_on(device: torch.device) -> None:
     to = torch.empty(16, device=device)
     with torch.cuda.device(device) if device.type == "cuda" else torch.no_grad():
-        launch(ones_kernel, (1,), to, BLOCK=16)
+        ones_kernel[(1,)](to, BLOCK=16)

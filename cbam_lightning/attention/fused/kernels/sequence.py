@@ -6,11 +6,11 @@ import functools
 import math
 from typing import Any, NamedTuple
 
+import triton
 from torch import Tensor
 
 from cbam_lightning.attention.fused.kernels import channel_gate as mlp_passes
 from cbam_lightning.attention.fused.kernels import channel_pools, product, spatial_gate
-from cbam_lightning.attention.fused.kernels.elements import launch
 from cbam_lightning.attention.fused.kernels.layout import Sizes, cdiv, kept_sizes, make_plan
 
 
@@ -73,13 +73,17 @@ class Sequence:
         sizes: The sizes.
         plan: Blocks and programs.
         kept_sizes: Sizes of the parts of ``Kept``.
+        programs: What ``program.py`` has recorded.
     """
 
     def __init__(self, form: Form, sizes: Sizes) -> None:
         self.form, self.sizes, self.plan = form, sizes, make_plan(sizes)
+        self.programs: dict[Any, Any] = {}
         plan, (kh, kw) = self.plan, sizes.kernel
         window = {"BLOCK": plan.window, "num_warps": max(1, plan.window // 64)}
         hidden = {"BLOCK_N": 16, "BLOCK_R": 16}
+        images = max(32, min(64, triton.next_power_of_2(sizes.n)))
+        taps = triton.next_power_of_2(max(1, kh * kw))
         blocks = {
             channel_pools.sums_kernel: plan.along,
             channel_pools.totals_kernel: {"BLOCK_N": 64, "BLOCK_C": 16},
@@ -93,13 +97,14 @@ class Sequence:
             product.product_kernel: plan.across,
             spatial_gate.points_kernel: plan.across,
             spatial_gate.spatial_sums_kernel: {"BLOCK": 2048, "num_warps": 8},
-            spatial_gate.convolution_gradient_kernel: window,
+            spatial_gate.convolution_gradient_kernel: window
+            | {"TAPS": taps, "ROWS": max(1, 4 * plan.window // taps)},
             spatial_gate.weight_gradient_kernel: {"BLOCK": 1024},
             channel_pools.row_sums_kernel: plan.along,
             channel_pools.rows_kernel: {"BLOCK_N": 16, "BLOCK_C": 64},
             mlp_passes.hidden_gradient_kernel: hidden | {"BLOCK_C": plan.block_c},
             mlp_passes.pools_gradient_kernel: hidden | {"BLOCK_C": 64},
-            mlp_passes.parameters_kernel: {"BLOCK_N": 32, "BLOCK_R": 16, "BLOCK_C": 16, "num_warps": 8},
+            mlp_passes.parameters_kernel: {"BLOCK_N": images, "BLOCK_R": 16, "BLOCK_C": 16, "num_warps": 8},
             product.input_gradient_kernel: plan.across,
         }
         known = form.constants | {
@@ -118,9 +123,9 @@ class Sequence:
         }
         self.kept_sizes = kept_sizes(sizes, form.norm, form.maximum)
 
-    def start(self, kernel: Any, grid: tuple[int, ...], *args: object, **constants: object) -> None:
-        """Launch a kernel with the constants and the block of this sequence."""
-        launch(kernel, grid, *args, **self._constants[id(kernel)], **constants)
+    def constants_of(self, kernel: Any) -> dict[str, Any]:
+        """Return the constants and the block of a kernel."""
+        return self._constants[id(kernel)]
 
     @property
     def over_map(self) -> tuple[int, ...]:

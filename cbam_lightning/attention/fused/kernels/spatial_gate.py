@@ -217,7 +217,7 @@ def convolution_gradient_kernel(
     maps, weight, convolved, spatial, norm_weight, d_norm_weight, d_norm_bias, points, parts,
     N, P, H, W, tiles, programs,
     C: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr, TAP: tl.constexpr, MAP: tl.constexpr,
-    BLOCK: tl.constexpr,
+    TAPS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Compute q1 and q2, and a part of the gradient of the convolution's weight.
 
@@ -229,7 +229,6 @@ def convolution_gradient_kernel(
     mean, rstd, share = tl.load(spatial), tl.load(spatial + 1), tl.load(spatial + 2)
     scale = tl.load(norm_weight) * rstd
     level, slope = -scale * tl.load(d_norm_bias) * share, -scale * rstd * tl.load(d_norm_weight) * share
-    own = _normalised_gradient(points, convolved, mean, scale, level, slope, n * P + p, p < P)
     d_m1 = tl.zeros((BLOCK,), tl.float32)
     d_m2 = tl.zeros((BLOCK,), tl.float32)
     for di in range(KH):
@@ -241,15 +240,26 @@ def convolution_gradient_kernel(
             d_y = _normalised_gradient(points, convolved, mean, scale, level, slope, at, inside)
             d_m1 += d_y * tl.load(weight + tap * TAP)
             d_m2 += d_y * tl.load(weight + tap * TAP + MAP)
-            a, b = i + (di - KH // 2), j + (dj - KW // 2)  # what the output here was made from by this tap
-            inside = (p < P) & (a >= 0) & (a < H) & (b >= 0) & (b < W)
-            at = maps + n * 2 * P + a * W + b
-            to = parts + tap * programs + tl.program_id(0)
-            tl.store(to, tl.sum(own * tl.load(at, mask=inside, other=0.0), 0))
-            tl.store(to + KH * KW * programs, tl.sum(own * tl.load(at + P, mask=inside, other=0.0), 0))
     ties = tl.load(points + (N + n) * P + p, mask=p < P, other=1.0)
     tl.store(points + (2 * N + n) * P + p, d_m1 / ties, mask=p < P)
     tl.store(points + (3 * N + n) * P + p, d_m2 / C, mask=p < P)
+    # The weight: all taps at once, so that threads add up once at the end and not once a tap.
+    tap = tl.arange(0, TAPS)
+    by_m1 = tl.zeros((ROWS, TAPS), tl.float32)
+    by_m2 = tl.zeros((ROWS, TAPS), tl.float32)
+    for q0 in range(window * BLOCK, tl.minimum(window * BLOCK + BLOCK, P), ROWS):
+        q = q0 + tl.arange(0, ROWS)
+        own = _normalised_gradient(points, convolved, mean, scale, level, slope, n * P + q, q < P)
+        row = (q // W)[:, None] + (tap // KW)[None, :] - KH // 2  # what the output here was made from
+        column = (q % W)[:, None] + (tap % KW)[None, :] - KW // 2
+        known = (row >= 0) & (row < H) & (column >= 0) & (column < W)
+        known = known & (q < P)[:, None] & (tap < KH * KW)[None, :]
+        source = maps + n * 2 * P + row * W + column
+        by_m1 += own[:, None] * tl.load(source, mask=known, other=0.0)
+        by_m2 += own[:, None] * tl.load(source + P, mask=known, other=0.0)
+    to = parts + tap * programs + tl.program_id(0)
+    tl.store(to, tl.sum(by_m1, 0), mask=tap < KH * KW)
+    tl.store(to + KH * KW * programs, tl.sum(by_m2, 0), mask=tap < KH * KW)
 
 
 @kernel

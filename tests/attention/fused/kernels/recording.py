@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
-from cbam_lightning.attention.fused.kernels import sequence
+from cbam_lightning.attention.fused.kernels import program
 from cbam_lightning.attention.fused.kernels.backward import run_backward
 from cbam_lightning.attention.fused.kernels.forward import run_forward
 from cbam_lightning.attention.fused.kernels.layout import sizes_of
-from cbam_lightning.attention.fused.kernels.norm import Norm
 from cbam_lightning.attention.fused.kernels.sequence import Form, Parameters, find_sequence
+from cbam_lightning.attention.fused.norm import Norm
 
 
 class Launch(NamedTuple):
@@ -55,7 +55,7 @@ class Call(NamedTuple):
 def record(call, monkeypatch, watch=contextlib.nullcontext):
     """Return the launches of the forward and of the backward pass, each of which runs under ``watch()``."""
     started = []
-    monkeypatch.setattr(sequence, "launch", lambda *args, **constants: _keep(started, *args, **constants))
+    monkeypatch.setattr(program, "launch", lambda *args, **constants: _keep(started, *args, **constants))
     monkeypatch.setattr(dist, "all_reduce", lambda _: None)
     with torch.device("meta"):
         forward = _run(call, started, watch)

@@ -15,13 +15,13 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 @pytest.fixture
 def launches(monkeypatch):
     """Names of the kernels that run."""
-    from cbam_lightning.attention.fused.kernels import sequence
+    from cbam_lightning.attention.fused.kernels import program
 
-    started, launch = [], sequence.launch
+    started, launch = [], program.launch
 
     def start(kernel, *args, **constants):
         started.append(kernel.__name__)
         launch(kernel, *args, **constants)
 
-    monkeypatch.setattr(sequence, "launch", start)
+    monkeypatch.setattr(program, "launch", start)
     return started
