@@ -27,5 +27,5 @@ def test_a_notebook_runs_and_its_saved_pictures_are_those_it_makes(path, tmp_pat
     assert "/tmp" not in path.read_text()
 
 
-def test_there_are_three():
-    assert len(NOTEBOOKS) == 3
+def test_there_are_four():
+    assert len(NOTEBOOKS) == 4

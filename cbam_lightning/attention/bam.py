@@ -33,9 +33,9 @@ Variant = Literal["official", "paper"]
 
 
 class BAM(FullGate):
-    """Gate for each channel at each position: 1 + sigmoid of a channel branch and a spatial branch.
+    """BAM: x * (1 + sigmoid(MLP(mean over positions) * convolutions(x))), a gate for each element.
 
-    The channel branch is C -> C // reduction -> C on the mean over the positions. The spatial branch is a 1x1
+    The MLP, the channel branch, is C -> C // reduction -> C. The convolutions, the spatial branch, are a 1x1
     convolution C -> C // reduction, two dilated 3x3 convolutions and a 1x1 convolution -> 1. BatchNorm and
     ReLU follow each hidden layer (section 3 of the paper).
 

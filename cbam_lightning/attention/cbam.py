@@ -162,7 +162,10 @@ class SpatialAttention(Gate):
 
 
 class CBAM(nn.Module):
-    """Channel attention and spatial attention, one after the other or in parallel.
+    """CBAM: y = x * sigmoid(MLP(mean) + MLP(max)), then y * sigmoid(BatchNorm(conv 7x7([max, mean] over C))).
+
+    The channel gate pools over the positions, the spatial gate over the channels. They may also be used in
+    the other order, in parallel, or alone.
 
     Args:
         channels: C, the number of channels of the input.

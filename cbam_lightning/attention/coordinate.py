@@ -35,7 +35,10 @@ _MIN_HIDDEN = 8  # of the authors' code
 
 
 class CoordinateAttention(FullGate):
-    """Coordinate attention: the product of one gate for each position axis.
+    """Coordinate attention: x * sigmoid(f(means of the rows)) * sigmoid(g(means of the columns)).
+
+    f and g share a hidden layer, which sees the means of rows and columns. In one or three dimensions, there
+    is such a gate for each position axis.
 
     Args:
         channels: C, the number of channels of the input.

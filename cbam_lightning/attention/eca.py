@@ -16,7 +16,7 @@ from cbam_lightning.errors import UsageError
 
 
 class ECA(Gate):
-    """Channel gate: sigmoid of a convolution, along the channels, of the means over the positions.
+    """ECA, a channel gate: x * sigmoid(convolution along the channels of the means over positions).
 
     A kernel of k weights without bias slides over the C means, padded with zeros, so the gate of a channel
     depends on its k neighbours. Inputs may have one, two or three position dimensions.

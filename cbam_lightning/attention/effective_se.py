@@ -29,7 +29,7 @@ HardGateName = Literal["hard_sigmoid", "sigmoid", "identity"]
 
 
 class EffectiveSE(Gate):
-    """Effective SE, a channel gate: hard sigmoid of a linear layer, C -> C, of the means over the positions.
+    """Effective SE, a channel gate: x * hard sigmoid(linear layer C -> C of the means over positions).
 
     The hard sigmoid has no gradient where it is 0 or 1, for logits beyond -3 and 3. Inputs may have one, two
     or three position dimensions.

@@ -52,7 +52,9 @@ Excite = Literal["none", "mlp", "relu+mlp"]
 
 
 class GatherExcite(FullGate):
-    """Gather-excite: a gate for each channel, of the whole map or of cells of it, from what is around.
+    """Gather-excite, a channel gate of the whole map or of cells of it: x * sigmoid(excite(gather(x))).
+
+    Gathering summarises what is around a cell, by its mean or by convolutions.
 
     Args:
         channels: C, the number of channels of the input.

@@ -46,8 +46,9 @@ _LEAST_HIDDEN = 3  # see the top of the file
 
 
 class GlobalContext(nn.Module):
-    """Global context: a bottleneck of the attention-weighted mean, added to or multiplied with the input.
+    """Global context: x + W2 ReLU(LayerNorm(W1 c)), c = sum over positions of softmax(w x) * x.
 
+    W1 and W2 are a bottleneck, C -> C // reduction -> C; its result may be a gate instead of a summand.
     Inputs may have one, two or three position dimensions. Like a ``Gate``, it computes in at least float32,
     also under autocast.
 

@@ -25,12 +25,12 @@ from cbam_lightning.checks import check_positive
 
 
 class SAGAN(nn.Module):
-    """Self-attention between positions: x + gamma * v(softmax(f(x) g(x)) h(x)) (equations 1 to 3).
+    """Self-attention between positions: x + gamma * v(softmax(f(x) g(x)) h(x)).
 
-    Inputs may have one, two or three position dimensions. Time grows with the square of the number of
-    positions, and so does memory where torch has no fused kernel. Like a ``Gate``, it computes in at least
-    float32, also under autocast. One exception: compiled under autocast without a fused kernel, the backward
-    pass is rounded, since torch traces it under autocast
+    These are equations 1 to 3 of the paper. Inputs may have one, two or three position dimensions. Time grows
+    with the square of the number of positions, and so does memory where torch has no fused kernel. Like a
+    ``Gate``, it computes in at least float32, also under autocast. One exception: compiled under autocast
+    without a fused kernel, the backward pass is rounded, since torch traces it under autocast
     (``torch._functorch.config.backward_pass_autocast``).
 
     A fused kernel has no second derivative and no forward mode; ``torch.nn.attention.sdpa_kernel`` chooses

@@ -45,10 +45,10 @@ _WEIGHT_STD = 0.01  # norm_weight in the authors' utils/util.py
 
 
 class SCA(nn.Module):
-    """SCA: channel-wise and spatial attention, each a softmax, one after the other.
+    """SCA: y = x * C * softmax over channels of f(means), then y * L * softmax over the L positions of g(y).
 
-    The channel-wise attention is the same function for every channel, 1 -> k -> 1 on its mean; the spatial
-    one is the same function for every position, C -> k -> 1. Inputs may have one, two or three position
+    The channel-wise attention f is the same function for every channel, 1 -> k -> 1 on its mean; the spatial
+    one, g, is the same function for every position, C -> k -> 1. Inputs may have one, two or three position
     dimensions. With a single channel or position, the softmax over it is constant. Where one entry has all of
     it, its factor is the number of entries, which may exceed the range of float16.
 

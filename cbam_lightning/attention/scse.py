@@ -33,7 +33,7 @@ Combination = Literal["max", "add"]
 
 
 class SCSE(FullGate):
-    """Concurrent spatial and channel SE: a gate for each element, from a channel gate and a spatial gate.
+    """Concurrent spatial and channel SE: max(x * sigmoid(MLP(mean over positions)), x * sigmoid(w x + b)).
 
     The channel gate is that of ``SqueezeExcite``, the spatial gate a 1x1 convolution C -> 1 with a sigmoid.
     Inputs may have one, two or three position dimensions.

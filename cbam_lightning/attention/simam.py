@@ -31,10 +31,11 @@ from cbam_lightning.errors import UsageError
 
 
 class SimAM(FullGate):
-    """SimAM: a gate for each element, the larger the further its value is from the channel's mean.
+    """SimAM, a gate for each element: x * sigmoid((x - mean)^2 / (4 * (variance + lambda)) + 0.5).
 
-    It has no parameters, so it can neither start as the identity nor learn. Inputs may have one, two or three
-    position dimensions.
+    Mean and variance are those of the element's channel: the further from the mean, the larger the gate. The
+    module has no parameters, so it can neither start as the identity nor learn. Inputs may have one, two or
+    three position dimensions.
 
     Args:
         channels: C, the number of channels of the input; the gates of the channels are independent.

@@ -14,7 +14,7 @@ from cbam_lightning.attention.implementation import Implementation, check_implem
 
 
 class SqueezeExcite(ChannelAttention):
-    """Channel gate: sigmoid of MLP(mean over the positions).
+    """Squeeze-and-excitation, a channel gate: x * sigmoid(MLP(mean over positions)).
 
     Inputs may have one, two or three position dimensions.
 

@@ -32,9 +32,10 @@ from cbam_lightning.errors import UsageError
 
 
 class SRM(Gate):
-    """SRM, a channel gate: sigmoid of BatchNorm(w1 * mean + w2 * standard deviation), w1 and w2 per channel.
+    """SRM, a channel gate: x * sigmoid(BatchNorm(w1 * mean + w2 * standard deviation)).
 
-    Inputs may have one, two or three position dimensions.
+    Each channel has its own w1 and w2; mean and standard deviation are those over the positions. Inputs may
+    have one, two or three position dimensions.
 
     Args:
         channels: C, the number of channels of the input.

@@ -37,7 +37,9 @@ from cbam_lightning.errors import UsageError
 
 
 class TripletAttention(FullGate):
-    """Triplet attention: the mean of one gate for each axis of (C, *positions).
+    """Triplet attention: x * mean over the axes of sigmoid(BatchNorm(conv 7x7([max, mean] over the axis))).
+
+    The axes are those of (C, *positions).
 
     Args:
         channels: C, the number of channels of the input. No layer depends on it.

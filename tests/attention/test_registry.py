@@ -1,6 +1,7 @@
 """Attention by name."""
 
 import inspect
+import re
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from cbam_lightning.attention.registry import (
     build_attention,
     can_start_as_identity,
     default_placement,
+    describe_attention,
     option_defaults,
     option_names,
 )
@@ -43,6 +45,11 @@ def test_keeps_the_shape_and_passes_gradients(name):
     assert output.shape == x.shape
     assert x.grad.abs().sum() > 0
     assert all(parameter.grad is not None for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_documentation_begins_with_a_formula(name):
+    assert re.search(r"\bx [*+] .*[.]$", describe_attention()[name])
 
 
 @pytest.mark.parametrize("name", NAMES)

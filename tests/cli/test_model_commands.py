@@ -38,7 +38,7 @@ def test_models_lists_every_attention_with_its_options(capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines if line[0] != " "] == registry.list_attention()
     found = next(index for index, line in enumerate(lines) if line.startswith("eca "))
-    assert re.match(r"eca +block  Channel gate: sigmoid of a convolution", lines[found])
+    assert re.match(r"eca +block  ECA, a channel gate: x \* sigmoid", lines[found])
     assert lines[found + 1].split() == ["beta,", "gamma,", "gate,", "kernel_size"]
     assert [line.split() for line in lines if line.startswith("mine")] == [["mine", "stage"]]
 
