@@ -12,7 +12,6 @@ from tests.attention.checks import randomised
 from tests.attention.fused.comparing import ARRANGEMENTS, as_fused, create
 from tests.attention.fused.kernels.interpreted.cases import create_end, ends, feature_maps, modules
 from tests.attention.fused.kernels.interpreted.comparing import (
-    ROUNDED,
     TOLERANCE,
     assert_equals_reference,
     errors_of,
@@ -60,14 +59,13 @@ def test_the_end_of_a_block_equals_the_reference(part):
     seed(part)(few(given(ends())(equals_the_reference)))()
 
 
-def assert_close_on_the_whole(found, exact, dtype):
-    """Compare norms: among a million maxima are some that float32 takes for others than float64."""
+def assert_close_on_the_whole(found, exact):
+    """Compare norms, and coarsely: of a million maxima, float32 takes some for others than float64 does."""
+    coarse = {torch.float16: 3e-3, torch.bfloat16: 8e-3}
     for name, want in exact.items():
         if want.is_floating_point():
             error = float((found[name].double() - want).norm() / (want.norm() + 1e-30))
-            assert (
-                error < ROUNDED[dtype if name in ("output", "d_input 0", "d_input 1") else torch.float32]
-            ), name
+            assert error < coarse.get(found[name].dtype, 2e-3), (name, error)
 
 
 @LAYOUT
@@ -80,7 +78,7 @@ def test_shapes_of_a_resnet(shape, dtype, layout):
     end, maps = on_cuda(end, feature_maps(end, shape, layout=layout, dtype=dtype))
     output, found = results(as_fused(end), *maps)
     assert runs_kernels(output)
-    assert_close_on_the_whole(found, exact_results(end, *maps)[0], dtype)
+    assert_close_on_the_whole(found, exact_results(end, *maps)[0])
 
 
 @LAYOUT
@@ -128,4 +126,4 @@ def test_autocast_keeps_the_dtype_of_the_map(dtype):
         output, found = results(as_fused(module), x)
     assert runs_kernels(output)
     assert output.dtype == dtype
-    assert_close_on_the_whole(found, exact, dtype)
+    assert_close_on_the_whole(found, exact)
