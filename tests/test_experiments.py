@@ -259,14 +259,18 @@ def starts_as_identity(name, **options):
         return None
 
 
-@pytest.mark.parametrize("file", ["study.yaml", "digits.yaml"])
-def test_the_kin_are_all_modules_with_either_gate(file):
-    """Every module is there as published, and with the identity gate if only that starts as the identity."""
+def kin_arms(file):
+    """Return the attention and its options by the name of the arm."""
     arms = read_study(ROOT / "kin" / file).arms
-    given = {
+    return {
         name: (options.get("model.attention", "none"), options.get("model.attention_options", {}))
         for name, options in arms.items()
     }
+
+
+def test_the_kin_are_all_modules_with_either_gate():
+    """Every module is there as published, and with the identity gate if only that starts as the identity."""
+    given = kin_arms("study.yaml")
     assert all(given[module][0] == module for module in list_attention())
     for name, (module, options) in given.items():
         published = {key: value for key, value in options.items() if key != "gate"}
@@ -276,6 +280,16 @@ def test_the_kin_are_all_modules_with_either_gate(file):
             start = starts_as_identity(module, **published)
             wanted = not start and starts_as_identity(module, **published, gate="identity")
             assert (f"{name}_identity" in given) == bool(wanted), name
+
+
+def test_on_the_digits_the_kin_start_as_the_identity_where_they_can():
+    given = kin_arms("digits.yaml")
+    assert sorted(module for module, _ in given.values()) == sorted(list_attention())
+    for name, (module, options) in given.items():
+        assert name == module + "_identity" * (options.get("gate") == "identity")
+        others = {key: value for key, value in options.items() if key != "gate"}
+        can = starts_as_identity(module, **others) or starts_as_identity(module, **others, gate="identity")
+        assert starts_as_identity(module, **options) == bool(can), name
 
 
 def test_the_ablation_has_the_arms_of_the_paper():
