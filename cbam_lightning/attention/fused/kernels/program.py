@@ -1,10 +1,10 @@
 """The launches of a pass: recorded once on tensors without memory, then started with the addresses of others.
 
-Triton's own call takes long on the way to a kernel (some 70 us of Python on the host of an H200): it classifies
-every argument, makes a key of them, and asks a cache. Of all that, only the addresses differ between the steps
-of a training. So the first pass of its kind runs on the meta device, where it says what it allocates and what
-it starts on which tensor; the kernels are compiled; and from then on a pass allocates, adds up addresses and
-starts.
+Triton's own call takes long on the way to a kernel (some 70 us of Python on the host of an H200): it
+classifies every argument, makes a key of them, and asks a cache. Of all that, only the addresses differ
+between the steps of a training. So the first pass of its kind runs on the meta device, where it says what it
+allocates and what it starts on which tensor; the kernels are compiled; and from then on a pass allocates,
+adds up addresses and starts.
 
 Without a program run passes that have to stop between two kernels, for the sums of a synchronised BatchNorm,
 and those on tensors that do not begin at a multiple of 16 bytes, for which kernels are compiled separately.
