@@ -84,6 +84,7 @@ class Sequence:
         hidden = {"BLOCK_N": 16, "BLOCK_R": 16}
         images = max(32, min(64, triton.next_power_of_2(sizes.n)))
         taps = triton.next_power_of_2(max(1, kh * kw))
+        rows = max(1, min(plan.window, 4 * plan.window // taps))  # never more than the window of a program
         blocks = {
             channel_pools.sums_kernel: plan.along,
             channel_pools.totals_kernel: {"BLOCK_N": 64, "BLOCK_C": 16},
@@ -97,8 +98,7 @@ class Sequence:
             product.product_kernel: plan.across,
             spatial_gate.points_kernel: plan.across,
             spatial_gate.spatial_sums_kernel: {"BLOCK": 2048, "num_warps": 8},
-            spatial_gate.convolution_gradient_kernel: window
-            | {"TAPS": taps, "ROWS": max(1, 4 * plan.window // taps)},
+            spatial_gate.convolution_gradient_kernel: window | {"TAPS": taps, "ROWS": rows},
             spatial_gate.weight_gradient_kernel: {"BLOCK": 1024},
             channel_pools.row_sums_kernel: plan.along,
             channel_pools.rows_kernel: {"BLOCK_N": 16, "BLOCK_C": 64},

@@ -74,9 +74,12 @@ def test_a_large_mean_cancels_nothing(offset, layout):
         assert_equals_reference(end, *feature_maps(end, (3, 24, 6, 5), layout=layout, offset=offset))
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "channels last"])
-def test_an_image_is_divided_among_programs(layout):
-    end = create_end("channel-spatial", 8, kernel_size=1)
+@pytest.mark.parametrize(
+    ("layout", "kernel_size"),
+    [("contiguous", 1), ("channels last", 1), ("contiguous", 7), ("channels last", 3)],
+)
+def test_an_image_is_divided_among_programs(layout, kernel_size):
+    end = create_end("channel-spatial", 8, kernel_size=kernel_size)
     assert_equals_reference(end, *feature_maps(end, (1, 8, 29, 31), "rounded", layout))
 
 
