@@ -20,10 +20,9 @@ Kind = Literal["channel", "spatial", "both"]
 class Gate(nn.Module, ABC):
     """A gate computed from the input and multiplied with it.
 
-    Gates are computed in float32, also under autocast and for inputs in half precision, and in float64 for
-    float64 inputs. In a module that was converted, for example by ``.half()``, the layers run in the
-    precision of their weights; pools, sigmoid and product stay in float32. The backward pass keeps a map in
-    half precision as it came, see ``half_precision.py``.
+    Gates are computed in float32, also under autocast, for inputs in half precision and in a module that was
+    converted by ``.half()``, and in float64 for float64 inputs. The backward pass keeps a map in half
+    precision as it came, see ``half_precision.py``.
 
     Args:
         gate: One of ``gates``. ``sigmoid``: in (0, 1). ``identity``: 2 * sigmoid, in (0, 2). Its logits are
@@ -96,11 +95,35 @@ def multiply(x: Tensor, gate: Tensor) -> Tensor:
 
 
 def run_layer(layer: nn.Module, x: Tensor) -> Tensor:
-    """Apply ``layer`` in the dtype of its weights and return the result in the dtype of ``x``."""
+    """Apply ``layer`` in the dtype of its weights, at least float32, and return it in the dtype of ``x``."""
+    if has_half_weights(layer):
+        return run_in_float32(layer, x.float()).to(x.dtype)
     # A quantised layer has no parameters or whole numbers, and takes the dtype that it was converted from.
     dtypes = (parameter.dtype for parameter in layer.parameters() if parameter.is_floating_point())
     output: Tensor = layer(x.to(next(dtypes, x.dtype)))
     return output.to(x.dtype)
+
+
+def has_half_weights(layer: nn.Module) -> bool:
+    """Return whether ``layer`` was converted to half precision, and can be run in another."""
+    dtype = next((parameter.dtype for parameter in layer.parameters()), None)
+    # A layer that torch.jit.trace records cannot be called with other weights.
+    return dtype in (torch.float16, torch.bfloat16) and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+
+
+def run_in_float32(layer: nn.Module, x: Tensor) -> Tensor:
+    """Return ``layer(x)`` with copies in float32 of what the layer has in half precision.
+
+    Its sums can exceed 65504, float16's largest number, long before its results do.
+    """
+    own = dict(layer.named_parameters()) | dict(layer.named_buffers())
+    wide = {name: tensor.float() for name, tensor in own.items() if tensor.is_floating_point()}
+    output: Tensor = torch.func.functional_call(layer, wide, x)
+    if layer.training:
+        with torch.no_grad():
+            for name, buffer in layer.named_buffers():
+                buffer.copy_(wide.get(name, buffer))  # the running statistics
+    return output
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -15,7 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from cbam_lightning.attention.gate import at_least_float32, run_layer, without_autocast
+from cbam_lightning.attention.gate import (
+    at_least_float32,
+    has_half_weights,
+    run_in_float32,
+    run_layer,
+    without_autocast,
+)
 from cbam_lightning.attention.implementation import is_transformed
 
 
@@ -100,7 +106,7 @@ CONVOLUTIONS: dict[int, type[Conv1d | Conv2d | Conv3d]] = {1: Conv1d, 2: Conv2d,
 
 
 def run_on_map(layer: nn.Module, x: Tensor) -> Tensor:
-    """Apply ``layer`` in the dtype of its weights to a feature map, and return at least float32.
+    """Apply ``layer`` in the dtype of its weights, at least float32, to a feature map.
 
     Args:
         layer: If it is one of ``CONVOLUTIONS``, or begins with one, nothing is kept but the map.
@@ -108,5 +114,5 @@ def run_on_map(layer: nn.Module, x: Tensor) -> Tensor:
     """
     first = layer[0] if isinstance(layer, nn.Sequential) else layer
     if isinstance(first, _Widening):
-        return at_least_float32(layer(x))
+        return at_least_float32(run_in_float32(layer, x) if has_half_weights(layer) else layer(x))
     return run_layer(layer, at_least_float32(x))

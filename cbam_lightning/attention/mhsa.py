@@ -135,7 +135,8 @@ class MHSA(nn.Module):
         product picks them. A bias of positions x positions entries would need far more memory.
         """
         sizes = x.shape[2:]
-        qkv = at_least_float32(F.conv1d(x.flatten(2).to(weight.dtype), weight))  # (N, 3C, L)
+        wide = at_least_float32(weight)
+        qkv = at_least_float32(F.conv1d(x.flatten(2).to(wide.dtype), wide))  # (N, 3C, L)
         heads = qkv.reshape(x.shape[0], 3, self.heads, self.width, qkv.shape[2]).transpose(3, 4)
         query, key, value = heads.unbind(1)
         query = self.width**-0.5 * query

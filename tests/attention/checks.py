@@ -1,5 +1,7 @@
 """Shared parts of the attention tests: inputs, random weights and comparisons."""
 
+import contextlib
+import copy
 import re
 
 import torch
@@ -55,16 +57,28 @@ def assert_equals_literal(module, formula, shape=(2, 6, 5, 4), without_gradient=
 
 
 def assert_survives_large_inputs(module, dtype, device="cpu"):
-    """Run ``module`` forward and backward under autocast on inputs of +-1e4, of one sign and of both."""
+    """Run ``module`` forward and backward on inputs of +-1e4, of one sign and of both.
+
+    First under autocast, then converted: there a gradient of a weight, a sum, may exceed its own dtype.
+    """
     large = torch.full((2, 8, 9, 10), 1e4, dtype=dtype, device=device)
     large[1] *= images(8, 9, 10).sign().to(device)
-    for x in (large.requires_grad_(), (-large).detach().requires_grad_()):
-        module.zero_grad()
-        with torch.autocast(device, dtype=dtype):
-            if hasattr(module, "gate_map"):
-                assert module.gate_map(x).dtype == torch.float32
-            output = module(x)
-        assert output.dtype == dtype
-        output.backward(torch.ones_like(output))
-        for name, tensor in {"output": output, "x": x.grad, **gradients_of(module)}.items():
-            assert tensor.isfinite().all(), name
+    converted = copy.deepcopy(module).to(dtype)
+    for x in (large, -large):
+        found = _results_of(module, x, torch.autocast(device, dtype=dtype))
+        assert all(tensor.isfinite().all() for tensor in found.values()), found
+        found = _results_of(converted, x, contextlib.nullcontext())
+        assert found["output"].isfinite().all()
+        assert found["x"].isfinite().all()
+
+
+def _results_of(module, x, context):
+    module.zero_grad()
+    x = x.detach().clone().requires_grad_()
+    with context:
+        if hasattr(module, "gate_map"):
+            assert module.gate_map(x).dtype == torch.float32
+        output = module(x)
+    assert output.dtype == x.dtype
+    output.backward(torch.ones_like(output))
+    return {"output": output.detach(), "x": x.grad, **gradients_of(module)}

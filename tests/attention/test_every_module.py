@@ -153,15 +153,16 @@ class TestPrecision:
         assert torch.equal(inside, module(x))
 
     @EVERY_CASE
+    @MODE
     @HALF
-    def test_a_converted_module_works(self, name, options, dtype):
-        module = create(name, options)
-        x = images(4, 8, 5, 4, dtype=torch.float32)
-        expected = copy.deepcopy(module)(x)
-        converted = module.to(dtype)
-        output = converted(x.to(dtype).requires_grad_())
-        assert output.dtype == dtype
-        torch.testing.assert_close(output.float(), expected, rtol=0.1, atol=0.1)
+    def test_a_converted_module_computes_in_float32(self, name, options, training, dtype):
+        converted = create(name, options).to(dtype).train(training)
+        wide = copy.deepcopy(converted).float()
+        x = images(4, 8, 5, 4, dtype=torch.float32).to(dtype)
+        output = converted(x.requires_grad_())
+        assert torch.equal(output, wide(x))
+        for got, expected in zip(converted.buffers(), wide.buffers(), strict=True):
+            assert torch.equal(got, expected.to(got.dtype))
         output.sum().backward()
         assert all(p.grad.dtype == dtype and p.grad.isfinite().all() for p in converted.parameters())
 
