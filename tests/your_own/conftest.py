@@ -108,7 +108,7 @@ def server(environment):
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, env=clean, **pipes) as process:
         yield process
-        process.stdin.close()
+        process.kill()  # closing the pipe might not end it: workers that the tests forked hold its other end
 
 
 @pytest.fixture
