@@ -9,19 +9,26 @@ import torch
 from torch import nn
 
 from cbam_lightning import create_model, list_attention
+from cbam_lightning.attention.registry import default_placement
 from cbam_lightning.errors import UsageError
 from cbam_lightning.models import network_export as export_module
 from cbam_lightning.models.network_export import export_network
 from cbam_lightning.weights import Header, load_checkpoint, save_checkpoint
 from tests.command import call
 
-OPTIONS = {"depths": [1, 1], "widths": [8, 16]}
+# Exporting takes seconds a block. What stands after every stage but the last needs two of them.
+OPTIONS = {
+    name: {"depths": [1], "widths": [8]}
+    if default_placement(name) == "block"
+    else {"depths": [1, 1], "widths": [8, 16]}
+    for name in list_attention()
+}
 SHAPES = [(n, 3, *size) for n in (1, 5) for size in ((16, 16), (24, 20))]
 
 
 def write_checkpoint(path, attention, seed=0):
     """Write a network whose every value is random, so that no gate is a constant and no statistic trivial."""
-    network = create_model("resnet20", attention=attention, num_classes=4, **OPTIONS)
+    network = create_model("resnet20", attention=attention, num_classes=4, **OPTIONS[attention])
     generator = torch.Generator().manual_seed(seed)
     for name, value in network.state_dict().items():
         if name.endswith("running_var"):
@@ -29,7 +36,13 @@ def write_checkpoint(path, attention, seed=0):
         elif value.is_floating_point():
             value.normal_(0, 0.3, generator=generator)
     header = Header(
-        "resnet20", attention, 4, 3, network_options=OPTIONS, class_names=("a", "b", "c", "d"), size_px=16
+        "resnet20",
+        attention,
+        4,
+        3,
+        network_options=OPTIONS[attention],
+        class_names=("a", "b", "c", "d"),
+        size_px=16,
     )
     save_checkpoint(path, network.state_dict(), header)
     return network.eval()
