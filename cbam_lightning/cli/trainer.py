@@ -29,7 +29,7 @@ from cbam_lightning.cli.monitors import TrainingStart
 from cbam_lightning.cli.processes import settle_rank
 from cbam_lightning.cli.quiet import silence
 from cbam_lightning.cli.resuming import refuse_other_start
-from cbam_lightning.cli.trainer_errors import Parts, as_mistake, own_mistake, refuse_checkpoint_io
+from cbam_lightning.cli.trainer_errors import EXPLAINED, Parts, as_mistake, own_mistake, refuse_checkpoint_io
 from cbam_lightning.cli.trainer_options import TrainerOptions
 from cbam_lightning.cli.worker_errors import worker_failure
 from cbam_lightning.errors import RunStopped, UsageError
@@ -62,8 +62,8 @@ def run_trainer(args: Sequence[str], resumed: RunDirectory | None = None) -> Non
         TrainerCLI(args, resumed)
     except ValueError as error:
         # jsonargparse wraps the error of a class that it makes in one about types
-        mistakes = (cause for cause in with_causes(error) if isinstance(cause, UsageError))
-        raise next(mistakes, error)  # noqa: B904 - its own cause stays, for --debug
+        explained = (cause for cause in with_causes(error) if isinstance(cause, EXPLAINED))
+        raise next(explained, error)  # noqa: B904 - its own cause stays, for --debug
 
 
 class TrainerCLI(TrainerOptions):

@@ -30,8 +30,8 @@ _LIGHTNING = str(Path(pytorch_lightning.__file__).parent)
 _SPOKEN = (ImportError, ValueError, RuntimeError, MisconfigurationException)
 # https://github.com/pytorch/pytorch/blob/v2.11.0/torch/nn/functional.py, _verify_batch_size
 _ONE_VALUE = "Expected more than 1 value per channel when training"
-# Errors that are explained already, failures of the machine, and requested ends.
-_NO_MISTAKES = (UsageError, RunStopped, OSError, torch.OutOfMemoryError)
+# Mistakes that are explained already, failures of the machine, and requested ends.
+EXPLAINED = (UsageError, RunStopped, OSError, torch.OutOfMemoryError)
 
 
 class Parts:
@@ -56,7 +56,7 @@ class Parts:
         def make(class_type: type, *args: Any, **kwargs: Any) -> Any:
             try:
                 made = instantiator(class_type, *args, **kwargs)
-            except _NO_MISTAKES:
+            except EXPLAINED:
                 raise
             except Exception as error:
                 if class_type.__module__.startswith("cbam_lightning.") or _is_ours(_frames(error)[1:]):
@@ -77,7 +77,7 @@ class Parts:
 
         ``None`` if it came from elsewhere.
         """
-        if isinstance(error, _NO_MISTAKES):
+        if isinstance(error, EXPLAINED):
             return None
         known = {id(part): (option, type(part)) for part, option in [*self._made, *_parts_of(trainer)]}
         for frame in reversed(_frames(error)):
@@ -102,14 +102,14 @@ def as_mistake(error: Exception) -> UsageError | None:
     """Return an error of the trainer about its options as the user's; ``None`` if it came from elsewhere."""
     inner = list(dropwhile(_is_own, _frames(error)))
     of_lightning = bool(inner) and inner[0].f_code.co_filename.startswith(_LIGHTNING)
-    if not of_lightning or isinstance(error, _NO_MISTAKES) or _is_ours(inner):
+    if not of_lightning or isinstance(error, EXPLAINED) or _is_ours(inner):
         return None
     return UsageError(_said(error))
 
 
 def own_mistake(error: Exception) -> UsageError | None:
     """Return an error of user-defined code with its file and line; ``None`` if it came from elsewhere."""
-    line = None if isinstance(error, _NO_MISTAKES) else user_line(error)
+    line = None if isinstance(error, EXPLAINED) else user_line(error)
     return None if line is None else UsageError(f"{line}. --debug shows the whole traceback.")
 
 

@@ -251,6 +251,12 @@ def test_a_defect_of_ours_is_no_mistake():
     assert trainer_errors._is_ours(trainer_errors._frames(defect.value))
 
 
+def test_a_failure_of_the_machine_while_a_class_is_made_is_one_line(capsys):
+    assert call("fit --data ImageFolder --model.network resnet20 --data.root", "pets" * 2000, NO_WANDB) == 1
+    assert "File name too long: 'petspets" in one_line(capsys)
+    assert not Path("runs").exists()
+
+
 def test_without_checkpoints_a_run_is_tested_as_it_ended(capsys):
     words = QUICK.replace("--run.test_after_fit false", "")
     assert call("fit", words, NO_WANDB, "--trainer.max_epochs 1 --trainer.enable_checkpointing false") == 0

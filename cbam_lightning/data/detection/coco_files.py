@@ -108,12 +108,18 @@ def _image_path(file: CocoFile, image: dict[str, Any], folder: Path) -> str:
     name = str(image.get("file_name", ""))
     path = folder / name
     for form in ("NFC", "NFD"):  # file systems and archives change it
-        path = path if path.is_file() else folder / unicodedata.normalize(form, name)
-    if not path.is_file():
-        path = folder / name
-        where = file.describe("image", image)
-        raise UsageError(f"{where} should be {str(path)!r}, which does not exist; copy it again.")
+        path = path if _is_file(path) else folder / unicodedata.normalize(form, name)
+    if not _is_file(path):
+        where, path = file.describe("image", image), folder / name
+        raise UsageError(f"{where} should be {str(path)!r:.300}, which does not exist; copy it again.")
     return str(path)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # the name is too long for the file system
+        return False
 
 
 def _object_row(file: CocoFile, annotation: dict[str, Any], labels: dict[int, int]) -> ObjectRow:

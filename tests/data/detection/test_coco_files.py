@@ -86,6 +86,10 @@ def test_errors_name_file_and_annotation(tmp_path, wrong, message):
             {"images": [{"id": 5, "file_name": "no.jpg"}]},
             ": image 5 should be '.*/val2017/no.jpg', which does not exist",
         ),
+        (
+            {"images": [{"id": 5, "file_name": "no" * 2000}]},
+            ": image 5 should be '.*nono.*, which does not exist",
+        ),
         ({"images": [{"id": 5, "file_name": "000000000005.jpg", "height": 0}]}, ": image 5: height is 0"),
         ({"images": [{"id": 5, "file_name": "000000000005.jpg"}] * 2}, ": 2 images have the id 5"),
         ({"categories": []}, " has no categories"),

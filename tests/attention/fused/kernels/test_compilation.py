@@ -45,7 +45,8 @@ def assert_compiles(call, architecture, compiled, monkeypatch):
         assert found.stack == 0, f"{launch.name} spills {found.stack} bytes"
         if launch.maps(call.elements):
             assert max(found.loads) >= width, f"{launch.name} loads {found.loads}"
-            assert launch.name not in WRITES_A_MAP or width in found.stores, f"{launch.name}: {found.stores}"
+            if launch.name in WRITES_A_MAP:
+                assert max(found.stores) >= width, f"{launch.name} stores {found.stores}"
         if call.end and call.order == "channel-spatial" and "gated(" in launch.kernel.src:
             # Otherwise the maximum that one kernel finds is none that another recognises.
             block, threads = launch.constants, 32 * launch.constants["num_warps"]

@@ -37,8 +37,8 @@ def exact_results(module, *inputs):
     """Return the results of a reference in float64, and for each what its error is divided by."""
     exact, scales = copy.deepcopy(module).double(), {}
     for name, part in exact.named_modules():
-        if name.endswith("spatial.bn"):  # its gradients are single numbers, sums that may cancel
-            part.register_forward_hook(_sum_of_sizes(scales, name))
+        if name.endswith("spatial"):  # gradients that are few numbers, sums that may cancel
+            part.bn.register_forward_hook(_sum_of_sizes(scales, name, part.conv))
     # Side by side, every channel is computed in the same way, so that equal channels stay equal.
     _, found = results(exact, *(x.detach().double().contiguous().requires_grad_() for x in inputs))
     for name, value in found.items():
@@ -47,11 +47,20 @@ def exact_results(module, *inputs):
     return found, scales
 
 
-def _sum_of_sizes(scales, name):
-    def add(gradient):
-        scales[f"d_{name}.weight"] = scales[f"d_{name}.bias"] = float(gradient.abs().sum()) + 1e-30
+def _sum_of_sizes(scales, name, conv):
+    """Return a hook of the BatchNorm, which adds up the sizes of the terms of the gradients."""
+    seen = []
+    conv.register_forward_hook(lambda _conv, inputs, _output: seen.append(inputs[0].detach().abs().max()))
 
-    def watch(_module, _inputs, output):
+    def watch(bn, inputs, output):
+        variance = inputs[0].detach().var(correction=0) if bn.training else bn.running_var
+        slope = (bn.weight.detach() / (variance + bn.eps).sqrt()).abs()
+
+        def add(gradient):
+            total = float(gradient.abs().sum()) + 1e-30
+            scales[f"d_{name}.bn.weight"] = scales[f"d_{name}.bn.bias"] = total
+            scales[f"d_{name}.conv.weight"] = total * float(slope * seen[0]) + 1e-30
+
         output.register_hook(add)
 
     return watch
