@@ -253,11 +253,10 @@ def test_debugging_shows_the_whole_traceback_of_a_mistake(capsys):
 
 @pytest.mark.slow
 def test_a_tracking_server_that_does_not_answer():
-    environment = {**os.environ, "WANDB_MODE": "online", "WANDB_API_KEY": "0" * 40, "WANDB_INIT_TIMEOUT": "3"}
+    environment = {**os.environ, "WANDB_MODE": "online", "WANDB_API_KEY": "0" * 40}
     environment["WANDB_BASE_URL"] = "http://127.0.0.1:9"  # the discard port, where nothing listens
     words = [sys.executable, "-m", "cbam_lightning", "fit", *f"{SMALL} {SHORT}".split()]
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    (line,) = [text for text in done.stderr.splitlines() if text.startswith("cbam-lightning: error: ")]
-    assert "WANDB_MODE=offline" in line
+    assert done.returncode == 0, done.stderr
+    assert "http://127.0.0.1:9 does not answer; the run is recorded here" in done.stderr
+    assert len(list(Path("runs").glob("default/*/wandb/offline-run-*"))) == 1

@@ -25,34 +25,42 @@ few = settings(derandomize=True, deadline=None, max_examples=12, phases=[Phase.g
 many = settings(few, max_examples=400)
 
 
+def assert_drawn_equals_reference(module, how):
+    # Equal values have no variance. BatchNorm multiplies their rounding by 1 / sqrt(eps), 316.
+    tolerance = 4 * TOLERANCE if how["kind"] == "equal" else TOLERANCE
+    assert_equals_reference(module, *feature_maps(module, **how), tolerance=tolerance)
+
+
 @few
 @given(modules())
 def test_equals_the_reference(drawn):
     module, how = drawn
-    assert_equals_reference(module, *feature_maps(module, **how))
+    assert_drawn_equals_reference(module, how)
 
 
 @few
 @given(ends())
 def test_the_end_of_a_block_equals_the_reference(drawn):
     end, how = drawn
-    assert_equals_reference(end, *feature_maps(end, **how))
+    assert_drawn_equals_reference(end, how)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @many
 @given(modules())
 def test_equals_the_reference_in_many_cases(drawn):
     module, how = drawn
-    assert_equals_reference(module, *feature_maps(module, **how))
+    assert_drawn_equals_reference(module, how)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @many
 @given(ends())
 def test_the_end_of_a_block_equals_the_reference_in_many_cases(drawn):
     end, how = drawn
-    assert_equals_reference(end, *feature_maps(end, **how))
+    assert_drawn_equals_reference(end, how)
 
 
 WIDE = [("se", (2, 1030, 3, 1)), pytest.param("channel-spatial", (2, 2048, 1, 2), marks=pytest.mark.slow)]
