@@ -124,8 +124,6 @@ def test_what_was_configured_can_be_read_again():
     assert options["EarlyStopping"]["patience"] == 3
     weights = [last(name)["state_dict"] for name in ("first", "second")]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-    assert call(f"resume {only_run('first')} --trainer.max_epochs 3") == 0
-    assert last("first")["epoch"] >= 2  # averaging adds epochs of its own
 
 
 @pytest.mark.slow

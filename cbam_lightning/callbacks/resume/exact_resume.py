@@ -78,6 +78,9 @@ class ExactResume(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Read the data so that any batch can be read again, and refuse others before anything is written."""
         if stage == "fit":
+            # Lightning begins with the finders. What is configured is read before they change it.
+            callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+            callbacks.insert(0, callbacks.pop(callbacks.index(self)))
             self._place = TrainingPlace(trainer)
             read_exactly(trainer, lambda: self.seeds.seed)
             self._data.read(trainer)
@@ -115,7 +118,9 @@ class ExactResume(Callback):
         if self._restored is None:
             callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
             if any(isinstance(callback, BatchSizeFinder) for callback in callbacks):
-                self._configured = read_configured(trainer, pl_module)  # again, for the found size
+                # Schedules may depend on the found batch size. A learning rate may have been found as well.
+                configured = read_configured(trainer, pl_module)
+                self._configured = {**configured, "optimizers": self._configured["optimizers"]}
             return
         self._data.compare(trainer, self._restored)
         for config in trainer.lr_scheduler_configs:

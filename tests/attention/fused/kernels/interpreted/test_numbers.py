@@ -23,26 +23,22 @@ pytestmark = pytest.mark.usefixtures("uncompiled")
 # A case takes seconds, so a failing one is not made smaller.
 few = settings(derandomize=True, deadline=None, max_examples=12, phases=[Phase.generate])
 many = settings(few, max_examples=400)
-
-
-def assert_drawn_equals_reference(module, how):
-    # Equal values have no variance. BatchNorm multiplies their rounding by 1 / sqrt(eps), 316.
-    tolerance = 4 * TOLERANCE if how["kind"] == "equal" else TOLERANCE
-    assert_equals_reference(module, *feature_maps(module, **how), tolerance=tolerance)
+# Among many cases there are sums that cancel, and equal values, whose rounding BatchNorm multiplies by 316.
+RARE = 5 * TOLERANCE
 
 
 @few
 @given(modules())
 def test_equals_the_reference(drawn):
     module, how = drawn
-    assert_drawn_equals_reference(module, how)
+    assert_equals_reference(module, *feature_maps(module, **how))
 
 
 @few
 @given(ends())
 def test_the_end_of_a_block_equals_the_reference(drawn):
     end, how = drawn
-    assert_drawn_equals_reference(end, how)
+    assert_equals_reference(end, *feature_maps(end, **how))
 
 
 @pytest.mark.slow
@@ -51,7 +47,7 @@ def test_the_end_of_a_block_equals_the_reference(drawn):
 @given(modules())
 def test_equals_the_reference_in_many_cases(drawn):
     module, how = drawn
-    assert_drawn_equals_reference(module, how)
+    assert_equals_reference(module, *feature_maps(module, **how), tolerance=RARE)
 
 
 @pytest.mark.slow
@@ -60,7 +56,7 @@ def test_equals_the_reference_in_many_cases(drawn):
 @given(ends())
 def test_the_end_of_a_block_equals_the_reference_in_many_cases(drawn):
     end, how = drawn
-    assert_drawn_equals_reference(end, how)
+    assert_equals_reference(end, *feature_maps(end, **how), tolerance=RARE)
 
 
 WIDE = [("se", (2, 1030, 3, 1)), pytest.param("channel-spatial", (2, 2048, 1, 2), marks=pytest.mark.slow)]
