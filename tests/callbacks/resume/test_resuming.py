@@ -213,6 +213,22 @@ def test_a_batch_size_is_searched_for_once(monkeypatch):
     assert len(searches) == 1  # not before the tests, nor when the run goes on
 
 
+def test_a_learning_rate_that_was_found_stays():
+    finder = "--trainer.callbacks+=LearningRateFinder --trainer.callbacks.num_training_steps 20"
+    short = "--run.test_after_fit false --trainer.limit_train_batches 20 --trainer.max_epochs 1"
+    assert call("fit", TINY, short, finder, "--run.name once") == 0
+    (found,) = last_checkpoint("once")["optimizer_states"][0]["param_groups"]
+    assert found["initial_lr"] != 0.1  # as configured
+    assert call("resume", run_of("once"), "--trainer.max_epochs 2") == 0
+    state = last_checkpoint("once")
+    assert state["optimizer_states"][0]["param_groups"][0]["initial_lr"] == found["initial_lr"]
+    assert state["lr_schedulers"][0]["base_lrs"] == [found["initial_lr"]]
+
+
+def last_checkpoint(name):
+    return torch.load(run_of(name) / "checkpoints" / "last.ckpt", weights_only=True)
+
+
 def test_a_run_without_a_checkpoint_begins_anew(whole):
     with pytest.raises(Crash):
         call("fit", TINY, CASES["epochs"], SAVING, "--run.name cut", at(CrashHere, 0, 0))
