@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import BatchSizeFinder
+from pytorch_lightning.callbacks import BatchSizeFinder, LearningRateFinder
 from pytorch_lightning.utilities import rank_zero_info
 
 from cbam_lightning.callbacks.resume.accumulated import Accumulated, load_accumulated
@@ -116,11 +116,7 @@ class ExactResume(Callback):
         """Finish loading, and install the signal handlers."""
         self._pauses.begin(trainer)
         if self._restored is None:
-            callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-            if any(isinstance(callback, BatchSizeFinder) for callback in callbacks):
-                # Schedules may depend on the found batch size. A learning rate may have been found as well.
-                configured = read_configured(trainer, pl_module)
-                self._configured = {**configured, "optimizers": self._configured["optimizers"]}
+            self._read_found_size(trainer, pl_module)
             return
         self._data.compare(trainer, self._restored)
         for config in trainer.lr_scheduler_configs:
@@ -133,6 +129,14 @@ class ExactResume(Callback):
         trainer._logger_connector._callback_metrics.update(self._restored["callback_metrics"])
         if self._changes is not None:
             self._changes.apply()
+
+    def _read_found_size(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read again what is configured: schedules and learning rates may depend on the found batch size."""
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        if any(isinstance(callback, BatchSizeFinder) for callback in callbacks):
+            before, self._configured = self._configured, read_configured(trainer, pl_module)
+            if any(isinstance(callback, LearningRateFinder) for callback in callbacks):
+                self._configured["optimizers"] = before["optimizers"]  # not with the found learning rate
 
     def _restore(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the accumulated state, which a module may have reset in its own ``on_train_start``."""
