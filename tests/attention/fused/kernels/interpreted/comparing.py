@@ -53,13 +53,13 @@ def _sum_of_sizes(scales, name, conv):
     conv.register_forward_hook(lambda _conv, inputs, _output: seen.append(inputs[0].detach().abs().max()))
 
     def watch(bn, inputs, output):
-        variance = inputs[0].detach().var(correction=0) if bn.training else bn.running_var
-        slope = (bn.weight.detach() / (variance + bn.eps).sqrt()).abs()
+        variance = inputs[0].var(correction=0) if bn.training or bn.running_var is None else bn.running_var
+        slope = float(abs(1 if bn.weight is None else bn.weight) / (variance + bn.eps).sqrt())
 
         def add(gradient):
             total = float(gradient.abs().sum()) + 1e-30
             scales[f"d_{name}.bn.weight"] = scales[f"d_{name}.bn.bias"] = total
-            scales[f"d_{name}.conv.weight"] = total * float(slope * seen[0]) + 1e-30
+            scales[f"d_{name}.conv.weight"] = total * slope * float(seen[0]) + 1e-30
 
         output.register_hook(add)
 
