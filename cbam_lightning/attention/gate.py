@@ -15,6 +15,7 @@ from cbam_lightning.checks import check_choice
 
 GateName = Literal["sigmoid", "identity"]
 Kind = Literal["channel", "spatial", "both"]
+_HALF = (torch.float16, torch.bfloat16)
 
 
 class Gate(nn.Module, ABC):
@@ -108,7 +109,7 @@ def has_half_weights(layer: nn.Module) -> bool:
     """Return whether ``layer`` was converted to half precision, and can be run in another."""
     dtype = next((parameter.dtype for parameter in layer.parameters()), None)
     # A layer that torch.jit.trace records cannot be called with other weights.
-    return dtype in (torch.float16, torch.bfloat16) and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return dtype in _HALF and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
 def run_in_float32(layer: nn.Module, x: Tensor) -> Tensor:
@@ -117,12 +118,13 @@ def run_in_float32(layer: nn.Module, x: Tensor) -> Tensor:
     Its sums can exceed 65504, float16's largest number, long before its results do.
     """
     own = dict(layer.named_parameters()) | dict(layer.named_buffers())
-    wide = {name: tensor.float() for name, tensor in own.items() if tensor.is_floating_point()}
+    wide = {name: tensor.float() for name, tensor in own.items() if tensor.dtype in _HALF}
     output: Tensor = torch.func.functional_call(layer, wide, x)
     if layer.training:
         with torch.no_grad():
-            for name, buffer in layer.named_buffers():
-                buffer.copy_(wide.get(name, buffer))  # the running statistics
+            for name, buffer in layer.named_buffers():  # the running statistics
+                if name in wide:
+                    buffer.copy_(wide[name])
     return output
 
 

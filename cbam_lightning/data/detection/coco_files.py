@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import unicodedata
@@ -118,8 +119,10 @@ def _image_path(file: CocoFile, image: dict[str, Any], folder: Path) -> str:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # the name is too long for the file system
-        return False
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
 
 
 def _object_row(file: CocoFile, annotation: dict[str, Any], labels: dict[int, int]) -> ObjectRow:
