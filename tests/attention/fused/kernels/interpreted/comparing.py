@@ -83,7 +83,7 @@ def errors_of(found, exact, scales):
 def assert_equals_reference(module, *inputs, tolerance=TOLERANCE):
     """Compare the kernels with the reference in float64: every result, its layout and its dtype.
 
-    Where numbers cancel, four times the error of the plain operations in float32 is allowed.
+    Where numbers cancel, twice the error of the plain operations in float32 is allowed.
 
     Args:
         tolerance: In float32.
@@ -103,7 +103,7 @@ def assert_equals_reference(module, *inputs, tolerance=TOLERANCE):
         allowed = max(tolerance, ROUNDED[inputs[0].dtype] if name in like else 0)
         if not error <= allowed:
             plain = plain or _plain_errors(module, inputs, exact, scales)
-            assert error <= max(allowed, 4 * plain[name]), (name, error, plain[name])
+            assert error <= max(allowed, 2 * plain[name]), (name, error, plain[name])
     return errors
 
 
